@@ -1,0 +1,6 @@
+//! The gateway: millions of MQTT connections in front of an ordered, durable upstream.
+//!
+//! Reading order: `config` decides, [`proto`] thinks, `upstream` stores, `shard` moves bytes.
+//! `ARCHITECTURE.md` at the top of the repository draws the whole.
+
+pub mod proto;

@@ -1,0 +1,12 @@
+//! What the gateway thinks: protocol, sessions, routing, cursors.
+//!
+//! Everything here is a value: bytes, events and time go in, bytes and actions come out. Nothing
+//! below this module knows a socket, a file, a clock, a thread or a runtime, which is what lets
+//! the simulation drive several whole shards from one seed.
+#![forbid(unsafe_code)]
+
+pub mod mqtt;
+pub mod output;
+pub mod partition;
+pub mod record;
+pub mod time;

@@ -1,0 +1,93 @@
+//! A partition: one ordered log of the upstream, and the pieces in which its records travel.
+//!
+//! The embedded upstream has one partition a shard; a JetStream stream will be another. Either
+//! gives each record a [`Sequence`]; a chunk carries consecutive records without copying them.
+
+use bytes::Bytes;
+
+/// A partition's number. Permanent: it never names another partition later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId(pub u16);
+
+/// A record's place in its partition. Later records have higher sequences; there are gaps.
+///
+/// Embedded upstream: the boot generation in the upper 24 bits, the byte offset of the record's
+/// frame since that boot in the lower 40. A sequence is therefore never used twice, even when an
+/// unsynced tail was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// Before the first record of any partition.
+    pub const ZERO: Self = Self(0);
+    const OFFSET_BITS: u32 = 40;
+
+    /// The sequence of the frame at byte `offset` of boot `generation`.
+    #[must_use]
+    pub fn embedded(generation: u32, offset: u64) -> Self {
+        debug_assert!(offset >> Self::OFFSET_BITS == 0, "a generation holds 1 TiB");
+        Self((u64::from(generation) << Self::OFFSET_BITS) | offset)
+    }
+
+    /// The boot generation of an embedded sequence.
+    #[must_use]
+    pub fn generation(self) -> u32 {
+        u32::try_from(self.0 >> Self::OFFSET_BITS).expect("24 bits fit")
+    }
+
+    /// The byte offset of an embedded sequence.
+    #[must_use]
+    pub fn offset(self) -> u64 {
+        self.0 & ((1 << Self::OFFSET_BITS) - 1)
+    }
+}
+
+/// Bytes of a frame before its body.
+///
+/// Wire shape, little endian: body length (u32), CRC-32C of all that follows it (u32), distance
+/// in bytes back to the frame with the same topic hash in the same segment (u32, 0 for none).
+pub const FRAME_HEADER_BYTES: usize = 12;
+
+/// Consecutive framed records of one partition, in one shared buffer.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Whose records these are.
+    pub partition: PartitionId,
+    /// The sequence of the first frame.
+    pub first: Sequence,
+    /// Whole frames, back to back.
+    pub bytes: Bytes,
+}
+
+impl Chunk {
+    /// The sequence after the last frame.
+    #[must_use]
+    pub fn end(&self) -> Sequence {
+        Sequence(self.first.0 + self.bytes.len() as u64)
+    }
+
+    /// The body of the frame at `sequence`, `None` when no frame of this chunk starts there.
+    #[must_use]
+    pub fn body(&self, sequence: Sequence) -> Option<&[u8]> {
+        let at = usize::try_from(sequence.0.checked_sub(self.first.0)?).ok()?;
+        self.body_at(at).map(|(body, _)| body)
+    }
+
+    /// The bodies with their sequences, in order.
+    pub fn bodies(&self) -> impl Iterator<Item = (Sequence, &[u8])> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let (body, next) = self.body_at(at)?;
+            let sequence = Sequence(self.first.0 + at as u64);
+            at = next;
+            Some((sequence, body))
+        })
+    }
+
+    fn body_at(&self, at: usize) -> Option<(&[u8], usize)> {
+        let frame = self.bytes.get(at..)?;
+        let length = u32::from_le_bytes(*frame.first_chunk()?) as usize;
+        let body = frame.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + length)?;
+        Some((body, at + FRAME_HEADER_BYTES + length))
+    }
+}
