@@ -3,4 +3,5 @@
 //! Reading order: `config` decides, [`proto`] thinks, `upstream` stores, `shard` moves bytes.
 //! `ARCHITECTURE.md` at the top of the repository draws the whole.
 
+pub mod config;
 pub mod proto;

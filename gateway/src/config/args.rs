@@ -1,0 +1,121 @@
+//! The command line, exactly as it was typed.
+//!
+//! Values stay text here: whether they make sense is decided in one place for flags and file
+//! ([`resolved`](super::resolved)), so that all faults are reported together.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use super::error::{ConfigError, Origin};
+use super::given::{Given, Written};
+use super::limits::LIMITS;
+
+/// An MQTT 3.1.1 and 5.0 gateway: millions of connections in front of a durable, ordered log.
+///
+/// Flags win over the file. Each flag is a key of the file with the same meaning.
+#[derive(Debug, Default, Parser)]
+#[command(name = "gateway", version, max_term_width = 100)]
+pub(super) struct Args {
+    /// Address to accept connections on; may be given several times.
+    ///
+    /// IPv4, IPv6 in brackets, or localhost. An address others can reach needs
+    /// --allow-anonymous. [default: mqtt://127.0.0.1:1883]
+    #[arg(long, global = true, value_name = "mqtt://HOST:PORT")]
+    pub(super) listen: Vec<String>,
+
+    /// Directory of the log and the session store; made if it is not there.
+    ///
+    /// [default: $STATE_DIRECTORY, which systemd sets, else ./gateway-data]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) data: Option<String>,
+
+    /// Shards, one thread and one core each, 1 to 64. [default: the cores available]
+    #[arg(long, global = true, value_name = "N")]
+    pub(super) shards: Option<String>,
+
+    /// When a message counts as safe: on disk, in the page cache, or in memory.
+    ///
+    /// fsync acknowledges after the disk has it; interval after the write, and syncs every
+    /// sync_interval_ms; memory keeps nothing over a restart. [default: fsync]
+    #[arg(long, global = true, value_name = "fsync|interval|memory")]
+    pub(super) durability: Option<String>,
+
+    /// Milliseconds between syncs with --durability interval, 1 to 60000. [default: 1000]
+    #[arg(long, global = true, value_name = "MS")]
+    pub(super) sync_interval_ms: Option<String>,
+
+    /// Let anyone connect on addresses that are not loopback.
+    #[arg(long, global = true)]
+    pub(super) allow_anonymous: bool,
+
+    /// How much to log: error, warn, info, debug or trace. [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(super) log: Option<String>,
+
+    /// A key of the file's [limits] table; may be given several times.
+    #[arg(long, global = true, value_name = "KEY=NUMBER")]
+    pub(super) limit: Vec<String>,
+
+    /// The configuration file, TOML.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(super) action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Check flags and file, print the values in force as TOML, and exit.
+    CheckConfig,
+}
+
+impl Args {
+    /// What was typed, by key; faults (a limit that does not exist) go to `faults`.
+    pub(super) fn given(&self, faults: &mut Vec<ConfigError>) -> Given {
+        let mut given = Given::default();
+        let texts = [
+            ("data", &self.data),
+            ("shards", &self.shards),
+            ("durability", &self.durability),
+            ("sync_interval_ms", &self.sync_interval_ms),
+            ("log", &self.log),
+        ];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                given.settings.insert(key, flag(text));
+            }
+        }
+        if self.allow_anonymous {
+            given.settings.insert("allow_anonymous", flag("true"));
+        }
+        if !self.listen.is_empty() {
+            given.listen = Some(self.listen.iter().map(|text| flag(text)).collect());
+        }
+        for text in &self.limit {
+            limit(text, &mut given, faults);
+        }
+        given
+    }
+}
+
+fn flag(text: &str) -> Written {
+    Written { text: text.to_owned(), origin: Origin::Flag }
+}
+
+/// Reads one `--limit KEY=NUMBER`. Of a key given twice the last one counts, as in most tools.
+fn limit(text: &str, given: &mut Given, faults: &mut Vec<ConfigError>) {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    match LIMITS.iter().find(|limit| limit.key == key) {
+        Some(limit) => {
+            given.limits.insert(limit.key, flag(value));
+        }
+        None => faults.push(ConfigError {
+            key: "limit".to_owned(),
+            value: format!("{text:?}"),
+            expected: "KEY=NUMBER with a key of [limits]; check-config lists them".to_owned(),
+            origin: Origin::Flag,
+        }),
+    }
+}

@@ -1,0 +1,56 @@
+//! What was given, before anything is decided: values as they were written, and where.
+
+use std::collections::BTreeMap;
+
+use super::error::Origin;
+
+/// A value as it was written, and where it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) text: String,
+    pub(super) origin: Origin,
+}
+
+/// Everything one source gave. `None` and "not in the map" mean "not given here".
+///
+/// The command line and the file each make one; [`Given::over`] puts the former over the latter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    /// Settings by key, without `listen` and the limits.
+    pub(super) settings: BTreeMap<&'static str, Written>,
+    pub(super) listen: Option<Vec<Written>>,
+    /// Limits by key, without the `limits.` in front.
+    pub(super) limits: BTreeMap<&'static str, Written>,
+}
+
+/// The keys of single values, and the kind of each in a file.
+pub(super) const SETTINGS: &[(&str, Kind)] = &[
+    ("data", Kind::Text),
+    ("shards", Kind::Number),
+    ("durability", Kind::Text),
+    ("sync_interval_ms", Kind::Number),
+    ("allow_anonymous", Kind::Truth),
+    ("log", Kind::Text),
+];
+
+/// What a value must be in TOML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Number,
+    Truth,
+}
+
+impl Given {
+    /// `self`, with `below` where `self` says nothing.
+    pub(super) fn over(mut self, below: Self) -> Self {
+        for (key, value) in below.settings {
+            self.settings.entry(key).or_insert(value);
+        }
+        for (key, value) in below.limits {
+            self.limits.entry(key).or_insert(value);
+        }
+        self.listen = self.listen.or(below.listen);
+        self
+    }
+}

@@ -1,0 +1,261 @@
+//! Every limit, in one table: key, type, unit, default, range, and what it costs.
+//!
+//! The table is the only place that states them. Documentation, `[limits]` in the file, `--limit`
+//! on the command line, checks and `check-config` are made from it. Relations between limits are
+//! in [`relations`](super::relations).
+
+use std::time::Duration;
+
+/// One row of the table, for code that walks over all limits.
+#[derive(Clone, Copy, Debug)]
+pub struct LimitSpec {
+    /// The key in `[limits]`.
+    pub key: &'static str,
+    /// What the number counts.
+    pub unit: &'static str,
+    /// Used when nobody gave one.
+    pub default: u64,
+    /// The lowest value allowed.
+    pub min: u64,
+    /// The highest value allowed.
+    pub max: u64,
+    /// Whether the value must be a power of two.
+    pub power_of_two: bool,
+}
+
+/// Declares [`Limits`] and [`LIMITS`] from one list.
+///
+/// A row reads `key: type, unit, default, min to max;` with an optional `, power of two`.
+macro_rules! limits {
+    (@power_of_two) => { false };
+    (@power_of_two power of two) => { true };
+    ($(
+        $(#[doc = $doc:literal])+
+        $key:ident: $type:ty, $unit:literal, $default:literal, $min:literal to $max:literal
+            $(, $power:ident $of:ident $two:ident)?;
+    )+) => {
+        /// The limits in force. See each field for unit, default, range and cost.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Limits {
+            $(
+                $(#[doc = $doc])+
+                #[doc = ""]
+                #[doc = concat!(
+                    "Unit: ", $unit, ". Default ", stringify!($default),
+                    ", range ", stringify!($min), " to ", stringify!($max), "."
+                )]
+                pub $key: $type,
+            )+
+        }
+
+        /// All limits in the order of the documentation.
+        pub const LIMITS: &[LimitSpec] = &[$(
+            LimitSpec {
+                key: stringify!($key),
+                unit: $unit,
+                default: $default,
+                min: $min,
+                max: $max,
+                power_of_two: limits!(@power_of_two $($power $of $two)?),
+            },
+        )+];
+
+        $(const _: () = {
+            let (min, default, max): (u64, u64, u64) = ($min, $default, $max);
+            assert!(
+                min <= default && default <= max && max <= <$type>::MAX as u64,
+                concat!(stringify!($key), ": the default is in the range, the range in the type")
+            );
+        };)+
+
+        impl Limits {
+            /// Builds the limits, asking `value_of` once for each row of [`LIMITS`], in order.
+            ///
+            /// `value_of` answers with a value inside the row's range.
+            pub(super) fn from_values(mut value_of: impl FnMut(&'static LimitSpec) -> u64) -> Self {
+                let mut rows = LIMITS.iter();
+                Self {
+                    $($key: {
+                        let row = rows.next().expect("one row a field");
+                        let value = value_of(row);
+                        <$type>::try_from(value).expect("a value in range fits the type")
+                    },)+
+                }
+            }
+
+            /// Every limit with its value, in the order of [`LIMITS`].
+            pub fn values(&self) -> impl Iterator<Item = (&'static LimitSpec, u64)> {
+                LIMITS.iter().zip([$(u64::from(self.$key),)+])
+            }
+        }
+    };
+}
+
+limits! {
+    /// Connections this node carries at once. One more is closed right after it was accepted.
+    ///
+    /// Cost: some 3.9 KB of kernel memory for a TCP socket and up to 512 bytes of ours, each.
+    connections_max: u32, "connections a node", 1_000_000, 1 to 16_000_000;
+    /// The largest packet a client may send, fixed header included; announced in a 5.0 CONNACK.
+    ///
+    /// Cost: a connection in the middle of sending a packet holds the part that has arrived.
+    maximum_packet_size_bytes: u32, "bytes a packet", 1_048_576, 1_024 to 268_435_460;
+    /// The largest CONNECT, before anyone knows who is asking.
+    ///
+    /// Cost: as `maximum_packet_size_bytes`, for strangers.
+    connect_packet_bytes_max: u32, "bytes a packet", 65_536, 256 to 268_435_460;
+    /// How long a new connection may take until its CONNECT is complete.
+    ///
+    /// Cost: a silent stranger holds a socket for this long.
+    connect_timeout_s: u16, "seconds", 10, 1 to 600;
+    /// QoS 1 and 2 messages of one client that are not yet acknowledged: Receive Maximum in a
+    /// 5.0 CONNACK; a 3.1.1 client that has as many open is not read until one is answered.
+    ///
+    /// Cost: 16 bytes a message in flight, while it is.
+    receive_maximum: u16, "messages a connection", 1_024, 1 to 65_535;
+    /// QoS 1 and 2 messages sent to one client and not yet acknowledged by it. A lower Receive
+    /// Maximum of the client wins.
+    ///
+    /// Cost: 16 bytes a message in flight, while it is; the message stays in the log.
+    inflight_max: u16, "messages a session", 1_024, 1 to 65_535;
+    /// Messages noted for a subscriber that cannot take more just now. Beyond that it stops
+    /// taking live messages and replays from its cursor when it drains.
+    ///
+    /// Cost: 16 bytes a message noted; the message stays in the log.
+    pending_max: u32, "messages a session", 1_024, 0 to 1_048_576;
+    /// Bytes that wait for one client's socket. Beyond that QoS 0 is dropped and counted, and
+    /// QoS 1 and 2 wait in the log.
+    ///
+    /// Cost: itself, for a client that reads slower than it is sent to.
+    client_write_bytes_max: u32, "bytes a connection", 1_048_576, 4_096 to 1_073_741_824;
+    /// Topic aliases a client may define; announced in a 5.0 CONNACK. 0 refuses them.
+    ///
+    /// Cost: a topic name an alias in use.
+    topic_alias_maximum_in: u16, "aliases a connection", 32, 0 to 65_535;
+    /// Topic aliases the gateway defines towards a client; a lower Topic Alias Maximum of the
+    /// client wins.
+    ///
+    /// Cost: a topic name an alias in use.
+    topic_alias_maximum_out: u16, "aliases a connection", 32, 0 to 65_535;
+    /// Topic filters one session may hold. One more is answered with Quota Exceeded.
+    ///
+    /// Cost: some 100 bytes and the filter, each.
+    subscriptions_per_session_max: u32, "filters a session", 10_000, 1 to 1_000_000;
+    /// Levels of a topic name or filter, counted as slashes plus one.
+    ///
+    /// Cost: bounds the work of matching one message.
+    topic_levels_max: u16, "levels", 128, 8 to 32_768;
+    /// The longest a session outlives its connection; a client that asks for more gets this much
+    /// and is told so. 4294967295 is for ever, as in MQTT 5.0.
+    ///
+    /// Cost: disk, for the session's record and what the log keeps for it.
+    session_expiry_max_s: u32, "seconds", 4_294_967_295, 0 to 4_294_967_295;
+    /// The longest keep alive granted; a client that asks for more, or for none, is given this
+    /// one (Server Keep Alive in 5.0). 0 grants what was asked for.
+    ///
+    /// Cost: how long a vanished client holds its socket, times one and a half.
+    keep_alive_max_s: u16, "seconds", 0, 0 to 65_535;
+    /// Sessions that outlive their connection. One more is refused with Quota Exceeded.
+    ///
+    /// Cost: some 200 bytes of disk and the filters, each; no memory while offline.
+    sessions_max: u32, "sessions a node", 10_000_000, 1 to 1_000_000_000;
+    /// Topics with a retained message. One more is answered with Quota Exceeded.
+    ///
+    /// Cost: disk.
+    retained_messages_max: u32, "messages a node", 10_000_000, 0 to 1_000_000_000;
+    /// Bytes of all retained messages, topic names included.
+    ///
+    /// Cost: itself, on disk.
+    retained_bytes_max: u64, "bytes a node", 10_737_418_240, 0 to 1_099_511_627_776;
+    /// Bytes appended to a shard's log and not yet committed. Beyond that its publishers are
+    /// not read.
+    ///
+    /// Cost: itself, in memory.
+    append_bytes_max: u32, "bytes a shard", 16_777_216, 65_536 to 1_073_741_824;
+    /// The newest committed bytes of a shard's log that stay in memory for sessions that are
+    /// nearly up to date.
+    ///
+    /// Cost: itself, in memory.
+    tail_bytes_max: u32, "bytes a shard", 8_388_608, 65_536 to 1_073_741_824;
+    /// The size at which a log starts its next segment file; also the step of retention.
+    ///
+    /// Cost: disk; with `durability = "memory"`, memory.
+    segment_bytes: u32, "bytes a segment", 67_108_864, 65_536 to 2_147_483_648;
+    /// What the logs of all shards may take. When it is full of what sessions still need,
+    /// publishers are held.
+    ///
+    /// Cost: itself, on disk; with `durability = "memory"`, in memory.
+    retention_bytes: u64, "bytes a node", 10_737_418_240, 131_072 to 1_125_899_906_842_624;
+    /// The age at which a segment goes, needed or not: a session further behind loses the rest,
+    /// which is counted and reported.
+    ///
+    /// Cost: disk, up to `retention_bytes`.
+    retention_age_s: u32, "seconds", 604_800, 60 to 4_294_967_295;
+    /// Receive buffers in a shard's pool. A connection with nothing to say holds none.
+    ///
+    /// Cost: times `receive_buffer_bytes`, in memory.
+    receive_buffers: u16, "buffers a shard", 256, 16 to 32_768, power of two;
+    /// The size of one receive buffer.
+    ///
+    /// Cost: times `receive_buffers`, in memory.
+    receive_buffer_bytes: u32, "bytes a buffer", 16_384, 1_024 to 1_048_576;
+    /// Connections the kernel completes for a shard before the shard accepts them; the kernel
+    /// caps it at `net.core.somaxconn`.
+    ///
+    /// Cost: kernel memory during a storm.
+    backlog: u16, "connections a shard", 65_535, 16 to 65_535;
+    /// Batches one shard may have under way to another. Beyond that the sender holds its own
+    /// publishers.
+    ///
+    /// Cost: 16 bytes each; the messages are shared, not copied.
+    mesh_batches_max: u16, "batches a pair of shards", 1_024, 2 to 32_768;
+    /// Requests and folds that wait for the storage thread, a shard. Beyond that the shard holds
+    /// its publishers.
+    ///
+    /// Cost: some 100 bytes each.
+    storage_queue_max: u32, "requests a shard", 65_536, 64 to 1_048_576;
+    /// Words of the table that tells which shards have interest in a topic.
+    ///
+    /// Cost: 8 bytes each. Too few make shards look at messages that do not concern them.
+    interest_slots: u32, "words a node", 1_048_576, 1_024 to 1_073_741_824, power of two;
+    /// How long a shard waits on its own ring after a busy sweep before it parks.
+    ///
+    /// Cost: none of the processor; it only delays what is not on the ring.
+    ring_wait_us: u32, "microseconds", 1_000, 0 to 100_000;
+    /// How long a shutdown may take to say goodbye and save sessions.
+    ///
+    /// Cost: none. What was acknowledged is safe however short it is.
+    shutdown_timeout_s: u16, "seconds", 5, 0 to 3_600;
+}
+
+impl Limits {
+    /// `connect_timeout_s` as a duration.
+    #[must_use]
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout_s.into())
+    }
+
+    /// `retention_age_s` as a duration.
+    #[must_use]
+    pub fn retention_age(&self) -> Duration {
+        Duration::from_secs(self.retention_age_s.into())
+    }
+
+    /// `ring_wait_us` as a duration.
+    #[must_use]
+    pub fn ring_wait(&self) -> Duration {
+        Duration::from_micros(self.ring_wait_us.into())
+    }
+
+    /// `shutdown_timeout_s` as a duration.
+    #[must_use]
+    pub fn shutdown_timeout(&self) -> Duration {
+        Duration::from_secs(self.shutdown_timeout_s.into())
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::from_values(|limit| limit.default)
+    }
+}

@@ -1,0 +1,112 @@
+//! From what was typed to what is true.
+//!
+//! [`args`] and [`file`] hold exactly what was given; [`Config`] holds what is true, and nothing
+//! in it means "default". Flags win over the file. Everything is checked before anything starts,
+//! and every fault is reported at once, one line each.
+//!
+//! Reads the configuration file and facts of the machine, nothing else: opening ports and
+//! directories is for others.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod environment;
+mod error;
+mod file;
+mod given;
+mod limits;
+mod listen;
+mod relations;
+mod resolved;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+pub use environment::Environment;
+pub use error::{ConfigError, Origin};
+pub use limits::{LIMITS, LimitSpec, Limits};
+pub use listen::Listen;
+pub use relations::MemoryBounds;
+pub use resolved::{Config, Durability, LogLevel, SHARDS_MAX};
+
+use args::{Action, Args};
+use given::Given;
+
+/// The exit code for a command line or file that is refused (`EX_USAGE` of sysexits.h).
+pub const EXIT_REFUSED: u8 = 64;
+
+/// What a command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Run with this configuration.
+    Run(Box<Config>),
+    /// Print this to stdout and exit with 0: help, version, the values in force.
+    Print(String),
+    /// Print this to stderr and exit with [`EXIT_REFUSED`].
+    Refuse(String),
+}
+
+impl Request {
+    /// Reads a command line, the program's name first, and the file it names.
+    pub fn from_command_line<I, T>(arguments: I, environment: &Environment) -> Self
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        match Args::try_parse_from(arguments) {
+            Ok(args) => Self::from_args(&args, environment),
+            Err(error) => match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    Self::Print(error.to_string())
+                }
+                _ => Self::Refuse(error.to_string()),
+            },
+        }
+    }
+
+    fn from_args(args: &Args, environment: &Environment) -> Self {
+        match load(args, environment) {
+            Ok(config) => match args.action {
+                Some(Action::CheckConfig) => Self::Print(config.to_toml()),
+                None => Self::Run(Box::new(config)),
+            },
+            Err(faults) => {
+                Self::Refuse(faults.iter().map(|fault| format!("gateway: {fault}\n")).collect())
+            }
+        }
+    }
+}
+
+/// Reads the file if there is one, puts the flags over it and decides.
+fn load(args: &Args, environment: &Environment) -> Result<Config, Vec<ConfigError>> {
+    let mut faults = Vec::new();
+    let flags = args.given(&mut faults);
+    let from_file = match &args.config {
+        Some(path) => read(path, &mut faults),
+        None => Given::default(),
+    };
+    let config = Config::resolve(&flags.over(from_file), environment, &mut faults);
+    faults.sort_by_key(|fault| fault.origin);
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+fn read(path: &Path, faults: &mut Vec<ConfigError>) -> Given {
+    match std::fs::read_to_string(path) {
+        Ok(text) => file::parse(&text, faults),
+        Err(error) => {
+            faults.push(ConfigError {
+                key: "config".to_owned(),
+                value: format!("{:?}", path.display().to_string()),
+                expected: format!("a file that can be read, but: {error}"),
+                origin: Origin::Flag,
+            });
+            Given::default()
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What must hold between several values, and what they cost together.
+
+use super::error::{ConfigError, Origin};
+use super::limits::Limits;
+
+/// The part of the machine's memory that what is always there may take: three quarters.
+const FIXED_SHARE: (u64, u64) = (3, 4);
+/// What the kernel takes for an idle TCP socket, and the gateway for its connection, at most.
+const IDLE_CONNECTION_BYTES: u64 = 3_900 + 512;
+
+/// Memory the gateway takes, by when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryBounds {
+    /// Buffers that are there from the start or fill under load, whoever is connected: receive
+    /// buffers, uncommitted appends, log tails, the interest table.
+    pub fixed_bytes: u64,
+    /// `connections_max` connections that are idle, kernel memory included.
+    pub idle_connections_bytes: u64,
+    /// One connection at its limits: a packet half received, an outbox full.
+    pub busy_connection_bytes: u64,
+}
+
+impl MemoryBounds {
+    /// The bounds that `limits` set for `shards` shards.
+    #[must_use]
+    pub fn of(limits: &Limits, shards: u16, log_in_memory: bool) -> Self {
+        let receive = u64::from(limits.receive_buffers) * u64::from(limits.receive_buffer_bytes);
+        let shard = receive + u64::from(limits.append_bytes_max) + u64::from(limits.tail_bytes_max);
+        let log = if log_in_memory { limits.retention_bytes } else { 0 };
+        Self {
+            fixed_bytes: shard * u64::from(shards) + u64::from(limits.interest_slots) * 8 + log,
+            idle_connections_bytes: u64::from(limits.connections_max) * IDLE_CONNECTION_BYTES,
+            busy_connection_bytes: u64::from(limits.maximum_packet_size_bytes)
+                + u64::from(limits.client_write_bytes_max),
+        }
+    }
+
+    /// One line for the log if `connections_max` idle connections do not fit `memory_bytes`.
+    #[must_use]
+    pub fn warning(&self, memory_bytes: u64) -> Option<String> {
+        let needed = self.fixed_bytes.saturating_add(self.idle_connections_bytes);
+        (needed > memory_bytes).then(|| {
+            format!(
+                "limits.connections_max idle connections and the fixed buffers need {} MiB, the \
+                 machine has {} MiB: memory will run out first",
+                needed >> 20,
+                memory_bytes >> 20
+            )
+        })
+    }
+}
+
+/// Checks the relations between limits; each fault names both keys.
+pub(super) fn check(limits: &Limits, shards: u16, faults: &mut Vec<ConfigError>) {
+    let packet = u64::from(limits.maximum_packet_size_bytes);
+    let packet_key = "limits.maximum_packet_size_bytes";
+    let segment = u64::from(limits.segment_bytes);
+    let at_least = [
+        // A record is a packet and its header; a segment must hold at least one.
+        ("segment_bytes", segment, packet * 2, format!("2 x {packet_key}")),
+        ("append_bytes_max", limits.append_bytes_max.into(), packet, packet_key.to_owned()),
+        ("tail_bytes_max", limits.tail_bytes_max.into(), packet, packet_key.to_owned()),
+        (
+            "client_write_bytes_max",
+            limits.client_write_bytes_max.into(),
+            packet,
+            packet_key.to_owned(),
+        ),
+        (
+            "maximum_packet_size_bytes",
+            packet,
+            limits.connect_packet_bytes_max.into(),
+            "limits.connect_packet_bytes_max".to_owned(),
+        ),
+        // Of a log's two last segments one is being written: with fewer nothing could ever go.
+        (
+            "retention_bytes",
+            limits.retention_bytes,
+            segment * 2 * u64::from(shards),
+            "2 x limits.segment_bytes x shards".to_owned(),
+        ),
+    ];
+    for (key, value, floor, because) in at_least {
+        if value < floor {
+            faults.push(ConfigError {
+                key: format!("limits.{key}"),
+                value: value.to_string(),
+                expected: format!("at least {because} = {floor}"),
+                origin: Origin::Default,
+            });
+        }
+    }
+}
+
+/// Refuses fixed buffers that take more than three quarters of the machine's memory.
+pub(super) fn check_memory(
+    bounds: &MemoryBounds,
+    memory_bytes: u64,
+    faults: &mut Vec<ConfigError>,
+) {
+    let (part, whole) = FIXED_SHARE;
+    let share = memory_bytes / whole * part;
+    if bounds.fixed_bytes > share {
+        faults.push(ConfigError {
+            key: "limits".to_owned(),
+            value: String::new(),
+            expected: format!(
+                "fixed buffers of at most {share} bytes, three quarters of memory, not {}: lower \
+                 shards, receive_buffers, receive_buffer_bytes, append_bytes_max, \
+                 tail_bytes_max, interest_slots, or with durability memory retention_bytes",
+                bounds.fixed_bytes
+            ),
+            origin: Origin::Default,
+        });
+    }
+}

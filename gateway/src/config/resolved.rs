@@ -1,0 +1,297 @@
+//! From what was given to what is true.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::environment::Environment;
+use super::error::{ConfigError, Origin};
+use super::given::{Given, Written};
+use super::limits::{LimitSpec, Limits};
+use super::listen::Listen;
+use super::relations::{self, MemoryBounds};
+
+/// The most shards a node runs: the interest table has one bit a shard in a 64-bit word.
+pub const SHARDS_MAX: u16 = 64;
+/// Where the log goes if neither the operator nor systemd says so.
+const DATA_DEFAULT: &str = "gateway-data";
+const SYNC_INTERVAL_MS_DEFAULT: u64 = 1_000;
+const SYNC_INTERVAL_MS_MAX: u64 = 60_000;
+
+/// The configuration in force. Nothing in it means "default": it is what the program does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where connections are accepted; at least one, none twice.
+    pub listen: Vec<Listen>,
+    /// The directory of the log and the session store.
+    pub data: PathBuf,
+    /// Shards, 1 to [`SHARDS_MAX`]: one thread pinned to one core each.
+    pub shards: u16,
+    /// When a message counts as safe.
+    pub durability: Durability,
+    /// Time between syncs with [`Durability::Interval`]; 1 ms to 60 s.
+    pub sync_interval: Duration,
+    /// Whether clients may connect without proving who they are on addresses that are not
+    /// loopback. On loopback they always may.
+    pub allow_anonymous: bool,
+    /// How much is logged.
+    pub log: LogLevel,
+    /// Every limit.
+    pub limits: Limits,
+}
+
+/// When a message counts as safe, so that its publisher may be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The disk has it: survives a power cut.
+    Fsync,
+    /// The page cache has it, and the disk after at most `sync_interval`: survives a crash of
+    /// the process, not of the machine.
+    Interval,
+    /// Memory has it: survives nothing.
+    Memory,
+}
+
+/// How much is logged; each level includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Someone must act.
+    Error,
+    /// Unexpected, and recovered from.
+    Warn,
+    /// The life of the process and its listeners.
+    Info,
+    /// Single connections.
+    Debug,
+    /// Single packets.
+    Trace,
+}
+
+impl Durability {
+    const NAMES: &[(&str, Self)] =
+        &[("fsync", Self::Fsync), ("interval", Self::Interval), ("memory", Self::Memory)];
+}
+
+impl LogLevel {
+    const NAMES: &[(&str, Self)] = &[
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(Self::NAMES, *self))
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(Self::NAMES, *self))
+    }
+}
+
+impl Config {
+    /// Decides what is true from what was given.
+    ///
+    /// Faults go to `faults`; if there are any, the result is only good for finding more.
+    pub(super) fn resolve(
+        given: &Given,
+        environment: &Environment,
+        faults: &mut Vec<ConfigError>,
+    ) -> Self {
+        let mut resolver = Resolver { given, environment, faults };
+        let durability = resolver.durability();
+        let config = Self {
+            listen: resolver.listen(),
+            data: resolver.data(),
+            shards: resolver.shards(),
+            durability,
+            sync_interval: resolver.sync_interval(),
+            allow_anonymous: resolver.allow_anonymous(),
+            log: resolver.log(),
+            limits: resolver.limits(durability),
+        };
+        resolver.check_anonymous(&config);
+        relations::check(&config.limits, config.shards, faults);
+        relations::check_memory(&config.memory_bounds(), environment.memory_bytes, faults);
+        config
+    }
+
+    /// What this configuration can take of the machine's memory.
+    #[must_use]
+    pub fn memory_bounds(&self) -> MemoryBounds {
+        MemoryBounds::of(&self.limits, self.shards, self.durability == Durability::Memory)
+    }
+}
+
+struct Resolver<'a> {
+    given: &'a Given,
+    environment: &'a Environment,
+    faults: &'a mut Vec<ConfigError>,
+}
+
+impl Resolver<'_> {
+    fn listen(&mut self) -> Vec<Listen> {
+        let Some(written) = &self.given.listen else { return vec![Listen::DEFAULT] };
+        let mut all = Vec::with_capacity(written.len());
+        for item in written {
+            match Listen::parse(&item.text) {
+                Some(listen) if all.contains(&listen) => {
+                    self.fault("listen", item, "each address once");
+                }
+                Some(listen) => all.push(listen),
+                None => self.fault(
+                    "listen",
+                    item,
+                    "mqtt://ADDRESS:PORT, with an IPv4 address, an IPv6 address in brackets or \
+                     localhost, and a port from 1 to 65535",
+                ),
+            }
+        }
+        if written.is_empty() {
+            self.faults.push(ConfigError {
+                key: "listen".to_owned(),
+                value: "[]".to_owned(),
+                expected: "at least one address".to_owned(),
+                origin: Origin::Default,
+            });
+        }
+        all
+    }
+
+    fn data(&mut self) -> PathBuf {
+        match self.given.settings.get("data") {
+            Some(written) => {
+                if written.text.is_empty() {
+                    self.fault("data", written, "a directory");
+                }
+                PathBuf::from(&written.text)
+            }
+            None => self
+                .environment
+                .state_directory
+                .clone()
+                .unwrap_or_else(|| PathBuf::from(DATA_DEFAULT)),
+        }
+    }
+
+    fn shards(&mut self) -> u16 {
+        let cores = u16::try_from(self.environment.cores).unwrap_or(SHARDS_MAX);
+        let default = cores.clamp(1, SHARDS_MAX);
+        let number = self.number("shards", default.into(), 1, SHARDS_MAX.into());
+        u16::try_from(number).expect("at most SHARDS_MAX")
+    }
+
+    fn durability(&mut self) -> Durability {
+        self.choice("durability", Durability::NAMES, Durability::Fsync)
+    }
+
+    fn sync_interval(&mut self) -> Duration {
+        let default = SYNC_INTERVAL_MS_DEFAULT;
+        let milliseconds = self.number("sync_interval_ms", default, 1, SYNC_INTERVAL_MS_MAX);
+        Duration::from_millis(milliseconds)
+    }
+
+    fn allow_anonymous(&mut self) -> bool {
+        self.choice("allow_anonymous", &[("true", true), ("false", false)], false)
+    }
+
+    fn log(&mut self) -> LogLevel {
+        self.choice("log", LogLevel::NAMES, LogLevel::Info)
+    }
+
+    fn limits(&mut self, durability: Durability) -> Limits {
+        Limits::from_values(|limit| {
+            let default = self.limit_default(limit, durability);
+            let Some(written) = self.given.limits.get(limit.key) else { return default };
+            match parse_number(&written.text, limit.min, limit.max) {
+                Some(value) if !limit.power_of_two || value.is_power_of_two() => value,
+                _ => {
+                    let expected = expected_of(limit);
+                    self.fault(&format!("limits.{}", limit.key), written, &expected);
+                    default
+                }
+            }
+        })
+    }
+
+    /// The table's default; of `retention_bytes` at most a quarter of memory when the log is
+    /// kept there.
+    fn limit_default(&self, limit: &LimitSpec, durability: Durability) -> u64 {
+        if durability == Durability::Memory && limit.key == "retention_bytes" {
+            return limit.default.min(self.environment.memory_bytes / 4).max(limit.min);
+        }
+        limit.default
+    }
+
+    /// An address that others can reach needs clients that prove who they are, or a word that
+    /// this is meant.
+    fn check_anonymous(&mut self, config: &Config) {
+        if config.allow_anonymous {
+            return;
+        }
+        let Some(written) = &self.given.listen else { return };
+        for item in written {
+            if Listen::parse(&item.text).is_some_and(|listen| !listen.is_loopback()) {
+                self.fault(
+                    "listen",
+                    item,
+                    "a loopback address, because others can reach this one and no \
+                     authentication is configured; to let anyone connect set allow_anonymous = \
+                     true or give --allow-anonymous",
+                );
+            }
+        }
+    }
+
+    fn number(&mut self, key: &str, default: u64, min: u64, max: u64) -> u64 {
+        let Some(written) = self.given.settings.get(key) else { return default };
+        parse_number(&written.text, min, max).unwrap_or_else(|| {
+            self.fault(key, written, &format!("a whole number from {min} to {max}"));
+            default
+        })
+    }
+
+    fn choice<T: Copy>(&mut self, key: &str, names: &[(&str, T)], default: T) -> T {
+        let Some(written) = self.given.settings.get(key) else { return default };
+        match names.iter().find(|(name, _)| *name == written.text) {
+            Some((_, value)) => *value,
+            None => {
+                let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+                self.fault(key, written, &names.join(" or "));
+                default
+            }
+        }
+    }
+
+    fn fault(&mut self, key: &str, written: &Written, expected: &str) {
+        self.faults.push(ConfigError {
+            key: key.to_owned(),
+            value: format!("{:?}", written.text),
+            expected: expected.to_owned(),
+            origin: written.origin,
+        });
+    }
+}
+
+/// Reads decimal digits; underscores may group them, as in TOML.
+fn parse_number(text: &str, min: u64, max: u64) -> Option<u64> {
+    let digits = text.replace('_', "");
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|value| (min..=max).contains(value))
+}
+
+fn expected_of(limit: &LimitSpec) -> String {
+    let kind = if limit.power_of_two { "a power of two" } else { "a whole number" };
+    format!("{kind} from {} to {} ({})", limit.min, limit.max, limit.unit)
+}
+
+fn name_of<T: Copy + PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+    names.iter().find(|(_, named)| *named == value).expect("every value has a name").0
+}

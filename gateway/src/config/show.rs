@@ -1,0 +1,51 @@
+//! `check-config`: the values in force, as a file that would give the same.
+
+use std::fmt::{self, Write as _};
+
+use super::resolved::Config;
+
+impl Config {
+    /// The configuration as TOML. Read back, it resolves to the same configuration.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        self.write_toml(&mut out).expect("writing to a string does not fail");
+        out
+    }
+
+    fn write_toml(&self, out: &mut String) -> fmt::Result {
+        let listen: Vec<String> = self.listen.iter().map(|l| quoted(&l.to_string())).collect();
+        writeln!(out, "listen = [{}]", listen.join(", "))?;
+        writeln!(out, "data = {}", quoted(&self.data.display().to_string()))?;
+        writeln!(out, "shards = {}", self.shards)?;
+        writeln!(out, "durability = \"{}\"", self.durability)?;
+        writeln!(out, "sync_interval_ms = {}", self.sync_interval.as_millis())?;
+        writeln!(out, "allow_anonymous = {}", self.allow_anonymous)?;
+        writeln!(out, "log = \"{}\"", self.log)?;
+        writeln!(out, "\n[limits]")?;
+        for (limit, value) in self.limits.values() {
+            writeln!(out, "{} = {value} # {}", limit.key, limit.unit)?;
+        }
+        let bounds = self.memory_bounds();
+        writeln!(
+            out,
+            "\n# Memory: {} bytes of buffers, whoever is connected;",
+            bounds.fixed_bytes
+        )?;
+        writeln!(
+            out,
+            "# {} bytes for limits.connections_max idle connections, the kernel's part included;",
+            bounds.idle_connections_bytes
+        )?;
+        writeln!(
+            out,
+            "# at most {} bytes more for a connection that sends a large packet and does not read.",
+            bounds.busy_connection_bytes
+        )
+    }
+}
+
+/// `text` as a TOML basic string.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

@@ -1,0 +1,372 @@
+use std::path::PathBuf;
+
+use super::*;
+
+const MEMORY_BYTES: u64 = 8 << 30;
+
+fn environment() -> Environment {
+    Environment { cores: 2, memory_bytes: MEMORY_BYTES, state_directory: None }
+}
+
+/// A file in the temporary directory that is removed when the test ends.
+struct TemporaryFile(PathBuf);
+
+impl TemporaryFile {
+    fn new(name: &str, text: &str) -> Self {
+        let name = format!("gateway-config-{}-{name}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).expect("the temporary directory can be written");
+        Self(path)
+    }
+
+    fn flag(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        let _gone_already = std::fs::remove_file(&self.0);
+    }
+}
+
+fn request(flags: &[&str]) -> Request {
+    let arguments = std::iter::once("gateway").chain(flags.iter().copied());
+    Request::from_command_line(arguments, &environment())
+}
+
+#[track_caller]
+fn running(flags: &[&str]) -> Config {
+    match request(flags) {
+        Request::Run(config) => *config,
+        other => panic!("{flags:?}: {other:?}"),
+    }
+}
+
+/// The lines a refused command line prints.
+#[track_caller]
+fn refusals(flags: &[&str]) -> Vec<String> {
+    match request(flags) {
+        Request::Refuse(text) => text.lines().map(str::to_owned).collect(),
+        other => panic!("{flags:?}: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn check_refused(flags: &[&str], expected: &[&str]) {
+    let lines = refusals(flags);
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, part) in lines.iter().zip(expected) {
+        assert!(line.contains(part), "{line}\ndoes not contain\n{part}");
+    }
+}
+
+/// What a file with `text` resolves to on the test machine.
+fn resolve_file(text: &str) -> Result<Config, Vec<ConfigError>> {
+    let mut faults = Vec::new();
+    let given = file::parse(text, &mut faults);
+    let config = Config::resolve(&given, &environment(), &mut faults);
+    faults.sort_by_key(|fault| fault.origin);
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+#[track_caller]
+fn check_file_refused(text: &str, expected: &[&str]) {
+    let faults = resolve_file(text).expect_err("the file is refused");
+    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, part) in lines.iter().zip(expected) {
+        assert!(line.contains(part), "{line}\ndoes not contain\n{part}");
+    }
+}
+
+#[test]
+fn nothing_given_resolves_to_the_documented_defaults() {
+    let config = running(&[]);
+    assert_eq!(config.listen, [Listen::DEFAULT]);
+    assert_eq!(config.listen[0].to_string(), "mqtt://127.0.0.1:1883");
+    assert_eq!(config.data, PathBuf::from("gateway-data"));
+    assert_eq!(config.shards, 2);
+    assert_eq!(config.durability, Durability::Fsync);
+    assert_eq!(config.sync_interval.as_millis(), 1_000);
+    assert!(!config.allow_anonymous);
+    assert_eq!(config.log, LogLevel::Info);
+    assert_eq!(config.limits, Limits::default());
+}
+
+#[test]
+fn defaults_follow_the_machine() {
+    let mut environment = environment();
+    environment.cores = 500;
+    environment.state_directory = Some("/var/lib/gateway".into());
+    environment.memory_bytes = 64 << 30;
+    let Request::Run(config) = Request::from_command_line(["gateway"], &environment) else {
+        panic!("the defaults run");
+    };
+    assert_eq!(config.shards, SHARDS_MAX);
+    assert_eq!(config.data, PathBuf::from("/var/lib/gateway"));
+}
+
+#[test]
+fn a_log_in_memory_takes_a_quarter_of_it_by_default() {
+    let config = running(&["--durability", "memory"]);
+    assert_eq!(config.limits.retention_bytes, MEMORY_BYTES / 4);
+    let config = running(&["--durability", "memory", "--limit", "retention_bytes=1_000_000_000"]);
+    assert_eq!(config.limits.retention_bytes, 1_000_000_000);
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file = TemporaryFile::new(
+        "precedence",
+        "shards = 3\nlog = \"warn\"\nlisten = [\"mqtt://127.0.0.1:2000\"]\n\
+         allow_anonymous = false\n\
+         [limits]\nreceive_maximum = 7\ninflight_max = 8\n",
+    );
+    let config = running(&[
+        "--config",
+        &file.flag(),
+        "--shards",
+        "4",
+        "--listen",
+        "mqtt://127.0.0.1:3000",
+        "--listen",
+        "mqtt://[::1]:3000",
+        "--allow-anonymous",
+        "--limit",
+        "receive_maximum=9",
+    ]);
+    assert_eq!(config.shards, 4, "the flag");
+    assert_eq!(config.log, LogLevel::Warn, "the file, where no flag speaks");
+    let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["mqtt://127.0.0.1:3000", "mqtt://[::1]:3000"]);
+    assert!(config.allow_anonymous);
+    assert_eq!(config.limits.receive_maximum, 9);
+    assert_eq!(config.limits.inflight_max, 8);
+}
+
+#[test]
+fn check_config_takes_the_same_flags_on_either_side() {
+    let before = request(&["--shards", "5", "check-config"]);
+    let after = request(&["check-config", "--shards", "5"]);
+    let Request::Print(text) = &before else { panic!("{before:?}") };
+    assert!(text.contains("\nshards = 5\n"), "{text}");
+    assert_eq!(before, after);
+    check_refused(&["check-config", "--shards", "0"], &["shards = \"0\" (flag): expected"]);
+}
+
+#[test]
+fn what_check_config_prints_reads_back_as_the_same() {
+    let config = running(&[
+        "--listen",
+        "mqtt://0.0.0.0:1",
+        "--listen",
+        "mqtt://[::1]:2",
+        "--data",
+        "a \"quoted\\dir",
+        "--durability",
+        "interval",
+        "--sync-interval-ms",
+        "17",
+        "--allow-anonymous",
+        "--log",
+        "trace",
+        "--limit",
+        "pending_max=0",
+    ]);
+    assert_eq!(resolve_file(&config.to_toml()), Ok(config));
+}
+
+#[test]
+fn version_and_help_are_printed() {
+    let version = concat!("gateway ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(request(&["--version"]), Request::Print(version.to_owned()));
+    let Request::Print(help) = request(&["--help"]) else { panic!("help is printed") };
+    for flag in ["--listen", "--data", "--shards", "--durability", "--config", "--log", "--limit"] {
+        assert!(help.contains(flag), "{flag}");
+    }
+}
+
+#[test]
+fn a_flag_that_does_not_exist_is_refused() {
+    assert!(refusals(&["--sharts", "2"])[0].contains("--sharts"));
+}
+
+#[test]
+fn every_fault_is_reported_at_once() {
+    let file = TemporaryFile::new(
+        "faults",
+        "shards = 65\nlgo = \"info\"\ndurability = \"disk\"\n[limits]\nconnections = 5\n\
+         receive_maximum = 0\n",
+    );
+    check_refused(
+        &["--config", &file.flag(), "--listen", "tcp://a", "--log", "loud", "--limit", "nonsense"],
+        &[
+            "gateway: limit = \"nonsense\" (flag): expected KEY=NUMBER",
+            "gateway: listen = \"tcp://a\" (flag): expected mqtt://ADDRESS:PORT",
+            "gateway: log = \"loud\" (flag): expected error or warn or info or debug or trace",
+            "gateway: shards = \"65\" (file, line 1): expected a whole number from 1 to 64",
+            "gateway: lgo (file, line 2): expected a key that exists",
+            "gateway: durability = \"disk\" (file, line 3): expected fsync or interval or memory",
+            "gateway: limits.connections (file, line 5): expected a key that exists",
+            "gateway: limits.receive_maximum = \"0\" (file, line 6): expected a whole number from",
+        ],
+    );
+}
+
+#[test]
+fn bad_toml_is_refused_with_its_line() {
+    check_file_refused("shards = 2\nlog = info\n", &["config (file, line 2): expected TOML, but:"]);
+    check_file_refused("shards = 2\nshards = 3\n", &["config (file, line 2): expected TOML, but:"]);
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_refused_with_their_line() {
+    check_file_refused(
+        "shards = \"2\"\nlog = 5\nallow_anonymous = \"yes\"\nlisten = [1]\n[limits]\n\
+         backlog = 1.5\nring_wait_us = 0xffff_ffff_ffff_ffff_ffff_ffff_ffff_ffff_ff\n",
+        &[
+            "shards = \"2\" (file, line 1): expected a whole number without quotes",
+            "log = 5 (file, line 2): expected a string in quotes",
+            "allow_anonymous = \"yes\" (file, line 3): expected true or false",
+            "listen = 1 (file, line 4): expected a string in quotes",
+            "limits.backlog = 1.5 (file, line 6): expected a whole number without quotes",
+            "limits.ring_wait_us = 0xffff_ffff_ffff_ffff_ffff_ffff_ffff_ffff_ff (file, line 7)",
+        ],
+    );
+    check_file_refused("limits = 5\n", &["limits = 5 (file, line 1): expected a table"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused() {
+    check_refused(
+        &["--config", "/nowhere/gateway.toml"],
+        &["config = \"/nowhere/gateway.toml\" (flag): expected a file that can be read"],
+    );
+}
+
+#[test]
+fn listen_is_one_string_or_several() {
+    let one = resolve_file("listen = \"mqtt://127.0.0.1:5\"").expect("one is fine");
+    let several = resolve_file("listen = [\"mqtt://127.0.0.1:5\"]").expect("an array is fine");
+    assert_eq!(one, several);
+    check_file_refused("listen = []", &["listen = []: expected at least one address"]);
+    check_file_refused(
+        "listen = [\"mqtt://localhost\", \"mqtt://127.0.0.1:1883\"]",
+        &["expected each address once"],
+    );
+}
+
+#[test]
+fn an_address_others_can_reach_needs_a_word() {
+    check_refused(
+        &["--listen", "mqtt://0.0.0.0:1883", "--listen", "mqtt://127.0.0.1:1883"],
+        &["allow_anonymous = true or give --allow-anonymous"],
+    );
+    let config = running(&["--listen", "mqtt://0.0.0.0:1883", "--allow-anonymous"]);
+    assert!(config.allow_anonymous);
+    assert!(resolve_file("listen = \"mqtt://[::]:1883\"\nallow_anonymous = true").is_ok());
+}
+
+#[test]
+fn single_values_are_checked_at_their_bounds() {
+    for (key, min, max) in [("shards", 1, 64), ("sync_interval_ms", 1, 60_000)] {
+        for (value, fits) in [(min - 1, false), (min, true), (max, true), (max + 1, false)] {
+            // Memory for 64 shards; this is about the range.
+            let mut environment = environment();
+            environment.memory_bytes = 1 << 40;
+            let flag = format!("--{}", key.replace('_', "-"));
+            let request =
+                Request::from_command_line(["gateway", &flag, &value.to_string()], &environment);
+            assert_eq!(matches!(request, Request::Run(_)), fits, "{key} = {value}");
+        }
+    }
+    for text in ["", "-1", "+1", "1.0", "x", "0x10", "18446744073709551616"] {
+        assert_eq!(refusals(&[&format!("--shards={text}")]).len(), 1, "{text}");
+    }
+    assert_eq!(refusals(&["--data", ""]).len(), 1);
+}
+
+/// Faults of one limit, without those of its relations to others.
+fn limit_faults(limit: &LimitSpec, value: &str) -> usize {
+    let text = format!("[limits]\n{} = {value}\n", limit.key);
+    let faults = resolve_file(&text).err().unwrap_or_default();
+    faults.iter().filter(|fault| fault.origin == Origin::File { line: 2 }).count()
+}
+
+#[test]
+fn every_limit_is_checked_at_its_bounds() {
+    for limit in LIMITS {
+        let below = i128::from(limit.min) - 1;
+        let above = i128::from(limit.max) + 1;
+        assert_eq!(limit_faults(limit, &below.to_string()), 1, "{} = {below}", limit.key);
+        assert_eq!(limit_faults(limit, &limit.min.to_string()), 0, "{} min", limit.key);
+        assert_eq!(limit_faults(limit, &limit.default.to_string()), 0, "{} default", limit.key);
+        assert_eq!(limit_faults(limit, &limit.max.to_string()), 0, "{} max", limit.key);
+        assert_eq!(limit_faults(limit, &above.to_string()), 1, "{} = {above}", limit.key);
+    }
+}
+
+#[test]
+fn some_limits_are_powers_of_two() {
+    let powers: Vec<&LimitSpec> = LIMITS.iter().filter(|limit| limit.power_of_two).collect();
+    assert_eq!(powers.len(), 2);
+    for limit in powers {
+        assert_eq!(limit_faults(limit, &(limit.default + 1).to_string()), 1, "{}", limit.key);
+    }
+}
+
+#[test]
+fn relations_name_both_keys() {
+    check_file_refused(
+        "[limits]\nmaximum_packet_size_bytes = 67_108_864\n",
+        &[
+            "limits.segment_bytes = 67108864: expected at least 2 x \
+             limits.maximum_packet_size_bytes = 134217728",
+            "limits.append_bytes_max = 16777216: expected at least \
+             limits.maximum_packet_size_bytes = 67108864",
+            "limits.tail_bytes_max = 8388608",
+            "limits.client_write_bytes_max = 1048576",
+        ],
+    );
+    check_file_refused(
+        "[limits]\nconnect_packet_bytes_max = 1_048_577\n",
+        &["limits.maximum_packet_size_bytes = 1048576: expected at least \
+           limits.connect_packet_bytes_max = 1048577"],
+    );
+    check_file_refused(
+        "shards = 2\n[limits]\nretention_bytes = 268_435_455\n",
+        &["limits.retention_bytes = 268435455: expected at least \
+           2 x limits.segment_bytes x shards = 268435456"],
+    );
+    assert!(resolve_file("shards = 2\n[limits]\nretention_bytes = 268_435_456\n").is_ok());
+}
+
+#[test]
+fn buffers_that_do_not_fit_memory_are_refused() {
+    let mut small = environment();
+    small.memory_bytes = 128 << 20;
+    let resolve = |append: u64| {
+        let mut faults = Vec::new();
+        let text = format!("[limits]\nappend_bytes_max = {append}\n");
+        let given = file::parse(&text, &mut faults);
+        Config::resolve(&given, &small, &mut faults);
+        faults
+    };
+    // 96 MiB may be fixed: 2 x (4 + append + 8) + 8, so append may be 32 MiB.
+    assert_eq!(resolve(32 << 20), []);
+    let faults = resolve((32 << 20) + 1);
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].to_string().starts_with("limits: expected fixed buffers of at most"));
+}
+
+#[test]
+fn idle_connections_beyond_memory_give_a_warning() {
+    let bounds = running(&["--limit", "connections_max=1000"]).memory_bounds();
+    assert_eq!(bounds.fixed_bytes, 2 * ((4 << 20) + (16 << 20) + (8 << 20)) + (8 << 20));
+    assert_eq!(bounds.idle_connections_bytes, 1_000 * (3_900 + 512));
+    assert_eq!(bounds.busy_connection_bytes, 2 << 20);
+    let needed = bounds.fixed_bytes + bounds.idle_connections_bytes;
+    assert_eq!(bounds.warning(needed), None);
+    assert!(bounds.warning(needed - 1).is_some_and(|line| line.contains("connections_max")));
+}
