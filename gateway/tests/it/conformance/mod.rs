@@ -1,0 +1,3 @@
+//! What the MQTT specifications demand, one test a statement, and who keeps the count.
+
+mod statements;
