@@ -1,0 +1,36 @@
+# What one does with this repository. `make help` lists it.
+
+ARGS ?=
+SOAK_SECONDS ?= 3600
+SOAK_RATE ?= 10000
+
+.DEFAULT_GOAL := help
+.PHONY: help run build tools test check bench soak
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 8
+
+run: ## build the gateway for speed and start it; flags in ARGS="--shards 2"
+	cargo build --release --locked --package gateway
+	exec target/release/gateway $(ARGS)
+
+build: ## build gateway and loadgen for speed
+	cargo build --release --locked --workspace
+
+tools: ## install what tests need: mosquitto, paho-mqtt, MQTT.js; fails if one cannot be had
+	.ci/tools
+
+test: tools ## all tests, and each benchmark once with tiny inputs
+	cargo test --locked --workspace
+	cargo test --locked --workspace --benches -- --test
+
+check: ## formatting, lints and documentation, warnings refused
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+bench: ## all benchmarks; bench-results/README.md says how to keep a run
+	cargo bench --locked --workspace
+
+soak: build ## an hour of QoS 1 with the ledger; SOAK_SECONDS, SOAK_RATE
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RATE=$(SOAK_RATE) .ci/soak
