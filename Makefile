@@ -27,7 +27,8 @@ test: tools ## all tests, and each benchmark once with tiny inputs
 check: ## formatting, lints and documentation, warnings refused
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+		cargo doc --locked --workspace --no-deps --document-private-items
 
 bench: ## all benchmarks; bench-results/README.md says how to keep a run
 	cargo bench --locked --workspace

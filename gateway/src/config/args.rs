@@ -53,7 +53,7 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(super) log: Option<String>,
 
-    /// A key of the file's [limits] table; may be given several times.
+    /// A key of the file's limits table; may be given several times.
     #[arg(long, global = true, value_name = "KEY=NUMBER")]
     pub(super) limit: Vec<String>,
 

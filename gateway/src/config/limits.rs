@@ -179,12 +179,14 @@ limits! {
     tail_bytes_max: u32, "bytes a shard", 8_388_608, 65_536 to 1_073_741_824;
     /// The size at which a log starts its next segment file; also the step of retention.
     ///
-    /// Cost: disk; with `durability = "memory"`, memory.
+    /// Cost: disk; with `durability = "memory"`, memory, and then a sixteenth of memory shared
+    /// by the shards if that is less.
     segment_bytes: u32, "bytes a segment", 67_108_864, 65_536 to 2_147_483_648;
     /// What the logs of all shards may take. When it is full of what sessions still need,
     /// publishers are held.
     ///
-    /// Cost: itself, on disk; with `durability = "memory"`, in memory.
+    /// Cost: itself, on disk; with `durability = "memory"`, in memory, and then a quarter of it if
+    /// that is less.
     retention_bytes: u64, "bytes a node", 10_737_418_240, 131_072 to 1_125_899_906_842_624;
     /// The age at which a segment goes, needed or not: a session further behind loses the rest,
     /// which is counted and reported.

@@ -1,6 +1,6 @@
 //! From what was typed to what is true.
 //!
-//! [`args`] and [`file`] hold exactly what was given; [`Config`] holds what is true, and nothing
+//! `args.rs` and `file.rs` hold exactly what was given; [`Config`] holds what is true, and nothing
 //! in it means "default". Flags win over the file. Everything is checked before anything starts,
 //! and every fault is reported at once, one line each.
 //!

@@ -105,15 +105,16 @@ impl Config {
     ) -> Self {
         let mut resolver = Resolver { given, environment, faults };
         let durability = resolver.durability();
+        let shards = resolver.shards();
         let config = Self {
             listen: resolver.listen(),
             data: resolver.data(),
-            shards: resolver.shards(),
+            shards,
             durability,
             sync_interval: resolver.sync_interval(),
             allow_anonymous: resolver.allow_anonymous(),
             log: resolver.log(),
-            limits: resolver.limits(durability),
+            limits: resolver.limits(durability, shards),
         };
         resolver.check_anonymous(&config);
         relations::check(&config.limits, config.shards, faults);
@@ -204,9 +205,9 @@ impl Resolver<'_> {
         self.choice("log", LogLevel::NAMES, LogLevel::Info)
     }
 
-    fn limits(&mut self, durability: Durability) -> Limits {
+    fn limits(&mut self, durability: Durability, shards: u16) -> Limits {
         Limits::from_values(|limit| {
-            let default = self.limit_default(limit, durability);
+            let default = self.limit_default(limit, durability, shards);
             let Some(written) = self.given.limits.get(limit.key) else { return default };
             match parse_number(&written.text, limit.min, limit.max) {
                 Some(value) if !limit.power_of_two || value.is_power_of_two() => value,
@@ -219,13 +220,16 @@ impl Resolver<'_> {
         })
     }
 
-    /// The table's default; of `retention_bytes` at most a quarter of memory when the log is
-    /// kept there.
-    fn limit_default(&self, limit: &LimitSpec, durability: Durability) -> u64 {
-        if durability == Durability::Memory && limit.key == "retention_bytes" {
-            return limit.default.min(self.environment.memory_bytes / 4).max(limit.min);
-        }
-        limit.default
+    /// The table's default, or less of what is kept in memory on a machine that has little: a
+    /// log in memory gets a quarter of it, cut into at least four segments a shard.
+    fn limit_default(&self, limit: &LimitSpec, durability: Durability, shards: u16) -> u64 {
+        let log_bytes = self.environment.memory_bytes / 4;
+        let room = match (durability, limit.key) {
+            (Durability::Memory, "retention_bytes") => log_bytes,
+            (Durability::Memory, "segment_bytes") => log_bytes / (4 * u64::from(shards)),
+            _ => return limit.default,
+        };
+        room.clamp(limit.min, limit.default)
     }
 
     /// An address that others can reach needs clients that prove who they are, or a word that
