@@ -28,17 +28,24 @@ pub(crate) fn rust_files(folder: &str) -> Vec<Source> {
 }
 
 /// Every folder under `folder` of the crate, relative to `folder`, with `/` between names.
+///
+/// Without those that are there for a `tests.rs` alone.
 pub(crate) fn folders(folder: &str) -> Vec<String> {
     let root = crate_folder().join(folder);
     let mut found = Vec::new();
     walk(&root, &mut |path, is_folder| {
-        if is_folder {
+        if is_folder && !holds_only_tests(path) {
             let relative = path.strip_prefix(&root).expect("it was found there");
             found.push(relative.display().to_string());
         }
     });
     found.sort();
     found
+}
+
+fn holds_only_tests(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder).expect("the folder can be read");
+    entries.map(|entry| entry.expect("the folder can be read").file_name()).eq(["tests.rs"])
 }
 
 fn read(path: PathBuf) -> Source {

@@ -12,7 +12,7 @@
 //! #[test]
 //! ```
 //!
-//! An id belongs to the version named before it in the same comment: ids mean different things
+//! `[MQTT-3.1.2-24, MQTT-3.1.2-8]` says the same. An id belongs to the version named before it in the same comment: ids mean different things
 //! in the two. Comments elsewhere may cite in the same form, which is checked but counts as no
 //! test. Statements that bind only clients need no test and may have one.
 //!
@@ -160,18 +160,23 @@ fn cite(comment: &str, is_test: bool, found: &mut Citations) {
             continue;
         }
         let in_brackets = comment[..at].ends_with('[') && here.starts_with("MQTT-");
-        let Some((id, _)) = here.split_once(']').filter(|_| in_brackets) else { continue };
-        let Some(version) = version else {
-            found.without_version.push(id.to_owned());
-            continue;
-        };
-        let statement = Statement { version, id: id.to_owned() };
-        if is_test {
-            found.tested.push(statement.clone());
+        let Some((ids, _)) = here.split_once(']').filter(|_| in_brackets) else { continue };
+        for id in ids.split(',').map(|id| id.trim_matches(NOT_AN_ID).to_owned()) {
+            let Some(version) = version else {
+                found.without_version.push(id);
+                continue;
+            };
+            let statement = Statement { version, id };
+            if is_test {
+                found.tested.push(statement.clone());
+            }
+            found.cited.push(statement);
         }
-        found.cited.push(statement);
     }
 }
+
+/// What may stand around an id where a comment wraps.
+const NOT_AN_ID: [char; 4] = [' ', '\n', '/', '!'];
 
 fn all_sources() -> Vec<Source> {
     let mut sources: Vec<Source> =
@@ -282,7 +287,7 @@ fn v311(id: &str) -> Statement {
 
 #[test]
 fn a_comment_above_a_test_is_read_with_its_versions() {
-    let text = "/// MQTT 5.0 [MQTT-1-1], [MQTT-1-2];\n/// MQTT 3.1.1 §9 [MQTT-1-3].\n\
+    let text = "/// MQTT 5.0 [MQTT-1-1,\n/// MQTT-1-2];\n/// MQTT 3.1.1 §9 [MQTT-1-3].\n\
                 #[test]\n#[should_panic]\nfn a() {}\n";
     let expected = vec![v50("MQTT-1-1"), v50("MQTT-1-2"), v311("MQTT-1-3")];
     assert_eq!(
