@@ -12,9 +12,10 @@
 //! #[test]
 //! ```
 //!
-//! `[MQTT-3.1.2-24, MQTT-3.1.2-8]` says the same. An id belongs to the version named before it in the same comment: ids mean different things
-//! in the two. Comments elsewhere may cite in the same form, which is checked but counts as no
-//! test. Statements that bind only clients need no test and may have one.
+//! `[MQTT-3.1.2-24, MQTT-3.1.2-8]` says the same. An id belongs to the version named before it in
+//! the same comment: ids mean different things in the two. Comments elsewhere may cite in the same
+//! form, which is checked but counts as no test. Statements that bind only clients need no test
+//! and may have one.
 //!
 //! `exceptions.tsv` (version, id, reason) holds statements that no test can show; `untested.tsv`
 //! those that one could. The latter only shrinks: `SHRINK_UNTESTED=1 cargo test -p gateway
