@@ -1,17 +1,47 @@
 //! MQTT control packets: bytes to values and back, for 3.1, 3.1.1 and 5.0 in one tree.
 //!
 //! Decoding borrows: a [`Packet`] points into the bytes it was read from, so nothing is copied
-//! before it is decided where the packet goes. Read [`properties`] first, then a packet's file.
+//! before it is decided where the packet goes. Read [`decode`] first, then [`properties`], then a
+//! packet's file. What no single packet shows (a second CONNECT, a packet id in use, the Topic
+//! Alias Maximum) is for the session to find.
+//!
+//! No bytes make this module panic: every read is checked, and `proto` forbids `unsafe`.
 
 pub mod properties;
 pub mod reason_code;
 pub mod subscribe;
 
+mod connect;
+mod decode;
+mod encode;
+mod error;
+mod packet_type;
+mod property_rules;
+mod publish;
+mod publish_ack;
+mod reader;
+mod session_end;
+mod topic;
+mod variable_byte_integer;
+
 use std::num::NonZeroU16;
 
+pub use decode::{DecodeContext, Role, decode};
+pub use error::DecodeError;
+pub use packet_type::PacketType;
 pub use properties::{Properties, Property};
+pub use publish::{PublishHeader, encode_publish, encoded_publish_bytes};
+pub use publish_ack::{AckKind, encode_publish_ack};
 pub use reason_code::ReasonCode;
-pub use subscribe::{RetainHandling, SubscribeFilters, SubscriptionOptions, UnsubscribeFilters};
+pub use session_end::{encode_pingreq, encode_pingresp};
+pub use subscribe::{
+    RetainHandling, SubscribeFilters, SubscriptionOptions, UnsubscribeFilters, encode_suback,
+    encode_subscribe, encode_unsuback, encode_unsubscribe,
+};
+pub use topic::{InvalidShare, is_valid_filter, is_valid_topic_name, parse_shared};
+pub use variable_byte_integer::{
+    VARIABLE_BYTE_INTEGER_MAX, variable_byte_integer, variable_byte_integer_bytes,
+};
 
 /// The protocol version a connection speaks, by the Protocol Name and Level of its CONNECT.
 ///
@@ -203,4 +233,39 @@ pub struct Auth<'a> {
     pub reason_code: ReasonCode,
     /// Authentication Method and Data among them.
     pub properties: Properties<'a>,
+}
+
+impl ProtocolVersion {
+    /// Whether packets have properties and Reason Codes.
+    #[must_use]
+    pub fn is_v5(self) -> bool {
+        self == Self::V5
+    }
+}
+
+impl QoS {
+    /// The QoS in the two low bits of `bits`, `None` for 3.
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        match bits & 0b11 {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
+impl PacketId {
+    /// The Packet Identifier with this value, `None` for zero.
+    #[must_use]
+    pub fn new(id: u16) -> Option<Self> {
+        NonZeroU16::new(id).map(Self)
+    }
+
+    /// The value, above zero.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
 }
