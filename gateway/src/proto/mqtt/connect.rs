@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     const V5_FULL: &[u8] =
-        b"\x10\x2D\0\x04MQTT\x05\xF6\0\x3C\x03\x21\0\x0A\0\x01c\x05\x18\0\0\0\x05\
+        b"\x10\x2A\0\x04MQTT\x05\xF6\0\x3C\x03\x21\0\x0A\0\x01c\x05\x18\0\0\0\x05\
         \0\x03w/t\0\x02go\0\x04user\0\x02pw";
 
     fn v5_full() -> Connect<'static> {

@@ -197,7 +197,8 @@ mod tests {
         for (code, flags, readers) in table {
             for role in [Role::Server, Role::Client] {
                 for got in 0..16 {
-                    let decoded = decode(&[code << 4 | got], context(ProtocolVersion::V5, role));
+                    let wire = [code << 4 | got];
+                    let decoded = decode(&wire, context(ProtocolVersion::V5, role));
                     let allowed = readers.contains(&role) && got == flags;
                     assert_eq!(decoded == Ok(None), allowed, "{code} {got} {role:?}");
                 }

@@ -239,7 +239,8 @@ mod tests {
             (Role::Client, 0x01, false),
             (Role::Client, 0x05, false),
         ] {
-            let decoded = Disconnect::decode(&[code], context(v5, role));
+            let body = [code];
+            let decoded = Disconnect::decode(&body, context(v5, role));
             assert_eq!(decoded.is_ok(), allowed, "{role:?} {code:#x}");
         }
         let from_server = Disconnect::decode(&[0, 5, 0x11, 0, 0, 0, 9], context(v5, Role::Client));
