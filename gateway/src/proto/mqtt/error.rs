@@ -162,13 +162,16 @@ pub enum DecodeError {
         /// Of the packet.
         packet_type: PacketType,
     },
-    /// QoS 3 or a reserved bit. Source: MQTT 5.0 §3.8.3.1 [MQTT-3.8.3-5]; MQTT 3.1.1
-    /// [MQTT-3.8.3-4].
+    /// A reserved bit; before 5.0 that is any bit but those of QoS. Source: MQTT 5.0
+    /// [MQTT-3.8.3-5]; MQTT 3.1.1 [MQTT-3.8.3-4].
     #[error("subscription options {options:#010b}")]
-    SubscriptionOptionsInvalid {
+    SubscriptionOptionsReserved {
         /// The byte.
         options: u8,
     },
+    /// Source: MQTT 5.0 §3.8.3.1; MQTT 3.1.1 [MQTT-3.8.3-4].
+    #[error("subscription with qos 3")]
+    SubscriptionQosThree,
     /// Source: MQTT 5.0 §3.8.3.1.
     #[error("retain handling 3")]
     RetainHandlingThree,
@@ -209,7 +212,7 @@ impl DecodeError {
             | Self::QosThree
             | Self::UnknownProperty { .. }
             | Self::PropertyNotAllowed { .. }
-            | Self::SubscriptionOptionsInvalid { .. } => ReasonCode::MalformedPacket,
+            | Self::SubscriptionOptionsReserved { .. } => ReasonCode::MalformedPacket,
             Self::WrongDirection { .. }
             | Self::WillFlagsWithoutWill { .. }
             | Self::PasswordWithoutUserName
@@ -224,6 +227,7 @@ impl DecodeError {
             | Self::AuthenticationDataWithoutMethod
             | Self::AuthenticationMethodMissing
             | Self::PayloadEmpty { .. }
+            | Self::SubscriptionQosThree
             | Self::RetainHandlingThree
             | Self::NoLocalOnSharedSubscription
             | Self::ReasonCodeNotAllowed { .. } => ReasonCode::ProtocolError,

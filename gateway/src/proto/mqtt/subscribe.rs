@@ -136,13 +136,14 @@ impl SubscriptionOptions {
     }
 
     fn decode(byte: u8, version: ProtocolVersion) -> Result<Self, DecodeError> {
-        if byte & OPTION_RETAIN_HANDLING_BITS == OPTION_RETAIN_HANDLING_BITS && version.is_v5() {
-            return Err(DecodeError::RetainHandlingThree);
+        let reserved_bits = if version.is_v5() { OPTION_RESERVED_BITS } else { !OPTION_QOS_BITS };
+        if byte & reserved_bits != 0 {
+            return Err(DecodeError::SubscriptionOptionsReserved { options: byte });
         }
-        let only_qos = byte & !OPTION_QOS_BITS == 0;
-        Self::from_byte(byte)
-            .filter(|_| only_qos || version.is_v5())
-            .ok_or(DecodeError::SubscriptionOptionsInvalid { options: byte })
+        if byte & OPTION_QOS_BITS == OPTION_QOS_BITS {
+            return Err(DecodeError::SubscriptionQosThree);
+        }
+        Self::from_byte(byte).ok_or(DecodeError::RetainHandlingThree)
     }
 }
 
@@ -155,8 +156,8 @@ impl<'a> Subscribe<'a> {
     /// # Errors
     ///
     /// - [`DecodeError::PacketIdZero`], [`DecodeError::PayloadEmpty`]
-    /// - [`DecodeError::SubscriptionOptionsInvalid`], [`DecodeError::RetainHandlingThree`],
-    ///   [`DecodeError::NoLocalOnSharedSubscription`]
+    /// - [`DecodeError::SubscriptionOptionsReserved`], [`DecodeError::SubscriptionQosThree`],
+    ///   [`DecodeError::RetainHandlingThree`], [`DecodeError::NoLocalOnSharedSubscription`]
     /// - what is wrong with a field or the property block.
     ///
     /// # Source
@@ -431,9 +432,10 @@ mod tests {
             (V3, &b"\0\0\0\x01a\0"[..], DecodeError::PacketIdZero),
             (V3, b"\0\x01", empty(PacketType::Subscribe)),
             (V5, b"\0\x01\0", empty(PacketType::Subscribe)),
-            (V3, b"\0\x01\0\x01a\x03", DecodeError::SubscriptionOptionsInvalid { options: 3 }),
-            (V3, b"\0\x01\0\x01a\x04", DecodeError::SubscriptionOptionsInvalid { options: 4 }),
-            (V5, b"\0\x01\0\0\x01a\x40", DecodeError::SubscriptionOptionsInvalid { options: 64 }),
+            (V3, b"\0\x01\0\x01a\x03", DecodeError::SubscriptionQosThree),
+            (V5, b"\0\x01\0\0\x01a\x03", DecodeError::SubscriptionQosThree),
+            (V3, b"\0\x01\0\x01a\x04", DecodeError::SubscriptionOptionsReserved { options: 4 }),
+            (V5, b"\0\x01\0\0\x01a\x40", DecodeError::SubscriptionOptionsReserved { options: 64 }),
             (V5, b"\0\x01\0\0\x01a\x30", DecodeError::RetainHandlingThree),
             (V5, b"\0\x01\0\0\x0A$share/g/a\x04", DecodeError::NoLocalOnSharedSubscription),
             (V3, b"\0\x01\0\x01\0\0", DecodeError::NullCharacter),
