@@ -1,5 +1,7 @@
-//! The one integration test binary: one link, shared helpers.
+//! The gateway's integration tests: one binary, so one link and shared helpers.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-mod conformance;
-mod sources;
-mod tidy;
+mod allocations;
+mod codec;
+mod properties;
