@@ -9,4 +9,5 @@ pub mod mqtt;
 pub mod output;
 pub mod partition;
 pub mod record;
+pub mod routing;
 pub mod time;
