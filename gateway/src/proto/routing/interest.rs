@@ -5,13 +5,13 @@
 //! filters may share a slot, so the answer may name a shard in vain, but it never leaves one out.
 //!
 //! This is the one thing under `proto` that shards share. It uses the atomics of `std`, which are
-//! memory and no I/O: no lock, no waiting, and one thread may drive all shards in a simulation.
+//! memory and no I/O: a look takes no lock, and one thread may drive all shards in a simulation.
 //!
 //! # Memory ordering
 //!
 //! A shard that starts to follow a topic sets its bit first and then asks the shard of each
 //! partition for what it missed. That request travels through a channel, whose send and receive
-//! synchronise, so the bit is set before the request is seen; a publishing shard that has
+//! synchronise, so the bit (and the region it lies in) is there before the request is seen; a publishing shard that has
 //! answered it reads the bit in every later look by coherence alone. What it read before the
 //! answer may lack the bit, and those messages are inside the replay. So no message is lost
 //! between the two, whatever the ordering of the operation that sets the bit. It is `SeqCst` all
@@ -27,41 +27,79 @@ use super::seeded_hash;
 use crate::proto::output::ShardIndex;
 use ahash::RandomState;
 use hashbrown::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Shards of a node: the bits of a word.
 pub const SHARDS_MAX: usize = 64;
 
-/// Slots by default (`interest_slots`): 8 MiB a node. With a million filters about six in ten
-/// slots are in use; more slots mean fewer messages passed to another shard in vain.
+/// Slots a region by default (`interest_slots`): 8 MiB. With a million literal filters about six in
+/// ten are in use; more slots mean fewer messages passed to another shard in vain.
 pub const INTEREST_SLOTS_DEFAULT: usize = 1 << 20;
 
-/// Slots at most, so that a slot number fits the owners' counts.
-pub const INTEREST_SLOTS_MAX: usize = 1 << 30;
+/// Slots a region at most, so that a region and a slot in it fit four bytes.
+pub const INTEREST_SLOTS_MAX: usize = 1 << Slot::INDEX_BITS;
 
 /// Levels of a literal prefix that count, which bounds what a topic of many levels costs: a
 /// wildcard filter with a longer one is entered by its first levels.
-const PREFIX_LEVELS_MAX: usize = 16;
+const PREFIX_LEVELS_MAX: usize = 8;
 
 /// The interest of all shards of a node.
+///
+/// Prefixes have a region for each number of levels, apart from literal filters: all topics below
+/// `site` look at the slot of `site`, so were it shared with a million other filters, one of them
+/// would draw every message of the site to its shard. A region of prefixes is allocated when the
+/// first filter needs it (with two shards at it, one waits for the zeroing of the memory, once in
+/// the life of the process), and until then it costs a look nothing.
 #[derive(Debug)]
 pub struct InterestTable {
-    /// A power of two, then [`Self::everything_slot`].
-    words: Box<[AtomicU64]>,
+    literals: Region,
+    /// By levels of the prefix, less one.
+    prefixes: [OnceLock<Region>; PREFIX_LEVELS_MAX],
+    /// Filters that start with a wildcard.
+    everything: AtomicU64,
+    /// Of every region; a power of two.
+    slots: usize,
     hash: RandomState,
 }
+
+type Region = Box<[AtomicU64]>;
 
 /// The part of an [`InterestTable`] that one shard writes: its bit, and how many of its filters
 /// hold it in each slot. There is one owner a shard.
 ///
-/// Memory: 9 to 18 bytes for each slot in which the shard has a filter.
+/// Memory: 10 to 21 bytes for each slot in which the shard has a filter.
 #[derive(Debug)]
 pub struct InterestOwner {
     table: Arc<InterestTable>,
     shard_bit: u64,
-    counts: HashMap<u32, u32, RandomState>,
+    counts: HashMap<Slot, u32, RandomState>,
 }
+
+/// A slot of any region: the region in the upper bits (0 literal filters, 1 and up the levels of a
+/// prefix, the highest filters that start with a wildcard), its place there in the lower ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Slot(u32);
+
+impl Slot {
+    const INDEX_BITS: u32 = 28;
+    const EVERYTHING: Self = Self(u32::MAX << Self::INDEX_BITS);
+
+    fn new(region: usize, index: usize) -> Self {
+        let slot = (region << Self::INDEX_BITS) | index;
+        Self(u32::try_from(slot).expect("regions and slots are bounded by named limits"))
+    }
+
+    fn region(self) -> usize {
+        (self.0 >> Self::INDEX_BITS) as usize
+    }
+
+    fn index(self) -> usize {
+        (self.0 & !(u32::MAX << Self::INDEX_BITS)) as usize
+    }
+}
+
+const _: () = assert!(PREFIX_LEVELS_MAX < (u32::MAX >> Slot::INDEX_BITS) as usize);
 
 impl InterestTable {
     /// A table without interest. `slots` is rounded up to a power of two, at most
@@ -69,49 +107,68 @@ impl InterestTable {
     #[must_use]
     pub fn new(slots: usize, hash_seed: u64) -> Self {
         let slots = slots.clamp(1, INTEREST_SLOTS_MAX).next_power_of_two();
-        let words = (0..=slots).map(|_| AtomicU64::new(0)).collect();
-        Self { words, hash: seeded_hash(hash_seed) }
+        Self {
+            literals: region(slots),
+            prefixes: [const { OnceLock::new() }; PREFIX_LEVELS_MAX],
+            everything: AtomicU64::new(0),
+            slots,
+            hash: seeded_hash(hash_seed),
+        }
     }
 
     /// The shards that may hold a filter that matches `topic`: bit `s` for shard `s`.
     ///
     /// Reads one slot for the topic as a whole and one for each of its first
-    /// [`PREFIX_LEVELS_MAX`] levels.
+    /// [`PREFIX_LEVELS_MAX`] levels at which some wildcard filter of the node begins.
     #[must_use]
     pub fn interested(&self, topic: &str) -> u64 {
         // A filter that starts with a wildcard matches no topic that starts with `$`: MQTT 5.0 and
         // MQTT 3.1.1 [MQTT-4.7.2-1].
-        let mut shards = if topic.starts_with('$') { 0 } else { self.load(self.everything_slot()) };
+        let mut shards =
+            if topic.starts_with('$') { 0 } else { self.everything.load(Ordering::Acquire) };
         let mut chain = CHAIN_START;
-        for (depth, level) in topic.split('/').enumerate() {
+        let mut prefixes = self.prefixes.iter();
+        for level in topic.split('/') {
             chain = self.chain(chain, level);
-            if depth < PREFIX_LEVELS_MAX {
-                shards |= self.load(self.prefix_slot(chain));
+            if let Some(region) = prefixes.next().and_then(OnceLock::get) {
+                shards |= self.word(region, self.index(chain)).load(Ordering::Acquire);
             }
         }
-        shards | self.load(self.literal_slot(chain))
+        shards | self.word(&self.literals, self.index(chain)).load(Ordering::Acquire)
     }
 
     /// Bytes allocated.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.words.len() * size_of::<AtomicU64>()
+        let regions = 1 + self.prefixes.iter().filter_map(OnceLock::get).count();
+        regions * self.slots * size_of::<AtomicU64>()
     }
 
     /// The slot of a valid `filter`.
-    fn slot(&self, filter: &str) -> u32 {
-        let prefix = |levels_max| {
-            literal_prefix(filter)
-                .take(levels_max)
-                .fold(CHAIN_START, |chain, level| self.chain(chain, level))
-        };
-        if !has_wildcard(filter) {
-            return self.literal_slot(prefix(usize::MAX));
-        }
+    fn slot(&self, filter: &str) -> Slot {
         if filter.starts_with(['+', '#']) {
-            return self.everything_slot();
+            return Slot::EVERYTHING;
         }
-        self.prefix_slot(prefix(PREFIX_LEVELS_MAX))
+        let is_literal = !has_wildcard(filter);
+        let levels_max = if is_literal { usize::MAX } else { PREFIX_LEVELS_MAX };
+        let (levels, chain) = literal_prefix(filter)
+            .take(levels_max)
+            .fold((0, CHAIN_START), |(levels, chain), level| {
+                (levels + 1, self.chain(chain, level))
+            });
+        Slot::new(if is_literal { 0 } else { levels }, self.index(chain))
+    }
+
+    /// The word of a slot; allocates its region when this is the first.
+    fn slot_word(&self, slot: Slot) -> &AtomicU64 {
+        if slot == Slot::EVERYTHING {
+            return &self.everything;
+        }
+        let Some(prefix) = slot.region().checked_sub(1) else {
+            return self.word(&self.literals, slot.index());
+        };
+        let prefixes = self.prefixes.get(prefix).expect("a prefix counts PREFIX_LEVELS_MAX levels");
+        self.word(prefixes.get_or_init(|| region(self.slots)), slot.index())
     }
 
     /// The hash of some levels from the hash of all but the last: the prefixes of a topic take
@@ -120,39 +177,22 @@ impl InterestTable {
         self.hash.hash_one((chain, level))
     }
 
-    /// The slot of wildcard filters whose prefix has this hash.
-    fn prefix_slot(&self, chain: u64) -> u32 {
-        self.masked(chain)
+    fn index(&self, chain: u64) -> usize {
+        usize::try_from(chain & (self.slots as u64 - 1)).expect("less than the number of slots")
     }
 
-    /// The slot of the literal filter with this hash: other bits than for a prefix.
-    fn literal_slot(&self, chain: u64) -> u32 {
-        self.masked(chain >> 32)
+    fn word<'a>(&self, region: &'a Region, index: usize) -> &'a AtomicU64 {
+        debug_assert!(region.len() == self.slots, "all regions have the same size");
+        region.get(index).expect("indexes are masked to the size of a region")
     }
+}
 
-    /// The slot of filters that start with a wildcard, which every topic looks at: of its own,
-    /// since sharing it would make another filter's shard interested in everything.
-    fn everything_slot(&self) -> u32 {
-        u32::try_from(self.words.len() - 1).expect("bounded by INTEREST_SLOTS_MAX")
-    }
-
-    fn masked(&self, hash: u64) -> u32 {
-        let mask = self.words.len() as u64 - 2;
-        u32::try_from(hash & mask).expect("bounded by INTEREST_SLOTS_MAX")
-    }
-
-    fn load(&self, slot: u32) -> u64 {
-        self.word(slot).load(Ordering::Acquire)
-    }
-
-    fn word(&self, slot: u32) -> &AtomicU64 {
-        self.words.get(slot as usize).expect("slots are masked to the length of the table")
-    }
+fn region(slots: usize) -> Region {
+    (0..slots).map(|_| AtomicU64::new(0)).collect()
 }
 
 /// The hash of no levels.
 const CHAIN_START: u64 = 0;
-const _: () = assert!(INTEREST_SLOTS_MAX < u32::MAX as usize && INTEREST_SLOTS_DEFAULT > 1);
 
 impl InterestOwner {
     /// The part of `shard` in `table`, without filters.
@@ -174,7 +214,7 @@ impl InterestOwner {
         let count = self.counts.entry(slot).or_insert(0);
         *count += 1;
         if *count == 1 {
-            self.table.word(slot).fetch_or(self.shard_bit, Ordering::SeqCst);
+            self.table.slot_word(slot).fetch_or(self.shard_bit, Ordering::SeqCst);
         }
     }
 
@@ -187,7 +227,7 @@ impl InterestOwner {
         *count -= 1;
         if *count == 0 {
             self.counts.remove(&slot);
-            self.table.word(slot).fetch_and(!self.shard_bit, Ordering::SeqCst);
+            self.table.slot_word(slot).fetch_and(!self.shard_bit, Ordering::SeqCst);
         }
     }
 
