@@ -59,7 +59,7 @@ fn a_bit_goes_with_the_last_filter_of_its_slot() {
 fn levels_past_the_limit_lose_no_message() {
     let table = table(INTEREST_SLOTS_DEFAULT);
     let mut owner = owner(&table, 0);
-    let deep = vec!["x"; PREFIX_LEVELS_MAX + 4].join("/");
+    let deep = ["x"; PREFIX_LEVELS_MAX + 4].join("/");
     owner.add(&format!("{deep}/#"));
     assert_eq!(table.interested(&deep), 1);
     assert_eq!(table.interested(&format!("{deep}/y")), 1);
