@@ -119,7 +119,7 @@ impl InterestTable {
     /// The shards that may hold a filter that matches `topic`: bit `s` for shard `s`.
     ///
     /// Reads one slot for the topic as a whole and one for each of its first
-    /// [`PREFIX_LEVELS_MAX`] levels at which some wildcard filter of the node begins.
+    /// `PREFIX_LEVELS_MAX` levels at which some wildcard filter of the node begins.
     #[must_use]
     pub fn interested(&self, topic: &str) -> u64 {
         // A filter that starts with a wildcard matches no topic that starts with `$`: MQTT 5.0 and
