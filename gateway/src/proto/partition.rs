@@ -44,8 +44,9 @@ impl Sequence {
 
 /// Bytes of a frame before its body.
 ///
-/// Wire shape, little endian: body length (u32), CRC-32C of all that follows it (u32), distance
-/// in bytes back to the frame with the same topic hash in the same segment (u32, 0 for none).
+/// Wire shape, little endian: body length (u32), CRC-32C of the frame's sequence and of all that
+/// follows the checksum (u32), distance in bytes back to the frame with the same topic hash in
+/// the same segment (u32, 0 for none).
 pub const FRAME_HEADER_BYTES: usize = 12;
 
 /// Consecutive framed records of one partition, in one shared buffer.

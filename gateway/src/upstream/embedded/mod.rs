@@ -1,0 +1,3 @@
+//! The embedded upstream: a log a shard on the local disk, and keyed state folded from the logs.
+
+pub mod log;

@@ -1,0 +1,3 @@
+//! What is behind the gateway: ordered, durable partitions and keyed data.
+
+pub mod embedded;
