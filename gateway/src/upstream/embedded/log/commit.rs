@@ -549,15 +549,18 @@ impl Log {
         target.first = cut;
         target.end = committed.map_or(cut, |group| group.chunk.end());
         target.marks.clear();
+        // Frames appended for the target already have links that know nothing of the others.
         let mut heads = Heads::default();
-        for chunk in &moved {
-            chunk.bodies().for_each(|(sequence, _)| target.mark(sequence));
-            heads::add(&mut heads, chunk);
-        }
-        target.topics = Topics::Heads(heads);
         for group in &mut groups {
+            let mut frames = group.chunk.bytes.to_vec();
+            let places = heads::relink(&mut heads, &mut frames, group.chunk.first);
+            places.into_iter().for_each(|sequence| target.mark(sequence));
+            group.chunk.bytes = Bytes::from(frames);
             group.segment = target.id;
         }
+        let places = heads::relink(&mut heads, &mut self.open, self.open_first);
+        places.into_iter().for_each(|sequence| target.mark(sequence));
+        target.topics = Topics::Heads(heads);
         self.segments.push_back(target);
         self.pending = groups;
         self.file = None;

@@ -1,7 +1,7 @@
 //! Where the last frame of each topic of a segment is.
 
 use super::frame::{self, Header};
-use crate::proto::partition::{Chunk, Sequence};
+use crate::proto::partition::{Chunk, FRAME_HEADER_BYTES, Sequence};
 use hashbrown::HashMap;
 
 /// Topic hash -> its last frame in the segment; earlier ones hang on it by their links.
@@ -30,13 +30,23 @@ pub(super) fn link(heads: &mut Heads, hash: u64, sequence: Sequence) -> u32 {
         .map_or(0, |previous| u32::try_from(sequence.0 - previous.0).unwrap_or(0))
 }
 
-/// Adds the messages of `chunk` to `heads`.
-pub(super) fn add(heads: &mut Heads, chunk: &Chunk) {
-    for (sequence, body) in chunk.bodies() {
-        if let Some(hash) = frame::topic_hash_of(body) {
-            heads.insert(hash, sequence);
-        }
+/// Links the frames of `frames`, of which the first lies at `first`, to `heads` and adds them.
+/// Returns where the frames are.
+pub(super) fn relink(heads: &mut Heads, frames: &mut [u8], first: Sequence) -> Vec<Sequence> {
+    let mut places = Vec::new();
+    let mut rest = frames;
+    let mut sequence = first;
+    while let Some(header) = Header::read(rest) {
+        let length = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
+        let Some((frame, after)) = rest.split_at_mut_checked(length) else { break };
+        let hash = frame.get(FRAME_HEADER_BYTES..).and_then(frame::topic_hash_of);
+        let link = hash.map_or(0, |hash| link(heads, hash, sequence));
+        frame::finish(frame, 0, sequence, link, true);
+        places.push(sequence);
+        sequence.0 += header.frame_bytes();
+        rest = after;
     }
+    places
 }
 
 /// Moves the heads that lie at or after `end` back to the last frames before it. `moved` holds
