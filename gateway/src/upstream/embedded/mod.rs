@@ -1,3 +1,4 @@
 //! The embedded upstream: a log a shard on the local disk, and keyed state folded from the logs.
 
 pub mod log;
+pub mod store;

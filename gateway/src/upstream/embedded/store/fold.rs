@@ -1,0 +1,265 @@
+//! The fold: what each record of a log does to the keyed state, live and in recovery.
+
+use super::state::KeyedState;
+use super::{Space, StoreError};
+use crate::proto::mqtt::{PacketId, QoS};
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::record::{Message, Qos2Step, Record, SessionPut};
+use crate::proto::time::Timestamp;
+use std::num::NonZeroU16;
+
+/// A session as stored: expiry and will deadline (u64 each, big endian), then the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionValue<'a> {
+    /// As in [`SessionPut`].
+    pub expires_at: Timestamp,
+    /// As in [`SessionPut`].
+    pub will_at: Timestamp,
+    /// Encoded by the session.
+    pub record: &'a [u8],
+}
+
+impl<'a> SessionValue<'a> {
+    /// Reads a stored session.
+    #[must_use]
+    pub fn decode(value: &'a [u8]) -> Option<Self> {
+        let (expires_at, rest) = value.split_first_chunk()?;
+        let (will_at, record) = rest.split_first_chunk()?;
+        Some(Self {
+            expires_at: Timestamp(u64::from_be_bytes(*expires_at)),
+            will_at: Timestamp(u64::from_be_bytes(*will_at)),
+            record,
+        })
+    }
+
+    fn encode(self) -> Vec<u8> {
+        [&self.expires_at.0.to_be_bytes()[..], &self.will_at.0.to_be_bytes(), self.record].concat()
+    }
+}
+
+/// Which way a QoS 2 message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client: its packet id is taken until `Qos2Released`.
+    Inbound = 0,
+    /// To the client.
+    Outbound = 1,
+}
+
+/// A step of a QoS 2 exchange since the last record of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Qos2Entry {
+    /// Which way.
+    pub direction: Direction,
+    /// Of the PUBLISH.
+    pub packet_id: PacketId,
+    /// The step reached; for inbound ones `Received`, as the message is stored.
+    pub step: Qos2Step,
+    /// The message's partition.
+    pub partition: PartitionId,
+    /// The message's place there.
+    pub sequence: Sequence,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TimerKind {
+    /// The session ends.
+    Expiry = 0,
+    /// The will is due.
+    Will = 1,
+    /// A retained message or tombstone can be forgotten.
+    Retained = 2,
+}
+
+/// Applies the record at `sequence` of `partition` to `state`.
+///
+/// Folding a record again, with all that follow it, leaves the same state. A body that is no
+/// record changes nothing.
+///
+/// # Errors
+///
+/// [`StoreError::Engine`]: reading what the record replaces failed; the record must be folded
+/// again.
+pub fn fold(
+    state: &mut KeyedState,
+    partition: PartitionId,
+    sequence: Sequence,
+    record: &Record<'_>,
+) -> Result<(), StoreError> {
+    match record {
+        Record::Message(message) => fold_message(state, partition, sequence, message),
+        Record::SessionPut(put) => put_session(state, put),
+        Record::SessionDelete { client_id } => delete_session(state, client_id),
+        Record::Qos2Released { client_id, packet_id } => {
+            state.delete(Space::Qos2, qos2_key(client_id, Direction::Inbound, *packet_id));
+            Ok(())
+        }
+        Record::Qos2Outbound { client_id, packet_id, step, partition, sequence } => {
+            let key = qos2_key(client_id, Direction::Outbound, *packet_id);
+            state.put(Space::Qos2, key, qos2_value(*step, *partition, *sequence));
+            Ok(())
+        }
+        Record::Floor { shard, cursors } => {
+            state.put(Space::Floors, shard.to_be_bytes().to_vec(), cursors.to_vec());
+            Ok(())
+        }
+        Record::GroupPut { name, record } => {
+            state.put(Space::Groups, name.as_bytes().to_vec(), record.to_vec());
+            Ok(())
+        }
+        Record::GroupDelete { name } => {
+            state.delete(Space::Groups, name.as_bytes().to_vec());
+            Ok(())
+        }
+    }
+}
+
+/// Whether [`fold`] does anything with the record: others need not be sent to the storage thread.
+#[must_use]
+pub fn concerns_state(record: &Record<'_>) -> bool {
+    match record {
+        Record::Message(message) => message.retain || is_in_ledger(message),
+        Record::SessionPut(_)
+        | Record::SessionDelete { .. }
+        | Record::Qos2Released { .. }
+        | Record::Qos2Outbound { .. }
+        | Record::Floor { .. }
+        | Record::GroupPut { .. }
+        | Record::GroupDelete { .. } => true,
+    }
+}
+
+fn is_in_ledger(message: &Message<'_>) -> bool {
+    message.ledger && message.qos == QoS::ExactlyOnce
+}
+
+fn fold_message(
+    state: &mut KeyedState,
+    partition: PartitionId,
+    sequence: Sequence,
+    message: &Message<'_>,
+) -> Result<(), StoreError> {
+    if is_in_ledger(message)
+        && let Some(packet_id) = message.packet_id
+    {
+        let key = qos2_key(message.publisher, Direction::Inbound, packet_id);
+        state.put(Space::Qos2, key, qos2_value(Qos2Step::Received, partition, sequence));
+    }
+    if message.retain {
+        super::retained::put(state, partition, sequence, message)?;
+    }
+    Ok(())
+}
+
+pub(super) fn put_session(state: &mut KeyedState, put: &SessionPut<'_>) -> Result<(), StoreError> {
+    delete_session(state, put.client_id)?;
+    let mut cursors = Vec::new();
+    (state.cursors_of)(put.record, &mut cursors);
+    for (partition, cursor) in cursors {
+        state.needed.add(partition, cursor);
+    }
+    let deadlines = [(put.expires_at, TimerKind::Expiry), (put.will_at, TimerKind::Will)];
+    for (at, kind) in deadlines {
+        set_timer(state, at, kind, put.client_id);
+    }
+    let SessionPut { expires_at, will_at, record, client_id } = *put;
+    let value = SessionValue { expires_at, will_at, record }.encode();
+    state.put(Space::Sessions, client_id.as_bytes().to_vec(), value);
+    Ok(())
+}
+
+fn delete_session(state: &mut KeyedState, client_id: &str) -> Result<(), StoreError> {
+    let steps = state.keys(Space::Qos2, &qos2_prefix(client_id))?;
+    let key = client_id.as_bytes().to_vec();
+    let value = state.get(Space::Sessions, &key)?;
+    for step in steps {
+        state.delete(Space::Qos2, step);
+    }
+    if let Some(session) = value.as_deref().and_then(SessionValue::decode) {
+        let mut cursors = Vec::new();
+        (state.cursors_of)(session.record, &mut cursors);
+        for (partition, cursor) in cursors {
+            state.needed.remove(partition, cursor);
+        }
+        let expiry = timer_key(session.expires_at, TimerKind::Expiry, client_id);
+        let will = timer_key(session.will_at, TimerKind::Will, client_id);
+        state.delete(Space::Timers, expiry);
+        state.delete(Space::Timers, will);
+        state.delete(Space::Sessions, key);
+    }
+    Ok(())
+}
+
+/// The QoS 2 steps of `client_id` since its last record.
+///
+/// # Errors
+///
+/// [`StoreError::Engine`].
+pub fn qos2_entries(state: &KeyedState, client_id: &str) -> Result<Vec<Qos2Entry>, StoreError> {
+    let prefix = qos2_prefix(client_id);
+    let mut entries = Vec::new();
+    state.scan(Space::Qos2, &prefix, &[], &mut |key, value| {
+        entries.extend(key.get(prefix.len()..).and_then(|key| qos2_entry(key, value)));
+        true
+    })?;
+    Ok(entries)
+}
+
+/// Client ids have different lengths: the length in front keeps one from being another's prefix.
+pub(super) fn qos2_prefix(client_id: &str) -> Vec<u8> {
+    [&(client_id.len() as u64).to_be_bytes()[..], client_id.as_bytes()].concat()
+}
+
+fn qos2_key(client_id: &str, direction: Direction, packet_id: PacketId) -> Vec<u8> {
+    let mut key = qos2_prefix(client_id);
+    key.push(direction as u8);
+    key.extend_from_slice(&packet_id.0.get().to_be_bytes());
+    key
+}
+
+fn qos2_value(step: Qos2Step, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
+    [&[step as u8][..], &partition.0.to_be_bytes(), &sequence.0.to_be_bytes()].concat()
+}
+
+fn qos2_entry(key: &[u8], value: &[u8]) -> Option<Qos2Entry> {
+    let (&direction, packet_id) = key.split_first()?;
+    let (&step, place) = value.split_first()?;
+    let (partition, sequence) = place.split_first_chunk()?;
+    Some(Qos2Entry {
+        direction: if direction == 0 { Direction::Inbound } else { Direction::Outbound },
+        packet_id: PacketId(NonZeroU16::new(u16::from_be_bytes(packet_id.try_into().ok()?))?),
+        step: match step {
+            0 => Qos2Step::Sent,
+            1 => Qos2Step::Received,
+            _ => Qos2Step::Completed,
+        },
+        partition: PartitionId(u16::from_be_bytes(*partition)),
+        sequence: Sequence(u64::from_be_bytes(sequence.try_into().ok()?)),
+    })
+}
+
+pub(super) fn set_timer(state: &mut KeyedState, at: Timestamp, kind: TimerKind, name: &str) {
+    if at != Timestamp::NEVER {
+        state.put(Space::Timers, timer_key(at, kind, name), Vec::new());
+    }
+}
+
+fn timer_key(at: Timestamp, kind: TimerKind, name: &str) -> Vec<u8> {
+    [&at.0.to_be_bytes()[..], &[kind as u8], name.as_bytes()].concat()
+}
+
+/// A timer's deadline, kind and name, `None` for a key that is none.
+pub(super) fn timer_of(key: &[u8]) -> Option<(Timestamp, TimerKind, &str)> {
+    let (at, rest) = key.split_first_chunk()?;
+    let (kind, name) = rest.split_first()?;
+    let kind = match kind {
+        0 => TimerKind::Expiry,
+        1 => TimerKind::Will,
+        2 => TimerKind::Retained,
+        _ => return None,
+    };
+    Some((Timestamp(u64::from_be_bytes(*at)), kind, std::str::from_utf8(name).ok()?))
+}

@@ -1,0 +1,178 @@
+//! Retained messages: the last one of each topic, found by filter.
+//!
+//! Value: received at (u64), partition (u16), sequence (u64), all big endian, then the body of the
+//! record; without a body it is a tombstone, which keeps an older message of another
+//! partition from coming back.
+
+use super::fold::{TimerKind, set_timer};
+use super::state::KeyedState;
+use super::{Space, StoreError};
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::record::{Message, Record};
+use crate::proto::time::Timestamp;
+use std::time::Duration;
+
+/// A retained message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Its topic name.
+    pub topic: String,
+    /// Where its record is.
+    pub partition: PartitionId,
+    /// Its place there.
+    pub sequence: Sequence,
+    /// The body of its [`Record::Message`].
+    pub body: Vec<u8>,
+}
+
+/// How long a tombstone stays: far longer than partitions can be apart in their folds.
+const TOMBSTONE_AGE: Duration = Duration::from_secs(24 * 3_600);
+const STAMP_BYTES: usize = 18;
+
+/// Takes over a retained message unless a newer one is known. Ties are decided by place, so every
+/// order of folding ends the same.
+pub(super) fn put(
+    state: &mut KeyedState,
+    partition: PartitionId,
+    sequence: Sequence,
+    message: &Message<'_>,
+) -> Result<(), StoreError> {
+    let mut value = stamp(message.received_at, partition, sequence);
+    let known = state.get(Space::Retained, message.topic.as_bytes())?;
+    if known.is_some_and(|known| known.get(..STAMP_BYTES) > Some(value.as_slice())) {
+        return Ok(());
+    }
+    if message.payload.is_empty() {
+        let purge_at = message.received_at.after(TOMBSTONE_AGE);
+        set_timer(state, purge_at, TimerKind::Retained, message.topic);
+    } else {
+        message.encode(&mut value);
+        let expires_at = message.expires_at().unwrap_or(Timestamp::NEVER);
+        set_timer(state, expires_at, TimerKind::Retained, message.topic);
+    }
+    state.put(Space::Retained, message.topic.as_bytes().to_vec(), value);
+    Ok(())
+}
+
+/// Forgets the tombstone or expired message of `topic`, unless what is there now is neither.
+pub(super) fn purge(state: &mut KeyedState, topic: &str, now: Timestamp) -> Result<(), StoreError> {
+    let Some(value) = state.get(Space::Retained, topic.as_bytes())? else { return Ok(()) };
+    let Some((received_at, body)) = value.split_first_chunk().and_then(|(received_at, rest)| {
+        let received_at = Timestamp(u64::from_be_bytes(*received_at));
+        Some((received_at, rest.get(STAMP_BYTES - 8..)?))
+    }) else {
+        return Ok(());
+    };
+    let ends_at = match Record::decode(body) {
+        Some(Record::Message(message)) => message.expires_at().unwrap_or(Timestamp::NEVER),
+        _ => received_at.after(TOMBSTONE_AGE),
+    };
+    if ends_at <= now {
+        state.delete(Space::Retained, topic.as_bytes().to_vec());
+    }
+    Ok(())
+}
+
+/// Visits the retained messages that match `filter`, in the order of their topics, while `visit`
+/// returns true. Looks at those only that begin like the filter up to its first wildcard.
+///
+/// # Errors
+///
+/// [`StoreError::Engine`].
+pub fn matching(
+    state: &KeyedState,
+    filter: &str,
+    visit: &mut dyn FnMut(Retained) -> bool,
+) -> Result<(), StoreError> {
+    let mut goes_on = true;
+    let mut show = |key: &[u8], value: &[u8]| {
+        let Ok(topic) = std::str::from_utf8(key) else { return true };
+        if goes_on
+            && filter_matches(filter, topic)
+            && let Some(found) = decode(topic, value)
+        {
+            goes_on = visit(found);
+        }
+        goes_on
+    };
+    let Some(wildcard) = filter.find(['+', '#']) else {
+        if let Some(value) = state.get(Space::Retained, filter.as_bytes())? {
+            show(filter.as_bytes(), &value);
+        }
+        return Ok(());
+    };
+    let prefix = filter.get(..wildcard).unwrap_or_default();
+    // "a/#" matches "a", too, which does not begin with "a/". Source: MQTT 5.0 §4.7.1.2.
+    if let Some(parent) = filter.strip_suffix("/#").filter(|parent| parent.len() < wildcard)
+        && let Some(value) = state.get(Space::Retained, parent.as_bytes())?
+    {
+        show(parent.as_bytes(), &value);
+    }
+    state.scan(Space::Retained, prefix.as_bytes(), &[], &mut show)
+}
+
+/// Whether a topic name matches a topic filter. Source: MQTT 5.0 §4.7.
+fn filter_matches(filter: &str, topic: &str) -> bool {
+    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut levels = topic.split('/');
+    for part in filter.split('/') {
+        match (part, levels.next()) {
+            ("#", _) => return true,
+            ("+", Some(_)) => {}
+            (part, Some(level)) if part == level => {}
+            _ => return false,
+        }
+    }
+    levels.next().is_none()
+}
+
+fn stamp(received_at: Timestamp, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
+    let mut value = Vec::with_capacity(STAMP_BYTES);
+    value.extend_from_slice(&received_at.0.to_be_bytes());
+    value.extend_from_slice(&partition.0.to_be_bytes());
+    value.extend_from_slice(&sequence.0.to_be_bytes());
+    value
+}
+
+/// The message in `value`, `None` for a tombstone.
+fn decode(topic: &str, value: &[u8]) -> Option<Retained> {
+    let (_, rest) = value.split_at_checked(8)?;
+    let (partition, rest) = rest.split_first_chunk()?;
+    let (sequence, body) = rest.split_first_chunk()?;
+    (!body.is_empty()).then(|| Retained {
+        topic: topic.to_owned(),
+        partition: PartitionId(u16::from_be_bytes(*partition)),
+        sequence: Sequence(u64::from_be_bytes(*sequence)),
+        body: body.to_vec(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_match_as_the_specification_says() {
+        let table = [
+            ("a/b", "a/b", true),
+            ("a/b", "a/b/c", false),
+            ("a/+", "a/b", true),
+            ("a/+", "a/b/c", false),
+            ("a/+", "a", false),
+            ("a/#", "a", true),
+            ("a/#", "a/b/c", true),
+            ("a/#", "ab", false),
+            ("#", "a/b", true),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("+", "/", false),
+            ("+/+", "/", true),
+        ];
+        for (filter, topic, expected) in table {
+            assert_eq!(filter_matches(filter, topic), expected, "{filter} {topic}");
+        }
+    }
+}

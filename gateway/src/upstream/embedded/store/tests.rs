@@ -1,0 +1,304 @@
+//! The fold on both stores, the thread, and recovery.
+
+use super::fold::{Direction, SessionValue, TimerKind, fold, qos2_entries};
+use super::memory_store::MemoryStore;
+use super::recover::{Replacement, fold_logs, settle_sessions};
+use super::retained::matching;
+use super::state::KeyedState;
+use super::thread::{StorageThread, StoreReply, StoreRequest, ThreadConfig};
+use super::*;
+use crate::proto::mqtt::{PacketId, QoS};
+use crate::proto::output::ShardIndex;
+use crate::proto::partition::{Chunk, PartitionId, Sequence};
+use crate::proto::record::{Message, Qos2Step, Record, SessionPut};
+use crate::proto::time::Timestamp;
+use crate::upstream::embedded::log::faulty_files::FaultyFiles;
+use crate::upstream::embedded::log::{Log, LogLimits};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+const PARTITION: PartitionId = PartitionId(4);
+
+/// The records of these tests hold one cursor, in its eight bytes.
+fn cursors_of(record: &[u8], out: &mut Vec<(PartitionId, Sequence)>) {
+    if let Ok(cursor) = record.try_into() {
+        out.push((PARTITION, Sequence(u64::from_be_bytes(cursor))));
+    }
+}
+
+fn memory() -> KeyedState {
+    KeyedState::open(Box::new(MemoryStore::default()), cursors_of).unwrap()
+}
+
+/// Runs `test` on a state in memory and on one in fjall.
+fn on_both(name: &str, test: impl Fn(KeyedState)) {
+    test(memory());
+    let directory = std::env::temp_dir().join(format!("mqtt-store-{name}-{}", std::process::id()));
+    let store = fjall_store::FjallStore::open(&directory, 1 << 20).unwrap();
+    test(KeyedState::open(Box::new(store), cursors_of).unwrap());
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+fn message(topic: &'static str, payload: &'static [u8], received_at: u64) -> Message<'static> {
+    Message {
+        publisher: "p",
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        ledger: false,
+        received_at: Timestamp(received_at),
+        expiry_interval_s: None,
+        packet_id: None,
+        topic,
+        properties: &[],
+        payload,
+    }
+}
+
+fn put(client_id: &'static str, expires_at: u64, record: &'static [u8]) -> Record<'static> {
+    let expires_at = Timestamp(expires_at);
+    Record::SessionPut(SessionPut { client_id, expires_at, will_at: Timestamp::NEVER, record })
+}
+
+fn packet_id(id: u16) -> PacketId {
+    PacketId(NonZeroU16::new(id).unwrap())
+}
+
+fn sent(client_id: &'static str, id: u16) -> Record<'static> {
+    Record::Qos2Outbound {
+        client_id,
+        packet_id: packet_id(id),
+        step: Qos2Step::Sent,
+        partition: PARTITION,
+        sequence: Sequence(9),
+    }
+}
+
+fn everything(state: &KeyedState) -> Vec<(Space, Vec<u8>, Vec<u8>)> {
+    let mut all = Vec::new();
+    for space in Space::ALL {
+        state
+            .scan(space, &[], &[], &mut |key, value| {
+                all.push((space, key.to_vec(), value.to_vec()));
+                true
+            })
+            .unwrap();
+    }
+    all
+}
+
+fn topics(state: &KeyedState, filter: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    matching(state, filter, &mut |retained| {
+        found.push(retained.topic);
+        true
+    })
+    .unwrap();
+    found
+}
+
+#[test]
+fn a_session_record_replaces_its_steps_and_timers_and_no_one_elses() {
+    on_both("steps", |mut state| {
+        let inbound = Message {
+            ledger: true,
+            qos: QoS::ExactlyOnce,
+            packet_id: Some(packet_id(7)),
+            ..message("t", b"x", 1)
+        };
+        let records = [
+            put("c", 50, b"one"),
+            sent("c", 1),
+            sent("cc", 1),
+            Record::Message(Message { publisher: "c", retain: false, ..inbound }),
+        ];
+        for (at, record) in records.iter().enumerate() {
+            fold(&mut state, PARTITION, Sequence(at as u64), record).unwrap();
+        }
+        let steps = qos2_entries(&state, "c").unwrap();
+        assert_eq!(steps.len(), 2);
+        assert_eq!((steps[0].direction, steps[0].sequence), (Direction::Inbound, Sequence(3)));
+        assert_eq!(steps[1].packet_id, packet_id(1));
+        state.commit().unwrap();
+        fold(&mut state, PARTITION, Sequence(4), &put("c", 60, b"two")).unwrap();
+        assert_eq!(qos2_entries(&state, "c").unwrap(), []);
+        assert_eq!(qos2_entries(&state, "cc").unwrap().len(), 1);
+        let timers = state.keys(Space::Timers, &[]).unwrap();
+        assert_eq!(timers.len(), 1, "the old deadline is gone");
+        fold(&mut state, PARTITION, Sequence(5), &Record::SessionDelete { client_id: "c" })
+            .unwrap();
+        state.commit().unwrap();
+        assert_eq!(state.keys(Space::Sessions, &[]).unwrap().len(), 0);
+        assert_eq!(state.keys(Space::Timers, &[]).unwrap().len(), 0);
+    });
+}
+
+#[test]
+fn the_newest_retained_message_wins_in_any_order() {
+    let messages = [message("a", b"old", 1), message("a", b"", 2), message("a/b", b"x", 3)];
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        on_both("retained", |mut state| {
+            for at in order {
+                let place = Sequence(at as u64);
+                fold(&mut state, PARTITION, place, &Record::Message(messages[at])).unwrap();
+            }
+            assert_eq!(topics(&state, "#"), ["a/b"], "order {order:?}");
+            state.commit().unwrap();
+            assert_eq!(topics(&state, "a/#"), ["a/b"]);
+            fold(&mut state, PARTITION, Sequence(9), &Record::Message(message("a", b"new", 4)))
+                .unwrap();
+            assert_eq!(topics(&state, "a/#"), ["a", "a/b"]);
+            assert_eq!(topics(&state, "a"), ["a"]);
+        });
+    }
+}
+
+#[test]
+fn folding_again_changes_nothing() {
+    let records = [
+        put("c", 50, b"12345678"),
+        sent("c", 1),
+        Record::Message(message("a", b"x", 1)),
+        Record::Message(message("a", b"", 2)),
+        put("c", 70, b"abcdefgh"),
+        sent("c", 2),
+        Record::Floor { shard: 2, cursors: &[1; 10] },
+        Record::GroupPut { name: "g/a", record: b"r" },
+        put("d", 70, b"x"),
+        Record::SessionDelete { client_id: "d" },
+    ];
+    for from in 0..records.len() {
+        let (mut once, mut twice) = (memory(), memory());
+        for (state, again) in [(&mut once, records.len()), (&mut twice, from)] {
+            for at in (0..records.len()).chain(again..records.len()) {
+                fold(state, PARTITION, Sequence(at as u64), &records[at]).unwrap();
+                state.commit().unwrap();
+            }
+        }
+        assert_eq!(everything(&once), everything(&twice), "again from {from}");
+        assert_eq!(once.lowest_needed(PARTITION), twice.lowest_needed(PARTITION));
+    }
+}
+
+/// A log kept in memory cannot be folded from files, so these logs are written to some.
+fn log_with(files: &mut FaultyFiles, records: &[Record<'_>]) -> Log {
+    use crate::upstream::embedded::log::files::perform;
+    use crate::upstream::embedded::log::{Durability, recover};
+    let open = |files: &mut FaultyFiles| {
+        let (limits, now) = (LogLimits::default(), Timestamp(1));
+        recover(files, PARTITION, Durability::Fsync, limits, now).unwrap().log
+    };
+    let mut log = open(files);
+    records.iter().for_each(|record| {
+        log.append(None, |out| record.encode(out));
+    });
+    let (mut requests, mut committed) = (Vec::new(), Vec::new());
+    log.flush(Timestamp(2), &mut requests, &mut committed);
+    while let Some(request) = requests.pop() {
+        let (token, result) = perform(files, &request);
+        log.handle_io(token, result, &mut requests, &mut committed);
+    }
+    open(files)
+}
+
+#[test]
+fn recovery_folds_the_logs_and_settles_sessions() {
+    let mut files = FaultyFiles::new(1);
+    let mut records = vec![put("online", u64::MAX, b"1"), put("offline", 9, b"2")];
+    records.push(sent("online", 3));
+    let logs = [log_with(&mut files, &records)];
+    let mut state = memory();
+    assert_eq!(fold_logs(&mut state, &mut files, &logs).unwrap(), 3);
+    assert_eq!(state.folded(PARTITION).unwrap(), logs[0].committed_end());
+    assert_eq!(fold_logs(&mut state, &mut files, &logs).unwrap(), 0, "all is folded");
+    let mut settle = |_: &str, session: SessionValue<'_>| {
+        (session.expires_at == Timestamp::NEVER).then(|| Replacement {
+            expires_at: Timestamp(77),
+            will_at: Timestamp::NEVER,
+            record: session.record.to_vec(),
+        })
+    };
+    assert_eq!(settle_sessions(&mut state, &mut settle).unwrap(), 1);
+    assert_eq!(settle_sessions(&mut state, &mut settle).unwrap(), 0, "all are settled");
+    assert_eq!(qos2_entries(&state, "online").unwrap().len(), 1, "steps stay");
+}
+
+fn chunk_of(records: &[Record<'_>]) -> (Chunk, Vec<Sequence>) {
+    let mut log = Log::in_memory(PARTITION, LogLimits::default(), Timestamp(1));
+    let sequences =
+        records.iter().map(|record| log.append(None, |out| record.encode(out))).collect();
+    let mut committed = Vec::new();
+    log.flush(Timestamp(1), &mut Vec::new(), &mut committed);
+    (committed.remove(0), sequences)
+}
+
+#[test]
+fn the_thread_answers_in_order_and_reports_what_is_persisted() {
+    let (replies, answers) = flume::unbounded();
+    let config = ThreadConfig {
+        queue_requests_max: 16,
+        persist_interval: Duration::from_millis(10),
+        clock: || Timestamp(1_000),
+        shard_of: |_| ShardIndex(3),
+    };
+    let files = Box::new(FaultyFiles::new(1));
+    let thread = StorageThread::spawn(memory(), files, config, move |shard, reply| {
+        replies.send((shard, reply)).unwrap();
+    })
+    .unwrap();
+    let (shard, requests) = (ShardIndex(1), thread.requests());
+    let (chunk, sequences) = chunk_of(&[
+        put("c", 500, &[0; 8]),
+        Record::Message(message("a/b", b"x", 1)),
+        Record::Message(message("a/c", b"y", 1)),
+    ]);
+    let folded_to = chunk.end();
+    let client_id = "c".to_owned();
+    requests.send(StoreRequest::Apply { shard, chunk, sequences, folded_to }).unwrap();
+    requests.send(StoreRequest::SessionGet { shard, ticket: 8, client_id }).unwrap();
+    let filters = vec!["a/+".to_owned()];
+    requests
+        .send(StoreRequest::Retained { shard, ticket: 9, filters, max_count: 9, page_bytes: 1 })
+        .unwrap();
+    thread.stop();
+    let answers: Vec<(ShardIndex, StoreReply)> = answers.drain().collect();
+    assert!(matches!(
+        &answers[0].1,
+        StoreReply::Session { ticket: 8, state } if state.found.is_some()
+    ));
+    let pages = answers.iter().filter_map(|(_, reply)| match reply {
+        StoreReply::Retained { messages, last, .. } => Some((messages.len(), *last)),
+        _ => None,
+    });
+    assert_eq!(pages.collect::<Vec<_>>(), [(1, false), (1, true)]);
+    let needed = Some(Sequence::ZERO);
+    let folded = StoreReply::Folded { partition: PARTITION, folded: folded_to, needed };
+    assert_eq!(answers.last(), Some(&(shard, folded)));
+}
+
+#[test]
+fn due_sessions_are_announced_once_to_their_shard() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NOW: AtomicU64 = AtomicU64::new(1_000);
+    let (replies, answers) = flume::unbounded();
+    let config = ThreadConfig {
+        queue_requests_max: 16,
+        persist_interval: Duration::from_millis(1),
+        clock: || Timestamp(NOW.fetch_add(10, Ordering::Relaxed)),
+        shard_of: |_| ShardIndex(3),
+    };
+    let mut state = memory();
+    fold(&mut state, PARTITION, Sequence(1), &put("c", 500, b"")).unwrap();
+    let files = Box::new(FaultyFiles::new(1));
+    let thread = StorageThread::spawn(state, files, config, move |shard, reply| {
+        replies.send((shard, reply)).unwrap();
+    })
+    .unwrap();
+    let due = answers.recv_timeout(Duration::from_secs(10)).unwrap();
+    thread.requests().send(StoreRequest::Groups { shard: ShardIndex(0), ticket: 1 }).unwrap();
+    let client_id = "c".to_owned();
+    let at = Timestamp(500);
+    assert_eq!(due, (ShardIndex(3), StoreReply::Due { client_id, which: TimerKind::Expiry, at }));
+    thread.stop();
+    let rest: Vec<(ShardIndex, StoreReply)> = answers.drain().collect();
+    assert_eq!(rest, [(ShardIndex(0), StoreReply::Groups { ticket: 1, groups: vec![] })]);
+}
