@@ -69,7 +69,7 @@ impl KeyedStore for FjallStore {
 
     fn commit(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let mut batch = self.database.batch();
-        for ((space, key), value) in changes {
+        for ((space, key), value) in changes.iter().filter(|((_, key), _)| !key.is_empty()) {
             let keyspace = self.keyspace(*space);
             match value {
                 Some(value) => batch.insert(keyspace, key.as_slice(), value.as_slice()),

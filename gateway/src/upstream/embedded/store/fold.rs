@@ -74,10 +74,16 @@ pub enum TimerKind {
     Retained = 2,
 }
 
+/// The longest client id a session can be stored under; the engine's keys hold 65,535 bytes. A
+/// server may refuse client ids above 23 bytes. Source: MQTT 5.0 §3.1.3.1 [MQTT-3.1.3-5].
+pub const CLIENT_ID_BYTES_MAX: usize = KEY_BYTES_MAX - 16;
+const KEY_BYTES_MAX: usize = 65_535;
+
 /// Applies the record at `sequence` of `partition` to `state`.
 ///
 /// Folding a record again, with all that follow it, leaves the same state. A body that is no
-/// record changes nothing.
+/// record changes nothing, and so does one of a client id above [`CLIENT_ID_BYTES_MAX`], which
+/// the session layer refuses.
 ///
 /// # Errors
 ///
@@ -89,6 +95,9 @@ pub fn fold(
     sequence: Sequence,
     record: &Record<'_>,
 ) -> Result<(), StoreError> {
+    if client_id_of(record).is_some_and(|client_id| client_id.len() > CLIENT_ID_BYTES_MAX) {
+        return Ok(());
+    }
     match record {
         Record::Message(message) => fold_message(state, partition, sequence, message),
         Record::SessionPut(put) => put_session(state, put),
@@ -132,6 +141,17 @@ pub fn concerns_state(record: &Record<'_>) -> bool {
     }
 }
 
+fn client_id_of<'a>(record: &Record<'a>) -> Option<&'a str> {
+    match record {
+        Record::Message(message) => is_in_ledger(message).then_some(message.publisher),
+        Record::SessionPut(put) => Some(put.client_id),
+        Record::SessionDelete { client_id }
+        | Record::Qos2Released { client_id, .. }
+        | Record::Qos2Outbound { client_id, .. } => Some(client_id),
+        Record::Floor { .. } | Record::GroupPut { .. } | Record::GroupDelete { .. } => None,
+    }
+}
+
 fn is_in_ledger(message: &Message<'_>) -> bool {
     message.ledger && message.qos == QoS::ExactlyOnce
 }
@@ -154,42 +174,57 @@ fn fold_message(
     Ok(())
 }
 
-pub(super) fn put_session(state: &mut KeyedState, put: &SessionPut<'_>) -> Result<(), StoreError> {
-    delete_session(state, put.client_id)?;
+fn put_session(state: &mut KeyedState, put: &SessionPut<'_>) -> Result<(), StoreError> {
+    delete_steps(state, put.client_id)?;
+    replace_session(state, put)
+}
+
+fn delete_session(state: &mut KeyedState, client_id: &str) -> Result<(), StoreError> {
+    delete_steps(state, client_id)?;
+    forget_session(state, client_id)
+}
+
+/// Writes a session's record and leaves the QoS 2 steps since its last one.
+pub(super) fn replace_session(
+    state: &mut KeyedState,
+    put: &SessionPut<'_>,
+) -> Result<(), StoreError> {
+    forget_session(state, put.client_id)?;
     let mut cursors = Vec::new();
     (state.cursors_of)(put.record, &mut cursors);
     for (partition, cursor) in cursors {
         state.needed.add(partition, cursor);
     }
-    let deadlines = [(put.expires_at, TimerKind::Expiry), (put.will_at, TimerKind::Will)];
-    for (at, kind) in deadlines {
-        set_timer(state, at, kind, put.client_id);
-    }
     let SessionPut { expires_at, will_at, record, client_id } = *put;
+    set_timer(state, expires_at, TimerKind::Expiry, client_id);
+    set_timer(state, will_at, TimerKind::Will, client_id);
     let value = SessionValue { expires_at, will_at, record }.encode();
     state.put(Space::Sessions, client_id.as_bytes().to_vec(), value);
     Ok(())
 }
 
-fn delete_session(state: &mut KeyedState, client_id: &str) -> Result<(), StoreError> {
-    let steps = state.keys(Space::Qos2, &qos2_prefix(client_id))?;
-    let key = client_id.as_bytes().to_vec();
-    let value = state.get(Space::Sessions, &key)?;
-    for step in steps {
+fn delete_steps(state: &mut KeyedState, client_id: &str) -> Result<(), StoreError> {
+    for step in state.keys(Space::Qos2, &qos2_prefix(client_id))? {
         state.delete(Space::Qos2, step);
     }
-    if let Some(session) = value.as_deref().and_then(SessionValue::decode) {
-        let mut cursors = Vec::new();
-        (state.cursors_of)(session.record, &mut cursors);
-        for (partition, cursor) in cursors {
-            state.needed.remove(partition, cursor);
-        }
-        let expiry = timer_key(session.expires_at, TimerKind::Expiry, client_id);
-        let will = timer_key(session.will_at, TimerKind::Will, client_id);
-        state.delete(Space::Timers, expiry);
-        state.delete(Space::Timers, will);
-        state.delete(Space::Sessions, key);
+    Ok(())
+}
+
+/// Deletes a session's record, its timers and what was counted of its cursors.
+fn forget_session(state: &mut KeyedState, client_id: &str) -> Result<(), StoreError> {
+    let key = client_id.as_bytes().to_vec();
+    let value = state.get(Space::Sessions, &key)?;
+    let Some(session) = value.as_deref().and_then(SessionValue::decode) else { return Ok(()) };
+    let mut cursors = Vec::new();
+    (state.cursors_of)(session.record, &mut cursors);
+    for (partition, cursor) in cursors {
+        state.needed.remove(partition, cursor);
     }
+    let expiry = timer_key(session.expires_at, TimerKind::Expiry, client_id);
+    let will = timer_key(session.will_at, TimerKind::Will, client_id);
+    state.delete(Space::Timers, expiry);
+    state.delete(Space::Timers, will);
+    state.delete(Space::Sessions, key);
     Ok(())
 }
 
@@ -209,7 +244,7 @@ pub fn qos2_entries(state: &KeyedState, client_id: &str) -> Result<Vec<Qos2Entry
 }
 
 /// Client ids have different lengths: the length in front keeps one from being another's prefix.
-pub(super) fn qos2_prefix(client_id: &str) -> Vec<u8> {
+fn qos2_prefix(client_id: &str) -> Vec<u8> {
     [&(client_id.len() as u64).to_be_bytes()[..], client_id.as_bytes()].concat()
 }
 
@@ -241,9 +276,12 @@ fn qos2_entry(key: &[u8], value: &[u8]) -> Option<Qos2Entry> {
     })
 }
 
+/// Sets a timer. A topic too long for the key gets none: its retained message is not purged by
+/// itself, and whoever reads it sees that it has expired.
 pub(super) fn set_timer(state: &mut KeyedState, at: Timestamp, kind: TimerKind, name: &str) {
-    if at != Timestamp::NEVER {
-        state.put(Space::Timers, timer_key(at, kind, name), Vec::new());
+    let key = timer_key(at, kind, name);
+    if at != Timestamp::NEVER && key.len() <= KEY_BYTES_MAX {
+        state.put(Space::Timers, key, Vec::new());
     }
 }
 

@@ -1,6 +1,6 @@
 //! From the store and the logs of the last boot to the state of this one.
 
-use super::fold::{SessionValue, fold};
+use super::fold::{SessionValue, fold, replace_session};
 use super::state::KeyedState;
 use super::{Space, StoreError};
 use crate::proto::record::{Record, SessionPut};
@@ -88,7 +88,6 @@ pub fn settle_sessions(
             visited < BATCH_CHANGES
         })?;
         for (client_id, with) in replacements {
-            let steps = state.qos2_steps(&client_id)?;
             let Replacement { expires_at, will_at, record } = &with;
             let put = SessionPut {
                 client_id: &client_id,
@@ -96,8 +95,7 @@ pub fn settle_sessions(
                 will_at: *will_at,
                 record,
             };
-            super::fold::put_session(state, &put)?;
-            steps.into_iter().for_each(|(key, value)| state.put(Space::Qos2, key, value));
+            replace_session(state, &put)?;
             count += 1;
         }
         state.commit()?;

@@ -105,20 +105,6 @@ impl KeyedState {
         Ok(keys)
     }
 
-    /// The QoS 2 steps of a client as stored.
-    pub(super) fn qos2_steps(
-        &self,
-        client_id: &str,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        let mut steps = Vec::new();
-        let prefix = super::fold::qos2_prefix(client_id);
-        self.scan(Space::Qos2, &prefix, &[], &mut |key, value| {
-            steps.push((key.to_vec(), value.to_vec()));
-            true
-        })?;
-        Ok(steps)
-    }
-
     pub(super) fn put(&mut self, space: Space, key: Vec<u8>, value: Vec<u8>) {
         self.changes.insert((space, key), Some(value));
     }

@@ -302,3 +302,24 @@ fn due_sessions_are_announced_once_to_their_shard() {
     let rest: Vec<(ShardIndex, StoreReply)> = answers.drain().collect();
     assert_eq!(rest, [(ShardIndex(0), StoreReply::Groups { ticket: 1, groups: vec![] })]);
 }
+
+/// The engine panics on longer keys.
+#[test]
+fn the_longest_names_do_no_harm() {
+    let (longest, too_long) = ("x".repeat(fold::CLIENT_ID_BYTES_MAX), "x".repeat(65_535));
+    on_both("names", |mut state| {
+        for (at, client_id) in [&longest, &too_long].into_iter().enumerate() {
+            let (expires_at, will_at) = (Timestamp(5), Timestamp(6));
+            let put =
+                Record::SessionPut(SessionPut { client_id, expires_at, will_at, record: b"" });
+            let step = Record::Qos2Released { client_id, packet_id: packet_id(1) };
+            let retained = Message { topic: &too_long, ..message("", b"x", 1) };
+            for record in [put, step, Record::Message(retained)] {
+                fold(&mut state, PARTITION, Sequence(at as u64), &record).unwrap();
+            }
+            state.persist().unwrap();
+        }
+        assert_eq!(state.keys(Space::Sessions, &[]).unwrap(), [longest.as_bytes()]);
+        assert_eq!(topics(&state, &too_long).len(), 1);
+    });
+}

@@ -426,7 +426,10 @@ impl Worker {
         if let Err(error) = result {
             return self.report(Err(error));
         }
-        self.announced = standing;
+        // A scan cut short has not seen all that stand.
+        if due.len() < DUE_MAX {
+            self.announced = standing;
+        }
         for key in due {
             let Some((at, which, name)) = timer_of(&key) else { continue };
             match which {
