@@ -1,7 +1,7 @@
 //! Append and group commit.
 
 use super::frame;
-use super::heads::{self, Heads, Topics};
+use super::heads::{self, Topics};
 use super::index;
 use super::io::{IoDone, IoFault, IoToken, LogIo};
 use super::limits::{Durability, LogLimits};
@@ -32,25 +32,25 @@ pub struct Log {
     /// Everything below is committed.
     pub(super) committed: Sequence,
     /// Everything below is synced.
-    synced: Sequence,
+    pub(super) synced: Sequence,
     /// The frames appended since the last group was closed, and the sequence of the first.
-    open: Vec<u8>,
-    open_first: Sequence,
+    pub(super) open: Vec<u8>,
+    pub(super) open_first: Sequence,
     /// Closed and not written yet, in order.
-    pending: VecDeque<Group>,
+    pub(super) pending: VecDeque<Group>,
     /// Written and not synced yet, in order.
-    unsynced: VecDeque<Group>,
-    stage: Stage,
+    pub(super) unsynced: VecDeque<Group>,
+    pub(super) stage: Stage,
     /// The file being written and where its next group goes.
-    file: Option<(SegmentId, u64)>,
-    spare: Spare,
-    next_number: u32,
-    next_token: u64,
+    pub(super) file: Option<(SegmentId, u64)>,
+    pub(super) spare: Spare,
+    pub(super) next_number: u32,
+    pub(super) next_token: u64,
     /// Requests that need no order: what to do when they are done.
-    others: HashMap<IoToken, Other>,
-    retry_after: Duration,
-    next_sync: Timestamp,
-    health: Health,
+    pub(super) others: HashMap<IoToken, Other>,
+    pub(super) retry_after: Duration,
+    pub(super) next_sync: Timestamp,
+    pub(super) health: Health,
     pub(super) now: Timestamp,
 }
 
@@ -67,16 +67,16 @@ pub enum Health {
 
 /// Closed frames on their way to the disk.
 #[derive(Clone, Debug)]
-struct Group {
-    chunk: Chunk,
-    segment: SegmentId,
+pub(super) struct Group {
+    pub(super) chunk: Chunk,
+    pub(super) segment: SegmentId,
     /// Handed out already ([`Durability::Interval`]), then moved to another segment.
-    committed: bool,
+    pub(super) committed: bool,
 }
 
 /// What the writer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// A group to write or a time to sync.
     Idle,
     /// The header of the file; so many bytes are written.
@@ -93,7 +93,7 @@ enum Stage {
 
 /// The segment created ahead of need, so that no append waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spare {
+pub(super) enum Spare {
     None,
     Creating(IoToken, SegmentId),
     Ready(SegmentId),
@@ -101,7 +101,7 @@ enum Spare {
 }
 
 #[derive(Clone, Debug)]
-enum Other {
+pub(super) enum Other {
     /// The index of the segment, with the first hash of each page.
     Index(SegmentId, Vec<u64>),
     Remove,
@@ -112,10 +112,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// An empty group buffer grows to what groups need; one that is mostly air is shrunk.
 const GROUP_CAPACITY_MIN: usize = 1_024;
-/// A segment that has no successor is written on up to this many times its size.
-const OVERSIZE_FACTOR: u64 = 3;
-/// Offsets have 40 bits: past half of them the next segment starts a new generation.
-const GENERATION_BYTES: u64 = 1 << 39;
 
 impl Log {
     /// An empty log kept in memory, or one over `segments` of which the last is new and empty.
@@ -503,81 +499,6 @@ impl Log {
         }
     }
 
-    /// What is not synced is no longer expected to be in its file: it goes to a new one.
-    ///
-    /// After a failed `fdatasync` the kernel may have dropped the pages and marked them clean, so
-    /// writing them again there proves nothing.
-    fn distrust(&mut self, out: &mut Vec<LogIo>) {
-        self.stage = Stage::ExpectSpare;
-        let spoiled = self.file.map(|(id, _)| id);
-        let newest = self.segments.back().expect("there is always a segment").id;
-        if spoiled == Some(newest) {
-            let Spare::Ready(id) = self.spare else {
-                return self.want_spare(out);
-            };
-            self.spare = Spare::None;
-            self.segments.push_back(Segment::new(id, self.open_first, self.now));
-        }
-        self.move_to_newest(spoiled, out);
-        self.stage = Stage::Retry(self.now.after(self.retry_after));
-        self.back_off();
-    }
-
-    /// Moves the unsynced, the pending and the open groups from the segment `spoiled` on to the
-    /// newest one, which is not written to yet.
-    fn move_to_newest(&mut self, spoiled: Option<SegmentId>, out: &mut Vec<LogIo>) {
-        let mut groups: VecDeque<Group> = self.unsynced.drain(..).collect();
-        groups.extend(self.pending.drain(..));
-        let cut = groups.front().map_or(self.open_first, |group| group.chunk.first);
-        let mut moved: Vec<Chunk> = groups.iter().map(|group| group.chunk.clone()).collect();
-        let open = Bytes::copy_from_slice(&self.open);
-        moved.push(Chunk { partition: self.partition, first: self.open_first, bytes: open });
-        let mut target = self.segments.pop_back().expect("there is always a segment");
-        while let Some(unused) = self.segments.back().map(|segment| segment.id)
-            && Some(unused) != spoiled
-        {
-            self.segments.pop_back();
-            self.remove(unused, out);
-        }
-        if let Some(spoiled) = self.segments.back_mut() {
-            spoiled.end = spoiled.end.min(cut);
-            if let Topics::Heads(heads) = &mut spoiled.topics {
-                heads::cut(heads, cut, &moved);
-            }
-        }
-        let committed = groups.iter().take_while(|group| group.committed).last();
-        target.first = cut;
-        target.end = committed.map_or(cut, |group| group.chunk.end());
-        target.marks.clear();
-        // Frames appended for the target already have links that know nothing of the others.
-        let mut heads = Heads::default();
-        for group in &mut groups {
-            let mut frames = group.chunk.bytes.to_vec();
-            let places = heads::relink(&mut heads, &mut frames, group.chunk.first);
-            places.into_iter().for_each(|sequence| target.mark(sequence));
-            group.chunk.bytes = Bytes::from(frames);
-            group.segment = target.id;
-        }
-        let places = heads::relink(&mut heads, &mut self.open, self.open_first);
-        places.into_iter().for_each(|sequence| target.mark(sequence));
-        target.topics = Topics::Heads(heads);
-        self.segments.push_back(target);
-        self.pending = groups;
-        self.file = None;
-    }
-
-    /// The link of a frame that is not committed yet.
-    pub(super) fn uncommitted_link(&self, sequence: Sequence) -> Option<u32> {
-        let closed = self.unsynced.iter().chain(&self.pending).map(|group| &group.chunk);
-        let holder = closed.into_iter().find(|c| c.first <= sequence && sequence < c.end());
-        let (first, bytes) = match holder {
-            Some(chunk) => (chunk.first, chunk.bytes.as_ref()),
-            None => (self.open_first, self.open.as_slice()),
-        };
-        let at = usize::try_from(sequence.0.checked_sub(first.0)?).ok()?;
-        Some(frame::Header::read(bytes.get(at..)?)?.link)
-    }
-
     /// Writes the index of segments that take no more groups.
     fn seal(&mut self, out: &mut Vec<LogIo>) {
         let synced = self.synced;
@@ -623,66 +544,6 @@ impl Log {
         }
     }
 
-    fn spare_created(
-        &mut self,
-        id: SegmentId,
-        result: Result<IoDone, IoFault>,
-        out: &mut Vec<LogIo>,
-    ) {
-        match result {
-            Ok(_) => {
-                self.spare = Spare::Ready(id);
-                if self.stage == Stage::ExpectSpare {
-                    self.distrust(out);
-                }
-            }
-            Err(fault) => {
-                self.report(fault);
-                self.spare = Spare::Retry(self.now.after(self.retry_after));
-                self.back_off();
-            }
-        }
-    }
-
-    fn want_spare(&mut self, out: &mut Vec<LogIo>) {
-        let due = match self.spare {
-            Spare::None => true,
-            Spare::Retry(at) => at <= self.now,
-            Spare::Creating(..) | Spare::Ready(_) => false,
-        };
-        if due && self.wants_spare() {
-            let token = self.token();
-            let segment = self.next_segment_id();
-            self.spare = Spare::Creating(token, segment);
-            out.push(LogIo::Create { token, segment });
-        }
-    }
-
-    /// A spare is created once the newest segment is half full, or when groups must move.
-    fn wants_spare(&self) -> bool {
-        self.stage == Stage::ExpectSpare || self.newest_bytes() >= self.limits.segment_bytes / 2
-    }
-
-    /// Whether the newest segment must not grow on without its successor.
-    fn is_oversize(&self) -> bool {
-        self.newest_bytes() >= self.limits.segment_bytes.saturating_mul(OVERSIZE_FACTOR)
-    }
-
-    /// Bytes of the newest segment up to the open group.
-    fn newest_bytes(&self) -> u64 {
-        let newest = self.segments.back().expect("there is always a segment");
-        self.open_first.0 - newest.first.0
-    }
-
-    fn next_segment_id(&mut self) -> SegmentId {
-        let newest = self.segments.back().expect("there is always a segment").id;
-        let exhausted = self.open_first.offset() >= GENERATION_BYTES;
-        let generation = newest.generation + u32::from(exhausted);
-        let number = self.next_number;
-        self.next_number += 1;
-        SegmentId { partition: self.partition, generation, number }
-    }
-
     pub(super) fn token(&mut self) -> IoToken {
         self.next_token += 1;
         IoToken(self.next_token)
@@ -701,7 +562,7 @@ impl Log {
         out.push(LogIo::Remove { token, segment });
     }
 
-    fn report(&mut self, fault: IoFault) {
+    pub(super) fn report(&mut self, fault: IoFault) {
         match fault {
             IoFault::NoSpace => self.health = Health::Full,
             IoFault::Failed(kind) => self.health = Health::Failing(kind),
@@ -714,7 +575,7 @@ impl Log {
         self.retry_after = RETRY_FIRST;
     }
 
-    fn back_off(&mut self) {
+    pub(super) fn back_off(&mut self) {
         self.retry_after = (self.retry_after * 2).min(RETRY_MAX);
     }
 }

@@ -23,8 +23,10 @@ pub mod read;
 pub mod recover;
 pub mod segment;
 
+mod distrust;
 mod heads;
 mod pieces;
+mod spare;
 mod tail;
 mod trim;
 

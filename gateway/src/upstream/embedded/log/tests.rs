@@ -233,7 +233,7 @@ fn simulate(seed: u64, durability: Durability, ignore_syncs: bool, faults: bool)
 fn seeds() -> Vec<u64> {
     match std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
-        None => (0..150).collect(),
+        None => (0..60).collect(),
     }
 }
 
