@@ -5,4 +5,4 @@
 
 pub mod config;
 pub mod proto;
-pub mod upstream;
+pub mod shard;

@@ -5,9 +5,11 @@
 //! the simulation drive several whole shards from one seed.
 #![forbid(unsafe_code)]
 
+pub mod handler;
 pub mod mqtt;
 pub mod output;
 pub mod partition;
 pub mod record;
 pub mod routing;
 pub mod time;
+pub mod wheel;

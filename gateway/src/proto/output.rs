@@ -19,10 +19,14 @@ pub struct ConnectionId {
 /// Something the shell has to do for a connection, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send what is queued for the connection, then close it. Nothing more is read from it.
+    /// Send what is queued for the connection, then close it. What still comes in is dropped.
     Close(ConnectionId),
-    /// Close at once, dropping what is queued.
+    /// Reset at once, dropping what is queued.
     Abort(ConnectionId),
+    /// The connection stays on this shard: from here on the shell may keep a receive armed that
+    /// delivers many times. Until then it receives once at a time, so that a hand-over finds
+    /// nothing to cancel.
+    Adopt(ConnectionId),
     /// Read no more from the connection until [`Action::Resume`]: the upstream is slower than it.
     Hold(ConnectionId),
     /// Read from the connection again, starting with the bytes kept when it was held.
@@ -38,12 +42,15 @@ pub enum Action {
 
 /// The bytes waiting to be sent, per connection.
 ///
-/// A connection with nothing to send holds no buffer: buffers come from a pool when the first
-/// byte is written and go back when the kernel has taken the last one. [`Outbox::take_dirty`]
-/// lists the connections written to since the last call, once each.
+/// A connection with nothing to send costs 4 bytes: buffers come from a pool when the first byte
+/// is written and go back when the kernel has taken the last one. [`Outbox::take_dirty`] lists the
+/// connections written to since the last call, once each.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    slots: Vec<Slot>,
+    /// Connection index to place in `queues`, [`NO_QUEUE`] for nothing to send.
+    places: Vec<u32>,
+    queues: Vec<Queue>,
+    free: Vec<u32>,
     dirty: Vec<u32>,
     pool: Vec<Vec<u8>>,
     queued_bytes: usize,
@@ -51,11 +58,13 @@ pub struct Outbox {
 
 /// `buffer` is what was written and not yet taken; `sending_bytes` is with the kernel.
 #[derive(Debug, Default)]
-struct Slot {
+struct Queue {
     buffer: Vec<u8>,
-    sending_bytes: u32,
+    sending_bytes: usize,
     dirty: bool,
 }
+
+const NO_QUEUE: u32 = u32::MAX;
 
 /// Buffers kept for reuse; each keeps at most [`POOLED_CAPACITY_BYTES`].
 const POOL_BUFFERS_MAX: usize = 1_024;
@@ -64,29 +73,24 @@ const POOLED_CAPACITY_BYTES: usize = 64 * 1024;
 impl Outbox {
     /// The buffer of connection `index`, to append encoded packets to.
     pub fn buffer(&mut self, index: u32) -> &mut Vec<u8> {
-        let place = index as usize;
-        if place >= self.slots.len() {
-            self.slots.resize_with(place + 1, Slot::default);
-        }
-        let slot = self.slots.get_mut(place).expect("resized above to hold this index");
-        if !slot.dirty {
-            slot.dirty = true;
+        let place = self.place(index);
+        let queue = self.queues.get_mut(place).expect("a place in use is in the list");
+        if !queue.dirty {
+            queue.dirty = true;
             self.dirty.push(index);
-            if slot.buffer.capacity() == 0
+            if queue.buffer.capacity() == 0
                 && let Some(buffer) = self.pool.pop()
             {
-                slot.buffer = buffer;
+                queue.buffer = buffer;
             }
         }
-        &mut slot.buffer
+        &mut queue.buffer
     }
 
     /// Bytes written for connection `index` that the kernel has not taken yet.
     #[must_use]
     pub fn pending_bytes(&self, index: u32) -> usize {
-        self.slots
-            .get(index as usize)
-            .map_or(0, |slot| slot.buffer.len() + slot.sending_bytes as usize)
+        self.queue(index).map_or(0, |queue| queue.buffer.len() + queue.sending_bytes)
     }
 
     /// Moves the connections written to since the last call into `into`, once each.
@@ -94,8 +98,8 @@ impl Outbox {
         into.clear();
         into.append(&mut self.dirty);
         for &index in into.iter() {
-            if let Some(slot) = self.slots.get_mut(index as usize) {
-                slot.dirty = false;
+            if let Some(queue) = self.queue_mut(index) {
+                queue.dirty = false;
             }
         }
     }
@@ -103,34 +107,41 @@ impl Outbox {
     /// Takes the bytes of connection `index` to hand them to the kernel, `None` when there are
     /// none or an earlier buffer is still with it.
     pub fn take(&mut self, index: u32) -> Option<Vec<u8>> {
-        let slot = self.slots.get_mut(index as usize)?;
-        if slot.buffer.is_empty() || slot.sending_bytes > 0 {
+        let queue = self.queue_mut(index)?;
+        if queue.sending_bytes > 0 {
             return None;
         }
-        let buffer = std::mem::take(&mut slot.buffer);
-        slot.sending_bytes =
-            u32::try_from(buffer.len()).expect("a buffer is bounded far below 4 GiB");
+        if queue.buffer.is_empty() {
+            self.release(index);
+            return None;
+        }
+        let buffer = std::mem::take(&mut queue.buffer);
+        queue.sending_bytes = buffer.len();
         self.queued_bytes += buffer.len();
         Some(buffer)
     }
 
     /// The kernel has finished with `buffer`; returns whether more is waiting for `index`.
     pub fn sent(&mut self, index: u32, buffer: Vec<u8>) -> bool {
-        self.queued_bytes = self.queued_bytes.saturating_sub(buffer.len());
         self.recycle(buffer);
-        let Some(slot) = self.slots.get_mut(index as usize) else {
+        let Some(queue) = self.queue_mut(index) else {
             return false;
         };
-        slot.sending_bytes = 0;
-        !slot.buffer.is_empty()
+        let sent_bytes = std::mem::take(&mut queue.sending_bytes);
+        let more = !queue.buffer.is_empty();
+        self.queued_bytes = self.queued_bytes.saturating_sub(sent_bytes);
+        self.release(index);
+        more
     }
 
     /// Forgets what is queued for `index`: its connection is gone.
     pub fn clear(&mut self, index: u32) {
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            slot.sending_bytes = 0;
-            let buffer = std::mem::take(&mut slot.buffer);
+        if let Some(queue) = self.queue_mut(index) {
+            let sending_bytes = std::mem::take(&mut queue.sending_bytes);
+            let buffer = std::mem::take(&mut queue.buffer);
+            self.queued_bytes = self.queued_bytes.saturating_sub(sending_bytes);
             self.recycle(buffer);
+            self.release(index);
         }
     }
 
@@ -140,11 +151,86 @@ impl Outbox {
         self.queued_bytes
     }
 
+    fn queue(&self, index: u32) -> Option<&Queue> {
+        self.queues.get(*self.places.get(index as usize)? as usize)
+    }
+
+    fn queue_mut(&mut self, index: u32) -> Option<&mut Queue> {
+        self.queues.get_mut(*self.places.get(index as usize)? as usize)
+    }
+
+    /// The place of `index` in `queues`, taking a free one when it has none.
+    fn place(&mut self, index: u32) -> usize {
+        let at = index as usize;
+        if at >= self.places.len() {
+            self.places.resize(at + 1, NO_QUEUE);
+        }
+        let place = self.places.get_mut(at).expect("resized above to hold this index");
+        if *place == NO_QUEUE {
+            *place = self.free.pop().unwrap_or_else(|| {
+                self.queues.push(Queue::default());
+                u32::try_from(self.queues.len() - 1).expect("no more queues than connections")
+            });
+        }
+        *place as usize
+    }
+
+    /// Gives the place of `index` back when nothing is queued, sending or listed as dirty.
+    fn release(&mut self, index: u32) {
+        let Some(queue) = self.queue_mut(index) else { return };
+        if queue.dirty || queue.sending_bytes > 0 || !queue.buffer.is_empty() {
+            return;
+        }
+        let buffer = std::mem::take(&mut queue.buffer);
+        self.recycle(buffer);
+        let place = self.places.get_mut(index as usize).expect("it has a queue");
+        self.free.push(std::mem::replace(place, NO_QUEUE));
+    }
+
     fn recycle(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
         if capacity > 0 && capacity <= POOLED_CAPACITY_BYTES && self.pool.len() < POOL_BUFFERS_MAX {
             buffer.clear();
             self.pool.push(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_with_nothing_to_send_holds_no_queue() {
+        let mut outbox = Outbox::default();
+        let mut dirty = Vec::new();
+        for round in 0..3 {
+            outbox.buffer(7).extend_from_slice(b"abc");
+            outbox.take_dirty(&mut dirty);
+            assert_eq!(dirty, [7], "round {round}");
+            let buffer = outbox.take(7).expect("three bytes wait");
+            outbox.buffer(7).extend_from_slice(b"de");
+            assert_eq!(outbox.pending_bytes(7), 5);
+            assert!(outbox.take(7).is_none(), "one buffer is with the kernel");
+            assert!(outbox.sent(7, buffer));
+            outbox.take_dirty(&mut dirty);
+            let buffer = outbox.take(7).expect("two bytes wait");
+            assert_eq!(buffer, b"de");
+            assert!(!outbox.sent(7, buffer));
+            assert_eq!((outbox.queues.len(), outbox.free.len()), (1, 1));
+            assert_eq!((outbox.pending_bytes(7), outbox.queued_bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_was_queued_for_a_closed_connection_does_not_reach_the_next() {
+        let mut outbox = Outbox::default();
+        outbox.buffer(0).extend_from_slice(b"old");
+        outbox.clear(0);
+        let mut dirty = Vec::new();
+        outbox.take_dirty(&mut dirty);
+        assert!(outbox.take(0).is_none());
+        outbox.buffer(0).extend_from_slice(b"new");
+        assert_eq!(outbox.take(0).as_deref(), Some(b"new".as_slice()));
     }
 }

@@ -1,7 +1,4 @@
-//! The gateway's integration tests: one binary, so one link and shared helpers.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
+//! The gateway from outside: its engine over real sockets.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
-mod allocations;
-mod codec;
-mod properties;
+mod engine;

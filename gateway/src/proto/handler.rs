@@ -1,0 +1,233 @@
+//! What a shard's event loop asks of the core, and what the core may ask of the loop.
+//!
+//! The engine calls a [`Handler`], never the other way round. Everything a handler wants done it
+//! leaves in [`Io`]; the loop takes it from there after the call, in order. Nothing here performs
+//! I/O, so a simulation drives the same handler with an [`Io`] of its own.
+
+use super::output::{Action, ConnectionId, Outbox, ShardIndex};
+use super::time::Timestamp;
+use bytes::Bytes;
+use std::io;
+use std::net::SocketAddr;
+
+/// What a shard does with bytes, messages and time.
+pub trait Handler {
+    /// What shards, and threads beside them, say to a shard.
+    type Message: Send + 'static;
+
+    /// A client connected, or another shard handed a connection over.
+    fn opened(&mut self, connection: ConnectionId, peer: SocketAddr, io: &mut Io<Self::Message>);
+
+    /// Plain bytes came from the connection. Returns how many were consumed, at most
+    /// `bytes.len()`; the rest is offered again, with more bytes behind it or after
+    /// [`Action::Resume`].
+    fn received(
+        &mut self,
+        connection: ConnectionId,
+        bytes: &[u8],
+        io: &mut Io<Self::Message>,
+    ) -> usize;
+
+    /// The connection is gone. Called once for every connection that was opened and not handed
+    /// over; nothing may be written to its outbox afterwards.
+    fn closed(&mut self, connection: ConnectionId, reason: CloseReason, io: &mut Io<Self::Message>);
+
+    /// Everything queued for the connection was sent, after more than
+    /// `writable_above_bytes` had been waiting.
+    fn writable(&mut self, connection: ConnectionId, io: &mut Io<Self::Message>);
+
+    /// Another shard, or a thread beside the shards, said something. Messages of one sender come
+    /// in the order it sent them.
+    fn message(&mut self, from: Sender, message: Self::Message, io: &mut Io<Self::Message>);
+
+    /// The file operation `token` finished.
+    ///
+    /// # Errors
+    ///
+    /// `result` is the operating system's error; after one of a write or a sync, nothing is known
+    /// of the bytes concerned.
+    fn file_done(&mut self, token: u64, result: io::Result<FileDone>, io: &mut Io<Self::Message>);
+
+    /// All events that were ready have been handled: the moment to write what was gathered.
+    fn swept(&mut self, io: &mut Io<Self::Message>);
+
+    /// The time given by [`Handler::next_timeout`] has come.
+    fn timeout(&mut self, io: &mut Io<Self::Message>);
+
+    /// When to call [`Handler::timeout`], [`Timestamp::NEVER`] for not at all. Asked after every
+    /// sweep.
+    fn next_timeout(&self) -> Timestamp;
+
+    /// The node is stopping: say goodbye to connections and close them. The loop goes on, for at
+    /// most its shutdown deadline, until all are closed and all file operations are done.
+    fn shutdown(&mut self, io: &mut Io<Self::Message>);
+}
+
+/// Where a handler leaves what it wants done.
+#[derive(Debug)]
+pub struct Io<M> {
+    /// The time of this sweep.
+    pub now: Timestamp,
+    /// The shard that runs the handler.
+    pub shard: ShardIndex,
+    /// Bytes to send.
+    pub outbox: Outbox,
+    /// What to do with connections, performed in order after the call that added them.
+    pub actions: Vec<Action>,
+    /// Messages to other shards, delivered from the end of the sweep on.
+    pub mesh: MeshOut<M>,
+    /// File operations, started at the end of the sweep, at the same time: one that must wait for
+    /// another is added when [`Handler::file_done`] has reported that other.
+    pub files: Vec<FileOp>,
+}
+
+impl<M> Io<M> {
+    /// An empty one for shard `shard` of `shard_count`.
+    #[must_use]
+    pub fn new(shard: ShardIndex, shard_count: u16, now: Timestamp) -> Self {
+        Self {
+            now,
+            shard,
+            outbox: Outbox::default(),
+            actions: Vec::new(),
+            mesh: MeshOut::new(shard_count),
+            files: Vec::new(),
+        }
+    }
+}
+
+/// Who sent a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// A shard of this node.
+    Shard(ShardIndex),
+    /// A thread beside the shards.
+    Thread,
+}
+
+/// Why a connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer closed its side; what was queued has been sent.
+    PeerClosed,
+    /// The peer reset the connection, or the network did.
+    PeerReset,
+    /// [`Action::Close`] or [`Action::Abort`].
+    Requested,
+    /// More than `partial_bytes_max` bytes were left unconsumed.
+    PartialTooLarge,
+    /// The peer did not take what was queued, or not close, within the close deadline.
+    CloseDeadline,
+    /// The operating system refused to receive or send; the `errno`.
+    Failed(i32),
+}
+
+/// Something to do with a file. The file stays open, in the handler's hands, until
+/// [`Handler::file_done`] reports the token.
+#[derive(Clone, Debug)]
+pub enum FileOp {
+    /// Write all of `bytes` at `offset`.
+    Write {
+        /// Reported by [`Handler::file_done`].
+        token: u64,
+        /// File descriptor.
+        fd: i32,
+        /// Byte offset in the file.
+        offset: u64,
+        /// What to write.
+        bytes: Bytes,
+    },
+    /// `fdatasync`: everything written before is durable.
+    SyncData {
+        /// Reported by [`Handler::file_done`].
+        token: u64,
+        /// File descriptor.
+        fd: i32,
+    },
+    /// Read `length` bytes at `offset`; fewer come at the end of the file only.
+    Read {
+        /// Reported by [`Handler::file_done`].
+        token: u64,
+        /// File descriptor.
+        fd: i32,
+        /// Byte offset in the file.
+        offset: u64,
+        /// How many bytes.
+        length: u32,
+    },
+}
+
+/// How a file operation ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileDone {
+    /// All bytes were written.
+    Written,
+    /// The file's data is durable.
+    Synced,
+    /// What was read.
+    Read(Vec<u8>),
+}
+
+/// Messages on their way to other shards, gathered into one batch a target.
+///
+/// A batch that finds its target's queue full stays here, and [`MeshOut::is_congested`] says so
+/// until it has gone: the handler then stops taking in what makes more of them.
+#[derive(Debug)]
+pub struct MeshOut<M> {
+    lanes: Vec<Lane<M>>,
+}
+
+#[derive(Debug)]
+struct Lane<M> {
+    batch: Vec<M>,
+    congested: bool,
+}
+
+impl<M> MeshOut<M> {
+    /// No messages yet, for a node of `shard_count` shards.
+    #[must_use]
+    pub fn new(shard_count: u16) -> Self {
+        let lanes = (0..shard_count).map(|_| Lane { batch: Vec::new(), congested: false });
+        Self { lanes: lanes.collect() }
+    }
+
+    /// Adds a message to the batch for `to`.
+    ///
+    /// # Panics
+    ///
+    /// When `to` is not a shard of this node.
+    pub fn send(&mut self, to: ShardIndex, message: M) {
+        self.lane_mut(to).batch.push(message);
+    }
+
+    /// Whether an earlier batch for `to` is still here because its queue is full.
+    #[must_use]
+    pub fn is_congested(&self, to: ShardIndex) -> bool {
+        self.lanes.get(usize::from(to.0)).is_some_and(|lane| lane.congested)
+    }
+
+    /// Whether any batch is here because its target's queue is full.
+    #[must_use]
+    pub fn is_any_congested(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.congested)
+    }
+
+    /// Takes the batch for `to`, `None` when there is none.
+    pub fn take(&mut self, to: ShardIndex) -> Option<Vec<M>> {
+        let lane = self.lane_mut(to);
+        lane.congested = false;
+        (!lane.batch.is_empty()).then(|| std::mem::take(&mut lane.batch))
+    }
+
+    /// Puts a batch back that [`MeshOut::take`] gave and the queue of `to` refused.
+    pub fn put_back(&mut self, to: ShardIndex, batch: Vec<M>) {
+        let lane = self.lane_mut(to);
+        debug_assert!(lane.batch.is_empty(), "nothing is added between take and put_back");
+        lane.batch = batch;
+        lane.congested = true;
+    }
+
+    fn lane_mut(&mut self, to: ShardIndex) -> &mut Lane<M> {
+        self.lanes.get_mut(usize::from(to.0)).expect("the target is a shard of this node")
+    }
+}

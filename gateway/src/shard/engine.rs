@@ -1,0 +1,453 @@
+//! The event loop of one shard.
+//!
+//! ```text
+//!   wait ──▶ reap ──▶ events ──▶ mesh ──▶ timers ──▶ swept ──▶ flush ─┐
+//!    ▲                 (handler is called, leaves work in Io)         │
+//!    └──────────── one io_uring_enter: submit all, wait ◀─────────────┘
+//! ```
+//!
+//! After a sweep that found something the loop waits on its own ring, `ring_wait` at most, which
+//! costs one system call for submitting and waiting together. Only when that brought nothing it
+//! sleeps in glommio, for as long as it takes.
+
+use super::clock::Clock;
+use super::connections::{Connections, State};
+use super::counters::EngineCounters;
+use super::mesh::{Parcel, Port};
+use super::node::EngineConfig;
+use super::parking::Parking;
+use super::ring::{Event, Ring, same_generation};
+use crate::proto::handler::{CloseReason, FileOp, Handler, Io, Sender};
+use crate::proto::output::{ConnectionId, ShardIndex};
+use crate::proto::time::Timestamp;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A shard: its ring, its connections and its handler.
+pub(super) struct Shard<H: Handler> {
+    pub(super) config: Arc<EngineConfig>,
+    pub(super) handler: H,
+    pub(super) io: Io<H::Message>,
+    pub(super) ring: Ring,
+    pub(super) connections: Connections,
+    pub(super) port: Port<H::Message>,
+    pub(super) counters: EngineCounters,
+    /// Receives that found no buffer, in the order they did.
+    pub(super) starved: VecDeque<ConnectionId>,
+    /// Connections being closed, by deadline: all have the same time, so this is their order.
+    pub(super) closing: VecDeque<(Timestamp, ConnectionId)>,
+    /// Where connections that still have something in flight will go.
+    pub(super) leaving: HashMap<u32, ShardIndex>,
+    /// Connections that wait for room in another shard's queue.
+    pub(super) departing: VecDeque<(ShardIndex, Parcel<H::Message>)>,
+    /// Connections with more to send than the send that just ended.
+    pub(super) unsent: Vec<u32>,
+    /// Where a transport unwraps what came in.
+    pub(super) plain: Vec<u8>,
+    listeners: Vec<Listener>,
+    parking: Parking,
+    clock: Clock,
+    stop: Arc<AtomicBool>,
+    /// Set once the node is stopping: when connections still open are reset.
+    stop_deadline: Option<Timestamp>,
+    /// The time the ring's timer is set to.
+    timer: Timestamp,
+    yielded: Timestamp,
+    mesh_pending: bool,
+    dirty: Vec<u32>,
+    files: Vec<FileOp>,
+}
+
+/// What a shard is made of.
+pub(super) struct Parts<H: Handler> {
+    pub(super) config: Arc<EngineConfig>,
+    pub(super) handler: H,
+    pub(super) shard: ShardIndex,
+    pub(super) port: Port<H::Message>,
+    pub(super) listeners: Vec<OwnedFd>,
+    pub(super) clock: Clock,
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+/// A listening socket. Without one, the shard has stopped accepting.
+struct Listener {
+    socket: Option<OwnedFd>,
+    accepting: bool,
+    /// When to accept again after an error.
+    retry_at: Timestamp,
+    failing: bool,
+}
+
+/// How long accepting pauses after an error that will not go away by itself at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest the loop keeps the executor to itself.
+const YIELD_AFTER_MS: u64 = 10;
+
+/// Completion queue entries per submission queue entry.
+const COMPLETIONS_PER_SUBMISSION: u32 = 8;
+
+impl<H: Handler> Shard<H> {
+    /// Sets the shard up on the thread that will run it.
+    pub(super) fn new(parts: Parts<H>) -> io::Result<Self> {
+        let config = parts.config;
+        let entries = config.ring_entries;
+        let mut ring = Ring::new(
+            entries,
+            entries.saturating_mul(COMPLETIONS_PER_SUBMISSION),
+            config.receive_buffers,
+            config.receive_buffer_bytes,
+        )?;
+        let parking = Parking::new()?;
+        ring.register_eventfd(parking.eventfd())?;
+        ring.signal(false);
+        ring.watch_doorbell(parts.port.doorbell().eventfd());
+        let listener = |socket| Listener {
+            socket: Some(socket),
+            accepting: false,
+            retry_at: Timestamp::START,
+            failing: false,
+        };
+        let now = parts.clock.now();
+        Ok(Self {
+            io: Io::new(parts.shard, config.shards, now),
+            config,
+            handler: parts.handler,
+            ring,
+            connections: Connections::default(),
+            port: parts.port,
+            counters: EngineCounters::default(),
+            starved: VecDeque::new(),
+            closing: VecDeque::new(),
+            leaving: HashMap::new(),
+            departing: VecDeque::new(),
+            unsent: Vec::new(),
+            plain: Vec::new(),
+            listeners: parts.listeners.into_iter().map(listener).collect(),
+            parking,
+            clock: parts.clock,
+            stop: parts.stop,
+            stop_deadline: None,
+            timer: Timestamp::NEVER,
+            yielded: now,
+            mesh_pending: true,
+            dirty: Vec::new(),
+            files: Vec::new(),
+        })
+    }
+
+    /// Runs until the node stops.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when it takes no more requests: the shard cannot go on.
+    pub(super) async fn run(mut self) -> io::Result<EngineCounters> {
+        let (mut completions, mut events) = (Vec::new(), Vec::new());
+        loop {
+            let reaped = self.ring.reap(&mut completions, &mut events);
+            self.counters.completions += reaped as u64;
+            let busy = self.sweep(&mut events);
+            if self.is_over() {
+                break;
+            }
+            if busy || reaped > 0 || self.has_backlog() {
+                self.wait()?;
+                if self.io.now.millis_since(self.yielded) >= YIELD_AFTER_MS {
+                    self.yielded = self.io.now;
+                    glommio::yield_if_needed().await;
+                }
+            } else {
+                self.park().await?;
+            }
+        }
+        self.counters.enters = self.ring.enters();
+        let Self { ring, parking, counters, .. } = self;
+        drop(ring);
+        parking.close().await?;
+        Ok(counters)
+    }
+
+    /// Handles everything that came. Returns whether it did anything.
+    fn sweep(&mut self, events: &mut Vec<Event>) -> bool {
+        self.io.now = self.clock.now();
+        let mut busy = !events.is_empty();
+        for event in events.drain(..) {
+            self.handle(event);
+        }
+        busy |= self.handle_mesh();
+        busy |= self.handle_deadlines();
+        self.handler.swept(&mut self.io);
+        self.perform_actions();
+        self.flush();
+        busy
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Accepted { listener, result, more } => {
+                self.handle_accepted(listener, result, more);
+            }
+            Event::Received { index, generation, result, more } => {
+                match self.connections.at(index) {
+                    Some(id) if same_generation(id, generation) => {
+                        self.handle_received(id, result, more);
+                    }
+                    _ => {
+                        if let Ok(Some(filled)) = result {
+                            self.ring.give_back(filled);
+                        }
+                    }
+                }
+            }
+            Event::Sent { connection, buffer, result } => {
+                self.handle_sent(connection, buffer, result);
+            }
+            Event::File { token, result } => {
+                self.handler.file_done(token, result, &mut self.io);
+                self.perform_actions();
+            }
+            Event::Doorbell { more } => {
+                if !more {
+                    self.ring.watch_doorbell(self.port.doorbell_handle().eventfd());
+                }
+            }
+            Event::Timer => self.timer = Timestamp::NEVER,
+            Event::Other => {}
+        }
+    }
+
+    fn handle_accepted(&mut self, number: u32, result: io::Result<OwnedFd>, more: bool) {
+        let now = self.io.now;
+        let Some(listener) = self.listeners.get_mut(number as usize) else { return };
+        listener.accepting = more;
+        match result {
+            Ok(socket) => {
+                if std::mem::take(&mut listener.failing) {
+                    tracing::info!(listener = number, "accepting connections again");
+                }
+                self.open(socket);
+            }
+            // The peer gave up while it waited in the backlog.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
+            Err(error) => {
+                listener.retry_at = now.after(ACCEPT_PAUSE);
+                if !std::mem::replace(&mut listener.failing, true) {
+                    tracing::warn!(listener = number, %error, "cannot accept connections");
+                }
+            }
+        }
+    }
+
+    fn handle_mesh(&mut self) -> bool {
+        if self.port.doorbell().answer() {
+            self.counters.doorbells += 1;
+            self.mesh_pending = true;
+        }
+        if !std::mem::take(&mut self.mesh_pending) {
+            return false;
+        }
+        if self.stop.load(Ordering::Acquire) && self.stop_deadline.is_none() {
+            self.begin_stop();
+        }
+        for from in 0..self.port.shard_count() {
+            self.receive_parcels(from);
+        }
+        self.receive_from_threads();
+        true
+    }
+
+    /// Takes at most what one queue holds; the rest waits for the next sweep.
+    fn receive_parcels(&mut self, from: usize) {
+        let sender = Sender::Shard(ShardIndex(u16::try_from(from).expect("shards are few")));
+        for _ in 0..self.config.mesh_slots {
+            match self.port.receive(from) {
+                None => return,
+                Some(Parcel::Connection(moving)) => self.arrive(*moving),
+                Some(Parcel::Messages(batch)) => {
+                    for message in batch {
+                        self.handler.message(sender, message, &mut self.io);
+                        self.perform_actions();
+                    }
+                }
+            }
+        }
+        self.mesh_pending = true;
+    }
+
+    fn receive_from_threads(&mut self) {
+        for _ in 0..self.config.mesh_slots {
+            let Some(message) = self.port.receive_from_threads() else { return };
+            self.handler.message(Sender::Thread, message, &mut self.io);
+            self.perform_actions();
+        }
+        self.mesh_pending = true;
+    }
+
+    fn handle_deadlines(&mut self) -> bool {
+        let now = self.io.now;
+        let mut busy = false;
+        if self.handler.next_timeout() <= now {
+            self.handler.timeout(&mut self.io);
+            self.perform_actions();
+            busy = true;
+        }
+        while let Some(&(deadline, id)) = self.closing.front() {
+            if deadline > now {
+                break;
+            }
+            self.closing.pop_front();
+            self.finish(id, CloseReason::CloseDeadline);
+            busy = true;
+        }
+        if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
+            self.stop_deadline = Some(Timestamp::NEVER);
+            for id in self.connections.ids() {
+                self.finish(id, CloseReason::CloseDeadline);
+            }
+        }
+        self.accept_again();
+        busy
+    }
+
+    /// Starts accepting where it is not going on and its pause, if any, is over.
+    fn accept_again(&mut self) {
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            if let Some(socket) = &listener.socket
+                && !listener.accepting
+                && listener.retry_at <= self.io.now
+            {
+                listener.accepting = true;
+                let number = u32::try_from(number).expect("listeners are few");
+                self.ring.accept(socket.as_fd(), number);
+            }
+        }
+    }
+
+    /// Stops accepting and lets the handler say goodbye.
+    fn begin_stop(&mut self) {
+        self.stop_deadline = Some(self.io.now.after(self.config.stop_deadline));
+        for (number, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.socket.is_some() && listener.accepting {
+                self.ring.cancel_accept(u32::try_from(number).expect("listeners are few"));
+            }
+            listener.retry_at = Timestamp::NEVER;
+        }
+        self.handler.shutdown(&mut self.io);
+        self.perform_actions();
+    }
+
+    /// Whether the node is stopping and nothing is left to do here.
+    fn is_over(&mut self) -> bool {
+        if self.stop_deadline.is_none() {
+            return false;
+        }
+        for listener in &mut self.listeners {
+            if !listener.accepting {
+                listener.socket = None;
+            }
+        }
+        self.connections.count() == 0
+            && self.ring.files_in_flight() == 0
+            && self.departing.is_empty()
+            && self.listeners.iter().all(|listener| listener.socket.is_none())
+    }
+
+    /// Starts everything the sweep left to do: messages, files, receives, sends.
+    fn flush(&mut self) {
+        self.flush_mesh();
+        std::mem::swap(&mut self.files, &mut self.io.files);
+        for operation in self.files.drain(..) {
+            self.ring.file(operation);
+        }
+        self.flush_sends();
+        self.ring.commit_buffers();
+        while let Some(id) = self.starved.pop_front() {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.state.unset(State::STARVED);
+                self.settle(id);
+            }
+        }
+    }
+
+    fn flush_mesh(&mut self) {
+        for _ in 0..self.departing.len() {
+            let Some((to, parcel)) = self.departing.pop_front() else { break };
+            self.depart_parcel(to, parcel);
+        }
+        for to in 0..self.config.shards {
+            let to = ShardIndex(to);
+            if to == self.io.shard {
+                continue;
+            }
+            let Some(batch) = self.io.mesh.take(to) else { continue };
+            if let Some(Parcel::Messages(batch)) = self.port.send(to, Parcel::Messages(batch)) {
+                self.io.mesh.put_back(to, batch);
+            }
+        }
+    }
+
+    fn flush_sends(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.io.outbox.take_dirty(&mut dirty);
+        dirty.append(&mut self.unsent);
+        for index in dirty.drain(..) {
+            self.start_send(index);
+        }
+        self.dirty = dirty;
+    }
+
+    /// Whether something waits that no completion will announce.
+    fn has_backlog(&self) -> bool {
+        self.mesh_pending || !self.departing.is_empty() || self.io.mesh.is_any_congested()
+    }
+
+    /// Submits, and waits on the ring for what comes next.
+    fn wait(&mut self) -> io::Result<()> {
+        let until = self.next_deadline().millis_since(self.io.now);
+        let wait = self.config.ring_wait.min(Duration::from_millis(until));
+        if self.mesh_pending || wait.is_zero() || !self.port.doorbell().may_sleep() {
+            return self.ring.enter(None);
+        }
+        self.ring.enter(Some(wait))
+    }
+
+    /// Submits, and sleeps in the executor until a completion comes.
+    async fn park(&mut self) -> io::Result<()> {
+        let deadline = self.next_deadline();
+        if deadline < self.timer {
+            self.timer = deadline;
+            self.ring.set_timer(Duration::from_millis(deadline.millis_since(self.io.now)));
+        }
+        // On before the last look: what comes later is signalled, what came earlier is seen.
+        self.ring.signal(true);
+        self.ring.enter(None)?;
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if !self.ring.has_work() && self.port.doorbell().may_sleep() {
+            self.counters.parks += 1;
+            self.parking.sleep().await?;
+            self.yielded = self.clock.now();
+        }
+        self.ring.signal(false);
+        self.ring.enter(None)
+    }
+
+    fn next_deadline(&self) -> Timestamp {
+        let closing = self.closing.front().map_or(Timestamp::NEVER, |&(deadline, _)| deadline);
+        let accepting = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.socket.is_some() && !listener.accepting)
+            .map(|listener| listener.retry_at)
+            .min();
+        self.handler
+            .next_timeout()
+            .min(closing)
+            .min(accepting.unwrap_or(Timestamp::NEVER))
+            .min(self.stop_deadline.unwrap_or(Timestamp::NEVER))
+    }
+}

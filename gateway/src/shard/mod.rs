@@ -1,0 +1,29 @@
+//! What moves bytes: one event loop a shard, over its own io_uring.
+//!
+//! Read `engine` first (the loop), then `lifecycle` (a connection from accept to close), `ring`
+//! (the kernel's side, where the `unsafe` is) and `mesh` (between shards). Nothing here knows MQTT:
+//! the loop drives any [`Handler`](crate::proto::handler::Handler).
+
+#[expect(unsafe_code, reason = "memory shared with the kernel; the crate has no safe interface")]
+mod buffers;
+pub mod clock;
+mod connections;
+mod counters;
+mod engine;
+mod lifecycle;
+pub mod listener;
+mod mesh;
+mod node;
+#[expect(unsafe_code, reason = "handing the kernel a descriptor that glommio owns afterwards")]
+mod parking;
+pub mod requirements;
+#[expect(
+    unsafe_code,
+    reason = "io_uring requests point to memory; the file owns what they point to"
+)]
+mod ring;
+mod transport;
+
+pub use counters::EngineCounters;
+pub use mesh::MeshSender;
+pub use node::{BoundNode, EngineConfig, Node, StartError};

@@ -1,0 +1,320 @@
+//! All shards of a process: start, stop, wait.
+
+use super::clock::Clock;
+use super::counters::EngineCounters;
+use super::engine::{Parts, Shard};
+use super::listener;
+use super::mesh::{Doorbell, MeshSender, Port, mesh};
+use super::requirements::{self, RequirementError};
+use crate::proto::handler::Handler;
+use crate::proto::output::ShardIndex;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Limits and addresses of the engine.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Shards, each a thread with a core of its own while there are enough. Default 1.
+    pub shards: u16,
+    /// Keep each shard on one core. Off, the kernel moves them. Default on.
+    pub pin: bool,
+    /// Addresses to listen on, each of them on every shard. Port 0 lets the kernel choose.
+    pub listen: Vec<SocketAddr>,
+    /// Connections that may wait to be accepted, a listening socket. Default 65,535, cut by the
+    /// kernel to `net.core.somaxconn`.
+    pub backlog: i32,
+    /// Connections of one shard. Default 8,192. Costs a descriptor and 32 bytes each, in use.
+    pub connections_max: u32,
+    /// Receive buffers of one shard, a power of two up to 32,768. Default 256.
+    pub receive_buffers: u16,
+    /// Bytes of a receive buffer. Default 16,384. Memory is touched only when used.
+    pub receive_buffer_bytes: u32,
+    /// Bytes one connection may leave unconsumed. Default 1 MiB. The handler refuses packets that
+    /// are too large; this bounds what it leaves while it waits for the rest of one.
+    pub partial_bytes_max: usize,
+    /// [`Handler::writable`] is called when a connection had more than this queued and it was all
+    /// sent, bytes. Default 65,536.
+    pub writable_above_bytes: usize,
+    /// Submission queue entries. Default 1,024; a full queue is submitted early.
+    pub ring_entries: u32,
+    /// How long a busy shard waits on its ring before it sleeps in the executor. Default 1 ms.
+    pub ring_wait: Duration,
+    /// How long a closing connection may take to read what is queued and close. Default 5 s.
+    pub close_deadline: Duration,
+    /// How long the node's stop may take before what is open is reset. Default 10 s.
+    pub stop_deadline: Duration,
+    /// Batches that may wait between two shards. Default 1,024.
+    pub mesh_slots: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            pin: true,
+            listen: Vec::new(),
+            backlog: 65_535,
+            connections_max: 8_192,
+            receive_buffers: 256,
+            receive_buffer_bytes: 16_384,
+            partial_bytes_max: 1 << 20,
+            writable_above_bytes: 65_536,
+            ring_entries: 1_024,
+            ring_wait: Duration::from_millis(1),
+            close_deadline: Duration::from_secs(5),
+            stop_deadline: Duration::from_secs(10),
+            mesh_slots: 1_024,
+        }
+    }
+}
+
+/// Why the node could not start, or a shard could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The machine lacks something.
+    #[error(transparent)]
+    Requirement(#[from] RequirementError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// The operating system's answer.
+        error: io::Error,
+    },
+    /// A shard's ring, eventfd or executor could not be made.
+    #[error("cannot set up shard {}: {error}", shard.0)]
+    Shard {
+        /// Which.
+        shard: ShardIndex,
+        /// The operating system's answer.
+        error: io::Error,
+    },
+}
+
+/// A node whose sockets are bound and whose shards do not run yet.
+pub struct BoundNode<M> {
+    config: Arc<EngineConfig>,
+    addresses: Vec<SocketAddr>,
+    shards: Vec<(Port<M>, Vec<OwnedFd>)>,
+    senders: Vec<MeshSender<M>>,
+}
+
+/// A running node.
+pub struct Node<M> {
+    addresses: Vec<SocketAddr>,
+    senders: Vec<MeshSender<M>>,
+    doorbells: Vec<Arc<Doorbell>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<ExecutorJoinHandle<io::Result<EngineCounters>>>,
+}
+
+/// Memory glommio registers with each of its rings; more than this would be locked for nothing.
+const EXECUTOR_IO_BYTES: usize = 65_536;
+/// The executor's own ring carries one read of an eventfd.
+const EXECUTOR_RING_DEPTH: usize = 16;
+/// glommio's default of 100 ms would let one task keep the executor that long.
+const EXECUTOR_PREEMPT: Duration = Duration::from_millis(1);
+
+impl<M: Send + 'static> BoundNode<M> {
+    /// Checks the machine and opens every listening socket.
+    ///
+    /// # Errors
+    ///
+    /// The first requirement or address that fails.
+    pub fn bind(mut config: EngineConfig) -> Result<Self, StartError> {
+        config.shards = config.shards.max(1);
+        let connections = u64::from(config.connections_max) * u64::from(config.shards);
+        requirements::check(config.shards, connections)?;
+        let setup = |error| StartError::Shard { shard: ShardIndex(0), error };
+        let mut shards = Vec::new();
+        let mut senders = Vec::new();
+        for (port, sender) in mesh(config.shards, config.mesh_slots.max(1)).map_err(setup)? {
+            shards.push((port, Vec::new()));
+            senders.push(sender);
+        }
+        let mut addresses = Vec::new();
+        for &address in &config.listen {
+            addresses.push(bind_all(address, config.backlog, &mut shards)?);
+        }
+        Ok(Self { config: Arc::new(config), addresses, shards, senders })
+    }
+
+    /// The addresses bound, in the order of the configuration, with the ports the kernel chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A way to send messages to each shard, by index, for threads that are none.
+    #[must_use]
+    pub fn senders(&self) -> &[MeshSender<M>] {
+        &self.senders
+    }
+
+    /// Starts the shards; each makes its handler on its own thread.
+    ///
+    /// # Errors
+    ///
+    /// When a thread, an executor or a ring cannot be made. Shards already started are stopped.
+    pub fn start<H, F>(self, make_handler: F) -> Result<Node<M>, StartError>
+    where
+        H: Handler<Message = M> + 'static,
+        F: Fn(ShardIndex) -> H + Send + Clone + 'static,
+    {
+        let clock = Clock::start();
+        let cores = allowed_cores();
+        let mut node = Node {
+            addresses: self.addresses,
+            senders: self.senders,
+            doorbells: Vec::new(),
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::new(),
+        };
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let count = self.shards.len();
+        for (index, (port, listeners)) in self.shards.into_iter().enumerate() {
+            let shard = ShardIndex(u16::try_from(index).expect("the count is a u16"));
+            node.doorbells.push(port.doorbell_handle());
+            let (config, stop) = (Arc::clone(&self.config), Arc::clone(&node.stop));
+            let (make_handler, ready) = (make_handler.clone(), ready.clone());
+            let placement = match cores.get(index) {
+                Some(&core) if config.pin && count <= cores.len() => Placement::Fixed(core),
+                _ => Placement::Unbound,
+            };
+            let main = move || async move {
+                let _guard = AbortOnPanic;
+                let handler = make_handler(shard);
+                let parts = Parts { config, handler, shard, port, listeners, clock, stop };
+                let shard = match Shard::new(parts) {
+                    Ok(engine) => engine,
+                    Err(error) => {
+                        // The starter is gone only when another shard failed before.
+                        let _ = ready.send(Some((shard, error)));
+                        return Ok(EngineCounters::default());
+                    }
+                };
+                let _ = ready.send(None);
+                drop(ready);
+                shard.run().await
+            };
+            node.threads.push(spawn(shard, placement, main)?);
+        }
+        drop(ready);
+        for failed in is_ready.iter().take(count) {
+            if let Some((shard, error)) = failed {
+                node.shutdown();
+                return Err(StartError::Shard { shard, error });
+            }
+        }
+        Ok(node)
+    }
+}
+
+impl<M: Send + 'static> Node<M> {
+    /// [`BoundNode::bind`] and [`BoundNode::start`].
+    ///
+    /// # Errors
+    ///
+    /// Those of both.
+    pub fn start<H, F>(config: EngineConfig, make_handler: F) -> Result<Self, StartError>
+    where
+        H: Handler<Message = M> + 'static,
+        F: Fn(ShardIndex) -> H + Send + Clone + 'static,
+    {
+        BoundNode::bind(config)?.start(make_handler)
+    }
+
+    /// The addresses bound, in the order of the configuration.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// A way to send messages to each shard, by index, for threads that are none.
+    #[must_use]
+    pub fn senders(&self) -> &[MeshSender<M>] {
+        &self.senders
+    }
+
+    /// Asks every shard to stop; returns at once.
+    pub fn shutdown(&self) {
+        self.stop.store(true, Ordering::Release);
+        for doorbell in &self.doorbells {
+            doorbell.ring();
+        }
+    }
+
+    /// Waits until every shard has ended, and gives what each counted.
+    ///
+    /// # Errors
+    ///
+    /// The first shard that could not go on, with the kernel's answer.
+    pub fn join(self) -> Result<Vec<EngineCounters>, StartError> {
+        let mut counters = Vec::new();
+        for (index, thread) in self.threads.into_iter().enumerate() {
+            let shard = ShardIndex(u16::try_from(index).expect("the count is a u16"));
+            let failed = |error| StartError::Shard { shard, error };
+            let result = thread.join().map_err(|error| failed(io::Error::other(error.to_string())));
+            counters.push(result?.map_err(failed)?);
+        }
+        Ok(counters)
+    }
+}
+
+/// Binds `address` once for every shard; the first decides the port when none is given.
+fn bind_all<M>(
+    mut address: SocketAddr,
+    backlog: i32,
+    shards: &mut [(Port<M>, Vec<OwnedFd>)],
+) -> Result<SocketAddr, StartError> {
+    let failed = |error| StartError::Listen { address, error };
+    let mut bound = address;
+    for (_, listeners) in shards {
+        let socket = listener::listen(bound, backlog).map_err(failed)?;
+        bound = listener::local_address(&socket).map_err(failed)?;
+        listeners.push(socket);
+    }
+    address = bound;
+    Ok(address)
+}
+
+fn spawn<F, Fut>(
+    shard: ShardIndex,
+    placement: Placement,
+    main: F,
+) -> Result<ExecutorJoinHandle<io::Result<EngineCounters>>, StartError>
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = io::Result<EngineCounters>> + 'static,
+{
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("shard-{}", shard.0))
+        .io_memory(EXECUTOR_IO_BYTES)
+        .ring_depth(EXECUTOR_RING_DEPTH)
+        .preempt_timer(EXECUTOR_PREEMPT)
+        .spawn(main)
+        .map_err(|error| StartError::Shard { shard, error: io::Error::other(error.to_string()) })
+}
+
+/// The cores this process may use.
+fn allowed_cores() -> Vec<usize> {
+    let Ok(set) = rustix::thread::sched_getaffinity(None) else { return Vec::new() };
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
+/// Half a node is worse than a restart: a shard that panics takes the process with it.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
