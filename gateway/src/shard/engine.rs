@@ -102,10 +102,10 @@ impl<H: Handler> Shard<H> {
             config.receive_buffers,
             config.receive_buffer_bytes,
         )?;
-        let parking = Parking::new()?;
-        ring.register_eventfd(parking.eventfd())?;
+        let parking = Parking::new(parts.port.doorbell().parked())?;
+        ring.register_eventfd(parts.port.doorbell().parked())?;
         ring.signal(false);
-        ring.watch_doorbell(parts.port.doorbell().eventfd());
+        ring.watch_doorbell(parts.port.doorbell().waiting());
         let listener = |socket| Listener {
             socket: Some(socket),
             accepting: false,
@@ -212,7 +212,7 @@ impl<H: Handler> Shard<H> {
             }
             Event::Doorbell { more } => {
                 if !more {
-                    self.ring.watch_doorbell(self.port.doorbell_handle().eventfd());
+                    self.ring.watch_doorbell(self.port.doorbell().waiting());
                 }
             }
             Event::Timer => self.timer = Timestamp::NEVER,
@@ -410,7 +410,7 @@ impl<H: Handler> Shard<H> {
     fn wait(&mut self) -> io::Result<()> {
         let until = self.next_deadline().millis_since(self.io.now);
         let wait = self.config.ring_wait.min(Duration::from_millis(until));
-        if self.mesh_pending || wait.is_zero() || !self.port.doorbell().may_sleep() {
+        if self.mesh_pending || wait.is_zero() || !self.port.doorbell().may_wait() {
             return self.ring.enter(None);
         }
         self.ring.enter(Some(wait))
@@ -427,7 +427,7 @@ impl<H: Handler> Shard<H> {
         self.ring.signal(true);
         self.ring.enter(None)?;
         std::sync::atomic::fence(Ordering::SeqCst);
-        if !self.ring.has_work() && self.port.doorbell().may_sleep() {
+        if !self.ring.has_work() && self.port.doorbell().may_park() {
             self.counters.parks += 1;
             self.parking.sleep().await?;
             self.yielded = self.clock.now();

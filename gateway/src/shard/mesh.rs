@@ -34,33 +34,48 @@ pub(super) struct Moving {
 
 /// Wakes a shard, unless it is awake.
 ///
-/// One atomic word decides: [`QUIET`], [`RUNG`] or [`ASLEEP`]. A sender puts its batch in the queue
-/// and then exchanges the word for `RUNG`; the shard goes to sleep only by changing `QUIET` to
-/// `ASLEEP`. Exchanges of one word have one order, so either the sender comes first and the shard
-/// finds `RUNG` and looks again, or it comes second, finds `ASLEEP` and writes the eventfd. No
-/// batch is left behind, and no fence beyond the exchange is needed: release by the sender,
-/// acquire by the shard.
+/// One atomic word decides: [`QUIET`], [`RUNG`], [`WAITING`] or [`PARKED`]. A sender puts its batch
+/// in the queue and then exchanges the word for `RUNG`; the shard goes to sleep only by changing
+/// `QUIET` to one of the sleeping states. Exchanges of one word have one order, so either the
+/// sender comes first and the shard finds `RUNG` and looks again, or it comes second, finds a
+/// sleeping state and writes the eventfd that ends that sleep. No batch is left behind, and no
+/// fence beyond the exchange is needed: release by the sender, acquire by the shard.
+///
+/// There is an eventfd for each way to sleep. One alone, watched by the shard's ring, which in turn
+/// signals the eventfd the executor awaits, loses wake-ups on Linux 6.18: the kernel puts off a
+/// ring's signal that is caused by another eventfd's write.
 pub(super) struct Doorbell {
     state: AtomicU32,
-    eventfd: OwnedFd,
+    /// Watched by the shard's ring.
+    waiting: OwnedFd,
+    /// Awaited in the executor; the ring signals it too.
+    parked: OwnedFd,
 }
 
 const QUIET: u32 = 0;
 const RUNG: u32 = 1;
-const ASLEEP: u32 = 2;
+const WAITING: u32 = 2;
+const PARKED: u32 = 3;
 
 impl Doorbell {
     pub(super) fn new() -> io::Result<Self> {
-        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { state: AtomicU32::new(QUIET), eventfd })
+        Ok(Self {
+            state: AtomicU32::new(QUIET),
+            waiting: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            // Blocking, or the executor's read of an unsignalled one would end at once.
+            parked: eventfd(0, EventfdFlags::CLOEXEC)?,
+        })
     }
 
     /// Says that there is something; to be called after it was put where the shard looks.
     pub(super) fn ring(&self) {
-        if self.state.swap(RUNG, Ordering::AcqRel) == ASLEEP {
-            // Fails only when the count is full, and then the eventfd is readable already.
-            let _ = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
-        }
+        let eventfd = match self.state.swap(RUNG, Ordering::AcqRel) {
+            WAITING => &self.waiting,
+            PARKED => &self.parked,
+            _ => return,
+        };
+        // Fails only when the count is full, and then the eventfd is readable already.
+        let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
     }
 
     /// Whether it was rung since the last call. The shard looks into its queues when it was.
@@ -69,13 +84,29 @@ impl Doorbell {
             && self.state.swap(QUIET, Ordering::AcqRel) == RUNG
     }
 
-    /// Announces sleep; false when it was rung: look first. [`Doorbell::answer`] ends the sleep.
-    pub(super) fn may_sleep(&self) -> bool {
-        self.state.compare_exchange(QUIET, ASLEEP, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// Announces a wait on the ring; false when it was rung: look first. [`Doorbell::answer`] ends
+    /// it.
+    pub(super) fn may_wait(&self) -> bool {
+        self.sleep(WAITING)
     }
 
-    pub(super) fn eventfd(&self) -> BorrowedFd<'_> {
-        self.eventfd.as_fd()
+    /// Announces sleep in the executor, as [`Doorbell::may_wait`].
+    pub(super) fn may_park(&self) -> bool {
+        self.sleep(PARKED)
+    }
+
+    /// The eventfd that ends a wait on the ring.
+    pub(super) fn waiting(&self) -> BorrowedFd<'_> {
+        self.waiting.as_fd()
+    }
+
+    /// The eventfd that ends sleep in the executor.
+    pub(super) fn parked(&self) -> BorrowedFd<'_> {
+        self.parked.as_fd()
+    }
+
+    fn sleep(&self, how: u32) -> bool {
+        self.state.compare_exchange(QUIET, how, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
@@ -218,16 +249,20 @@ mod tests {
     fn a_ring_is_never_lost() {
         let doorbell = Doorbell::new().unwrap();
         assert!(!doorbell.answer());
-        assert!(doorbell.may_sleep());
+        for park in [false, true] {
+            let may_sleep = || if park { doorbell.may_park() } else { doorbell.may_wait() };
+            let eventfd = if park { doorbell.parked() } else { doorbell.waiting() };
+            assert!(may_sleep());
+            doorbell.ring();
+            assert_eq!(rustix::io::read(eventfd, &mut [0; 8]).unwrap(), 8);
+            assert!(!may_sleep(), "rung and not answered");
+            assert!(doorbell.answer());
+            assert!(!doorbell.answer());
+        }
         doorbell.ring();
-        let mut count = [0; 8];
-        assert_eq!(rustix::io::read(doorbell.eventfd(), &mut count).unwrap(), 8);
-        assert!(!doorbell.may_sleep(), "rung and not answered");
-        assert!(doorbell.answer());
-        assert!(!doorbell.answer());
-        doorbell.ring();
-        assert!(rustix::io::read(doorbell.eventfd(), &mut count).is_err(), "awake: no system call");
-        assert!(!doorbell.may_sleep());
+        let error = rustix::io::read(doorbell.waiting(), &mut [0; 8]).unwrap_err();
+        assert_eq!(error, rustix::io::Errno::AGAIN, "awake: no system call");
+        assert!(!doorbell.may_wait());
     }
 
     #[test]
@@ -267,14 +302,14 @@ mod tests {
                     sum += message;
                 }
             }
-            if port.doorbell().may_sleep() {
+            if port.doorbell().may_wait() {
                 let mut poll = [rustix::event::PollFd::from_borrowed_fd(
-                    port.doorbell().eventfd(),
+                    port.doorbell().waiting(),
                     rustix::event::PollFlags::IN,
                 )];
                 let wait = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
                 assert_ne!(rustix::event::poll(&mut poll, Some(&wait)).unwrap(), 0, "never woken");
-                let _ = rustix::io::read(port.doorbell().eventfd(), &mut [0; 8]);
+                let _ = rustix::io::read(port.doorbell().waiting(), &mut [0; 8]);
             }
         }
         for thread in threads {

@@ -133,7 +133,7 @@ impl Handler for Lines {
                 self.open.remove(&id);
                 break;
             }
-            if line == b"!hold" {
+            if line == b"!hold" || line == b"!close" {
                 break;
             }
         }
@@ -298,4 +298,326 @@ fn echoes_lines_whatever_the_split() {
         }
         running.stop();
     }
+}
+
+#[test]
+fn serves_a_thousand_connections_at_once() {
+    let running = Running::start(2);
+    let mut streams: Vec<TcpStream> = (0..1_000).map(|_| running.connect()).collect();
+    for round in 0..3 {
+        for (n, stream) in streams.iter_mut().enumerate() {
+            stream.write_all(format!("{round} {n}\n").as_bytes()).unwrap();
+        }
+        for (n, stream) in streams.iter_mut().enumerate() {
+            assert_eq!(read_line(stream), format!("{round} {n}").as_bytes());
+        }
+    }
+    drop(streams);
+    for _ in 0..1_000 {
+        assert_eq!(running.closed(), CloseReason::PeerClosed);
+    }
+    let counters = running.stop();
+    assert_eq!(counters.iter().map(|shard| shard.accepted).sum::<u64>(), 1_000);
+}
+
+#[test]
+fn survives_storms_of_resets() {
+    let running = Running::start(2);
+    for _ in 0..5 {
+        let mut streams: Vec<TcpStream> = (0..200).map(|_| running.connect()).collect();
+        for stream in &mut streams {
+            check(stream, b"served\n", b"served");
+            rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO)).unwrap();
+            stream.write_all(b"a\nb\nincomplete").unwrap();
+        }
+        drop(streams);
+        for _ in 0..200 {
+            assert!(matches!(running.closed(), CloseReason::PeerReset | CloseReason::PeerClosed));
+        }
+    }
+    check(&mut running.connect(), b"still here\n", b"still here");
+    running.stop();
+}
+
+#[test]
+fn a_half_closed_client_gets_all_answers() {
+    let running = Running::start(1);
+    let mut stream = running.connect();
+    let text = b"0123456789\n".repeat(20_000);
+    let mut writer = stream.try_clone().unwrap();
+    let copy = text.clone();
+    let thread = std::thread::spawn(move || {
+        writer.write_all(&copy).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut echoed = Vec::new();
+    stream.read_to_end(&mut echoed).unwrap();
+    thread.join().unwrap();
+    assert_eq!(echoed.len(), text.len());
+    assert_eq!(running.closed(), CloseReason::PeerClosed);
+    running.stop();
+}
+
+#[test]
+fn closes_after_a_slow_reader_took_everything() {
+    let running = Running::start(1);
+    let mut stream = running.connect();
+    stream.write_all(b"!fill\n!close\nnot read any more\n").unwrap();
+    std::thread::park_timeout(Duration::from_millis(200));
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), FILLER_BYTES + b"bye\n".len());
+    assert!(all.ends_with(b"xbye\n"));
+    assert_eq!(running.told(|told| (told == Told::Writable).then_some(())), ());
+    drop(stream);
+    assert_eq!(running.closed(), CloseReason::Requested);
+    running.stop();
+}
+
+#[test]
+fn gives_up_on_a_reader_that_takes_nothing() {
+    let running =
+        Running::with(EngineConfig { close_deadline: Duration::from_millis(100), ..config() });
+    let mut stream = running.connect();
+    stream.write_all(b"!fill\n!close\n").unwrap();
+    assert_eq!(running.closed(), CloseReason::CloseDeadline);
+    check(&mut running.connect(), b"others live\n", b"others live");
+    running.stop();
+}
+
+#[test]
+fn aborts_with_a_reset_while_a_send_is_blocked() {
+    let running = Running::start(1);
+    let mut stream = running.connect();
+    stream.write_all(b"!fill\n").unwrap();
+    std::thread::park_timeout(Duration::from_millis(50));
+    stream.write_all(b"!abort\n").unwrap();
+    assert_eq!(running.closed(), CloseReason::Requested);
+    let error = std::io::copy(&mut stream, &mut std::io::sink()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    running.stop();
+}
+
+#[test]
+fn a_held_connection_is_not_read_until_resumed() {
+    let running = Running::start(1);
+    let mut stream = running.connect();
+    check(&mut stream, b"first\n", b"first");
+    stream.write_all(b"!hold\nsecond\nthi").unwrap();
+    std::thread::park_timeout(Duration::from_millis(50));
+    stream.write_all(b"rd\n").unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    // Back-pressure: the client cannot write for ever.
+    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let flood = vec![b'\n'; 64 << 20];
+    assert!(stream.write_all(&flood).is_err(), "held, yet 64 MiB were taken");
+
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(running.node.senders()[0].send(Word::Release).is_ok());
+    assert_eq!(read_line(&mut stream), b"second");
+    assert_eq!(read_line(&mut stream), b"third");
+    running.stop();
+}
+
+#[test]
+fn hands_a_connection_over_with_its_bytes() {
+    let running = Running::start(2);
+    let mut moved = 0;
+    while moved < 5 {
+        let mut stream = running.connect();
+        stream.write_all(b"!move\n!shard\nhalf").unwrap();
+        assert_eq!(read_line(&mut stream), b"1");
+        check(&mut stream, b" line\n", b"half line");
+        check(&mut stream, b"more\n", b"more");
+        moved += usize::from(!running.told.try_iter().any(|told| told == Told::Opened(ShardIndex(1))))
+            + 1;
+    }
+    let counters = running.stop();
+    assert_eq!(counters[0].departed, counters[1].arrived);
+}
+
+#[test]
+fn shards_ask_and_answer_each_other() {
+    let running = Running::start(2);
+    for shard in [0, 1] {
+        let mut stream = running.connect_to(shard);
+        for _ in 0..20 {
+            check(&mut stream, b"!ask\n", b"42");
+        }
+        // Many at once, and after both shards have gone to sleep.
+        stream.write_all(&b"!ask\n".repeat(1_000)).unwrap();
+        for _ in 0..1_000 {
+            assert_eq!(read_line(&mut stream), b"42");
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    running.stop();
+}
+
+#[test]
+fn threads_reach_a_sleeping_shard() {
+    let running = Running::start(1);
+    for number in 0..50 {
+        std::thread::park_timeout(Duration::from_millis(number % 4));
+        assert!(running.node.senders()[0].send(Word::Say { back_to: None, number }).is_ok());
+        let heard = running.told(|told| if let Told::Heard(n) = told { Some(n) } else { None });
+        assert_eq!(heard, number);
+    }
+    running.stop();
+}
+
+#[test]
+fn writes_syncs_and_reads_files() {
+    let running = Running::start(1);
+    let mut stream = running.connect();
+    for _ in 0..3 {
+        check(&mut stream, b"!file\n", b"filed");
+    }
+    running.stop();
+}
+
+#[test]
+fn wakes_for_timeouts() {
+    let running = Running::start(1);
+    let mut stream = running.connect();
+    for _ in 0..3 {
+        let start = clock();
+        check(&mut stream, b"!later\n", b"time");
+        let took = start.elapsed();
+        assert!((28..1_000).contains(&took.as_millis()), "took {took:?}");
+    }
+    running.stop();
+}
+
+#[test]
+fn an_idle_shard_costs_no_cpu() {
+    let running = Running::start(2);
+    let mut stream = running.connect();
+    check(&mut stream, b"awake\n", b"awake");
+    std::thread::park_timeout(Duration::from_millis(50));
+    let before = running_ticks("shard-");
+    std::thread::park_timeout(Duration::from_millis(1_000));
+    check(&mut stream, b"awake again\n", b"awake again");
+    let used = running_ticks("shard-") - before;
+    let counters = running.stop();
+    // Other tests run shards of the same name; this shard's own sweeps tell more than the ticks.
+    let enters: u64 = counters.iter().map(|shard| shard.enters).sum();
+    assert!(enters < 200, "{enters} enters, {used} ticks");
+}
+
+#[test]
+fn refuses_more_connections_than_allowed_and_too_long_lines() {
+    let limits = EngineConfig { connections_max: 2, partial_bytes_max: 1_000, ..config() };
+    let running = Running::with(limits);
+    let mut first = running.connect();
+    check(&mut first, b"one\n", b"one");
+    let mut second = running.connect();
+    check(&mut second, b"two\n", b"two");
+    let mut third = running.connect();
+    assert!(matches!(third.read(&mut [0]), Ok(0) | Err(_)), "the third is refused");
+    second.write_all(&[b'x'; 1_001]).unwrap();
+    assert_eq!(running.closed(), CloseReason::PartialTooLarge);
+    check(&mut running.connect(), b"room again\n", b"room again");
+    assert_eq!(running.stop()[0].refused, 1);
+}
+
+#[test]
+fn a_stop_says_goodbye_and_waits_for_it() {
+    let running = Running::start(2);
+    let mut streams: Vec<TcpStream> = (0..20).map(|_| running.connect()).collect();
+    for stream in &mut streams {
+        check(stream, b"hello\n", b"hello");
+    }
+    running.node.shutdown();
+    for stream in &mut streams {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, b"shutdown\n");
+    }
+    drop(streams);
+    let counters = running.node.join().unwrap();
+    assert_eq!(counters.iter().map(EngineCounters::closed_total).sum::<u64>(), 20);
+}
+
+#[test]
+fn an_address_that_is_taken_is_reported_at_once() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = vec![taken.local_addr().unwrap()];
+    let error = BoundNode::<Word>::bind(EngineConfig { listen, ..config() }).map(drop).unwrap_err();
+    assert!(error.to_string().contains("cannot listen on 127.0.0.1"), "{error}");
+}
+
+/// Runs alone in its own process, because descriptors are counted per process.
+#[test]
+fn leaks_no_descriptor() {
+    if std::env::var_os("ENGINE_LEAK_CHILD").is_none() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "engine::leaks_no_descriptor"])
+            .env("ENGINE_LEAK_CHILD", "1")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let before_all = descriptors();
+    let running = Running::start(2);
+    check(&mut running.connect(), b"warm\n", b"warm");
+    running.closed();
+    let before = descriptors();
+    for round in 0..10 {
+        let mut streams: Vec<TcpStream> = (0..50).map(|_| running.connect()).collect();
+        for (n, stream) in streams.iter_mut().enumerate() {
+            check(stream, b"served\n", b"served");
+            let words: [&[u8]; 5] =
+                [b"a\nb", b"!fill\n!abort\n", b"!close\n", b"!move\nx\n", b"!fill\n"];
+            stream.write_all(words[(n + round) % words.len()]).unwrap();
+        }
+        drop(streams);
+        let mut closed = 0;
+        while closed < 50 {
+            running.closed();
+            closed += 1;
+        }
+    }
+    wait_for(|| descriptors() == before);
+    running.stop();
+    wait_for(|| descriptors() == before_all);
+}
+
+/// Descriptors of this process.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[track_caller]
+fn wait_for(condition: impl Fn() -> bool) {
+    let start = clock();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "waited 10 s in vain");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test measures how long the engine took")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+/// CPU ticks used by this process's threads whose name starts with `name`.
+fn running_ticks(name: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    stats
+        .filter(|stat| stat.contains(&format!("({name}")))
+        .filter_map(|stat| {
+            let fields: Vec<u64> = stat
+                .rsplit(')')
+                .next()?
+                .split_whitespace()
+                .map(|field| field.parse().unwrap_or(0))
+                .collect();
+            Some(fields.get(11)? + fields.get(12)?)
+        })
+        .sum()
 }
