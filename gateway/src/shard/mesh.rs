@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// What travels between shards.
 pub(super) enum Parcel<M> {
@@ -224,10 +224,7 @@ impl<M> Port<M> {
     /// The next parcel of another shard.
     pub(super) fn receive(&self, from: usize) -> Option<Parcel<M>> {
         let receiver = self.from.get(from).and_then(Option::as_ref)?;
-        match receiver.try_recv() {
-            Ok(parcel) => Some(parcel),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        receiver.try_recv().ok()
     }
 
     /// The next message of a thread.

@@ -206,11 +206,9 @@ impl<M: Send + 'static> BoundNode<M> {
             node.threads.push(spawn(shard, placement, main)?);
         }
         drop(ready);
-        for failed in is_ready.iter().take(count) {
-            if let Some((shard, error)) = failed {
-                node.shutdown();
-                return Err(StartError::Shard { shard, error });
-            }
+        if let Some((shard, error)) = is_ready.iter().take(count).flatten().next() {
+            node.shutdown();
+            return Err(StartError::Shard { shard, error });
         }
         Ok(node)
     }

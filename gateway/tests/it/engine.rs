@@ -393,7 +393,7 @@ fn aborts_with_a_reset_while_a_send_is_blocked() {
     std::thread::park_timeout(Duration::from_millis(50));
     stream.write_all(b"!abort\n").unwrap();
     assert_eq!(running.closed(), CloseReason::Requested);
-    let error = std::io::copy(&mut stream, &mut std::io::sink()).unwrap_err();
+    let error = io::copy(&mut stream, &mut io::sink()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     running.stop();
 }
@@ -430,8 +430,9 @@ fn hands_a_connection_over_with_its_bytes() {
         assert_eq!(read_line(&mut stream), b"1");
         check(&mut stream, b" line\n", b"half line");
         check(&mut stream, b"more\n", b"more");
-        moved += usize::from(!running.told.try_iter().any(|told| told == Told::Opened(ShardIndex(1))))
-            + 1;
+        moved +=
+            usize::from(!running.told.try_iter().any(|told| told == Told::Opened(ShardIndex(1))))
+                + 1;
     }
     let counters = running.stop();
     assert_eq!(counters[0].departed, counters[1].arrived);
@@ -582,7 +583,8 @@ fn leaks_no_descriptor() {
     }
     wait_for(|| descriptors() == before);
     running.stop();
-    wait_for(|| descriptors() == before_all);
+    // glommio keeps one eventfd an executor for the rest of the process.
+    wait_for(|| descriptors() <= before_all + 2);
 }
 
 /// Descriptors of this process.
