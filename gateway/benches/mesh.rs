@@ -7,7 +7,6 @@
 //!
 //! CPU is that of the shards' threads alone (`/proc/self/task/*/schedstat`).
 //! `--test` runs tiny inputs and checks that every message was acknowledged and delivered.
-#![expect(missing_docs, reason = "a program")]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on stops")]
 
 use gateway::proto::handler::{CloseReason, FileDone, Handler, Io, Sender};
@@ -293,7 +292,7 @@ fn echo_on_epoll(count: usize, rounds: usize) -> f64 {
                 for event in &events {
                     let mut stream = streams.get(event.data.u64() as usize).unwrap();
                     match stream.read(&mut buffer) {
-                        Ok(count @ 1..) => stream.write_all(&buffer[..count]).unwrap(),
+                        Ok(count @ 1..) => stream.write_all(buffer.get(..count).unwrap()).unwrap(),
                         _ => return,
                     }
                 }

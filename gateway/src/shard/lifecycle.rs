@@ -283,13 +283,10 @@ impl<H: Handler> Shard<H> {
             return;
         }
         connection.state.set(State::DEAD);
-        let state = connection.state;
-        if state.any(State::RECEIVING.or(State::SENDING)) {
-            // Ends a blocked send and the receive. Not connected any more: they end anyway.
-            let _ = net::shutdown(connection.socket(), Shutdown::Both);
-        }
-        if state.any(State::RECEIVING) {
-            self.ring.cancel_receive(id);
+        if connection.state.any(State::RECEIVING.or(State::SENDING)) {
+            // Not shutdown(2), which would end them too: its FIN would reach the peer of a
+            // connection that is to be reset.
+            self.ring.cancel_all(connection.socket());
         }
         self.counters.closed(reason);
         self.handler.closed(id, reason, &mut self.io);

@@ -157,6 +157,12 @@ impl Ring {
         self.push(opcode::AsyncCancel::new(target).build().user_data(tag(KIND_OTHER, 0, 0)));
     }
 
+    /// Ends everything in flight on `socket`; each request's last completion says so.
+    pub(super) fn cancel_all(&mut self, socket: BorrowedFd<'_>) {
+        let requests = types::CancelBuilder::fd(types::Fd(socket.as_raw_fd())).all();
+        self.push(opcode::AsyncCancel2::new(requests).build().user_data(tag(KIND_OTHER, 0, 0)));
+    }
+
     /// Ends the multishot accept of listener number `listener`.
     pub(super) fn cancel_accept(&mut self, listener: u32) {
         let target = tag(KIND_ACCEPT, 0, listener);
