@@ -1,0 +1,183 @@
+//! The devices of one thread and the books they keep.
+
+use std::{ops::Range, sync::atomic::Ordering};
+
+use super::{control::Control, plan::Plan};
+use crate::{
+    device::{Device, Event, Fault},
+    engine::{Driver, Flow},
+    ledger::{Delivery, Ledger},
+    payload::Stamp,
+    stats::Stats,
+};
+
+/// Faults kept by name; more are only counted.
+const FAULTS_KEPT: usize = 5;
+
+/// Devices by the index of their connection.
+pub(super) struct Fleet {
+    pub(super) members: Vec<Member>,
+    pub(super) books: Books,
+}
+
+/// A device and its place in the run.
+pub(super) struct Member {
+    pub(super) device: Device,
+    /// Index among the subscribers of the run.
+    pub(super) subscriber: Option<u32>,
+    pub(super) connected: bool,
+}
+
+/// What is counted.
+pub(super) struct Books {
+    pub(super) ledger: Ledger,
+    pub(super) stats: Stats,
+    /// The measured window; empty until the load starts.
+    pub(super) window: Range<u64>,
+    /// First deliveries that arrived within the window.
+    pub(super) delivered_in_window: u64,
+    /// First deliveries since the last [`Books::share`].
+    delivered_unshared: u64,
+    /// Devices that are ready.
+    pub(super) ready: u32,
+    /// Connections that ended before they should.
+    pub(super) connections_lost: u64,
+    pub(super) faults: Vec<String>,
+    /// Deliveries by publisher since the last [`Books::share`]; only when the load is closed.
+    by_publisher: Vec<u64>,
+    touched: Vec<u32>,
+    closed_loop: bool,
+    pub(super) stopping: bool,
+}
+
+impl Fleet {
+    /// The devices of `thread`.
+    pub(super) fn new(plan: &Plan, thread: u32) -> Self {
+        let members: Vec<Member> = plan
+            .members_of(thread)
+            .map(|(options, subscriber)| Member {
+                device: Device::new(options),
+                subscriber,
+                connected: false,
+            })
+            .collect();
+        Self { members, books: Books::new(plan) }
+    }
+
+    /// Whether every device is ready.
+    pub(super) fn is_ready(&self) -> bool {
+        usize::try_from(self.books.ready).is_ok_and(|ready| ready == self.members.len())
+    }
+}
+
+impl Books {
+    fn new(plan: &Plan) -> Self {
+        let publishers = if plan.saturate { plan.publishers as usize } else { 0 };
+        Self {
+            ledger: Ledger::new(plan.epoch),
+            stats: Stats::new(),
+            window: 0..0,
+            delivered_in_window: 0,
+            delivered_unshared: 0,
+            ready: 0,
+            connections_lost: 0,
+            faults: Vec::new(),
+            by_publisher: vec![0; publishers],
+            touched: Vec::new(),
+            closed_loop: plan.saturate,
+            stopping: false,
+        }
+    }
+
+    /// Adds what came since the last call to the counts of the run.
+    pub(super) fn share(&mut self, control: &Control) {
+        if self.delivered_unshared == 0 {
+            return;
+        }
+        control.delivered.fetch_add(self.delivered_unshared, Ordering::Relaxed);
+        self.delivered_unshared = 0;
+        for publisher in self.touched.drain(..) {
+            let index = publisher as usize;
+            if let (Some(count), Some(total)) =
+                (self.by_publisher.get_mut(index), control.delivered_of.get(index))
+            {
+                total.fetch_add(std::mem::take(count), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Enters a payload that `subscriber` got.
+    fn delivered(&mut self, subscriber: Option<u32>, payload: &[u8], now_ns: u64) {
+        let (Some(stamp), Some(subscriber)) = (Stamp::read(payload), subscriber) else {
+            self.ledger.corrupted();
+            return;
+        };
+        if self.ledger.delivered(subscriber, &stamp) != Delivery::First {
+            return;
+        }
+        self.delivered_unshared += 1;
+        if self.window.contains(&now_ns) {
+            self.delivered_in_window += 1;
+        }
+        if self.window.contains(&stamp.intended_ns) {
+            self.stats.delivered(&stamp, now_ns);
+        }
+        if self.closed_loop
+            && let Some(count) = self.by_publisher.get_mut(stamp.publisher as usize)
+        {
+            if *count == 0 {
+                self.touched.push(stamp.publisher);
+            }
+            *count += 1;
+        }
+    }
+
+    /// Keeps a fault for the report.
+    pub(super) fn fault(&mut self, index: u32, fault: &dyn std::fmt::Debug) {
+        if self.faults.len() < FAULTS_KEPT {
+            self.faults.push(format!("connection {index}: {fault:?}"));
+        }
+    }
+}
+
+impl Driver for Fleet {
+    fn connected(&mut self, index: u32, now_ns: u64, outbox: &mut Vec<u8>) {
+        if let Some(member) = self.members.get_mut(index as usize) {
+            member.device.handle_connected(now_ns, outbox);
+        }
+    }
+
+    fn received(&mut self, index: u32, now_ns: u64, bytes: &[u8], outbox: &mut Vec<u8>) -> Flow {
+        let books = &mut self.books;
+        let Some(Member { device, subscriber, .. }) = self.members.get_mut(index as usize) else {
+            return Flow::Close;
+        };
+        let mut on_event = |event: Event<'_>| match event {
+            Event::Ready { .. } => books.ready += 1,
+            Event::Acknowledged(_) => {}
+            Event::Delivered { payload } => books.delivered(*subscriber, payload, now_ns),
+        };
+        match device.handle_received(now_ns, bytes, outbox, &mut on_event) {
+            Ok(()) => Flow::Continue,
+            Err(fault) => self.give_up(index, fault),
+        }
+    }
+
+    fn closed(&mut self, index: u32, _now_ns: u64, errno: i32) {
+        let Some(member) = self.members.get_mut(index as usize) else { return };
+        member.connected = false;
+        member.device.handle_closed();
+        if !self.books.stopping {
+            self.books.connections_lost += 1;
+            let error = std::io::Error::from_raw_os_error(errno);
+            self.books.fault(index, &error);
+        }
+    }
+}
+
+impl Fleet {
+    fn give_up(&mut self, index: u32, fault: Fault) -> Flow {
+        self.books.fault(index, &fault);
+        Flow::Close
+    }
+}

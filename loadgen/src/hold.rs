@@ -1,0 +1,377 @@
+//! `loadgen idle` and `loadgen storm`: many connections that do nothing once they stand.
+
+use std::{
+    fmt::{self, Display, Formatter},
+    io,
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use gateway::proto::mqtt::QoS;
+use serde::Serialize;
+
+use crate::{
+    args::{IdleArguments, IdleSubscription, StormArguments, TargetArguments},
+    clock::{Clock, duration_ns},
+    device::{Device, DeviceOptions, Event},
+    engine::{Driver, Engine, Flow},
+    report::{as_f64, line},
+    schedule::Schedule,
+    watch::{Usage, Watch},
+};
+
+/// How long a sweep waits at most.
+const NAP: Duration = Duration::from_millis(10);
+/// How often the Keep Alive of all devices is looked at.
+const KEEP_ALIVE_LOOK_NS: u64 = 1_000_000_000;
+/// After all connections are closed, the broker gets this long to free what it held.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Faults of connections kept by name.
+const FAULTS_KEPT: usize = 5;
+
+/// The result of `idle` or `storm`, a round each.
+#[derive(Debug, Serialize)]
+pub(crate) struct HoldReport {
+    /// Connections of each round.
+    pub(crate) connections: u32,
+    /// In the order they were run.
+    pub(crate) rounds: Vec<Round>,
+}
+
+/// One round: connect all, hold them, disconnect all. Memory and CPU are the watched process's.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Round {
+    /// From the first connect to the last CONNACK (or SUBACK), seconds.
+    pub(crate) connect_s: f64,
+    /// Connections a second over that time.
+    pub(crate) connects_per_s: f64,
+    /// CPU-seconds per 1,000 connections made.
+    pub(crate) cpu_s_per_1000_connects: f64,
+    /// Before the first connection.
+    pub(crate) before: Usage,
+    /// With all connections, after holding them.
+    pub(crate) held: Usage,
+    /// After all were closed.
+    pub(crate) after: Usage,
+    /// Growth of resident memory per connection, bytes.
+    pub(crate) rss_bytes_per_connection: f64,
+    /// CPU while holding, in per cent of one core.
+    pub(crate) idle_cpu_percent: f64,
+    /// Connections that were refused or ended early.
+    pub(crate) connections_lost: u64,
+    /// The first of them by name.
+    pub(crate) faults: Vec<String>,
+}
+
+/// Runs `idle`.
+///
+/// # Errors
+///
+/// When the process to watch or the broker cannot be reached, or descriptors or ports run out.
+pub(crate) fn idle(arguments: &IdleArguments) -> anyhow::Result<HoldReport> {
+    let mut holder = Holder::new(&arguments.target, arguments.connections, |index| {
+        let own = || (format!("idle/{index}").into(), QoS::AtLeastOnce);
+        ((arguments.subscribe == IdleSubscription::Own).then(own), arguments.keep_alive_s)
+    })?;
+    let pace = Pace::Rate(arguments.connect_rate);
+    holder.rounds(arguments.rounds, pace, Duration::from_secs(arguments.seconds))
+}
+
+/// Runs `storm`.
+///
+/// # Errors
+///
+/// As [`idle`].
+pub(crate) fn storm(arguments: &StormArguments) -> anyhow::Result<HoldReport> {
+    let mut holder = Holder::new(&arguments.target, arguments.connections, |_| (None, 0))?;
+    holder.rounds(arguments.rounds, Pace::Concurrency(arguments.concurrency), Duration::ZERO)
+}
+
+/// How fast connections are made.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// So many a second.
+    Rate(u64),
+    /// As fast as they come, so many in the making.
+    Concurrency(u32),
+}
+
+/// All connections, on one thread.
+struct Holder {
+    engine: Engine,
+    crowd: Crowd,
+    clock: Clock,
+    watch: Option<Watch>,
+    connect_timeout: Duration,
+}
+
+/// The devices.
+struct Crowd {
+    devices: Vec<Device>,
+    ready: u32,
+    open: u32,
+    closing: bool,
+    lost: u64,
+    faults: Vec<String>,
+}
+
+impl Holder {
+    fn new(
+        target: &TargetArguments,
+        connections: u32,
+        options: impl Fn(u32) -> (Option<(Box<str>, QoS)>, u16),
+    ) -> anyhow::Result<Self> {
+        let clock = Clock::start();
+        let epoch = std::process::id();
+        let devices = (0..connections).map(|index| {
+            let (subscription, keep_alive_s) = options(index);
+            Device::new(DeviceOptions {
+                version: target.mqtt.into(),
+                client_id: format!("h{epoch:08x}-{index}").into(),
+                clean_start: true,
+                session_expiry_interval_s: 0,
+                keep_alive_s,
+                subscription,
+                publication: None,
+            })
+        });
+        let crowd = Crowd {
+            devices: devices.collect(),
+            ready: 0,
+            open: 0,
+            closing: false,
+            lost: 0,
+            faults: Vec::new(),
+        };
+        Ok(Self {
+            engine: Engine::new(target.target, connections as usize, 0, clock)
+                .context("cannot set up io_uring")?,
+            crowd,
+            clock,
+            watch: target.watch_pid.map(Watch::process),
+            connect_timeout: target.connect_timeout(),
+        })
+    }
+
+    fn rounds(&mut self, rounds: u32, pace: Pace, hold: Duration) -> anyhow::Result<HoldReport> {
+        let connections = u32::try_from(self.crowd.devices.len()).unwrap_or(u32::MAX);
+        let mut report = HoldReport { connections, rounds: Vec::new() };
+        for _ in 0..rounds {
+            report.rounds.push(self.round(connections, pace, hold)?);
+        }
+        Ok(report)
+    }
+
+    fn round(&mut self, connections: u32, pace: Pace, hold: Duration) -> anyhow::Result<Round> {
+        self.crowd.begin();
+        let before = self.usage()?;
+        let start_ns = self.clock.now_ns();
+        self.connect(connections, pace, start_ns)?;
+        let connect_s = Duration::from_nanos(self.clock.now_ns() - start_ns).as_secs_f64();
+        let connected = self.usage()?;
+        self.sweep_for(hold)?;
+        let held = self.usage()?;
+        self.disconnect()?;
+        self.sweep_for(SETTLE)?;
+        let after = self.usage()?;
+
+        let made = f64::from(self.crowd.ready.max(1));
+        let hold_s = hold.as_secs_f64();
+        let idle_s = held.cpu.saturating_sub(connected.cpu).as_secs_f64();
+        let connect_cpu_s = connected.cpu.saturating_sub(before.cpu).as_secs_f64();
+        Ok(Round {
+            connect_s,
+            connects_per_s: f64::from(self.crowd.ready) / connect_s.max(f64::MIN_POSITIVE),
+            cpu_s_per_1000_connects: connect_cpu_s * 1_000.0 / made,
+            rss_bytes_per_connection: (as_f64(held.rss_bytes) - as_f64(before.rss_bytes)) / made,
+            idle_cpu_percent: if hold_s > 0.0 { idle_s / hold_s * 100.0 } else { 0.0 },
+            before,
+            held,
+            after,
+            connections_lost: self.crowd.lost,
+            faults: std::mem::take(&mut self.crowd.faults),
+        })
+    }
+
+    /// Connects all devices at the given pace and waits until each is ready or lost.
+    fn connect(&mut self, connections: u32, pace: Pace, start_ns: u64) -> anyhow::Result<()> {
+        let mut schedule = match pace {
+            Pace::Rate(rate) => Some(Schedule::new(start_ns, rate, 0, 1)),
+            Pace::Concurrency(_) => None,
+        };
+        let deadline_ns = start_ns + duration_ns(self.connect_timeout);
+        let mut started = 0;
+        while u64::from(self.crowd.ready) + self.crowd.lost < u64::from(connections) {
+            let now_ns = self.clock.now_ns();
+            ensure!(
+                now_ns < deadline_ns,
+                "{} of {connections} connections ready after {:?}: {:?}",
+                self.crowd.ready,
+                self.connect_timeout,
+                self.crowd.faults
+            );
+            while started < connections {
+                let may_start = match (&mut schedule, pace) {
+                    (Some(schedule), _) => schedule.take_due(now_ns).is_some(),
+                    (None, Pace::Concurrency(most)) => {
+                        u64::from(started)
+                            < u64::from(self.crowd.ready) + self.crowd.lost + u64::from(most)
+                    }
+                    (None, Pace::Rate(_)) => false,
+                };
+                if !may_start {
+                    break;
+                }
+                let connected = self.engine.connect(started);
+                connected.with_context(|| format!("cannot make connection {started}"))?;
+                self.crowd.open += 1;
+                started += 1;
+            }
+            let wait =
+                schedule.as_ref().filter(|_| started < connections).map_or(NAP, |schedule| {
+                    Duration::from_nanos(schedule.next_due_ns().saturating_sub(now_ns)).min(NAP)
+                });
+            self.engine.sweep(wait, &mut self.crowd)?;
+        }
+        Ok(())
+    }
+
+    /// Handles what happens, and Keep Alive, for so long.
+    fn sweep_for(&mut self, duration: Duration) -> io::Result<()> {
+        let mut now_ns = self.clock.now_ns();
+        let end_ns = now_ns + duration_ns(duration);
+        let mut look_ns = now_ns;
+        while now_ns < end_ns {
+            if now_ns >= look_ns {
+                self.keep_alive(now_ns);
+                look_ns = now_ns + KEEP_ALIVE_LOOK_NS;
+            }
+            let wait = Duration::from_nanos(end_ns.min(look_ns) - now_ns);
+            self.engine.sweep(wait, &mut self.crowd)?;
+            now_ns = self.clock.now_ns();
+        }
+        Ok(())
+    }
+
+    fn keep_alive(&mut self, now_ns: u64) {
+        for (index, device) in (0..).zip(&mut self.crowd.devices) {
+            if device.next_timeout_ns().is_some_and(|due_ns| due_ns <= now_ns)
+                && let Some(outbox) = self.engine.outbox(index)
+                && device.handle_timeout(now_ns, outbox).is_err()
+            {
+                self.engine.close(index);
+            }
+        }
+    }
+
+    /// Says DISCONNECT everywhere and waits until all connections are gone.
+    fn disconnect(&mut self) -> anyhow::Result<()> {
+        self.crowd.closing = true;
+        for (index, device) in (0..).zip(&mut self.crowd.devices) {
+            if let Some(outbox) = self.engine.outbox(index) {
+                device.disconnect(outbox);
+                self.engine.close(index);
+            }
+        }
+        let deadline_ns = self.clock.now_ns() + duration_ns(self.connect_timeout);
+        while self.crowd.open > 0 {
+            ensure!(
+                self.clock.now_ns() < deadline_ns,
+                "{} connections do not close",
+                self.crowd.open
+            );
+            self.engine.sweep(NAP, &mut self.crowd)?;
+        }
+        Ok(())
+    }
+
+    fn usage(&self) -> anyhow::Result<Usage> {
+        let usage = self.watch.as_ref().map(Watch::usage).transpose();
+        Ok(usage.context("cannot read the usage of the watched process")?.unwrap_or_default())
+    }
+}
+
+impl Crowd {
+    fn begin(&mut self) {
+        (self.ready, self.lost, self.closing) = (0, 0, false);
+    }
+
+    fn fault(&mut self, index: u32, fault: &dyn fmt::Debug) {
+        if self.faults.len() < FAULTS_KEPT {
+            self.faults.push(format!("connection {index}: {fault:?}"));
+        }
+    }
+}
+
+impl Driver for Crowd {
+    fn connected(&mut self, index: u32, now_ns: u64, outbox: &mut Vec<u8>) {
+        if let Some(device) = self.devices.get_mut(index as usize) {
+            device.handle_connected(now_ns, outbox);
+        }
+    }
+
+    fn received(&mut self, index: u32, now_ns: u64, bytes: &[u8], outbox: &mut Vec<u8>) -> Flow {
+        let Some(device) = self.devices.get_mut(index as usize) else { return Flow::Close };
+        let ready = &mut self.ready;
+        let mut on_event = |event: Event<'_>| {
+            if let Event::Ready { .. } = event {
+                *ready += 1;
+            }
+        };
+        match device.handle_received(now_ns, bytes, outbox, &mut on_event) {
+            Ok(()) => Flow::Continue,
+            Err(fault) => {
+                self.fault(index, &fault);
+                Flow::Close
+            }
+        }
+    }
+
+    fn closed(&mut self, index: u32, _now_ns: u64, errno: i32) {
+        if let Some(device) = self.devices.get_mut(index as usize) {
+            device.handle_closed();
+        }
+        self.open = self.open.saturating_sub(1);
+        if !self.closing {
+            self.lost += 1;
+            self.fault(index, &io::Error::from_raw_os_error(errno));
+        }
+    }
+}
+
+impl HoldReport {
+    /// 0, or 3 when connections were lost: the figures per connection are then of fewer.
+    pub(crate) fn exit_code(&self) -> u8 {
+        if self.rounds.iter().any(|round| round.connections_lost > 0) { 3 } else { 0 }
+    }
+}
+
+impl Display for HoldReport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (number, round) in self.rounds.iter().enumerate() {
+            writeln!(f, "round {}: {} connections", number + 1, self.connections)?;
+            write!(f, "{round}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Round {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (rate, cpu) = (self.connects_per_s, self.cpu_s_per_1000_connects);
+        line(
+            f,
+            "connect",
+            format_args!("{:.2} s, {rate:.0}/s, {cpu:.4} CPU-s per 1,000", self.connect_s),
+        )?;
+        let kib = |usage: &Usage| usage.rss_bytes / 1024;
+        let (before, held, after) = (kib(&self.before), kib(&self.held), kib(&self.after));
+        line(f, "RSS", format_args!("{before} -> {held} -> {after} KiB"))?;
+        line(f, "per connection", format_args!("{:.0} B", self.rss_bytes_per_connection))?;
+        line(f, "idle CPU", format_args!("{:.2} % of a core", self.idle_cpu_percent))?;
+        if self.connections_lost > 0 {
+            line(f, "lost", format_args!("{} {:?}", self.connections_lost, self.faults))?;
+        }
+        Ok(())
+    }
+}
