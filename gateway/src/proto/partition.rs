@@ -74,6 +74,12 @@ impl Chunk {
         self.body_at(at).map(|(body, _)| body)
     }
 
+    /// As [`Chunk::body`], sharing the chunk's buffer.
+    #[must_use]
+    pub fn body_bytes(&self, sequence: Sequence) -> Option<Bytes> {
+        Some(self.bytes.slice_ref(self.body(sequence)?))
+    }
+
     /// The bodies with their sequences, in order.
     pub fn bodies(&self) -> impl Iterator<Item = (Sequence, &[u8])> {
         let mut at = 0;

@@ -1,0 +1,59 @@
+//! The limits of the core, as the configuration resolved them.
+
+/// Every bound `ShardState` enforces; the configuration documents ranges and costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest packet accepted, bytes; announced as Maximum Packet Size.
+    pub maximum_packet_size_bytes: u32,
+    /// Largest CONNECT accepted, bytes: what a stranger can make us hold.
+    pub connect_packet_bytes_max: u32,
+    /// Seconds from accept to a complete CONNECT.
+    pub connect_timeout_s: u32,
+    /// Inbound QoS 1 and 2 messages not yet acknowledged, a session; announced as Receive Maximum.
+    pub receive_maximum: u16,
+    /// Outbound QoS 1 and 2 messages not yet acknowledged, a session; the client's own Receive
+    /// Maximum may lower it.
+    pub inflight_max: u16,
+    /// Messages noted for a session that cannot take them yet; beyond it the session replays.
+    pub pending_max: u32,
+    /// Bytes waiting to be sent on one connection before it takes no more messages.
+    pub client_write_bytes_max: usize,
+    /// Topic aliases a client may set; announced as Topic Alias Maximum.
+    pub topic_alias_maximum_in: u16,
+    /// Topic aliases we set towards a client at most.
+    pub topic_alias_maximum_out: u16,
+    /// Subscriptions one session may hold.
+    pub subscriptions_per_session_max: u32,
+    /// Levels of a topic name or filter.
+    pub topic_levels_max: u16,
+    /// Longest session expiry granted, seconds; `u32::MAX` grants "never".
+    pub session_expiry_max_s: u32,
+    /// Longest keep alive granted, seconds; 0 grants what is asked for.
+    pub keep_alive_max_s: u16,
+    /// Retained messages sent for one SUBSCRIBE filter.
+    pub retained_per_subscribe_max: u32,
+    /// Outbound QoS 2 steps recorded before a session's whole state is recorded anew.
+    pub qos2_deltas_max: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            maximum_packet_size_bytes: 1024 * 1024,
+            connect_packet_bytes_max: 64 * 1024,
+            connect_timeout_s: 10,
+            receive_maximum: 1_024,
+            inflight_max: 1_024,
+            pending_max: 1_024,
+            client_write_bytes_max: 1024 * 1024,
+            topic_alias_maximum_in: 32,
+            topic_alias_maximum_out: 32,
+            subscriptions_per_session_max: 10_000,
+            topic_levels_max: 128,
+            session_expiry_max_s: u32::MAX,
+            keep_alive_max_s: 0,
+            retained_per_subscribe_max: 10_000,
+            qos2_deltas_max: 256,
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! One client's session: what MQTT keeps for a client id, online.
+//!
+//! An offline session is not here: it is a [`record`] in the log and the keyed store. The parts
+//! that most sessions do not need at a given moment ([`Outbound`], [`Inbound`], the will) are
+//! allocated when needed and dropped when empty, so an idle session is this struct and its client id.
+
+mod aliases;
+mod inbound;
+mod outbound;
+pub mod record;
+
+pub use aliases::{InboundAliases, OutboundAliases, TopicForm};
+pub use inbound::{Inbound, InboundQos2, InboundStep};
+pub use outbound::{Behind, InFlight, InFlightStep, Outbound, Queued, SubscriptionStart};
+
+use super::mqtt::{ProtocolVersion, QoS};
+use super::output::ConnectionId;
+use super::routing::FilterId;
+use super::time::Timestamp;
+use std::rc::Rc;
+
+/// The number of a session that never expires. Source: MQTT 5.0 §3.1.2.11.2.
+pub const NEVER_EXPIRES: u32 = u32::MAX;
+
+/// Names a session of this shard and this stay in the slab: an answer that comes too late for
+/// one session can never reach the next in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// Place in the shard's slab of sessions.
+    pub session: u32,
+    /// How many sessions had that place before.
+    pub epoch: u32,
+}
+
+/// Where a session is between its first CONNECT and leaving memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// CONNECT came; the stored state was asked for.
+    ExpectState,
+    /// CONNACK was sent.
+    Online,
+    /// The connection is gone; leaves memory when its record is committed.
+    ExpectSaved,
+}
+
+/// What the client said in CONNECT, as far as it matters later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// The version spoken.
+    pub version: ProtocolVersion,
+    /// Clean Start (5.0), Clean Session (3.1.1).
+    pub clean_start: bool,
+    /// Keep alive in force, milliseconds of silence allowed (one and a half times the value); 0: any.
+    pub silence_max_ms: u32,
+    /// Seconds the session outlives its connection; [`NEVER_EXPIRES`] for ever.
+    pub session_expiry_s: u32,
+    /// The smaller of the client's Receive Maximum and our window.
+    pub window: u16,
+    /// Maximum Packet Size of the client, bytes.
+    pub maximum_packet_size: u32,
+    /// The smaller of the client's Topic Alias Maximum and our limit.
+    pub topic_alias_maximum: u16,
+    /// Request Problem Information: reason strings and user properties may be sent in any packet.
+    pub problem_information: bool,
+}
+
+/// A Will, owned. Source: MQTT 5.0 §3.1.2.5.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredWill {
+    /// Will QoS.
+    pub qos: QoS,
+    /// Will Retain.
+    pub retain: bool,
+    /// Will Delay Interval, seconds.
+    pub delay_s: u32,
+    /// Message Expiry Interval, seconds.
+    pub expiry_interval_s: Option<u32>,
+    /// Will Topic.
+    pub topic: Box<str>,
+    /// Properties forwarded unaltered.
+    pub properties: Box<[u8]>,
+    /// Will Payload.
+    pub payload: Box<[u8]>,
+}
+
+/// A session in memory.
+#[derive(Debug)]
+pub struct Session {
+    /// Client Identifier. Shared so that a publisher can be named while its session is used.
+    pub client_id: Rc<str>,
+    /// The connection, while there is one.
+    pub connection: Option<ConnectionId>,
+    /// From CONNECT.
+    pub connected: Connected,
+    /// See [`Ticket`].
+    pub epoch: u32,
+    /// See [`Stage`].
+    pub stage: Stage,
+    /// The log or the store holds a record of this session.
+    pub stored: bool,
+    /// The upstream was asked for stored state and has not answered.
+    pub asked: bool,
+    /// Covered by the shard's floor: see ARCHITECTURE.md, "Sessions, cursors, going live".
+    pub follows_floor: bool,
+    /// Some of its subscriptions may match the same topic.
+    pub may_overlap: bool,
+    /// Outbound QoS 2 steps recorded since the last whole record.
+    pub qos2_deltas: u16,
+    /// The last packet id used towards the client, 0 before the first.
+    pub last_packet_id: u16,
+    /// Inbound QoS 1 and 2 messages appended and not acknowledged.
+    pub inbound_unacknowledged: u16,
+    /// Its filters.
+    pub subscriptions: Vec<FilterId>,
+    /// Messages on their way to the client.
+    pub outbound: Option<Box<Outbound>>,
+    /// QoS 2 exchanges the client started, and its topic aliases.
+    pub inbound: Option<Box<Inbound>>,
+    /// Aliases we set.
+    pub aliases: Option<Box<OutboundAliases>>,
+    /// Published when the connection or the session ends.
+    pub will: Option<Box<StoredWill>>,
+}
+
+impl Session {
+    /// A session that a CONNECT has just named.
+    #[must_use]
+    pub fn new(client_id: Rc<str>, connected: Connected, epoch: u32) -> Self {
+        Self {
+            client_id,
+            connection: None,
+            connected,
+            epoch,
+            stage: Stage::ExpectState,
+            stored: false,
+            asked: false,
+            follows_floor: false,
+            may_overlap: false,
+            qos2_deltas: 0,
+            last_packet_id: 0,
+            inbound_unacknowledged: 0,
+            subscriptions: Vec::new(),
+            outbound: None,
+            inbound: None,
+            aliases: None,
+            will: None,
+        }
+    }
+
+    /// Whether the session outlives its connection.
+    #[must_use]
+    pub fn is_persistent(&self) -> bool {
+        self.connected.session_expiry_s > 0
+    }
+
+    /// When the session ends if its connection ends at `now`.
+    #[must_use]
+    pub fn expires_at(&self, now: Timestamp) -> Timestamp {
+        match self.connected.session_expiry_s {
+            NEVER_EXPIRES => Timestamp::NEVER,
+            seconds => now.after_seconds(seconds),
+        }
+    }
+
+    /// The messages on their way, made when there is none yet.
+    pub fn outbound_mut(&mut self) -> &mut Outbound {
+        self.outbound.get_or_insert_default()
+    }
+
+    /// The inbound state, made when there is none yet.
+    pub fn inbound_mut(&mut self) -> &mut Inbound {
+        self.inbound.get_or_insert_default()
+    }
+
+    /// Drops what is empty: an idle session costs no more than its struct.
+    pub fn shrink(&mut self) {
+        if self.outbound.as_deref().is_some_and(Outbound::is_empty) {
+            self.outbound = None;
+        }
+        if self.inbound.as_deref().is_some_and(Inbound::is_empty) {
+            self.inbound = None;
+        }
+    }
+
+    /// The next packet id not in use towards the client, `None` when its window is full.
+    /// Source: MQTT 5.0 [MQTT-2.2.1-4]; MQTT 3.1.1 [MQTT-2.3.1-4].
+    pub fn next_packet_id(&mut self) -> Option<super::mqtt::PacketId> {
+        let outbound = self.outbound.get_or_insert_default();
+        if outbound.in_flight.len() >= usize::from(self.connected.window) {
+            return None;
+        }
+        loop {
+            self.last_packet_id = self.last_packet_id.wrapping_add(1);
+            let Some(id) = super::mqtt::PacketId::new(self.last_packet_id) else {
+                continue;
+            };
+            if !outbound.is_in_flight(id) {
+                return Some(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Messages on their way to one client: the in-flight window, what waits for room in it, and the
+//! cursors of a session that is behind.
+//!
+//! ```text
+//! partition log ──replay──▶ queue ──window has room──▶ in flight ──PUBACK / PUBCOMP──▶ done
+//!      live feed ──────────▶ queue
+//! ```
+//! The queue holds sequences (live) or bodies (replayed, retained), at most `pending_max`; what does
+//! not fit stays in the log, and a cursor in `behind` says where to go on.
+
+use crate::proto::mqtt::{PacketId, QoS};
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::routing::FilterId;
+use std::collections::VecDeque;
+
+/// How far an outbound exchange is. Source: MQTT 5.0 §4.3.2-3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InFlightStep {
+    /// QoS 1: PUBLISH was sent.
+    ExpectPuback,
+    /// QoS 2: PUBLISH goes out when the step is committed.
+    ExpectSentCommit,
+    /// QoS 2: PUBLISH was sent.
+    ExpectPubrec,
+    /// QoS 2: PUBREC came; PUBREL goes out when the step is committed.
+    ExpectReceivedCommit,
+    /// QoS 2: PUBREL was sent.
+    ExpectPubcomp,
+}
+
+/// One message in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// Ours.
+    pub packet_id: PacketId,
+    /// See [`InFlightStep`].
+    pub step: InFlightStep,
+    /// Sent as a retained message, or with Retain As Published.
+    pub retain: bool,
+    /// Where its content is, unless `bodies` of [`Outbound`] has it.
+    pub partition: PartitionId,
+    /// See `partition`.
+    pub sequence: Sequence,
+}
+
+impl InFlight {
+    /// The QoS it was sent with.
+    #[must_use]
+    pub fn qos(&self) -> QoS {
+        match self.step {
+            InFlightStep::ExpectPuback => QoS::AtLeastOnce,
+            InFlightStep::ExpectSentCommit
+            | InFlightStep::ExpectPubrec
+            | InFlightStep::ExpectReceivedCommit
+            | InFlightStep::ExpectPubcomp => QoS::ExactlyOnce,
+        }
+    }
+}
+
+/// A message that waits for room in the window.
+#[derive(Debug)]
+pub struct Queued {
+    /// Whose log it is in.
+    pub partition: PartitionId,
+    /// A retained message sent because of a SUBSCRIBE, with the filter that asked for it.
+    pub retained_for: Option<FilterId>,
+    /// Its place in the log.
+    pub sequence: Sequence,
+    /// Its record body where the log may not have it at hand: replayed and retained messages.
+    pub body: Option<Box<[u8]>>,
+}
+
+/// A session's place in a partition it is behind in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Everything from here on is still to be looked at.
+    pub cursor: Sequence,
+}
+
+/// Where a subscription made while the session was behind begins. Messages before it are not its.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriptionStart {
+    /// Which subscription.
+    pub filter: FilterId,
+    /// In which partition.
+    pub partition: PartitionId,
+    /// From which sequence.
+    pub start: Sequence,
+}
+
+/// Outbound state of a session, allocated when first needed.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    /// Sent and not finished, oldest first.
+    pub in_flight: VecDeque<InFlight>,
+    /// Waiting for room, oldest first.
+    pub queue: VecDeque<Queued>,
+    /// Partitions in which the session is behind.
+    pub behind: Vec<Behind>,
+    /// Packet ids went round while the oldest was still in flight, so a new one may be taken.
+    pub lapped: bool,
+    /// A replay of `behind[0]` was asked for.
+    pub replaying: bool,
+    /// Messages in flight whose content was asked for, to send them again.
+    pub refetching: u32,
+    /// Content of messages in flight that no log holds.
+    pub bodies: Vec<(PacketId, Box<[u8]>)>,
+    /// QoS 2 messages finished before a crash that a replay may meet again.
+    pub completed: Vec<(PartitionId, Sequence)>,
+    /// See [`SubscriptionStart`].
+    pub starts: Vec<SubscriptionStart>,
+}
+
+impl Outbound {
+    /// Nothing to keep.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.in_flight.is_empty()
+            && self.queue.is_empty()
+            && self.behind.is_empty()
+            && self.completed.is_empty()
+            && self.starts.is_empty()
+            && self.refetching == 0
+    }
+
+    /// Whether a live message has to wait its turn behind others.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.queue.is_empty() || self.refetching > 0
+    }
+
+    /// Whether `candidate`, the successor of the last id used, is in use.
+    ///
+    /// Ids are given in order, so those in flight lie between the oldest and the last, and only the
+    /// oldest can be met, until it was met once: then every id has to be looked at.
+    pub fn is_in_flight(&mut self, candidate: PacketId) -> bool {
+        if self.in_flight.is_empty() {
+            self.lapped = false;
+        } else if self.in_flight.front().is_some_and(|oldest| oldest.packet_id == candidate) {
+            self.lapped = true;
+        }
+        self.lapped && self.in_flight.iter().any(|sent| sent.packet_id == candidate)
+    }
+
+    /// The exchange with `packet_id`; acknowledgements come in order, so it is mostly the first.
+    pub fn find(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {
+        self.in_flight.iter_mut().find(|sent| sent.packet_id == packet_id)
+    }
+
+    /// Ends the exchange with `packet_id`.
+    pub fn remove(&mut self, packet_id: PacketId) -> Option<InFlight> {
+        let place = self.in_flight.iter().position(|sent| sent.packet_id == packet_id)?;
+        self.bodies.retain(|(id, _)| *id != packet_id);
+        if place == 0 { self.in_flight.pop_front() } else { self.in_flight.remove(place) }
+    }
+
+    /// Where the session is behind in `partition`.
+    #[must_use]
+    pub fn cursor(&self, partition: PartitionId) -> Option<Sequence> {
+        self.behind.iter().find(|behind| behind.partition == partition).map(|behind| behind.cursor)
+    }
+
+    /// The session needs everything of `partition` from `cursor` on, and takes nothing live.
+    pub fn fall_behind(&mut self, partition: PartitionId, cursor: Sequence) {
+        match self.behind.iter_mut().find(|behind| behind.partition == partition) {
+            Some(behind) => behind.cursor = behind.cursor.min(cursor),
+            None => self.behind.push(Behind { partition, cursor }),
+        }
+    }
+
+    /// Forgets what only matters to a session that may still meet messages below `watermarks`:
+    /// where its subscriptions began, and what it has completed.
+    pub fn forget_passed(&mut self, watermarks: &[Sequence]) {
+        let Self { behind, queue, starts, completed, .. } = self;
+        let is_ahead = |partition: PartitionId, sequence: Sequence| {
+            let watermark = watermarks.get(usize::from(partition.0)).copied().unwrap_or_default();
+            sequence >= watermark
+                || behind.iter().any(|behind| behind.partition == partition)
+                || queue.iter().any(|queued| queued.partition == partition)
+        };
+        starts.retain(|start| is_ahead(start.partition, start.start));
+        completed.retain(|(partition, sequence)| is_ahead(*partition, *sequence));
+    }
+
+    /// The lowest sequence of `partition` that is not finished, in flight or waiting or behind.
+    #[must_use]
+    pub fn lowest_unfinished(&self, partition: PartitionId) -> Option<Sequence> {
+        let in_flight = self.in_flight.iter().filter(|sent| sent.partition == partition);
+        let queued = self.queue.iter().filter(|queued| queued.partition == partition);
+        in_flight
+            .map(|sent| sent.sequence)
+            .chain(queued.map(|queued| queued.sequence))
+            .chain(self.cursor(partition))
+            .min()
+    }
+}

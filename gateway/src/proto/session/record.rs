@@ -1,0 +1,478 @@
+//! A session as it is stored: everything that must survive its connection or the process.
+//!
+//! The record says where the session goes on in each partition (`cursors`) and lists apart what was
+//! sent and not acknowledged, so that those keep their packet ids. While a session is online and
+//! up to date its record may be old: `floor_shard` then names the floor that stands for its cursors.
+
+use super::{InFlightStep, StoredWill};
+use crate::proto::mqtt::{PacketId, QoS};
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::record::Qos2Step;
+
+/// Version of this format, the first byte of a record.
+pub const FORMAT_VERSION: u8 = 1;
+
+/// A session's record, owned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// A connection held it when it was written.
+    pub online: bool,
+    /// The shard whose floor covers it, while online and up to date.
+    pub floor_shard: Option<u16>,
+    /// Seconds the session outlives its connection.
+    pub session_expiry_s: u32,
+    /// The last packet id used towards the client.
+    pub last_packet_id: u16,
+    /// Per partition, the sequence from which messages are still to be looked at.
+    pub cursors: Vec<(PartitionId, Sequence)>,
+    /// Its filters, shared ones with their `$share` prefix.
+    pub subscriptions: Vec<SubscriptionRecord>,
+    /// Sent and not finished, oldest first.
+    pub in_flight: Vec<InFlightRecord>,
+    /// Retained messages that were to be sent, as record bodies with their place.
+    pub queued: Vec<(PartitionId, Sequence, Box<[u8]>)>,
+    /// QoS 2 messages finished, at or above the cursor of their partition.
+    pub completed: Vec<(PartitionId, Sequence)>,
+    /// The will, while online or while it is delayed.
+    pub will: Option<StoredWill>,
+}
+
+/// A subscription of a stored session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionRecord {
+    /// As subscribed.
+    pub filter: Box<str>,
+    /// Subscription Options as on the wire.
+    pub options: u8,
+    /// Subscription Identifier, 0 for none.
+    pub identifier: u32,
+    /// Where it begins in partitions in which the session was behind when it subscribed.
+    pub starts: Vec<(PartitionId, Sequence)>,
+}
+
+/// A message in flight of a stored session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFlightRecord {
+    /// Of our PUBLISH.
+    pub packet_id: PacketId,
+    /// How far the exchange was.
+    pub step: InFlightStep,
+    /// The RETAIN flag it was sent with.
+    pub retain: bool,
+    /// Where its content is.
+    pub partition: PartitionId,
+    /// See `partition`.
+    pub sequence: Sequence,
+    /// Its content, where no log has it.
+    pub body: Option<Box<[u8]>>,
+}
+
+/// A QoS 2 step of a stored session, newer than its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qos2Delta {
+    /// A message of the client was stored and not released.
+    Inbound(PacketId),
+    /// An exchange with the client is open.
+    Outbound {
+        /// Of our PUBLISH.
+        packet_id: PacketId,
+        /// `Sent` or `Received`.
+        step: Qos2Step,
+        /// Where the message is.
+        partition: PartitionId,
+        /// See `partition`.
+        sequence: Sequence,
+    },
+    /// A message the client has completed.
+    Completed(PartitionId, Sequence),
+}
+
+const FLAG_ONLINE: u8 = 1;
+const FLAG_FLOOR: u8 = 2;
+const FLAG_WILL: u8 = 4;
+
+impl SessionRecord {
+    /// Appends the record to `out`.
+    ///
+    /// Wire shape, little endian: version, flags, floor shard (u16), session expiry (u32), last
+    /// packet id (u16), then each list behind its length (u32), then the will if there is one.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut flags = 0;
+        flags |= if self.online { FLAG_ONLINE } else { 0 };
+        flags |= if self.floor_shard.is_some() { FLAG_FLOOR } else { 0 };
+        flags |= if self.will.is_some() { FLAG_WILL } else { 0 };
+        out.extend_from_slice(&[FORMAT_VERSION, flags]);
+        out.extend_from_slice(&self.floor_shard.unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(&self.session_expiry_s.to_le_bytes());
+        out.extend_from_slice(&self.last_packet_id.to_le_bytes());
+        put_places(out, &self.cursors);
+        put_count(out, self.subscriptions.len());
+        for subscription in &self.subscriptions {
+            put_bytes(out, subscription.filter.as_bytes());
+            out.push(subscription.options);
+            out.extend_from_slice(&subscription.identifier.to_le_bytes());
+            put_places(out, &subscription.starts);
+        }
+        put_count(out, self.in_flight.len());
+        for sent in &self.in_flight {
+            out.extend_from_slice(&sent.packet_id.get().to_le_bytes());
+            out.push(step_byte(sent.step));
+            out.push(u8::from(sent.retain));
+            put_place(out, sent.partition, sent.sequence);
+            out.push(u8::from(sent.body.is_some()));
+            if let Some(body) = &sent.body {
+                put_bytes(out, body);
+            }
+        }
+        put_count(out, self.queued.len());
+        for (partition, sequence, body) in &self.queued {
+            put_place(out, *partition, *sequence);
+            put_bytes(out, body);
+        }
+        put_places(out, &self.completed);
+        if let Some(will) = &self.will {
+            put_will(out, will);
+        }
+    }
+
+    /// Reads a record, `None` for one of another format version or a damaged one.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut input = Input(bytes);
+        if input.byte()? != FORMAT_VERSION {
+            return None;
+        }
+        let flags = input.byte()?;
+        let floor_shard = input.u16()?;
+        Some(Self {
+            online: flags & FLAG_ONLINE != 0,
+            floor_shard: (flags & FLAG_FLOOR != 0).then_some(floor_shard),
+            session_expiry_s: input.u32()?,
+            last_packet_id: input.u16()?,
+            cursors: input.places()?,
+            subscriptions: input.list(Input::subscription)?,
+            in_flight: input.list(Input::in_flight)?,
+            queued: input.list(|input| {
+                let (partition, sequence) = input.place()?;
+                Some((partition, sequence, input.bytes()?.into()))
+            })?,
+            completed: input.places()?,
+            will: if flags & FLAG_WILL != 0 { Some(input.will()?) } else { None },
+        })
+    }
+}
+
+impl SessionRecord {
+    /// Brings the record up to date with a step recorded after it.
+    ///
+    /// A message whose exchange is open or over must not be taken again from a replay, so it counts
+    /// as completed there.
+    pub fn apply(&mut self, delta: Qos2Delta) {
+        match delta {
+            // Not part of the record: what the client sent is released by itself.
+            Qos2Delta::Inbound(_) => {}
+            Qos2Delta::Outbound { packet_id, step, partition, sequence } => {
+                let step = match step {
+                    Qos2Step::Sent => InFlightStep::ExpectPubrec,
+                    Qos2Step::Received | Qos2Step::Completed => InFlightStep::ExpectPubcomp,
+                };
+                self.completed.push((partition, sequence));
+                let (retain, body) = (false, None);
+                let sent =
+                    InFlightRecord { packet_id, step, retain, partition, sequence, body };
+                match self.in_flight.iter_mut().find(|known| known.packet_id == packet_id) {
+                    Some(known) if known.sequence == sequence => known.step = step,
+                    Some(known) => *known = sent,
+                    None => self.in_flight.push(sent),
+                }
+            }
+            Qos2Delta::Completed(partition, sequence) => {
+                self.completed.push((partition, sequence));
+                self.in_flight
+                    .retain(|sent| (sent.partition, sent.sequence) != (partition, sequence));
+            }
+        }
+    }
+}
+
+/// Reads only the cursors of a record: what the session still needs of each partition.
+///
+/// Messages in flight count too: their content must stay. Appends to `out`, nothing for a record
+/// that cannot be read.
+pub fn needed_of(bytes: &[u8], out: &mut Vec<(PartitionId, Sequence)>) {
+    let Some(record) = SessionRecord::decode(bytes) else {
+        return;
+    };
+    out.extend_from_slice(&record.cursors);
+    for sent in record.in_flight.iter().filter(|sent| sent.body.is_none()) {
+        match out.iter_mut().find(|(partition, _)| *partition == sent.partition) {
+            Some((_, lowest)) => *lowest = sent.sequence.min(*lowest),
+            None => out.push((sent.partition, sent.sequence)),
+        }
+    }
+}
+
+/// Makes the record of a session that was online when the process died one of an offline session:
+/// where it followed a floor, the floor has the newer cursors, and what lies below them is done.
+pub fn settle(record: &mut SessionRecord, floor: &[(PartitionId, Sequence)]) {
+    record.online = false;
+    if record.floor_shard.take().is_none() {
+        return;
+    }
+    for (partition, cursor) in &mut record.cursors {
+        if let Some((_, floor)) = floor.iter().find(|(of, _)| of == partition) {
+            *cursor = (*cursor).max(*floor);
+        }
+    }
+    let below = |partition: PartitionId, sequence: Sequence| {
+        floor.iter().any(|(of, floor)| *of == partition && sequence < *floor)
+    };
+    record.in_flight.retain(|sent| !below(sent.partition, sent.sequence) || sent.body.is_some());
+    record.completed.retain(|(partition, sequence)| !below(*partition, *sequence));
+}
+
+fn step_byte(step: InFlightStep) -> u8 {
+    match step {
+        InFlightStep::ExpectPuback => 0,
+        InFlightStep::ExpectSentCommit => 1,
+        InFlightStep::ExpectPubrec => 2,
+        InFlightStep::ExpectReceivedCommit => 3,
+        InFlightStep::ExpectPubcomp => 4,
+    }
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    let count = u32::try_from(count).expect("session lists are bounded by limits far below 2^32");
+    out.extend_from_slice(&count.to_le_bytes());
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_count(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+fn put_place(out: &mut Vec<u8>, partition: PartitionId, sequence: Sequence) {
+    out.extend_from_slice(&partition.0.to_le_bytes());
+    out.extend_from_slice(&sequence.0.to_le_bytes());
+}
+
+fn put_places(out: &mut Vec<u8>, places: &[(PartitionId, Sequence)]) {
+    put_count(out, places.len());
+    for (partition, sequence) in places {
+        put_place(out, *partition, *sequence);
+    }
+}
+
+fn put_will(out: &mut Vec<u8>, will: &StoredWill) {
+    out.push(will.qos as u8);
+    out.push(u8::from(will.retain));
+    out.extend_from_slice(&will.delay_s.to_le_bytes());
+    out.push(u8::from(will.expiry_interval_s.is_some()));
+    out.extend_from_slice(&will.expiry_interval_s.unwrap_or(0).to_le_bytes());
+    put_bytes(out, will.topic.as_bytes());
+    put_bytes(out, &will.properties);
+    put_bytes(out, &will.payload);
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1)?.first().copied()
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let count = self.u32()? as usize;
+        self.take(count)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    /// A list; the capacity is bounded by the bytes left, so a damaged length allocates nothing.
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.u32()? as usize;
+        let mut list = Vec::with_capacity(count.min(self.0.len()));
+        for _ in 0..count {
+            list.push(item(self)?);
+        }
+        Some(list)
+    }
+
+    fn place(&mut self) -> Option<(PartitionId, Sequence)> {
+        Some((PartitionId(self.u16()?), Sequence(self.u64()?)))
+    }
+
+    fn places(&mut self) -> Option<Vec<(PartitionId, Sequence)>> {
+        self.list(Self::place)
+    }
+
+    fn subscription(&mut self) -> Option<SubscriptionRecord> {
+        Some(SubscriptionRecord {
+            filter: self.text()?.into(),
+            options: self.byte()?,
+            identifier: self.u32()?,
+            starts: self.places()?,
+        })
+    }
+
+    fn in_flight(&mut self) -> Option<InFlightRecord> {
+        let packet_id = PacketId::new(self.u16()?)?;
+        let step = match self.byte()? {
+            0 => InFlightStep::ExpectPuback,
+            1 => InFlightStep::ExpectSentCommit,
+            2 => InFlightStep::ExpectPubrec,
+            3 => InFlightStep::ExpectReceivedCommit,
+            4 => InFlightStep::ExpectPubcomp,
+            _ => return None,
+        };
+        let retain = self.byte()? != 0;
+        let (partition, sequence) = self.place()?;
+        let body = if self.byte()? != 0 { Some(self.bytes()?.into()) } else { None };
+        Some(InFlightRecord { packet_id, step, retain, partition, sequence, body })
+    }
+
+    fn will(&mut self) -> Option<StoredWill> {
+        let qos = match self.byte()? {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            2 => QoS::ExactlyOnce,
+            _ => return None,
+        };
+        let retain = self.byte()? != 0;
+        let delay_s = self.u32()?;
+        let has_expiry = self.byte()? != 0;
+        let expiry_s = self.u32()?;
+        Some(StoredWill {
+            qos,
+            retain,
+            delay_s,
+            expiry_interval_s: has_expiry.then_some(expiry_s),
+            topic: self.text()?.into(),
+            properties: self.bytes()?.into(),
+            payload: self.bytes()?.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P0: PartitionId = PartitionId(0);
+    const P1: PartitionId = PartitionId(1);
+
+    fn id(id: u16) -> PacketId {
+        PacketId::new(id).expect("tests use ids above 0")
+    }
+
+    fn sample() -> SessionRecord {
+        SessionRecord {
+            online: true,
+            floor_shard: Some(3),
+            session_expiry_s: 60,
+            last_packet_id: 9,
+            cursors: vec![(P0, Sequence(100)), (P1, Sequence(7))],
+            subscriptions: vec![SubscriptionRecord {
+                filter: "a/+".into(),
+                options: 1,
+                identifier: 5,
+                starts: vec![(P0, Sequence(90))],
+            }],
+            in_flight: vec![
+                InFlightRecord {
+                    packet_id: id(8),
+                    step: InFlightStep::ExpectPubcomp,
+                    retain: false,
+                    partition: P0,
+                    sequence: Sequence(50),
+                    body: None,
+                },
+                InFlightRecord {
+                    packet_id: id(9),
+                    step: InFlightStep::ExpectPuback,
+                    retain: true,
+                    partition: P0,
+                    sequence: Sequence(20),
+                    body: Some(b"kept".as_slice().into()),
+                },
+            ],
+            queued: vec![(P1, Sequence(2), b"body".as_slice().into())],
+            completed: vec![(P0, Sequence(101))],
+            will: Some(StoredWill {
+                qos: QoS::AtLeastOnce,
+                retain: true,
+                delay_s: 3,
+                expiry_interval_s: Some(0),
+                topic: "w".into(),
+                properties: [1, 0].as_slice().into(),
+                payload: b"gone".as_slice().into(),
+            }),
+        }
+    }
+
+    #[test]
+    fn reads_back_what_was_written_and_survives_any_cut() {
+        let record = sample();
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        assert_eq!(SessionRecord::decode(&bytes), Some(record));
+        for cut in 0..bytes.len() {
+            assert_eq!(SessionRecord::decode(bytes.get(..cut).expect("cut is inside")), None);
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_refused() {
+        let mut bytes = Vec::new();
+        sample().encode(&mut bytes);
+        bytes[0] = FORMAT_VERSION + 1;
+        assert_eq!(SessionRecord::decode(&bytes), None);
+    }
+
+    #[test]
+    fn messages_in_flight_are_needed_too() {
+        let mut bytes = Vec::new();
+        sample().encode(&mut bytes);
+        let mut needed = Vec::new();
+        needed_of(&bytes, &mut needed);
+        assert_eq!(needed, [(P0, Sequence(50)), (P1, Sequence(7))]);
+    }
+
+    #[test]
+    fn settling_takes_the_newer_of_record_and_floor() {
+        let mut record = sample();
+        settle(&mut record, &[(P0, Sequence(102)), (P1, Sequence(3))]);
+        assert_eq!(record.cursors, [(P0, Sequence(102)), (P1, Sequence(7))]);
+        assert_eq!(record.in_flight.len(), 1, "50 is below the floor; the kept body stays");
+        assert_eq!(record.completed, []);
+        assert!(!record.online);
+    }
+
+    #[test]
+    fn settling_a_laggard_keeps_its_own_cursors() {
+        let mut record = SessionRecord { floor_shard: None, ..sample() };
+        settle(&mut record, &[(P0, Sequence(102))]);
+        assert_eq!(record.cursors, sample().cursors);
+        assert_eq!(record.in_flight.len(), 2);
+    }
+}
