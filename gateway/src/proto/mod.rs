@@ -5,11 +5,14 @@
 //! the simulation drive several whole shards from one seed.
 #![forbid(unsafe_code)]
 
+pub mod limits;
 pub mod handler;
 pub mod mqtt;
 pub mod output;
 pub mod partition;
 pub mod record;
 pub mod routing;
+pub mod session;
+pub mod shard_state;
 pub mod time;
 pub mod wheel;

@@ -1,0 +1,428 @@
+//! CONNECT: which session, whose turn, what was agreed. Source: MQTT 5.0 §3.1, §3.2, §4.1.
+//!
+//! ```text
+//! CONNECT ─┬─ no session in memory ──▶ ExpectState ──(stored state)──▶ Online
+//!          ├─ clean start ───────────▶ Online at once; what is stored is deleted when found
+//!          ├─ session online ────────▶ takeover: DISCONNECT 0x8E to the old connection ─▶ Online
+//!          └─ session being saved ───▶ waits until that is committed, then ExpectState
+//! ```
+
+use super::{ConnectionStage, Context, NO_SESSION, ProtocolError, Request, ShardState, StoredSession};
+use crate::proto::mqtt::{
+    Connack, Connect, Packet, Properties, Property, ProtocolVersion, ReasonCode, Will,
+};
+use crate::proto::output::{Action, ConnectionId, ShardIndex};
+use crate::proto::session::{Connected, NEVER_EXPIRES, Stage, StoredWill, Ticket};
+use crate::proto::time::Timestamp;
+
+/// A CONNECT that was accepted and has no CONNACK yet.
+#[derive(Debug)]
+pub(super) struct PendingConnect {
+    pub(super) connection: ConnectionId,
+    connected: Connected,
+    will: Option<Box<StoredWill>>,
+    /// The client sent none.
+    client_id_assigned: bool,
+    /// Where it differs from what the client asked for.
+    server_keep_alive_s: Option<u16>,
+    session_expiry_lowered: bool,
+    held: bool,
+}
+
+/// The shard that owns the session of `client_id` on a node of `shard_count` shards.
+///
+/// The hash is fixed over machines and versions.
+#[must_use]
+pub fn home_shard(client_id: &str, shard_count: u16) -> ShardIndex {
+    let hash = xxhash_rust::xxh3::xxh3_64(client_id.as_bytes());
+    let home = hash % u64::from(shard_count.max(1));
+    ShardIndex(u16::try_from(home).expect("a remainder of a u16"))
+}
+
+impl ShardState {
+    /// Hands the connection to the shard its CONNECT belongs to, when that is another.
+    pub(super) fn is_handed_over(
+        &mut self,
+        id: ConnectionId,
+        packet: &Packet<'_>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let Packet::Connect(connect) = packet else {
+            return false;
+        };
+        if connect.client_id.is_empty() {
+            return false;
+        }
+        let shard = home_shard(connect.client_id, self.shard_count);
+        if shard == self.shard {
+            return false;
+        }
+        if let Some(connection) = self.connection_mut(id) {
+            connection.stage = ConnectionStage::Vacant;
+        }
+        self.keep_alives.clear(id.index);
+        context.actions.push(Action::HandOver { connection: id, shard });
+        true
+    }
+
+    pub(super) fn handle_connect(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        if let Some(connection) = self.connection_mut(id) {
+            connection.version = connect.version;
+        }
+        let mut pending = self.read_connect(id, connect)?;
+        let assigned;
+        let client_id = if connect.client_id.is_empty() {
+            // MQTT 5.0 [MQTT-3.1.3-6]; MQTT 3.1.1 [MQTT-3.1.3-8]; 3.1 asks for 1 to 23 characters.
+            if connect.version == ProtocolVersion::V3_1
+                || (connect.version == ProtocolVersion::V3_1_1 && !connect.clean_start)
+            {
+                return Err(ProtocolError::ClientIdentifierNotValid);
+            }
+            pending.client_id_assigned = true;
+            assigned = self.assign_client_id();
+            &assigned
+        } else {
+            connect.client_id
+        };
+        if let Some(connection) = self.connection_mut(id) {
+            connection.stage = ConnectionStage::ExpectSession;
+        }
+        context.actions.push(Action::Adopt(id));
+        self.admit(client_id, pending, context);
+        self.hold_until_online(id, context);
+        Ok(())
+    }
+
+    /// What is agreed with the client, from its CONNECT and our limits.
+    fn read_connect(
+        &self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+    ) -> Result<PendingConnect, ProtocolError> {
+        let limits = &self.limits;
+        let is_v5 = connect.version == ProtocolVersion::V5;
+        let mut asked_expiry_s = match (is_v5, connect.clean_start) {
+            (true, _) | (false, true) => 0,
+            (false, false) => NEVER_EXPIRES,
+        };
+        let mut connected = Connected {
+            version: connect.version,
+            clean_start: connect.clean_start,
+            silence_max_ms: 0,
+            session_expiry_s: 0,
+            window: limits.inflight_max,
+            maximum_packet_size: u32::MAX,
+            topic_alias_maximum: 0,
+            problem_information: true,
+        };
+        for property in connect.properties.iter() {
+            match property {
+                Property::SessionExpiryInterval(seconds) => asked_expiry_s = seconds,
+                Property::ReceiveMaximum(count) => connected.window = connected.window.min(count),
+                Property::MaximumPacketSize(bytes) => connected.maximum_packet_size = bytes,
+                Property::TopicAliasMaximum(count) => {
+                    connected.topic_alias_maximum = count.min(limits.topic_alias_maximum_out);
+                }
+                Property::RequestProblemInformation(wanted) => {
+                    connected.problem_information = wanted;
+                }
+                Property::AuthenticationMethod(_) => {
+                    return Err(ProtocolError::BadAuthenticationMethod);
+                }
+                _ => {}
+            }
+        }
+        connected.session_expiry_s = asked_expiry_s.min(limits.session_expiry_max_s);
+        let keep_alive_s = match (is_v5, limits.keep_alive_max_s, connect.keep_alive_s) {
+            (true, maximum, asked) if maximum > 0 && (asked == 0 || asked > maximum) => maximum,
+            (_, _, asked) => asked,
+        };
+        connected.silence_max_ms = u32::from(keep_alive_s) * 1_500;
+        let will = match &connect.will {
+            Some(will) => Some(Box::new(self.read_will(will)?)),
+            None => None,
+        };
+        Ok(PendingConnect {
+            connection: id,
+            connected,
+            will,
+            client_id_assigned: false,
+            server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
+            session_expiry_lowered: is_v5 && connected.session_expiry_s != asked_expiry_s,
+            held: false,
+        })
+    }
+
+    fn read_will(&self, will: &Will<'_>) -> Result<StoredWill, ProtocolError> {
+        if !self.is_accepted_topic_name(will.topic) {
+            return Err(ProtocolError::TopicNameInvalid);
+        }
+        let mut stored = StoredWill {
+            qos: will.qos,
+            retain: will.retain,
+            delay_s: 0,
+            expiry_interval_s: None,
+            topic: will.topic.into(),
+            properties: [].into(),
+            payload: will.payload.into(),
+        };
+        let mut forwarded = Vec::new();
+        for property in will.properties.iter() {
+            match property {
+                Property::WillDelayInterval(seconds) => stored.delay_s = seconds,
+                Property::MessageExpiryInterval(seconds) => {
+                    stored.expiry_interval_s = Some(seconds);
+                }
+                forward => forward.encode(&mut forwarded),
+            }
+        }
+        stored.properties = forwarded.into();
+        Ok(stored)
+    }
+
+    /// A client id nobody has, that belongs to this shard.
+    fn assign_client_id(&mut self) -> String {
+        loop {
+            let (high, low) = (self.next_random(), self.next_random());
+            let client_id = format!("auto-{high:016x}{low:016x}");
+            let is_home = home_shard(&client_id, self.shard_count) == self.shard;
+            if is_home && self.find_client(&client_id).is_none() {
+                return client_id;
+            }
+        }
+    }
+
+    /// Gives the session of `client_id` to the connection, now or when it can be had.
+    fn admit(&mut self, client_id: &str, pending: PendingConnect, context: &mut Context<'_>) {
+        let Some(index) = self.find_client(client_id) else {
+            self.start_session(client_id, pending, context);
+            return;
+        };
+        let Some(session) = self.session(index) else {
+            unreachable!("the client table names sessions in the slab");
+        };
+        match session.stage {
+            Stage::Online => self.take_over(index, pending, context),
+            Stage::ExpectState | Stage::ExpectSaved => {
+                if let Some(earlier) = self.pending_connects.remove(&index) {
+                    self.drop_connection(earlier.connection, context);
+                }
+                self.attach(index, &pending);
+                let is_waiting_for_state =
+                    self.session(index).is_some_and(|session| session.stage == Stage::ExpectState);
+                let clean_start = pending.connected.clean_start;
+                self.pending_connects.insert(index, Box::new(pending));
+                if is_waiting_for_state && clean_start {
+                    self.go_online(index, false, context);
+                }
+            }
+        }
+    }
+
+    /// Makes a session for a client that has none in memory, and asks for what is stored.
+    pub(super) fn start_session(
+        &mut self,
+        client_id: &str,
+        pending: PendingConnect,
+        context: &mut Context<'_>,
+    ) {
+        let clean_start = pending.connected.clean_start;
+        let index = self.insert_session(client_id, pending.connected);
+        self.attach(index, &pending);
+        self.pending_connects.insert(index, Box::new(pending));
+        if let Some(session) = self.session_mut(index) {
+            session.asked = true;
+        }
+        if let Some(ticket) = self.ticket(index) {
+            context.upstream.request(Request::Session { ticket, client_id: client_id.into() });
+        }
+        if clean_start {
+            self.go_online(index, false, context);
+        }
+    }
+
+    /// The connection is the one this session talks to, or will talk to.
+    fn attach(&mut self, index: u32, pending: &PendingConnect) {
+        if let Some(connection) = self.connection_mut(pending.connection) {
+            connection.session = index;
+        }
+        if let Some(session) = self.session_mut(index)
+            && session.stage != Stage::ExpectSaved
+        {
+            session.connection = Some(pending.connection);
+        }
+    }
+
+    /// The session is online elsewhere on this shard. Source: MQTT 5.0 [MQTT-3.1.4-3].
+    fn take_over(&mut self, index: u32, pending: PendingConnect, context: &mut Context<'_>) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let ends = pending.connected.clean_start || !session.is_persistent();
+        let client_id = session.client_id.clone();
+        let former = session.connection.take();
+        let will = session.will.take_if(|will| ends || will.delay_s == 0);
+        session.will = None;
+        if let Some(former) = former {
+            self.write_disconnect(former, ReasonCode::SessionTakenOver, context);
+            self.drop_connection(former, context);
+        }
+        if let Some(will) = will {
+            self.publish_will(&client_id, &will, context);
+        }
+        if ends {
+            self.end_session(index, context);
+            self.admit(&client_id, pending, context);
+            return;
+        }
+        if let Some(session) = self.session_mut(index) {
+            session.aliases = None;
+            if let Some(inbound) = &mut session.inbound {
+                inbound.disconnected();
+            }
+        }
+        self.attach(index, &pending);
+        self.pending_connects.insert(index, Box::new(pending));
+        self.go_online(index, true, context);
+    }
+
+    /// Closes a connection that has lost its session.
+    fn drop_connection(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+        if let Some(connection) = self.connection_mut(id) {
+            connection.session = NO_SESSION;
+            self.end_connection(id, context);
+        }
+    }
+
+    /// The answer to [`Request::Session`].
+    pub fn handle_session(
+        &mut self,
+        ticket: Ticket,
+        stored: Option<StoredSession>,
+        context: &mut Context<'_>,
+    ) {
+        if ticket.session == super::BACKGROUND {
+            self.handle_due_session(ticket.epoch, stored, context);
+            return;
+        }
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
+        session.asked = false;
+        let index = ticket.session;
+        let client_id = session.client_id.clone();
+        if session.stage != Stage::ExpectState {
+            // Clean start: online already; what is stored has ended.
+            if stored.is_some() && !session.stored && session.stage == Stage::Online {
+                self.discard_stored(&client_id, stored.as_ref(), context);
+            }
+            return;
+        }
+        let now = context.now;
+        let live = stored.as_ref().filter(|stored| stored.expires_at > now);
+        let restored = live.is_some_and(|stored| self.restore_session(index, stored, context));
+        if !restored && stored.is_some() {
+            self.discard_stored(&client_id, stored.as_ref(), context);
+        }
+        self.go_online(index, restored, context);
+    }
+
+    /// CONNACK: the connection may go on. Source: MQTT 5.0 §3.2.
+    fn go_online(&mut self, index: u32, session_present: bool, context: &mut Context<'_>) {
+        let Some(mut pending) = self.pending_connects.remove(&index) else {
+            return;
+        };
+        let id = pending.connection;
+        let was_stored = self.session(index).is_some_and(|session| session.stored);
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        session.stage = Stage::Online;
+        session.connected = pending.connected;
+        session.will = pending.will.take();
+        session.inbound_unacknowledged = 0;
+        let persistent = session.is_persistent();
+        if let Some(connection) = self.connection_mut(id) {
+            connection.stage = ConnectionStage::Connected;
+        }
+        self.counters.connects += 1;
+        self.write_connack(index, &pending, session_present, context);
+        match pending.connected.silence_max_ms {
+            0 => self.keep_alives.clear(id.index),
+            silence_ms => {
+                let deadline = Timestamp(context.now.0 + u64::from(silence_ms));
+                self.keep_alives.set(id.index, deadline);
+            }
+        }
+        if pending.held {
+            context.actions.push(Action::Resume(id));
+        }
+        if persistent || was_stored {
+            if pending.connected.clean_start && !session_present {
+                // What an earlier session left, its QoS 2 ledger too, is not this one's.
+                self.record_end(index, context);
+            }
+            self.record_session(index, context);
+        }
+        if session_present {
+            self.resume_delivery(index, context);
+        }
+    }
+
+    /// A CONNECT that has to wait keeps what the client sends behind it.
+    fn hold_until_online(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.stage == ConnectionStage::ExpectSession
+            && let Some(pending) = self.pending_connects.get_mut(&connection.session)
+        {
+            pending.held = true;
+            context.actions.push(Action::Hold(id));
+        }
+    }
+
+    fn write_connack(
+        &mut self,
+        index: u32,
+        pending: &PendingConnect,
+        session_present: bool,
+        context: &mut Context<'_>,
+    ) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let version = pending.connected.version;
+        if version == ProtocolVersion::V5 {
+            let limits = &self.limits;
+            if pending.session_expiry_lowered {
+                Property::SessionExpiryInterval(pending.connected.session_expiry_s)
+                    .encode(&mut scratch);
+            }
+            Property::ReceiveMaximum(limits.receive_maximum).encode(&mut scratch);
+            Property::MaximumPacketSize(limits.maximum_packet_size_bytes).encode(&mut scratch);
+            Property::TopicAliasMaximum(limits.topic_alias_maximum_in).encode(&mut scratch);
+            Property::SharedSubscriptionAvailable(false).encode(&mut scratch);
+            if let Some(seconds) = pending.server_keep_alive_s {
+                Property::ServerKeepAlive(seconds).encode(&mut scratch);
+            }
+            if pending.client_id_assigned
+                && let Some(session) = self.session(index)
+            {
+                Property::AssignedClientIdentifier(&session.client_id).encode(&mut scratch);
+            }
+        }
+        // MQTT 3.1 has no Session Present flag: its byte is reserved.
+        let connack = Connack {
+            session_present: session_present && version != ProtocolVersion::V3_1,
+            code: ReasonCode::Success as u8,
+            properties: Properties::from_validated(&scratch),
+        };
+        connack.encode(version, context.outbox.buffer(pending.connection.index));
+        self.scratch = scratch;
+    }
+}

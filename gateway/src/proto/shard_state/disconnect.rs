@@ -1,0 +1,213 @@
+//! The end of a connection, of a session, and what its will and its timers then do.
+//! Source: MQTT 5.0 §3.1.2.5, §3.14, §4.1.
+
+use super::waiting::Waiting;
+use super::{AppendToken, BACKGROUND, Context, Due, ProtocolError, Request, ShardState, StoredSession};
+use crate::proto::mqtt::{Disconnect, Property, ReasonCode};
+use crate::proto::output::ConnectionId;
+use crate::proto::record::{Record, SessionPut};
+use crate::proto::session::record::SessionRecord;
+use crate::proto::session::{Stage, Ticket};
+use crate::proto::time::Timestamp;
+
+impl ShardState {
+    pub(super) fn handle_disconnect(
+        &mut self,
+        id: ConnectionId,
+        disconnect: &Disconnect<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let Some(connection) = self.connection(id) else {
+            return Ok(());
+        };
+        let expiry_max_s = self.limits.session_expiry_max_s;
+        let Some(session) = self.session_mut(connection.session) else {
+            return Ok(());
+        };
+        let asked_expiry_s = disconnect.properties.iter().find_map(|property| match property {
+            Property::SessionExpiryInterval(seconds) => Some(seconds),
+            _ => None,
+        });
+        if let Some(seconds) = asked_expiry_s {
+            // MQTT 5.0 [MQTT-3.14.2-2] binds the client; §3.14.2.2.2 names the answer.
+            if session.connected.session_expiry_s == 0 && seconds > 0 {
+                return Err(ProtocolError::SessionExpiryRaised);
+            }
+            session.connected.session_expiry_s = seconds.min(expiry_max_s);
+        }
+        // MQTT 5.0 [MQTT-3.14.4-3]; MQTT 3.1.1 [MQTT-3.14.4-3].
+        if disconnect.reason_code == ReasonCode::Success {
+            session.will = None;
+        }
+        self.end_connection(id, context);
+        Ok(())
+    }
+
+    /// The connection of a session, or of a CONNECT that waits for one, is gone.
+    pub(super) fn connection_lost(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        context: &mut Context<'_>,
+    ) {
+        let waits = self.pending_connects.get(&index).is_some_and(|one| one.connection == id);
+        if waits {
+            self.pending_connects.remove(&index);
+            let is_new =
+                self.session(index).is_some_and(|session| session.stage == Stage::ExpectState);
+            if is_new {
+                self.remove_session(index);
+            }
+            return;
+        }
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        if session.connection != Some(id) {
+            return;
+        }
+        session.connection = None;
+        session.aliases = None;
+        if let Some(inbound) = &mut session.inbound {
+            inbound.disconnected();
+        }
+        self.leave(index, context);
+    }
+
+    /// A session without connection: publishes its will now or lets it be published later, and ends
+    /// or is saved.
+    fn leave(&mut self, index: u32, context: &mut Context<'_>) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let client_id = session.client_id.clone();
+        let persistent = session.is_persistent();
+        let expires_at = session.expires_at(context.now);
+        let delayed = session.will.as_ref().filter(|will| persistent && will.delay_s > 0);
+        let will_at = delayed.map_or(Timestamp::NEVER, |will| {
+            context.now.after_seconds(will.delay_s).min(expires_at)
+        });
+        let due = if will_at == Timestamp::NEVER { session.will.take() } else { None };
+        if persistent {
+            session.stage = Stage::ExpectSaved;
+            let ticket = Ticket { session: index, epoch: session.epoch };
+            let token = self.record_session_until(index, expires_at, will_at, context);
+            self.waiting.push_back((token, Waiting::Saved { ticket }));
+            self.remove_subscriptions(index, context);
+        }
+        if let Some(will) = due {
+            self.publish_will(&client_id, &will, context);
+        }
+        if !persistent {
+            self.end_session(index, context);
+        }
+    }
+
+    /// The session is over: nothing of it is kept, here or in the store.
+    pub(super) fn end_session(&mut self, index: u32, context: &mut Context<'_>) {
+        self.remove_subscriptions(index, context);
+        self.unfollow(index);
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        if !session.stored && !session.asked {
+            self.remove_session(index);
+            return;
+        }
+        // Until this is committed, who asks the store would still find the old state.
+        session.stage = Stage::ExpectSaved;
+        session.outbound = None;
+        session.inbound = None;
+        let ticket = Ticket { session: index, epoch: session.epoch };
+        if let Some(token) = self.record_end(index, context) {
+            self.waiting.push_back((token, Waiting::Saved { ticket }));
+        }
+    }
+
+    /// Appends that whatever is stored for the session's client id is over.
+    pub(super) fn record_end(
+        &mut self,
+        index: u32,
+        context: &mut Context<'_>,
+    ) -> Option<AppendToken> {
+        let client_id = self.session(index)?.client_id.clone();
+        Some(context.upstream.append(&Record::SessionDelete { client_id: &client_id }))
+    }
+
+    /// What was stored of a client's former session ends; its delayed will is due.
+    pub(super) fn discard_stored(
+        &mut self,
+        client_id: &str,
+        stored: Option<&StoredSession>,
+        context: &mut Context<'_>,
+    ) {
+        context.upstream.append(&Record::SessionDelete { client_id });
+        let record = stored.and_then(|stored| SessionRecord::decode(&stored.record));
+        let Some(record) = record else {
+            return;
+        };
+        if let Some(will) = record.will {
+            self.publish_will(client_id, &will, context);
+        }
+    }
+
+    /// A timer of an offline session is due: looks at what is stored of it.
+    pub fn handle_due(&mut self, client_id: &str, due: Due, context: &mut Context<'_>) {
+        if self.find_client(client_id).is_some() {
+            return;
+        }
+        self.background_counter = self.background_counter.wrapping_add(1);
+        let id = self.background_counter;
+        self.background.insert(id, (client_id.into(), due));
+        let ticket = Ticket { session: BACKGROUND, epoch: id };
+        context.upstream.request(Request::Session { ticket, client_id: client_id.into() });
+    }
+
+    pub(super) fn handle_due_session(
+        &mut self,
+        id: u32,
+        stored: Option<StoredSession>,
+        context: &mut Context<'_>,
+    ) {
+        let Some((client_id, _)) = self.background.remove(&id) else {
+            return;
+        };
+        let Some(stored) = stored.filter(|_| self.find_client(&client_id).is_none()) else {
+            return;
+        };
+        if stored.expires_at <= context.now {
+            self.discard_stored(&client_id, Some(&stored), context);
+        } else if stored.will_at <= context.now {
+            self.publish_stored_will(&client_id, &stored, context);
+        }
+    }
+
+    /// A will was delayed long enough; the session goes on without it.
+    fn publish_stored_will(
+        &mut self,
+        client_id: &str,
+        stored: &StoredSession,
+        context: &mut Context<'_>,
+    ) {
+        let Some(mut record) = SessionRecord::decode(&stored.record) else {
+            self.counters.unreadable_sessions += 1;
+            return;
+        };
+        let Some(will) = record.will.take() else {
+            return;
+        };
+        for delta in &stored.steps {
+            record.apply(*delta);
+        }
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        self.publish_will(client_id, &will, context);
+        let put = SessionPut {
+            client_id,
+            expires_at: stored.expires_at,
+            will_at: Timestamp::NEVER,
+            record: &bytes,
+        };
+        context.upstream.append(&Record::SessionPut(put));
+    }
+}

@@ -1,0 +1,223 @@
+//! A stored message as a PUBLISH to one client.
+
+use super::Counters;
+use crate::proto::mqtt::{
+    PacketId, Property, ProtocolVersion, PublishHeader, QoS, encode_publish, encoded_publish_bytes,
+};
+use crate::proto::output::Outbox;
+use crate::proto::record::Message;
+use crate::proto::session::{OutboundAliases, Session, TopicForm};
+use crate::proto::time::Timestamp;
+
+/// How a message goes to one client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delivery<'a> {
+    pub(super) message: &'a Message<'a>,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) dup: bool,
+    /// Present exactly when `qos` is above 0.
+    pub(super) packet_id: Option<PacketId>,
+    /// Subscription Identifiers of the matching subscriptions.
+    pub(super) identifiers: &'a [u32],
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It is in the outbox.
+    Sent,
+    /// It must not be sent: expired, or larger than the client takes. For the client it is as if
+    /// it had been delivered. Source: MQTT 5.0 [MQTT-3.1.2-25], [MQTT-3.3.2-5].
+    Dropped,
+}
+
+/// The last encoded form of a message that goes to many clients, one for each version.
+#[derive(Debug, Default)]
+pub(super) struct FanOut {
+    forms: [Form; 2],
+}
+
+#[derive(Debug, Default)]
+struct Form {
+    bytes: Vec<u8>,
+    key: Option<(QoS, bool)>,
+    packet_id_at: usize,
+}
+
+impl FanOut {
+    /// Forgets the message before.
+    pub(super) fn reset(&mut self) {
+        for form in &mut self.forms {
+            form.key = None;
+        }
+    }
+}
+
+/// Writes `delivery` to the outbox of the session's connection.
+pub(super) fn write_publish(
+    session: &mut Session,
+    delivery: &Delivery<'_>,
+    now: Timestamp,
+    scratch: &mut Vec<u8>,
+    outbox: &mut Outbox,
+    counters: &mut Counters,
+) -> Written {
+    let Some(connection) = session.connection else {
+        return Written::Dropped;
+    };
+    let message = delivery.message;
+    if message.expires_at().is_some_and(|at| at <= now) {
+        counters.dropped_expired += 1;
+        return Written::Dropped;
+    }
+    scratch.clear();
+    let version = session.connected.version;
+    let mut topic = message.topic;
+    if version == ProtocolVersion::V5 {
+        let alias_maximum = session.connected.topic_alias_maximum;
+        put_properties(delivery, now, scratch);
+        let header = PublishHeader { topic, ..header(delivery, topic) };
+        let full_bytes =
+            encoded_publish_bytes(version, &header, &[scratch, message.properties], message.payload);
+        // An alias is only agreed on by a packet that is really sent.
+        if full_bytes + ALIAS_PROPERTY_BYTES > session.connected.maximum_packet_size as usize {
+            counters.dropped_too_large += 1;
+            return Written::Dropped;
+        }
+        if alias_maximum > 0 {
+            topic = put_alias(session, alias_maximum, topic, scratch);
+        }
+    }
+    let header = header(delivery, topic);
+    let buffer = outbox.buffer(connection.index);
+    encode_publish(buffer, version, &header, &[scratch, message.properties], message.payload);
+    count_sent(counters, delivery.qos);
+    Written::Sent
+}
+
+/// As [`write_publish`] for one of many receivers, without identifiers: the bytes are encoded once
+/// and copied, with another packet id each.
+pub(super) fn write_shared(
+    session: &mut Session,
+    delivery: &Delivery<'_>,
+    now: Timestamp,
+    fan_out: &mut FanOut,
+    scratch: &mut Vec<u8>,
+    outbox: &mut Outbox,
+    counters: &mut Counters,
+) -> Written {
+    let is_v5 = session.connected.version == ProtocolVersion::V5;
+    let [v3_form, v5_form] = &mut fan_out.forms;
+    let form = if is_v5 { v5_form } else { v3_form };
+    let Some(connection) = session.connection else {
+        return Written::Dropped;
+    };
+    let is_alike = session.connected.topic_alias_maximum == 0 && delivery.identifiers.is_empty();
+    if !is_alike {
+        return write_publish(session, delivery, now, scratch, outbox, counters);
+    }
+    if form.key != Some((delivery.qos, delivery.retain)) {
+        if delivery.message.expires_at().is_some_and(|at| at <= now) {
+            counters.dropped_expired += 1;
+            return Written::Dropped;
+        }
+        form.encode(delivery, session.connected.version, now, scratch);
+    }
+    if form.bytes.len() > session.connected.maximum_packet_size as usize {
+        counters.dropped_too_large += 1;
+        return Written::Dropped;
+    }
+    let buffer = outbox.buffer(connection.index);
+    let start = buffer.len();
+    buffer.extend_from_slice(&form.bytes);
+    if let Some(id) = delivery.packet_id
+        && let Some(place) = buffer.get_mut(start + form.packet_id_at..)
+        && let Some(place) = place.first_chunk_mut()
+    {
+        *place = id.get().to_be_bytes();
+    }
+    count_sent(counters, delivery.qos);
+    Written::Sent
+}
+
+impl Form {
+    fn encode(
+        &mut self,
+        delivery: &Delivery<'_>,
+        version: ProtocolVersion,
+        now: Timestamp,
+        scratch: &mut Vec<u8>,
+    ) {
+        let message = delivery.message;
+        scratch.clear();
+        if version == ProtocolVersion::V5 {
+            put_properties(delivery, now, scratch);
+        }
+        self.bytes.clear();
+        let header = header(delivery, message.topic);
+        let parts: [&[u8]; 2] = [scratch, message.properties];
+        encode_publish(&mut self.bytes, version, &header, &parts, message.payload);
+        self.key = Some((delivery.qos, delivery.retain));
+        // Fixed header: one byte and the Remaining Length, whose bytes but the last have bit 7 set.
+        let length_bytes = self
+            .bytes
+            .iter()
+            .skip(1)
+            .position(|byte| byte & 0x80 == 0)
+            .map_or(1, |position| position + 1);
+        self.packet_id_at = 1 + length_bytes + 2 + message.topic.len();
+    }
+}
+
+/// Identifier and value of a Topic Alias.
+const ALIAS_PROPERTY_BYTES: usize = 3;
+
+fn header<'a>(delivery: &Delivery<'_>, topic: &'a str) -> PublishHeader<'a> {
+    PublishHeader {
+        dup: delivery.dup,
+        qos: delivery.qos,
+        retain: delivery.retain,
+        topic,
+        packet_id: delivery.packet_id,
+    }
+}
+
+/// The properties that are not stored with the message: what is left of its expiry interval
+/// (MQTT 5.0 [MQTT-3.3.2-6]) and the subscription identifiers ([MQTT-3.3.4-3] to [MQTT-3.3.4-5]).
+fn put_properties(delivery: &Delivery<'_>, now: Timestamp, out: &mut Vec<u8>) {
+    if let Some(interval_s) = delivery.message.expiry_interval_s {
+        let waited_s = now.millis_since(delivery.message.received_at) / 1_000;
+        let waited_s = u32::try_from(waited_s).unwrap_or(u32::MAX);
+        Property::MessageExpiryInterval(interval_s.saturating_sub(waited_s)).encode(out);
+    }
+    for identifier in delivery.identifiers {
+        Property::SubscriptionIdentifier(*identifier).encode(out);
+    }
+}
+
+fn put_alias<'a>(
+    session: &mut Session,
+    maximum: u16,
+    topic: &'a str,
+    out: &mut Vec<u8>,
+) -> &'a str {
+    let aliases = session.aliases.get_or_insert_with(|| Box::new(OutboundAliases::default()));
+    match aliases.form(topic, maximum) {
+        TopicForm::Full => topic,
+        TopicForm::Introduce(alias) => {
+            Property::TopicAlias(alias).encode(out);
+            topic
+        }
+        TopicForm::Alias(alias) => {
+            Property::TopicAlias(alias).encode(out);
+            ""
+        }
+    }
+}
+
+fn count_sent(counters: &mut Counters, qos: QoS) {
+    if let Some(count) = counters.publish_sent.get_mut(qos as usize) {
+        *count += 1;
+    }
+}

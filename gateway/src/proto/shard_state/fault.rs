@@ -1,0 +1,197 @@
+//! What a client's behaviour can break, and how it hears of it.
+
+use super::{ConnectionStage, Context, NO_SESSION, ShardState};
+use crate::proto::mqtt::{
+    Connack, DecodeError, Disconnect, Properties, ProtocolVersion, ReasonCode,
+};
+use crate::proto::output::{Action, ConnectionId};
+
+/// Why a connection is ended by us although its packets can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// The first packet is another.
+    #[error("the first packet is not CONNECT")]
+    ExpectedConnect,
+    /// CONNECT on a connection that has a session.
+    #[error("second CONNECT on a connection")]
+    SecondConnect,
+    /// AUTH without an authentication method in CONNECT.
+    #[error("AUTH without enhanced authentication")]
+    UnexpectedAuth,
+    /// No packet for one and a half keep alives.
+    #[error("keep alive timeout")]
+    KeepAliveTimeout,
+    /// More unacknowledged QoS 1 and 2 messages than our Receive Maximum.
+    #[error("receive maximum exceeded")]
+    ReceiveMaximumExceeded,
+    /// A topic alias that was not set, or above our Topic Alias Maximum.
+    #[error("topic alias {alias} is not set or too high")]
+    TopicAliasInvalid {
+        /// As received.
+        alias: u16,
+    },
+    /// A topic name with wildcards or with too many levels.
+    #[error("topic name not accepted")]
+    TopicNameInvalid,
+    /// Another connection has the session now.
+    #[error("session taken over")]
+    SessionTakenOver,
+    /// The node ends.
+    #[error("server shutting down")]
+    ServerShuttingDown,
+    /// DISCONNECT asks for a session that CONNECT did not ask for.
+    #[error("session expiry interval raised from 0 in DISCONNECT")]
+    SessionExpiryRaised,
+    /// CONNECT without a client id that needs one, or one that is too long.
+    #[error("client identifier not valid")]
+    ClientIdentifierNotValid,
+    /// CONNECT asks for enhanced authentication, which is not on offer.
+    #[error("bad authentication method")]
+    BadAuthenticationMethod,
+    /// No Local on a shared subscription. Source: MQTT 5.0 [MQTT-3.8.3-4].
+    #[error("no local on a shared subscription")]
+    NoLocalOnShared,
+    /// DISCONNECT arrived with a reason only a server may give, or similar.
+    #[error("packet not allowed here")]
+    NotAllowedHere,
+}
+
+impl ProtocolError {
+    /// The Reason Code for DISCONNECT, or for CONNACK before there is a session.
+    #[must_use]
+    pub fn reason_code(self) -> ReasonCode {
+        match self {
+            Self::ExpectedConnect
+            | Self::SecondConnect
+            | Self::UnexpectedAuth
+            | Self::SessionExpiryRaised
+            | Self::NoLocalOnShared
+            | Self::NotAllowedHere => ReasonCode::ProtocolError,
+            Self::KeepAliveTimeout => ReasonCode::KeepAliveTimeout,
+            Self::ReceiveMaximumExceeded => ReasonCode::ReceiveMaximumExceeded,
+            Self::TopicAliasInvalid { .. } => ReasonCode::TopicAliasInvalid,
+            Self::TopicNameInvalid => ReasonCode::TopicNameInvalid,
+            Self::SessionTakenOver => ReasonCode::SessionTakenOver,
+            Self::ServerShuttingDown => ReasonCode::ServerShuttingDown,
+            Self::ClientIdentifierNotValid => ReasonCode::ClientIdentifierNotValid,
+            Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
+        }
+    }
+
+    /// The Connect Return Code before 5.0, where there is one. Source: MQTT 3.1.1 §3.2.2.3.
+    fn connect_return_code(self) -> Option<u8> {
+        match self {
+            Self::ClientIdentifierNotValid => Some(2),
+            Self::ServerShuttingDown => Some(3),
+            _ => None,
+        }
+    }
+
+    /// Whether the client is to blame, and is counted.
+    fn is_fault(self) -> bool {
+        !matches!(self, Self::SessionTakenOver | Self::ServerShuttingDown)
+    }
+}
+
+impl ShardState {
+    /// Ends a connection for `error`, telling the client why where its version has words for it.
+    pub(super) fn refuse(
+        &mut self,
+        id: ConnectionId,
+        error: ProtocolError,
+        context: &mut Context<'_>,
+    ) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        self.counters.faults += u64::from(error.is_fault());
+        match connection.stage {
+            ConnectionStage::Connected => {
+                self.write_disconnect(id, error.reason_code(), context);
+            }
+            ConnectionStage::ExpectConnect | ConnectionStage::ExpectSession => {
+                let version = connection.version;
+                let code = match (version, error) {
+                    (_, ProtocolError::ExpectedConnect | ProtocolError::KeepAliveTimeout) => None,
+                    (ProtocolVersion::V5, error) => Some(error.reason_code() as u8),
+                    (_, error) => error.connect_return_code(),
+                };
+                if let Some(code) = code {
+                    write_refusal(code, version, id, context);
+                }
+            }
+            ConnectionStage::Vacant | ConnectionStage::Closing => return,
+        }
+        self.end_connection(id, context);
+    }
+
+    /// Ends a connection whose bytes are no MQTT.
+    pub(super) fn handle_malformed(
+        &mut self,
+        id: ConnectionId,
+        error: DecodeError,
+        context: &mut Context<'_>,
+    ) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        self.counters.faults += 1;
+        tracing::debug!(index = id.index, %error, "malformed packet");
+        match connection.stage {
+            ConnectionStage::Connected => self.write_disconnect(id, error.reason_code(), context),
+            ConnectionStage::ExpectConnect => {
+                // MQTT 5.0 [MQTT-3.1.2-2]; MQTT 3.1.1 [MQTT-3.1.2-2]: each in its own form.
+                if let DecodeError::UnsupportedProtocolVersion { level } = error {
+                    let (version, code) = if level > 4 {
+                        (ProtocolVersion::V5, ReasonCode::UnsupportedProtocolVersion as u8)
+                    } else {
+                        (ProtocolVersion::V3_1_1, 1)
+                    };
+                    write_refusal(code, version, id, context);
+                }
+            }
+            ConnectionStage::ExpectSession | ConnectionStage::Vacant | ConnectionStage::Closing => {}
+        }
+        self.end_connection(id, context);
+    }
+
+    /// Marks the connection as closing and lets its session know.
+    pub(super) fn end_connection(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        connection.stage = ConnectionStage::Closing;
+        let session = std::mem::replace(&mut connection.session, NO_SESSION);
+        self.keep_alives.clear(id.index);
+        context.actions.push(Action::Close(id));
+        if session != NO_SESSION {
+            self.connection_lost(session, id, context);
+        }
+    }
+
+    /// DISCONNECT, to a client that knows it from servers. Source: MQTT 5.0 §3.14.
+    pub(super) fn write_disconnect(
+        &self,
+        id: ConnectionId,
+        reason_code: ReasonCode,
+        context: &mut Context<'_>,
+    ) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        if connection.version == ProtocolVersion::V5 {
+            let disconnect = Disconnect { reason_code, properties: Properties::NONE };
+            disconnect.encode(connection.version, context.outbox.buffer(id.index));
+        }
+    }
+}
+
+fn write_refusal(
+    code: u8,
+    version: ProtocolVersion,
+    id: ConnectionId,
+    context: &mut Context<'_>,
+) {
+    let connack = Connack { session_present: false, code, properties: Properties::NONE };
+    connack.encode(version, context.outbox.buffer(id.index));
+}

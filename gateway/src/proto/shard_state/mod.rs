@@ -1,0 +1,519 @@
+//! One whole shard without I/O: bytes, upstream answers and time in; bytes, actions and upstream
+//! requests out.
+//!
+//! ```text
+//! received ─▶ decode ─▶ connect / publish / subscribe ─▶ Upstream::append ─▶ (committed) ─▶ waiting: PUBACK …
+//! live message ─▶ deliver ─▶ outbound window ─▶ Outbox            stored session, replay ─▶ catch_up ─▶ ─┘
+//! ```
+//! After every call the caller performs what is in its [`Context`]; no call blocks or fails.
+
+mod catch_up;
+mod connect;
+mod deliver;
+mod disconnect;
+mod encode;
+mod fault;
+mod outbound_acks;
+mod publish;
+mod retained;
+mod saving;
+mod subscribe;
+mod upstream;
+mod waiting;
+
+pub use connect::home_shard;
+pub use fault::ProtocolError;
+pub use upstream::{
+    AppendToken, Due, Replayed, Request, RetainedMessage, StoredSession, Upstream,
+};
+
+use super::limits::Limits;
+use super::mqtt::{DecodeContext, Packet, ProtocolVersion, Role, decode};
+use super::output::{Action, ConnectionId, Outbox, ShardIndex};
+use super::partition::{PartitionId, Sequence};
+use super::routing::{Subscriber, SubscriptionTree};
+use super::session::{Session, Ticket};
+use super::time::Timestamp;
+use super::wheel::Wheel;
+use ahash::RandomState;
+use connect::PendingConnect;
+use encode::FanOut;
+use hashbrown::HashTable;
+use retained::RetainedRequests;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+use waiting::Waiting;
+
+/// How often the floor of up-to-date sessions is recorded.
+const FLOOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Resolution of keep alives and connect timeouts, and how many of them one turn of the wheel has.
+const KEEP_ALIVE_TICK_MS: u64 = 500;
+const KEEP_ALIVE_SLOTS: usize = 256;
+
+/// What a call may write to: the bytes, the actions and the requests that come out of it.
+pub struct Context<'a> {
+    /// The time of this event.
+    pub now: Timestamp,
+    /// Bytes to send, per connection.
+    pub outbox: &'a mut Outbox,
+    /// What to do with connections, in order.
+    pub actions: &'a mut Vec<Action>,
+    /// What is behind this shard.
+    pub upstream: &'a mut dyn Upstream,
+}
+
+/// What happened so far, for metrics. Counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// CONNECT packets accepted.
+    pub connects: u64,
+    /// PUBLISH packets received, by QoS.
+    pub publish_received: [u64; 3],
+    /// PUBLISH packets sent, by QoS.
+    pub publish_sent: [u64; 3],
+    /// QoS 0 messages dropped because the connection had too many bytes waiting.
+    pub dropped_slow: u64,
+    /// Messages dropped because they exceed the client's Maximum Packet Size.
+    pub dropped_too_large: u64,
+    /// Messages dropped because they expired.
+    pub dropped_expired: u64,
+    /// Packets that broke the protocol.
+    pub faults: u64,
+    /// Sessions whose cursor lay before the first record still kept.
+    pub clamped: u64,
+    /// Messages in flight whose content is gone from the log.
+    pub unfetchable: u64,
+    /// Stored sessions that could not be read.
+    pub unreadable_sessions: u64,
+}
+
+/// A connection as the core sees it; its place is the engine's.
+#[derive(Clone, Copy, Debug)]
+struct Connection {
+    generation: u32,
+    session: u32,
+    stage: ConnectionStage,
+    version: ProtocolVersion,
+    held: bool,
+    last_received: Timestamp,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConnectionStage {
+    /// Nothing: no connection has this place.
+    Vacant,
+    /// The first packet.
+    ExpectConnect,
+    /// The session's stored state, or the end of its predecessor.
+    ExpectSession,
+    /// Any packet but CONNECT.
+    Connected,
+    /// To be closed by the engine: what still comes is ignored.
+    Closing,
+}
+
+const NO_SESSION: u32 = u32::MAX;
+
+#[derive(Debug, Default)]
+struct SessionSlot {
+    epoch: u32,
+    session: Option<Box<Session>>,
+}
+
+/// The state of one shard.
+pub struct ShardState {
+    shard: ShardIndex,
+    shard_count: u16,
+    limits: Limits,
+    random: RandomState,
+    random_counter: u64,
+    connections: Vec<Connection>,
+    keep_alives: Wheel,
+    sessions: Vec<SessionSlot>,
+    vacant_sessions: Vec<u32>,
+    by_client: HashTable<u32>,
+    /// CONNECTs that wait for the record of the session they continue.
+    pending_connects: HashMap<u32, Box<PendingConnect>, RandomState>,
+    /// Timers of offline sessions being looked at, by [`Ticket::epoch`] under [`BACKGROUND`].
+    background: HashMap<u32, (Box<str>, Due), RandomState>,
+    background_counter: u32,
+    tree: SubscriptionTree,
+    waiting: VecDeque<(AppendToken, Waiting)>,
+    appended: AppendToken,
+    held: Vec<ConnectionId>,
+    retained_requests: RetainedRequests,
+    /// Per partition, up to where this shard has seen the feed.
+    watermarks: Vec<Sequence>,
+    /// Sessions that have an `Outbound`, and maybe some that had.
+    with_outbound: Vec<u32>,
+    floor: Vec<Sequence>,
+    floor_due: Timestamp,
+    /// Watermarks of the last floors, oldest first: what is unfinished since the first is slow.
+    past_watermarks: VecDeque<Vec<Sequence>>,
+    followers: u32,
+    matches: Vec<Subscriber>,
+    overlapping: Vec<Subscriber>,
+    fan_out: FanOut,
+    scratch: Vec<u8>,
+    counters: Counters,
+}
+
+/// The `session` of tickets for offline sessions.
+const BACKGROUND: u32 = u32::MAX;
+
+impl ShardState {
+    /// A shard without connections. `seed` fixes every random choice.
+    #[must_use]
+    pub fn new(
+        shard: ShardIndex,
+        shard_count: u16,
+        limits: Limits,
+        seed: u64,
+        now: Timestamp,
+    ) -> Self {
+        let random = RandomState::with_seeds(seed, seed.rotate_left(17), !seed, seed ^ 0x5bd1_e995);
+        Self {
+            shard,
+            shard_count,
+            limits,
+            connections: Vec::new(),
+            keep_alives: Wheel::new(now, KEEP_ALIVE_TICK_MS, KEEP_ALIVE_SLOTS),
+            sessions: Vec::new(),
+            vacant_sessions: Vec::new(),
+            by_client: HashTable::new(),
+            pending_connects: HashMap::with_hasher(random.clone()),
+            background: HashMap::with_hasher(random.clone()),
+            background_counter: 0,
+            tree: SubscriptionTree::new(seed),
+            waiting: VecDeque::new(),
+            appended: AppendToken(0),
+            held: Vec::new(),
+            retained_requests: RetainedRequests::default(),
+            watermarks: Vec::new(),
+            with_outbound: Vec::new(),
+            floor: Vec::new(),
+            floor_due: Timestamp::NEVER,
+            past_watermarks: VecDeque::new(),
+            followers: 0,
+            matches: Vec::new(),
+            overlapping: Vec::new(),
+            fan_out: FanOut::default(),
+            scratch: Vec::new(),
+            counters: Counters::default(),
+            random_counter: seed,
+            random,
+        }
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// How many sessions are in memory.
+    #[must_use]
+    pub fn session_count(&self) -> usize {
+        self.by_client.len()
+    }
+
+    /// How many distinct filters the shard's subscription tree holds.
+    #[must_use]
+    pub fn filter_count(&self) -> usize {
+        self.tree.len()
+    }
+
+    /// The first records kept by recovery: from where the feed of each partition goes on.
+    pub fn set_watermark(&mut self, partition: PartitionId, end: Sequence) {
+        let place = usize::from(partition.0);
+        if place >= self.watermarks.len() {
+            self.watermarks.resize(place + 1, Sequence::ZERO);
+            self.floor.resize(place + 1, Sequence::ZERO);
+        }
+        if let Some(watermark) = self.watermarks.get_mut(place) {
+            *watermark = end.max(*watermark);
+        }
+    }
+
+    /// A connection was accepted, or handed over by another shard.
+    pub fn handle_opened(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+        let place = id.index as usize;
+        let connection = Connection {
+            generation: id.generation,
+            session: NO_SESSION,
+            stage: ConnectionStage::ExpectConnect,
+            version: ProtocolVersion::V3_1_1,
+            held: false,
+            last_received: context.now,
+        };
+        if place >= self.connections.len() {
+            let vacant = Connection { stage: ConnectionStage::Vacant, ..connection };
+            self.connections.resize(place + 1, vacant);
+        }
+        if let Some(slot) = self.connections.get_mut(place) {
+            *slot = connection;
+        }
+        let deadline = context.now.after_seconds(self.limits.connect_timeout_s);
+        self.keep_alives.set(id.index, deadline);
+    }
+
+    /// Bytes came. Returns how many were consumed; the rest is to be offered again, with what
+    /// comes behind it, or when the connection is resumed.
+    pub fn handle_received(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        context: &mut Context<'_>,
+    ) -> usize {
+        let mut at = 0;
+        if let Some(connection) = self.connection_mut(id) {
+            connection.last_received = context.now;
+        }
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(connection) = self.connection(id) else {
+                return bytes.len();
+            };
+            let connecting = match connection.stage {
+                ConnectionStage::ExpectConnect => true,
+                ConnectionStage::Connected if !connection.held => false,
+                ConnectionStage::Connected | ConnectionStage::ExpectSession => return at,
+                ConnectionStage::Closing | ConnectionStage::Vacant => return bytes.len(),
+            };
+            let decoding = DecodeContext {
+                version: connection.version,
+                maximum_packet_size: if connecting {
+                    self.limits.connect_packet_bytes_max
+                } else {
+                    self.limits.maximum_packet_size_bytes
+                },
+                role: Role::Server,
+            };
+            match decode(rest, decoding) {
+                Ok(None) => return at,
+                Ok(Some((packet, length))) => {
+                    if connecting && self.is_handed_over(id, &packet, context) {
+                        return at;
+                    }
+                    at += length;
+                    if let Err(error) = self.handle_packet(id, packet, context) {
+                        self.refuse(id, error, context);
+                        return bytes.len();
+                    }
+                }
+                Err(error) => {
+                    self.handle_malformed(id, error, context);
+                    return bytes.len();
+                }
+            }
+        }
+        at
+    }
+
+    fn handle_packet(
+        &mut self,
+        id: ConnectionId,
+        packet: Packet<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let Some(connection) = self.connection(id) else {
+            return Ok(());
+        };
+        if connection.stage == ConnectionStage::ExpectConnect {
+            return match packet {
+                Packet::Connect(connect) => self.handle_connect(id, &connect, context),
+                _ => Err(ProtocolError::ExpectedConnect),
+            };
+        }
+        let session = connection.session;
+        match packet {
+            Packet::Publish(publish) => self.handle_publish(session, id, &publish, context),
+            Packet::Puback(ack) => self.handle_puback(session, &ack, context),
+            Packet::Pubrec(ack) => self.handle_pubrec(session, &ack, context),
+            Packet::Pubrel(ack) => self.handle_pubrel(session, id, &ack, context),
+            Packet::Pubcomp(ack) => self.handle_pubcomp(session, &ack, context),
+            Packet::Subscribe(subscribe) => {
+                self.handle_subscribe(session, id, &subscribe, context)
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.handle_unsubscribe(session, id, &unsubscribe, context);
+                Ok(())
+            }
+            Packet::Pingreq => {
+                super::mqtt::encode_pingresp(context.outbox.buffer(id.index));
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => self.handle_disconnect(id, &disconnect, context),
+            Packet::Auth(_) => Err(ProtocolError::UnexpectedAuth),
+            Packet::Connect(_) => Err(ProtocolError::SecondConnect),
+            Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
+                unreachable!("decoding as a server refuses packets that only a server sends")
+            }
+        }
+    }
+
+    /// The connection is gone, without DISCONNECT unless one was handled.
+    pub fn handle_closed(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        self.keep_alives.clear(id.index);
+        let session = connection.session;
+        if let Some(slot) = self.connections.get_mut(id.index as usize) {
+            slot.stage = ConnectionStage::Vacant;
+            slot.session = NO_SESSION;
+        }
+        if session != NO_SESSION {
+            self.connection_lost(session, id, context);
+        }
+    }
+
+    /// When [`ShardState::handle_timeout`] has something to do next.
+    #[must_use]
+    pub fn next_timeout(&self) -> Timestamp {
+        self.keep_alives.next_timeout().min(self.floor_due)
+    }
+
+    /// Time has passed: closes silent connections, records the floor.
+    pub fn handle_timeout(&mut self, context: &mut Context<'_>) {
+        let mut expired = Vec::new();
+        self.keep_alives.expire(context.now, &mut expired);
+        for index in expired {
+            self.check_silence(index, context);
+        }
+        if context.now >= self.floor_due {
+            self.record_floor(context);
+        }
+    }
+
+    /// Closes connection `index` if it was silent too long, else looks again when it may be.
+    /// Source: MQTT 5.0 [MQTT-3.1.2-22]; MQTT 3.1.1 [MQTT-3.1.2-24].
+    fn check_silence(&mut self, index: u32, context: &mut Context<'_>) {
+        let Some(connection) = self.connections.get(index as usize).copied() else {
+            return;
+        };
+        let id = ConnectionId { index, generation: connection.generation };
+        match connection.stage {
+            ConnectionStage::Vacant => {}
+            ConnectionStage::ExpectConnect | ConnectionStage::Closing => {
+                context.actions.push(Action::Abort(id));
+            }
+            // What holds the client up is ours, so its silence is no fault.
+            ConnectionStage::ExpectSession => {
+                self.keep_alives.set(index, context.now.after_seconds(self.limits.connect_timeout_s));
+            }
+            ConnectionStage::Connected => {
+                let Some(session) = self.session(connection.session) else {
+                    return;
+                };
+                let silence = Duration::from_millis(u64::from(session.connected.silence_max_ms));
+                let deadline = connection.last_received.after(silence);
+                if connection.held {
+                    self.keep_alives.set(index, context.now.after(silence));
+                } else if deadline > context.now {
+                    self.keep_alives.set(index, deadline);
+                } else {
+                    self.refuse(id, ProtocolError::KeepAliveTimeout, context);
+                }
+            }
+        }
+    }
+
+    /// The node ends: says goodbye to every client and saves every session. Sessions are safe
+    /// once everything appended is committed.
+    pub fn handle_shutdown(&mut self, context: &mut Context<'_>) {
+        for index in 0..self.connections.len() {
+            let index = u32::try_from(index).expect("connection indexes are u32");
+            let Some(connection) = self.connections.get(index as usize).copied() else {
+                continue;
+            };
+            if connection.stage == ConnectionStage::Vacant {
+                continue;
+            }
+            let id = ConnectionId { index, generation: connection.generation };
+            self.refuse(id, ProtocolError::ServerShuttingDown, context);
+        }
+        self.record_floor(context);
+    }
+
+    fn connection(&self, id: ConnectionId) -> Option<Connection> {
+        let connection = self.connections.get(id.index as usize)?;
+        let live = connection.generation == id.generation
+            && connection.stage != ConnectionStage::Vacant;
+        live.then_some(*connection)
+    }
+
+    fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(id.index as usize)?;
+        let live = connection.generation == id.generation
+            && connection.stage != ConnectionStage::Vacant;
+        live.then_some(connection)
+    }
+
+    fn session(&self, index: u32) -> Option<&Session> {
+        self.sessions.get(index as usize)?.session.as_deref()
+    }
+
+    fn session_mut(&mut self, index: u32) -> Option<&mut Session> {
+        self.sessions.get_mut(index as usize)?.session.as_deref_mut()
+    }
+
+    fn session_of(&mut self, ticket: Ticket) -> Option<&mut Session> {
+        let session = self.session_mut(ticket.session)?;
+        (session.epoch == ticket.epoch).then_some(session)
+    }
+
+    fn find_client(&self, client_id: &str) -> Option<u32> {
+        let hash = self.random.hash_one(client_id);
+        let same = |index: &u32| {
+            self.session(*index).is_some_and(|session| *session.client_id == *client_id)
+        };
+        self.by_client.find(hash, same).copied()
+    }
+
+    /// Puts a new session into the slab; its client id must not be there.
+    fn insert_session(&mut self, client_id: &str, connected: super::session::Connected) -> u32 {
+        let index = self.vacant_sessions.pop().unwrap_or_else(|| {
+            self.sessions.push(SessionSlot::default());
+            u32::try_from(self.sessions.len() - 1).expect("sessions are bounded by memory")
+        });
+        let Some(slot) = self.sessions.get_mut(index as usize) else {
+            unreachable!("the slot was just pushed, or vacated earlier");
+        };
+        slot.epoch = slot.epoch.wrapping_add(1);
+        slot.session = Some(Box::new(Session::new(client_id.into(), connected, slot.epoch)));
+        let Self { by_client, sessions, random, .. } = self;
+        by_client.insert_unique(random.hash_one(client_id), index, |&other| {
+            let session = sessions.get(other as usize).and_then(|slot| slot.session.as_deref());
+            random.hash_one(&*session.expect("the table holds sessions only").client_id)
+        });
+        index
+    }
+
+    /// Takes a session out of memory.
+    fn remove_session(&mut self, index: u32) -> Option<Box<Session>> {
+        let session = self.sessions.get_mut(index as usize)?.session.take()?;
+        let hash = self.random.hash_one(&*session.client_id);
+        if let Ok(entry) = self.by_client.find_entry(hash, |&other| other == index) {
+            entry.remove();
+        }
+        self.vacant_sessions.push(index);
+        Some(session)
+    }
+
+    /// A number that looks random and is fixed by the seed.
+    fn next_random(&mut self) -> u64 {
+        self.random_counter = self.random_counter.wrapping_add(1);
+        self.random.hash_one(self.random_counter)
+    }
+
+    fn ticket(&self, index: u32) -> Option<Ticket> {
+        Some(Ticket { session: index, epoch: self.session(index)?.epoch })
+    }
+
+    /// The end of what this shard has seen of `partition`.
+    fn watermark(&self, partition: PartitionId) -> Sequence {
+        self.watermarks.get(usize::from(partition.0)).copied().unwrap_or(Sequence::ZERO)
+    }
+}

@@ -1,0 +1,159 @@
+//! PUBACK, PUBREC and PUBCOMP from a client: messages we sent are done, or one step further.
+//! Source: MQTT 5.0 §4.3.2, §4.3.3.
+
+use super::publish::write_ack;
+use super::waiting::Waiting;
+use super::{Context, ProtocolError, ShardState};
+use crate::proto::mqtt::{AckKind, PacketId, PublishAck, ReasonCode};
+use crate::proto::record::{Qos2Step, Record};
+use crate::proto::session::{InFlight, InFlightStep, Ticket};
+
+impl ShardState {
+    /// An unknown packet id is ignored: after a lost session clients acknowledge what we forgot.
+    pub(super) fn handle_puback(
+        &mut self,
+        index: u32,
+        ack: &PublishAck<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let Some(step) = self.step(index, ack.packet_id) else {
+            return Ok(());
+        };
+        if step != InFlightStep::ExpectPuback {
+            return Err(ProtocolError::NotAllowedHere);
+        }
+        self.finish(index, ack.packet_id, context);
+        Ok(())
+    }
+
+    pub(super) fn handle_pubrec(
+        &mut self,
+        index: u32,
+        ack: &PublishAck<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let packet_id = ack.packet_id;
+        let Some(session) = self.session(index) else {
+            return Ok(());
+        };
+        let (version, connection) = (session.connected.version, session.connection);
+        let Some(step) = self.step(index, packet_id) else {
+            // MQTT 5.0 §3.6.2.1; before 5.0 the code is left out.
+            if let Some(id) = connection {
+                let not_found = ReasonCode::PacketIdentifierNotFound;
+                write_ack(AckKind::Pubrel, packet_id, not_found, version, id, context);
+            }
+            return Ok(());
+        };
+        let is_refused = ack.reason_code as u8 >= 0x80;
+        match step {
+            InFlightStep::ExpectPuback => Err(ProtocolError::NotAllowedHere),
+            // A refusal ends the exchange: MQTT 5.0 [MQTT-4.3.3-3].
+            InFlightStep::ExpectSentCommit | InFlightStep::ExpectPubrec if is_refused => {
+                self.complete_qos2(index, packet_id, context);
+                Ok(())
+            }
+            InFlightStep::ExpectSentCommit | InFlightStep::ExpectPubrec => {
+                self.record_received(index, packet_id, context);
+                Ok(())
+            }
+            InFlightStep::ExpectReceivedCommit => Ok(()),
+            InFlightStep::ExpectPubcomp => {
+                if let Some(id) = connection {
+                    let success = ReasonCode::Success;
+                    write_ack(AckKind::Pubrel, packet_id, success, version, id, context);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// PUBREL goes out once it is recorded that the client has the message; from then on the message
+    /// itself is never sent again. Source: MQTT 5.0 [MQTT-4.3.3-4], [MQTT-4.3.3-6].
+    fn record_received(&mut self, index: u32, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let ticket = Ticket { session: index, epoch: session.epoch };
+        let persistent = session.is_persistent();
+        let Some(sent) = session.outbound.as_mut().and_then(|outbound| outbound.find(packet_id))
+        else {
+            return;
+        };
+        sent.step = InFlightStep::ExpectReceivedCommit;
+        let InFlight { partition, sequence, .. } = *sent;
+        let waiting = Waiting::Pubrel { ticket, packet_id };
+        if persistent {
+            let client_id = &session.client_id;
+            let step = Qos2Step::Received;
+            let record = Record::Qos2Outbound { client_id, packet_id, step, partition, sequence };
+            let token = context.upstream.append(&record);
+            self.waiting.push_back((token, waiting));
+            self.count_qos2_delta(index, context);
+        } else {
+            self.perform(waiting, context);
+        }
+    }
+
+    pub(super) fn handle_pubcomp(
+        &mut self,
+        index: u32,
+        ack: &PublishAck<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        match self.step(index, ack.packet_id) {
+            None | Some(InFlightStep::ExpectReceivedCommit) => Ok(()),
+            Some(InFlightStep::ExpectPubcomp) => {
+                self.complete_qos2(index, ack.packet_id, context);
+                Ok(())
+            }
+            Some(
+                InFlightStep::ExpectPuback
+                | InFlightStep::ExpectSentCommit
+                | InFlightStep::ExpectPubrec,
+            ) => Err(ProtocolError::NotAllowedHere),
+        }
+    }
+
+    /// The exchange is over. That is recorded without waiting: if the record is lost, PUBREL is
+    /// sent once more and answered once more.
+    fn complete_qos2(&mut self, index: u32, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        if session.is_persistent()
+            && let Some(sent) = session.outbound.as_mut().and_then(|out| out.find(packet_id))
+        {
+            let record = Record::Qos2Outbound {
+                packet_id,
+                step: Qos2Step::Completed,
+                partition: sent.partition,
+                sequence: sent.sequence,
+                client_id: &session.client_id,
+            };
+            context.upstream.append(&record);
+            self.count_qos2_delta(index, context);
+        }
+        self.finish(index, packet_id, context);
+    }
+
+    /// The message is done: its place in the window goes to the next.
+    fn finish(&mut self, index: u32, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let Some(outbound) = &mut session.outbound else {
+            return;
+        };
+        outbound.remove(packet_id);
+        if !outbound.queue.is_empty() || !outbound.behind.is_empty() {
+            self.drain(index, context);
+        }
+        self.schedule_floor(context.now);
+    }
+
+    fn step(&mut self, index: u32, packet_id: PacketId) -> Option<InFlightStep> {
+        let outbound = self.session_mut(index)?.outbound.as_mut()?;
+        outbound.find(packet_id).map(|sent| sent.step)
+    }
+}

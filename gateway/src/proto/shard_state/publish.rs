@@ -1,0 +1,366 @@
+//! PUBLISH from a client, and its inbound QoS 2 exchange. Source: MQTT 5.0 §3.3, §4.3.
+
+use super::waiting::Waiting;
+use super::{AppendToken, Context, ProtocolError, ShardState};
+use crate::proto::mqtt::{
+    AckKind, PacketId, Properties, Property, ProtocolVersion, Publish, PublishAck, QoS, ReasonCode,
+    encode_publish_ack, is_valid_topic_name,
+};
+use crate::proto::output::{Action, ConnectionId};
+use crate::proto::record::{Message, Record};
+use crate::proto::session::{InboundQos2, InboundStep, StoredWill, Ticket};
+
+/// The parts of a PUBLISH's properties that are not forwarded as they are.
+#[derive(Default)]
+struct OwnProperties {
+    topic_alias: Option<u16>,
+    expiry_interval_s: Option<u32>,
+}
+
+impl ShardState {
+    pub(super) fn handle_publish(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        if let Some(count) = self.counters.publish_received.get_mut(publish.qos as usize) {
+            *count += 1;
+        }
+        let mut own = OwnProperties::default();
+        let mut forwarded = std::mem::take(&mut self.scratch);
+        let is_rewritten = split_properties(publish.properties, &mut own, &mut forwarded);
+        let properties = if is_rewritten { &forwarded } else { publish.properties.raw() };
+        let result = self.publish_with(index, id, publish, &own, properties, context);
+        self.scratch = forwarded;
+        result
+    }
+
+    fn publish_with(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        own: &OwnProperties,
+        properties: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let is_duplicate = publish.qos == QoS::ExactlyOnce
+            && publish.packet_id.is_some_and(|packet_id| self.is_open(index, packet_id));
+        let Some(session) = self.session_mut(index) else {
+            return Ok(());
+        };
+        let client_id = session.client_id.clone();
+        let ledger = session.is_persistent();
+        let topic = self.resolve_topic(index, publish.topic, own.topic_alias);
+        topic.and_then(|topic| {
+            let message = Message {
+                publisher: &client_id,
+                qos: publish.qos,
+                retain: publish.retain,
+                ledger,
+                received_at: context.now,
+                expiry_interval_s: own.expiry_interval_s,
+                packet_id: publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce),
+                topic: topic.as_deref().unwrap_or(publish.topic),
+                properties,
+                payload: publish.payload,
+            };
+            match publish.packet_id {
+                None => {
+                    self.publish_unacknowledged(&message, context);
+                    Ok(())
+                }
+                Some(packet_id) if is_duplicate => {
+                    self.answer_duplicate(index, id, packet_id, context);
+                    Ok(())
+                }
+                Some(packet_id) => {
+                    self.publish_acknowledged(index, id, packet_id, &message, context)
+                }
+            }
+        })
+    }
+
+    /// The topic an alias stands for, or `None` when `topic` is it. Sets the alias if both are there.
+    /// Source: MQTT 5.0 §3.3.2.3.4.
+    fn resolve_topic(
+        &mut self,
+        index: u32,
+        topic: &str,
+        alias: Option<u16>,
+    ) -> Result<Option<Box<str>>, ProtocolError> {
+        let alias_maximum = self.limits.topic_alias_maximum_in;
+        if !topic.is_empty() && !self.is_accepted_topic_name(topic) {
+            return Err(ProtocolError::TopicNameInvalid);
+        }
+        let Some(alias) = alias else {
+            return Ok(None);
+        };
+        let invalid = ProtocolError::TopicAliasInvalid { alias };
+        if alias > alias_maximum {
+            return Err(invalid);
+        }
+        let Some(session) = self.session_mut(index) else {
+            return Ok(None);
+        };
+        let inbound = session.inbound_mut();
+        if topic.is_empty() {
+            return inbound.aliases.get(alias).map(|topic| Some(topic.into())).ok_or(invalid);
+        }
+        inbound.aliases.set(alias, topic);
+        inbound.has_aliases = true;
+        Ok(None)
+    }
+
+    /// Whether a client may publish to this topic.
+    pub(super) fn is_accepted_topic_name(&self, topic: &str) -> bool {
+        is_valid_topic_name(topic)
+            && memchr::memchr_iter(b'/', topic.as_bytes()).count()
+                < usize::from(self.limits.topic_levels_max)
+    }
+
+    /// QoS 0: to everyone who is there now. A retained one is also appended, for the retained
+    /// value; its record is never delivered from the log.
+    pub(super) fn publish_unacknowledged(
+        &mut self,
+        message: &Message<'_>,
+        context: &mut Context<'_>,
+    ) {
+        self.handle_message(None, message, context);
+        context.upstream.publish(message);
+        if message.retain {
+            context.upstream.append(&Record::Message(*message));
+        }
+    }
+
+    fn publish_acknowledged(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        packet_id: PacketId,
+        message: &Message<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let receive_maximum = self.limits.receive_maximum;
+        let Some(session) = self.session_mut(index) else {
+            return Ok(());
+        };
+        let version = session.connected.version;
+        if session.inbound_unacknowledged >= receive_maximum {
+            // MQTT 5.0 §3.3.4. Before 5.0 the window is not agreed on: see `hold_if_full`.
+            if version == ProtocolVersion::V5 {
+                return Err(ProtocolError::ReceiveMaximumExceeded);
+            }
+        }
+        session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_add(1);
+        let ticket = Ticket { session: index, epoch: session.epoch };
+        let waiting = if message.qos == QoS::ExactlyOnce {
+            let step = InboundStep::ExpectCommit;
+            session.inbound_mut().qos2.push(InboundQos2 { packet_id, step, connection: id });
+            Waiting::Pubrec { ticket, packet_id }
+        } else {
+            Waiting::Puback { connection: id, packet_id }
+        };
+        let token = context.upstream.append(&Record::Message(*message));
+        self.waiting.push_back((token, waiting));
+        self.hold_if_full(index, id, context);
+        Ok(())
+    }
+
+    /// Stops reading from a publisher when the upstream is behind, or its own window is full.
+    fn hold_if_full(&mut self, index: u32, id: ConnectionId, context: &mut Context<'_>) {
+        let receive_maximum = self.limits.receive_maximum;
+        let is_full = self.session(index).is_some_and(|session| {
+            session.connected.version != ProtocolVersion::V5
+                && session.inbound_unacknowledged >= receive_maximum
+        });
+        if !is_full && !context.upstream.is_congested() {
+            return;
+        }
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        if !connection.held {
+            connection.held = true;
+            self.held.push(id);
+            context.actions.push(Action::Hold(id));
+        }
+    }
+
+    /// Lets held publishers go on once the upstream has caught up with them.
+    pub(super) fn resume_held(&mut self, context: &mut Context<'_>) {
+        if self.held.is_empty() || context.upstream.is_congested() {
+            return;
+        }
+        let receive_maximum = self.limits.receive_maximum;
+        let mut held = std::mem::take(&mut self.held);
+        held.retain(|&id| {
+            let Some(connection) = self.connection(id) else {
+                return false;
+            };
+            let is_full = self
+                .session(connection.session)
+                .is_some_and(|session| session.inbound_unacknowledged > receive_maximum / 2);
+            if is_full {
+                return true;
+            }
+            if let Some(connection) = self.connection_mut(id) {
+                connection.held = false;
+                connection.last_received = context.now;
+            }
+            context.actions.push(Action::Resume(id));
+            false
+        });
+        held.append(&mut self.held);
+        self.held = held;
+    }
+
+    fn is_open(&mut self, index: u32, packet_id: PacketId) -> bool {
+        self.session_mut(index)
+            .and_then(|session| session.inbound.as_mut())
+            .is_some_and(|inbound| inbound.find(packet_id).is_some())
+    }
+
+    /// The message of an open exchange came again: it is stored already, or about to be.
+    /// Source: MQTT 5.0 [MQTT-4.3.3-10].
+    fn answer_duplicate(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        packet_id: PacketId,
+        context: &mut Context<'_>,
+    ) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let version = session.connected.version;
+        let Some(exchange) = session.inbound.as_mut().and_then(|inbound| inbound.find(packet_id))
+        else {
+            return;
+        };
+        exchange.connection = id;
+        if exchange.step != InboundStep::ExpectCommit {
+            write_ack(AckKind::Pubrec, packet_id, ReasonCode::Success, version, id, context);
+        }
+    }
+
+    /// PUBREL: the client has PUBREC and will not send the message again.
+    /// Source: MQTT 5.0 [MQTT-4.3.3-11]; MQTT 3.1.1 [MQTT-4.3.3-2].
+    pub(super) fn handle_pubrel(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        ack: &PublishAck<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let packet_id = ack.packet_id;
+        let Some(session) = self.session_mut(index) else {
+            return Ok(());
+        };
+        let version = session.connected.version;
+        let persistent = session.is_persistent();
+        let ticket = Ticket { session: index, epoch: session.epoch };
+        let exchange = session.inbound.as_mut().and_then(|inbound| inbound.find(packet_id));
+        let Some(exchange) = exchange else {
+            let reason_code = ReasonCode::PacketIdentifierNotFound;
+            write_ack(AckKind::Pubcomp, packet_id, reason_code, version, id, context);
+            return Ok(());
+        };
+        exchange.connection = id;
+        if exchange.step == InboundStep::ExpectRelease {
+            return Ok(());
+        }
+        exchange.step = InboundStep::ExpectRelease;
+        let waiting = Waiting::Pubcomp { ticket, packet_id };
+        if persistent {
+            let record = Record::Qos2Released { client_id: &session.client_id, packet_id };
+            let token = context.upstream.append(&record);
+            self.waiting.push_back((token, waiting));
+        } else {
+            self.perform(waiting, context);
+        }
+        Ok(())
+    }
+
+    /// Publishes a will. Source: MQTT 5.0 §3.1.2.5.
+    pub(super) fn publish_will(
+        &mut self,
+        client_id: &str,
+        will: &StoredWill,
+        context: &mut Context<'_>,
+    ) {
+        let message = Message {
+            publisher: client_id,
+            qos: will.qos,
+            retain: will.retain,
+            ledger: false,
+            received_at: context.now,
+            expiry_interval_s: will.expiry_interval_s,
+            packet_id: None,
+            topic: &will.topic,
+            properties: &will.properties,
+            payload: &will.payload,
+        };
+        if will.qos == QoS::AtMostOnce {
+            self.publish_unacknowledged(&message, context);
+        } else {
+            context.upstream.append(&Record::Message(message));
+        }
+    }
+
+    /// Everything appended up to `token` is committed: answers go out.
+    pub fn handle_appended(&mut self, token: AppendToken, context: &mut Context<'_>) {
+        self.appended = self.appended.max(token);
+        while self.waiting.front().is_some_and(|(at, _)| *at <= token) {
+            if let Some((_, waiting)) = self.waiting.pop_front() {
+                self.perform(waiting, context);
+            }
+        }
+        self.resume_held(context);
+    }
+}
+
+/// Reads the properties that are not forwarded as they are, and writes the others to `forwarded`
+/// if any of the former is there. Returns whether it did.
+fn split_properties(
+    properties: Properties<'_>,
+    own: &mut OwnProperties,
+    forwarded: &mut Vec<u8>,
+) -> bool {
+    if properties.is_empty() {
+        return false;
+    }
+    for property in properties.iter() {
+        match property {
+            Property::TopicAlias(alias) => own.topic_alias = Some(alias),
+            Property::MessageExpiryInterval(seconds) => own.expiry_interval_s = Some(seconds),
+            _ => {}
+        }
+    }
+    if own.topic_alias.is_none() && own.expiry_interval_s.is_none() {
+        return false;
+    }
+    forwarded.clear();
+    for property in properties.iter() {
+        match property {
+            Property::TopicAlias(_) | Property::MessageExpiryInterval(_) => {}
+            forward => forward.encode(forwarded),
+        }
+    }
+    true
+}
+
+/// PUBACK, PUBREC, PUBREL or PUBCOMP without properties.
+pub(super) fn write_ack(
+    kind: AckKind,
+    packet_id: PacketId,
+    reason_code: ReasonCode,
+    version: ProtocolVersion,
+    id: ConnectionId,
+    context: &mut Context<'_>,
+) {
+    let ack = PublishAck { packet_id, reason_code, properties: Properties::NONE };
+    encode_publish_ack(kind, &ack, version, context.outbox.buffer(id.index));
+}

@@ -1,0 +1,287 @@
+//! SUBSCRIBE and UNSUBSCRIBE. Source: MQTT 5.0 §3.8 to §3.11, §4.7, §4.8.
+
+use super::waiting::{SubscribeAnswer, Waiting};
+use super::{Context, ProtocolError, ShardState};
+use crate::proto::mqtt::{
+    Properties, Property, ProtocolVersion, QoS, ReasonCode, RetainHandling, Subscribe,
+    SubscribeAck, SubscriptionOptions, Unsubscribe, encode_suback, encode_unsuback,
+    is_valid_filter, parse_shared,
+};
+use crate::proto::output::ConnectionId;
+use crate::proto::partition::PartitionId;
+use crate::proto::routing::{FilterId, PackedOptions, Subscriber, SubscriberKind};
+use crate::proto::session::SubscriptionStart;
+
+impl ShardState {
+    pub(super) fn handle_subscribe(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        subscribe: &Subscribe<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), ProtocolError> {
+        let identifier = subscribe
+            .properties
+            .iter()
+            .find_map(|property| match property {
+                Property::SubscriptionIdentifier(identifier) => Some(identifier),
+                _ => None,
+            })
+            .unwrap_or(0);
+        let mut codes = Vec::with_capacity(subscribe.filters.len());
+        let mut retained = Vec::new();
+        for (filter, options) in subscribe.filters.iter() {
+            let code = self.subscribe(index, filter, options, identifier, &mut retained, context)?;
+            codes.push(code as u8);
+        }
+        let Some(session) = self.session(index) else {
+            return Ok(());
+        };
+        let version = session.connected.version;
+        let ack = SubscribeAck {
+            packet_id: subscribe.packet_id,
+            properties: Properties::NONE,
+            codes: &codes,
+        };
+        let mut bytes = Vec::new();
+        encode_suback(&ack, version, &mut bytes);
+        let answer = SubscribeAnswer { connection: id, bytes, retained };
+        self.answer_when_recorded(index, answer, context);
+        Ok(())
+    }
+
+    /// Adds or replaces one subscription; returns its Reason Code.
+    fn subscribe(
+        &mut self,
+        index: u32,
+        filter: &str,
+        options: SubscriptionOptions,
+        identifier: u32,
+        retained: &mut Vec<u64>,
+        context: &mut Context<'_>,
+    ) -> Result<ReasonCode, ProtocolError> {
+        let Some(session) = self.session(index) else {
+            return Ok(ReasonCode::UnspecifiedError);
+        };
+        // Shared subscriptions are part of 5.0; before it `$share` is a topic level like another.
+        let shared = if session.connected.version == ProtocolVersion::V5 {
+            match parse_shared(filter) {
+                Ok(shared) => shared,
+                Err(_) => return Ok(ReasonCode::TopicFilterInvalid),
+            }
+        } else {
+            None
+        };
+        let inner = shared.map_or(filter, |(_, inner)| inner);
+        if !is_valid_filter(inner) || !self.has_accepted_depth(inner) {
+            return Ok(ReasonCode::TopicFilterInvalid);
+        }
+        if session.subscriptions.len() >= self.limits.subscriptions_per_session_max as usize
+            && self.tree.find(filter).is_none()
+        {
+            return Ok(ReasonCode::QuotaExceeded);
+        }
+        if shared.is_some() {
+            if options.no_local {
+                return Err(ProtocolError::NoLocalOnShared);
+            }
+            return Ok(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        let is_new = self.add_to_tree(index, filter, options, identifier, context);
+        let wants_retained = match options.retain_handling {
+            RetainHandling::SendAtSubscribe => true,
+            RetainHandling::SendIfNew => is_new,
+            RetainHandling::DoNotSend => false,
+        };
+        if wants_retained {
+            retained.extend(self.want_retained(index, filter, options, identifier, context));
+        }
+        Ok(match options.qos {
+            QoS::AtMostOnce => ReasonCode::Success,
+            QoS::AtLeastOnce => ReasonCode::GrantedQos1,
+            QoS::ExactlyOnce => ReasonCode::GrantedQos2,
+        })
+    }
+
+    fn has_accepted_depth(&self, filter: &str) -> bool {
+        memchr::memchr_iter(b'/', filter.as_bytes()).count()
+            < usize::from(self.limits.topic_levels_max)
+    }
+
+    /// Enters a filter of a session into the tree. Returns whether the session did not have it.
+    pub(super) fn add_to_tree(
+        &mut self,
+        index: u32,
+        filter: &str,
+        options: SubscriptionOptions,
+        identifier: u32,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let subscriber = Subscriber {
+            session: index,
+            kind: SubscriberKind::Session,
+            options: PackedOptions::from(options),
+            identifier,
+        };
+        let subscribed = self.tree.subscribe(filter, subscriber);
+        if subscribed.first {
+            context.upstream.add_interest(filter);
+        }
+        if subscribed.replaced.is_some() {
+            return false;
+        }
+        let starts = self.feed_starts(context);
+        let Self { sessions, watermarks, .. } = self;
+        let slot = sessions.get_mut(index as usize);
+        let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
+            return true;
+        };
+        session.subscriptions.push(subscribed.filter);
+        session.may_overlap = session.subscriptions.len() > 1;
+        if !session.is_persistent() && session.outbound.is_none() {
+            return true;
+        }
+        // What was published before this subscription is not its, though the session may be behind
+        // and the shard may not have seen all of the feed.
+        for (place, (start, watermark)) in starts.into_iter().zip(watermarks.iter()).enumerate() {
+            let partition = PartitionId(u16::try_from(place).expect("partition ids are u16"));
+            let is_behind =
+                session.outbound.as_ref().is_some_and(|out| out.cursor(partition).is_some());
+            if is_behind || start > *watermark {
+                let filter = subscribed.filter;
+                let start = SubscriptionStart { filter, partition, start };
+                session.outbound_mut().starts.push(start);
+            }
+        }
+        self.with_outbound.push(index);
+        true
+    }
+
+    pub(super) fn handle_unsubscribe(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        unsubscribe: &Unsubscribe<'_>,
+        context: &mut Context<'_>,
+    ) {
+        let mut codes = Vec::with_capacity(unsubscribe.filters.len());
+        for filter in unsubscribe.filters.iter() {
+            let existed = self.unsubscribe(index, filter, context);
+            codes.push(match existed {
+                true => ReasonCode::Success,
+                false => ReasonCode::NoSubscriptionExisted,
+            } as u8);
+        }
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        session.may_overlap = session.subscriptions.len() > 1;
+        let version = session.connected.version;
+        let ack = SubscribeAck {
+            packet_id: unsubscribe.packet_id,
+            properties: Properties::NONE,
+            codes: &codes,
+        };
+        let mut bytes = Vec::new();
+        encode_unsuback(&ack, version, &mut bytes);
+        let answer = SubscribeAnswer { connection: id, bytes, retained: Vec::new() };
+        self.answer_when_recorded(index, answer, context);
+    }
+
+    /// Removes one subscription; returns whether there was one.
+    fn unsubscribe(&mut self, index: u32, filter: &str, context: &mut Context<'_>) -> bool {
+        let Some(filter_id) = self.tree.find(filter) else {
+            return false;
+        };
+        if !self.remove_from_tree(index, filter_id, context) {
+            return false;
+        }
+        if let Some(session) = self.session_mut(index) {
+            session.subscriptions.retain(|one| *one != filter_id);
+            if let Some(outbound) = &mut session.outbound {
+                outbound.starts.retain(|start| start.filter != filter_id);
+            }
+        }
+        true
+    }
+
+    /// Takes a filter of a session out of the tree.
+    pub(super) fn remove_from_tree(
+        &mut self,
+        index: u32,
+        filter: FilterId,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let mut text = String::new();
+        self.tree.write_filter(filter, &mut text);
+        let Some(removed) = self.tree.unsubscribe(filter, SubscriberKind::Session, index) else {
+            return false;
+        };
+        if removed.last {
+            context.upstream.remove_interest(&text);
+        }
+        true
+    }
+
+    /// Takes all filters of a session out of the tree.
+    pub(super) fn remove_subscriptions(
+        &mut self,
+        index: u32,
+        context: &mut Context<'_>,
+    ) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let subscriptions = std::mem::take(&mut session.subscriptions);
+        for filter in subscriptions {
+            self.remove_from_tree(index, filter, context);
+        }
+    }
+
+    /// Answers at once, or for a session that outlives its connection when the change is recorded.
+    fn answer_when_recorded(
+        &mut self,
+        index: u32,
+        answer: SubscribeAnswer,
+        context: &mut Context<'_>,
+    ) {
+        if self.session(index).is_some_and(|session| session.is_persistent()) {
+            let token = self.record_session(index, context);
+            self.waiting.push_back((token, Waiting::SubscribeAck(Box::new(answer))));
+        } else {
+            self.answer_subscribe(answer, context);
+        }
+    }
+
+    pub(super) fn answer_subscribe(
+        &mut self,
+        answer: SubscribeAnswer,
+        context: &mut Context<'_>,
+    ) {
+        if self.connection(answer.connection).is_none() {
+            self.retained_requests.forget(&answer.retained);
+            return;
+        }
+        context.outbox.buffer(answer.connection.index).extend_from_slice(&answer.bytes);
+        for request in answer.retained {
+            self.request_retained(request, context);
+        }
+    }
+
+    /// Whether the subscription `filter` of a session takes a message at this place.
+    pub(super) fn has_started(
+        &self,
+        index: u32,
+        filter: FilterId,
+        partition: PartitionId,
+        sequence: crate::proto::partition::Sequence,
+    ) -> bool {
+        let Some(outbound) = self.session(index).and_then(|session| session.outbound.as_ref())
+        else {
+            return true;
+        };
+        !outbound.starts.iter().any(|start| {
+            start.filter == filter && start.partition == partition && sequence < start.start
+        })
+    }
+}

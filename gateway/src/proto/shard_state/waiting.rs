@@ -1,0 +1,125 @@
+//! What waits until a record is committed: the answers that promise something.
+
+use super::publish::write_ack;
+use super::{Context, ShardState};
+use crate::proto::mqtt::{AckKind, PacketId, ReasonCode};
+use crate::proto::output::ConnectionId;
+use crate::proto::session::{InFlightStep, InboundStep, Stage, Ticket};
+
+/// An answer in line behind a record.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// A QoS 1 message is stored.
+    Puback { connection: ConnectionId, packet_id: PacketId },
+    /// A QoS 2 message is stored.
+    Pubrec { ticket: Ticket, packet_id: PacketId },
+    /// An inbound packet id is free again.
+    Pubcomp { ticket: Ticket, packet_id: PacketId },
+    /// It is recorded that a QoS 2 message may have been sent: it may be sent.
+    SendQos2 { ticket: Ticket, packet_id: PacketId },
+    /// It is recorded that the client has a QoS 2 message.
+    Pubrel { ticket: Ticket, packet_id: PacketId },
+    /// The session's record holds its new subscriptions: the bytes of SUBACK or UNSUBACK, and the
+    /// retained messages to ask for.
+    SubscribeAck(Box<SubscribeAnswer>),
+    /// The record of a session that went offline.
+    Saved { ticket: Ticket },
+}
+
+/// See [`Waiting::SubscribeAck`].
+#[derive(Debug)]
+pub(super) struct SubscribeAnswer {
+    pub(super) connection: ConnectionId,
+    pub(super) bytes: Vec<u8>,
+    pub(super) retained: Vec<u64>,
+}
+
+impl ShardState {
+    /// Gives an answer whose record is committed, if whoever asked is still there.
+    pub(super) fn perform(&mut self, waiting: Waiting, context: &mut Context<'_>) {
+        match waiting {
+            Waiting::Puback { connection, packet_id } => {
+                self.answer_puback(connection, packet_id, context);
+            }
+            Waiting::Pubrec { ticket, packet_id } => self.answer_pubrec(ticket, packet_id, context),
+            Waiting::Pubcomp { ticket, packet_id } => {
+                self.answer_pubcomp(ticket, packet_id, context);
+            }
+            Waiting::SendQos2 { ticket, packet_id } => {
+                self.send_recorded(ticket, packet_id, context);
+            }
+            Waiting::Pubrel { ticket, packet_id } => self.send_pubrel(ticket, packet_id, context),
+            Waiting::SubscribeAck(answer) => self.answer_subscribe(*answer, context),
+            Waiting::Saved { ticket } => self.handle_saved(ticket, context),
+        }
+    }
+
+    /// Only on the connection that sent the PUBLISH: on another one the packet id may mean another
+    /// message.
+    fn answer_puback(&mut self, id: ConnectionId, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let Some(session) = self.session_mut(connection.session) else {
+            return;
+        };
+        session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
+        let success = ReasonCode::Success;
+        write_ack(AckKind::Puback, packet_id, success, connection.version, id, context);
+    }
+
+    fn answer_pubrec(&mut self, ticket: Ticket, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
+        let version = session.connected.version;
+        let Some(exchange) = session.inbound.as_mut().and_then(|inbound| inbound.find(packet_id))
+        else {
+            return;
+        };
+        if exchange.step == InboundStep::ExpectCommit {
+            exchange.step = InboundStep::ExpectPubrel;
+        }
+        let asked_on = exchange.connection;
+        if session.connection == Some(asked_on) && session.stage == Stage::Online {
+            let success = ReasonCode::Success;
+            write_ack(AckKind::Pubrec, packet_id, success, version, asked_on, context);
+        }
+    }
+
+    fn answer_pubcomp(&mut self, ticket: Ticket, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
+        let version = session.connected.version;
+        let removed = session.inbound.as_mut().and_then(|inbound| inbound.remove(packet_id));
+        let Some(exchange) = removed else {
+            return;
+        };
+        session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
+        session.shrink();
+        if session.connection == Some(exchange.connection) && session.stage == Stage::Online {
+            let success = ReasonCode::Success;
+            write_ack(AckKind::Pubcomp, packet_id, success, version, exchange.connection, context);
+        }
+    }
+
+    fn send_pubrel(&mut self, ticket: Ticket, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
+        let version = session.connected.version;
+        let online = session.connection.filter(|_| session.stage == Stage::Online);
+        let Some(sent) = session.outbound.as_mut().and_then(|outbound| outbound.find(packet_id))
+        else {
+            return;
+        };
+        if sent.step != InFlightStep::ExpectReceivedCommit {
+            return;
+        }
+        sent.step = InFlightStep::ExpectPubcomp;
+        if let Some(id) = online {
+            write_ack(AckKind::Pubrel, packet_id, ReasonCode::Success, version, id, context);
+        }
+    }
+}
