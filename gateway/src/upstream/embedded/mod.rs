@@ -1,4 +1,7 @@
 //! The embedded upstream: a log a shard on the local disk, and keyed state folded from the logs.
 
 pub mod log;
+pub mod message;
+pub mod replays;
+pub mod shard;
 pub mod store;

@@ -5,8 +5,8 @@ use super::{Space, StoreError};
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Qos2Step, Record, SessionPut};
+use crate::proto::session::record::Qos2Delta;
 use crate::proto::time::Timestamp;
-use std::num::NonZeroU16;
 
 /// A session as stored: expiry and will deadline (u64 each, big endian), then the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,29 +37,16 @@ impl<'a> SessionValue<'a> {
     }
 }
 
-/// Which way a QoS 2 message goes.
+/// What a key of [`Space::Qos2`] stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Direction {
-    /// From the client: its packet id is taken until `Qos2Released`.
+enum StepKey {
+    /// A message from the client: its packet id is taken until `Qos2Released`.
     Inbound = 0,
-    /// To the client.
+    /// An exchange with the client that is open.
     Outbound = 1,
-}
-
-/// A step of a QoS 2 exchange since the last record of the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Qos2Entry {
-    /// Which way.
-    pub direction: Direction,
-    /// Of the PUBLISH.
-    pub packet_id: PacketId,
-    /// The step reached; for inbound ones `Received`, as the message is stored.
-    pub step: Qos2Step,
-    /// The message's partition.
-    pub partition: PartitionId,
-    /// The message's place there.
-    pub sequence: Sequence,
+    /// A message the client has completed, by its place: packet ids are used again.
+    Completed = 2,
 }
 
 /// What a timer is for.
@@ -103,12 +90,18 @@ pub fn fold(
         Record::SessionPut(put) => put_session(state, put),
         Record::SessionDelete { client_id } => delete_session(state, client_id),
         Record::Qos2Released { client_id, packet_id } => {
-            state.delete(Space::Qos2, qos2_key(client_id, Direction::Inbound, *packet_id));
+            state.delete(Space::Qos2, packet_key(client_id, StepKey::Inbound, *packet_id));
             Ok(())
         }
         Record::Qos2Outbound { client_id, packet_id, step, partition, sequence } => {
-            let key = qos2_key(client_id, Direction::Outbound, *packet_id);
-            state.put(Space::Qos2, key, qos2_value(*step, *partition, *sequence));
+            let key = packet_key(client_id, StepKey::Outbound, *packet_id);
+            if *step == Qos2Step::Completed {
+                state.delete(Space::Qos2, key);
+                let key = place_key(client_id, *partition, *sequence);
+                state.put(Space::Qos2, key, Vec::new());
+            } else {
+                state.put(Space::Qos2, key, qos2_value(*step, *partition, *sequence));
+            }
             Ok(())
         }
         Record::Floor { shard, cursors } => {
@@ -165,8 +158,8 @@ fn fold_message(
     if is_in_ledger(message)
         && let Some(packet_id) = message.packet_id
     {
-        let key = qos2_key(message.publisher, Direction::Inbound, packet_id);
-        state.put(Space::Qos2, key, qos2_value(Qos2Step::Received, partition, sequence));
+        let key = packet_key(message.publisher, StepKey::Inbound, packet_id);
+        state.put(Space::Qos2, key, Vec::new());
     }
     if message.retain {
         super::retained::put(state, partition, sequence, message)?;
@@ -175,12 +168,13 @@ fn fold_message(
 }
 
 fn put_session(state: &mut KeyedState, put: &SessionPut<'_>) -> Result<(), StoreError> {
-    delete_steps(state, put.client_id)?;
+    // What the client sent is released by itself, whatever happens to the rest of its session.
+    delete_steps(state, put.client_id, |kind| kind != StepKey::Inbound)?;
     replace_session(state, put)
 }
 
 fn delete_session(state: &mut KeyedState, client_id: &str) -> Result<(), StoreError> {
-    delete_steps(state, client_id)?;
+    delete_steps(state, client_id, |_| true)?;
     forget_session(state, client_id)
 }
 
@@ -203,9 +197,17 @@ pub(super) fn replace_session(
     Ok(())
 }
 
-fn delete_steps(state: &mut KeyedState, client_id: &str) -> Result<(), StoreError> {
-    for step in state.keys(Space::Qos2, &qos2_prefix(client_id))? {
-        state.delete(Space::Qos2, step);
+fn delete_steps(
+    state: &mut KeyedState,
+    client_id: &str,
+    which: impl Fn(StepKey) -> bool,
+) -> Result<(), StoreError> {
+    let prefix = qos2_prefix(client_id);
+    for key in state.keys(Space::Qos2, &prefix)? {
+        let kind = key.get(prefix.len()).copied().and_then(step_key_of);
+        if kind.is_some_and(&which) {
+            state.delete(Space::Qos2, key);
+        }
     }
     Ok(())
 }
@@ -228,19 +230,19 @@ fn forget_session(state: &mut KeyedState, client_id: &str) -> Result<(), StoreEr
     Ok(())
 }
 
-/// The QoS 2 steps of `client_id` since its last record.
+/// The QoS 2 steps of `client_id` that its last record does not hold.
 ///
 /// # Errors
 ///
 /// [`StoreError::Engine`].
-pub fn qos2_entries(state: &KeyedState, client_id: &str) -> Result<Vec<Qos2Entry>, StoreError> {
+pub fn qos2_deltas(state: &KeyedState, client_id: &str) -> Result<Vec<Qos2Delta>, StoreError> {
     let prefix = qos2_prefix(client_id);
-    let mut entries = Vec::new();
+    let mut deltas = Vec::new();
     state.scan(Space::Qos2, &prefix, &[], &mut |key, value| {
-        entries.extend(key.get(prefix.len()..).and_then(|key| qos2_entry(key, value)));
+        deltas.extend(key.get(prefix.len()..).and_then(|key| qos2_delta(key, value)));
         true
     })?;
-    Ok(entries)
+    Ok(deltas)
 }
 
 /// Client ids have different lengths: the length in front keeps one from being another's prefix.
@@ -248,10 +250,27 @@ fn qos2_prefix(client_id: &str) -> Vec<u8> {
     [&(client_id.len() as u64).to_be_bytes()[..], client_id.as_bytes()].concat()
 }
 
-fn qos2_key(client_id: &str, direction: Direction, packet_id: PacketId) -> Vec<u8> {
+fn step_key_of(kind: u8) -> Option<StepKey> {
+    match kind {
+        0 => Some(StepKey::Inbound),
+        1 => Some(StepKey::Outbound),
+        2 => Some(StepKey::Completed),
+        _ => None,
+    }
+}
+
+fn packet_key(client_id: &str, kind: StepKey, packet_id: PacketId) -> Vec<u8> {
     let mut key = qos2_prefix(client_id);
-    key.push(direction as u8);
+    key.push(kind as u8);
     key.extend_from_slice(&packet_id.0.get().to_be_bytes());
+    key
+}
+
+fn place_key(client_id: &str, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
+    let mut key = qos2_prefix(client_id);
+    key.push(StepKey::Completed as u8);
+    key.extend_from_slice(&partition.0.to_be_bytes());
+    key.extend_from_slice(&sequence.0.to_be_bytes());
     key
 }
 
@@ -259,20 +278,27 @@ fn qos2_value(step: Qos2Step, partition: PartitionId, sequence: Sequence) -> Vec
     [&[step as u8][..], &partition.0.to_be_bytes(), &sequence.0.to_be_bytes()].concat()
 }
 
-fn qos2_entry(key: &[u8], value: &[u8]) -> Option<Qos2Entry> {
-    let (&direction, packet_id) = key.split_first()?;
-    let (&step, place) = value.split_first()?;
-    let (partition, sequence) = place.split_first_chunk()?;
-    Some(Qos2Entry {
-        direction: if direction == 0 { Direction::Inbound } else { Direction::Outbound },
-        packet_id: PacketId(NonZeroU16::new(u16::from_be_bytes(packet_id.try_into().ok()?))?),
-        step: match step {
-            0 => Qos2Step::Sent,
-            1 => Qos2Step::Received,
-            _ => Qos2Step::Completed,
-        },
-        partition: PartitionId(u16::from_be_bytes(*partition)),
-        sequence: Sequence(u64::from_be_bytes(sequence.try_into().ok()?)),
+fn place_of(bytes: &[u8]) -> Option<(PartitionId, Sequence)> {
+    let (partition, sequence) = bytes.split_first_chunk()?;
+    let sequence = u64::from_be_bytes(sequence.try_into().ok()?);
+    Some((PartitionId(u16::from_be_bytes(*partition)), Sequence(sequence)))
+}
+
+fn qos2_delta(key: &[u8], value: &[u8]) -> Option<Qos2Delta> {
+    let (&kind, rest) = key.split_first()?;
+    let packet_id = || PacketId::new(u16::from_be_bytes(rest.try_into().ok()?));
+    Some(match step_key_of(kind)? {
+        StepKey::Inbound => Qos2Delta::Inbound(packet_id()?),
+        StepKey::Outbound => {
+            let (&step, place) = value.split_first()?;
+            let (partition, sequence) = place_of(place)?;
+            let step = if step == 0 { Qos2Step::Sent } else { Qos2Step::Received };
+            Qos2Delta::Outbound { packet_id: packet_id()?, step, partition, sequence }
+        }
+        StepKey::Completed => {
+            let (partition, sequence) = place_of(rest)?;
+            Qos2Delta::Completed(partition, sequence)
+        }
     })
 }
 

@@ -1,6 +1,6 @@
 //! The fold on both stores, the thread, and recovery.
 
-use super::fold::{Direction, SessionValue, TimerKind, fold, qos2_entries};
+use super::fold::{SessionValue, TimerKind, fold, qos2_deltas};
 use super::memory_store::MemoryStore;
 use super::recover::{Replacement, fold_logs, settle_sessions};
 use super::retained::matching;
@@ -11,6 +11,7 @@ use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::output::ShardIndex;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::record::{Message, Qos2Step, Record, SessionPut};
+use crate::proto::session::record::Qos2Delta;
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::faulty_files::FaultyFiles;
 use crate::upstream::embedded::log::{Log, LogLimits};
@@ -114,14 +115,14 @@ fn a_session_record_replaces_its_steps_and_timers_and_no_one_elses() {
         for (at, record) in records.iter().enumerate() {
             fold(&mut state, PARTITION, Sequence(at as u64), record).unwrap();
         }
-        let steps = qos2_entries(&state, "c").unwrap();
+        let steps = qos2_deltas(&state, "c").unwrap();
         assert_eq!(steps.len(), 2);
-        assert_eq!((steps[0].direction, steps[0].sequence), (Direction::Inbound, Sequence(3)));
-        assert_eq!(steps[1].packet_id, packet_id(1));
+        assert!(matches!(steps[0], Qos2Delta::Inbound(_)));
+        assert!(matches!(steps[1], Qos2Delta::Outbound { packet_id: id, .. } if id == packet_id(1)));
         state.commit().unwrap();
         fold(&mut state, PARTITION, Sequence(4), &put("c", 60, b"two")).unwrap();
-        assert_eq!(qos2_entries(&state, "c").unwrap(), []);
-        assert_eq!(qos2_entries(&state, "cc").unwrap().len(), 1);
+        assert_eq!(qos2_deltas(&state, "c").unwrap(), []);
+        assert_eq!(qos2_deltas(&state, "cc").unwrap().len(), 1);
         let timers = state.keys(Space::Timers, &[]).unwrap();
         assert_eq!(timers.len(), 1, "the old deadline is gone");
         fold(&mut state, PARTITION, Sequence(5), &Record::SessionDelete { client_id: "c" })
@@ -219,7 +220,7 @@ fn recovery_folds_the_logs_and_settles_sessions() {
     };
     assert_eq!(settle_sessions(&mut state, &mut settle).unwrap(), 1);
     assert_eq!(settle_sessions(&mut state, &mut settle).unwrap(), 0, "all are settled");
-    assert_eq!(qos2_entries(&state, "online").unwrap().len(), 1, "steps stay");
+    assert_eq!(qos2_deltas(&state, "online").unwrap().len(), 1, "steps stay");
 }
 
 fn chunk_of(records: &[Record<'_>]) -> (Chunk, Vec<Sequence>) {
@@ -237,11 +238,11 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
     let config = ThreadConfig {
         queue_requests_max: 16,
         persist_interval: Duration::from_millis(10),
-        clock: || Timestamp(1_000),
-        shard_of: |_| ShardIndex(3),
+        clock: Box::new(|| Timestamp(1_000)),
+        shard_of: Box::new(|_| ShardIndex(3)),
     };
     let files = Box::new(FaultyFiles::new(1));
-    let thread = StorageThread::spawn(memory(), files, config, move |shard, reply| {
+    let thread = StorageThread::spawn(memory(), Some(files), config, move |shard, reply| {
         replies.send((shard, reply)).unwrap();
     })
     .unwrap();
@@ -283,13 +284,13 @@ fn due_sessions_are_announced_once_to_their_shard() {
     let config = ThreadConfig {
         queue_requests_max: 16,
         persist_interval: Duration::from_millis(1),
-        clock: || Timestamp(NOW.fetch_add(10, Ordering::Relaxed)),
-        shard_of: |_| ShardIndex(3),
+        clock: Box::new(|| Timestamp(NOW.fetch_add(10, Ordering::Relaxed))),
+        shard_of: Box::new(|_| ShardIndex(3)),
     };
     let mut state = memory();
     fold(&mut state, PARTITION, Sequence(1), &put("c", 500, b"")).unwrap();
     let files = Box::new(FaultyFiles::new(1));
-    let thread = StorageThread::spawn(state, files, config, move |shard, reply| {
+    let thread = StorageThread::spawn(state, Some(files), config, move |shard, reply| {
         replies.send((shard, reply)).unwrap();
     })
     .unwrap();

@@ -4,7 +4,7 @@
 //! Requests are handled in the order they came, so a read sees what was applied before it.
 
 use super::fold::{
-    Qos2Entry, SessionValue, TimerKind, concerns_state, fold, qos2_entries, timer_of,
+    SessionValue, TimerKind, concerns_state, fold, qos2_deltas, timer_of,
 };
 use super::retained::{self, Retained};
 use super::state::KeyedState;
@@ -12,6 +12,7 @@ use super::{Space, StoreError};
 use crate::proto::output::ShardIndex;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::record::Record;
+use crate::proto::session::record::Qos2Delta;
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::files::{Files, perform};
 use crate::upstream::embedded::log::{IoDone, IoFault, IoToken, LogIo};
@@ -144,7 +145,7 @@ pub struct SessionState {
     /// The last record, `None` when there is no session.
     pub found: Option<StoredSession>,
     /// Steps since.
-    pub qos2: Vec<Qos2Entry>,
+    pub qos2: Vec<Qos2Delta>,
 }
 
 /// The last record of a session.
@@ -159,16 +160,15 @@ pub struct StoredSession {
 }
 
 /// How the storage thread works.
-#[derive(Clone, Copy, Debug)]
 pub struct ThreadConfig {
     /// Requests that wait at most; a shard that finds the queue full tries again later.
     pub queue_requests_max: usize,
     /// How often the store is persisted, and deadlines looked at. Default 1 s.
     pub persist_interval: Duration,
     /// The time.
-    pub clock: fn() -> Timestamp,
+    pub clock: Box<dyn Fn() -> Timestamp + Send>,
     /// Where the session of a client id lives.
-    pub shard_of: fn(&str) -> ShardIndex,
+    pub shard_of: Box<dyn Fn(&str) -> ShardIndex + Send>,
 }
 
 /// Requests folded into one batch at most.
@@ -187,27 +187,20 @@ pub struct StorageThread {
 }
 
 impl StorageThread {
-    /// Starts the thread. `reply` is called on it for every answer and must not block.
+    /// Starts the thread. `files` are those of the logs, `None` where logs are in memory. `reply`
+    /// is called on it for every answer and must not block.
     ///
     /// # Errors
     ///
     /// The operating system gives no thread.
     pub fn spawn(
         state: KeyedState,
-        files: Box<dyn Files + Send>,
+        files: Option<Box<dyn Files + Send>>,
         config: ThreadConfig,
         reply: impl Fn(ShardIndex, StoreReply) + Send + 'static,
     ) -> io::Result<Self> {
         let (sender, receiver) = flume::bounded(config.queue_requests_max);
-        let mut worker = Worker {
-            state,
-            files,
-            config,
-            reply: Box::new(reply),
-            owners: BTreeMap::new(),
-            announced: BTreeSet::new(),
-            failing: false,
-        };
+        let mut worker = Storage::new(state, files, config, reply);
         let thread = std::thread::Builder::new()
             .name("storage".to_owned())
             .spawn(move || worker.run(&receiver))?;
@@ -228,9 +221,10 @@ impl StorageThread {
     }
 }
 
-struct Worker {
+/// What the thread does, without the thread: for tests, which call it step by step.
+pub struct Storage {
     state: KeyedState,
-    files: Box<dyn Files + Send>,
+    files: Option<Box<dyn Files + Send>>,
     config: ThreadConfig,
     reply: Box<dyn Fn(ShardIndex, StoreReply) + Send>,
     /// Which shard serves the partitions that were applied, and how far they are folded.
@@ -240,15 +234,32 @@ struct Worker {
     failing: bool,
 }
 
-impl Worker {
+impl Storage {
+    /// See [`StorageThread::spawn`].
+    pub fn new(
+        state: KeyedState,
+        files: Option<Box<dyn Files + Send>>,
+        config: ThreadConfig,
+        reply: impl Fn(ShardIndex, StoreReply) + Send + 'static,
+    ) -> Self {
+        Self {
+            state,
+            files,
+            config,
+            reply: Box::new(reply),
+            owners: BTreeMap::new(),
+            announced: BTreeSet::new(),
+            failing: false,
+        }
+    }
+
     fn run(&mut self, requests: &flume::Receiver<StoreRequest>) {
         let mut persist_at = (self.config.clock)().after(self.config.persist_interval);
         let mut goes_on = true;
         while goes_on {
             let now = (self.config.clock)();
             if persist_at <= now {
-                self.persist();
-                self.announce_due(now);
+                self.tick(now);
                 persist_at = now.after(self.config.persist_interval);
             }
             let wait = Duration::from_millis(persist_at.millis_since(now));
@@ -271,8 +282,14 @@ impl Worker {
         self.persist();
     }
 
+    /// What is due once a [`ThreadConfig::persist_interval`].
+    pub fn tick(&mut self, now: Timestamp) {
+        self.persist();
+        self.announce_due(now);
+    }
+
     /// Handles one request; false for the last one.
-    fn handle(&mut self, request: StoreRequest) -> bool {
+    pub fn handle(&mut self, request: StoreRequest) -> bool {
         match request {
             StoreRequest::Apply { shard, chunk, sequences, folded_to } => {
                 self.apply(shard, &chunk, &sequences, folded_to);
@@ -298,7 +315,8 @@ impl Worker {
                 );
             }
             StoreRequest::File { shard, partition, request } => {
-                let (token, result) = perform(self.files.as_mut(), &request);
+                let files = self.files.as_mut().expect("logs in memory have no files");
+                let (token, result) = perform(files.as_mut(), &request);
                 (self.reply)(shard, StoreReply::File { partition, token, result });
             }
             StoreRequest::Stop => return false,
@@ -346,7 +364,7 @@ impl Worker {
             will_at: session.will_at,
             record: session.record.to_vec(),
         });
-        Ok(SessionState { found, qos2: qos2_entries(&self.state, client_id)? })
+        Ok(SessionState { found, qos2: qos2_deltas(&self.state, client_id)? })
     }
 
     /// Sends all pages but the last, which it returns.

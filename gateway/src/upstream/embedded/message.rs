@@ -1,0 +1,85 @@
+//! What the shards of a node say to each other about their logs.
+
+use super::store::thread::StoreReply;
+use crate::proto::output::ShardIndex;
+use crate::proto::partition::{Chunk, PartitionId, Sequence};
+use crate::proto::session::Ticket;
+use crate::proto::shard_state::Replayed;
+use bytes::Bytes;
+
+/// A message to a shard, from another or from a thread beside the shards.
+#[derive(Debug)]
+pub enum NodeMessage {
+    /// Records were committed; those at `offsets` may have subscribers on the receiver.
+    Feed {
+        /// Shared with the sender's log.
+        chunk: Chunk,
+        /// Byte offsets of frames in the chunk, ascending.
+        offsets: Vec<u32>,
+    },
+    /// QoS 0 messages: bodies behind their length (u32, little endian), those at `offsets` may have
+    /// subscribers on the receiver.
+    Volatile {
+        /// Shared with the other receivers.
+        bytes: Bytes,
+        /// Byte offsets of lengths.
+        offsets: Vec<u32>,
+    },
+    /// Everything of the sender's partition before `end` was sent, as far as it concerns the
+    /// receiver.
+    Watermark {
+        /// The sender's.
+        partition: PartitionId,
+        /// Exclusive.
+        end: Sequence,
+    },
+    /// No session of the sender needs anything of the receiver's partition below `sequence`.
+    Needed {
+        /// The receiver's.
+        partition: PartitionId,
+        /// Who says so.
+        by: ShardIndex,
+        /// Exclusive.
+        sequence: Sequence,
+    },
+    /// Asks the shard that has a partition's log.
+    Ask(Box<Ask>),
+    /// Answers [`Question::Replay`].
+    Replayed(Ticket, Replayed),
+    /// Answers [`Question::Fetch`].
+    Fetched(Ticket, PartitionId, Vec<(Sequence, Option<Box<[u8]>>)>),
+    /// From the storage thread.
+    Store(StoreReply),
+}
+
+/// A question about a log of another shard.
+#[derive(Debug)]
+pub struct Ask {
+    /// Where the answer goes.
+    pub asker: ShardIndex,
+    /// Comes back with it.
+    pub ticket: Ticket,
+    /// Whose log.
+    pub partition: PartitionId,
+    /// What is asked.
+    pub question: Question,
+}
+
+/// See [`Ask`].
+#[derive(Debug)]
+pub enum Question {
+    /// Messages that match a filter.
+    Replay {
+        /// The first sequence wanted.
+        from: Sequence,
+        /// Any of these.
+        filters: Vec<Box<str>>,
+        /// The answer goes out when there are so many.
+        count_max: u32,
+    },
+    /// Single records.
+    Fetch {
+        /// Which.
+        sequences: Vec<Sequence>,
+    },
+}
