@@ -1,1 +1,71 @@
-fn main() {}
+//! The gateway's process: configuration, start, signals, end.
+
+use anyhow::Context as _;
+use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
+use gateway::node::Gateway;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let environment = Environment::of_this_machine();
+    match Request::from_command_line(std::env::args_os(), &environment) {
+        Request::Print(text) => {
+            // A reader that has seen enough is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Request::Refuse(text) => {
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            ExitCode::from(EXIT_REFUSED)
+        }
+        Request::Run(config) => match run(&config, &environment) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let _ = writeln!(std::io::stderr(), "gateway: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. A second one ends the process at once.
+fn run(config: &Config, environment: &Environment) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_max_level(level(config))
+        .with_writer(std::io::stderr)
+        .init();
+    if let Some(warning) = config.memory_bounds().warning(environment.memory_bytes) {
+        tracing::warn!("{warning}");
+    }
+    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot wait for signals")?;
+    let gateway = Gateway::start(config)?;
+    for address in gateway.addresses() {
+        tracing::info!(%address, shards = config.shards, durability = %config.durability, "listening");
+    }
+    signals.forever().next();
+    tracing::info!("stopping");
+    gateway.shutdown();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            signals.forever().next();
+            std::process::exit(1);
+        })
+        .context("cannot wait for a second signal")?;
+    gateway.join()?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn level(config: &Config) -> tracing::Level {
+    use gateway::config::LogLevel;
+    match config.log {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    }
+}

@@ -157,17 +157,16 @@ impl<M: Send + 'static> BoundNode<M> {
         &self.senders
     }
 
-    /// Starts the shards; each makes its handler on its own thread.
+    /// Starts the shards; each makes its handler on its own thread. They read the time from `clock`.
     ///
     /// # Errors
     ///
     /// When a thread, an executor or a ring cannot be made. Shards already started are stopped.
-    pub fn start<H, F>(self, make_handler: F) -> Result<Node<M>, StartError>
+    pub fn start<H, F>(self, clock: Clock, make_handler: F) -> Result<Node<M>, StartError>
     where
         H: Handler<Message = M> + 'static,
         F: Fn(ShardIndex) -> H + Send + Clone + 'static,
     {
-        let clock = Clock::start();
         let cores = allowed_cores();
         let mut node = Node {
             addresses: self.addresses,
@@ -225,7 +224,7 @@ impl<M: Send + 'static> Node<M> {
         H: Handler<Message = M> + 'static,
         F: Fn(ShardIndex) -> H + Send + Clone + 'static,
     {
-        BoundNode::bind(config)?.start(make_handler)
+        BoundNode::bind(config)?.start(Clock::start(), make_handler)
     }
 
     /// The addresses bound, in the order of the configuration.

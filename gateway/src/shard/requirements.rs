@@ -79,6 +79,12 @@ pub fn check(shards: u16, connections: u64) -> Result<(), RequirementError> {
     Ok(())
 }
 
+/// How many client connections the limit on open files allows, after raising the soft limit.
+#[must_use]
+pub fn connections_possible() -> u64 {
+    raise(Resource::Nofile).saturating_sub(RESERVED_DESCRIPTORS)
+}
+
 fn check_kernel() -> Result<(), RequirementError> {
     let name = rustix::system::uname();
     let found = name.release().to_string_lossy();

@@ -1,0 +1,303 @@
+//! The MQTT core of a shard joined with the embedded upstream, still without I/O: the engine's
+//! handler drives it, and so does the simulation.
+
+use crate::proto::handler::Io;
+use crate::proto::output::ConnectionId;
+use crate::proto::partition::{Chunk, PartitionId, Sequence};
+use crate::proto::record::{Message, Record};
+use crate::proto::session::Ticket;
+use crate::proto::shard_state::{
+    AppendToken, Context, Due, RetainedMessage, ShardState, StoredSession,
+};
+use crate::proto::time::Timestamp;
+use crate::upstream::embedded::message::NodeMessage;
+use crate::upstream::embedded::replays::Answer;
+use crate::upstream::embedded::shard::{Embedded, unpack};
+use crate::upstream::embedded::store::fold::TimerKind;
+use crate::upstream::embedded::store::thread::StoreReply;
+use bytes::Bytes;
+use std::time::Duration;
+
+/// How often shards tell each other how far they are, and drop what nobody needs.
+const BEACON_INTERVAL: Duration = Duration::from_secs(1);
+
+/// One shard of the gateway on the embedded upstream. What it wants done beyond its [`Io`] is in
+/// `upstream.out`.
+pub struct ShardCore {
+    state: ShardState,
+    /// Its part of the upstream.
+    pub upstream: Embedded,
+    beacon_due: Timestamp,
+}
+
+impl ShardCore {
+    /// A shard over recovered logs; `ends` are those of all partitions of the node.
+    #[must_use]
+    pub fn new(
+        mut state: ShardState,
+        upstream: Embedded,
+        ends: &[(PartitionId, Sequence)],
+    ) -> Self {
+        for &(partition, end) in ends {
+            state.set_watermark(partition, end);
+        }
+        Self { state, upstream, beacon_due: Timestamp::NEVER }
+    }
+
+    /// The MQTT state, to look at.
+    #[must_use]
+    pub fn state(&self) -> &ShardState {
+        &self.state
+    }
+
+    /// A connection was accepted or handed over.
+    pub fn opened(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| state.handle_opened(id, context));
+    }
+
+    /// Bytes came; returns how many were consumed.
+    pub fn received(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        io: &mut Io<NodeMessage>,
+    ) -> usize {
+        self.with(io, |state, context| state.handle_received(id, bytes, context))
+    }
+
+    /// The connection is gone.
+    pub fn closed(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| state.handle_closed(id, context));
+    }
+
+    /// What was queued for the connection has been sent.
+    pub fn writable(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| state.handle_writable(id, context));
+    }
+
+    /// Another shard or the storage thread said something.
+    pub fn message(&mut self, message: NodeMessage, io: &mut Io<NodeMessage>) {
+        match message {
+            NodeMessage::Feed { chunk, offsets } => self.handle_feed(chunk, &offsets, io),
+            NodeMessage::Volatile { bytes, offsets } => self.handle_volatile(&bytes, &offsets, io),
+            NodeMessage::Watermark { partition, end } => self.answer_watermark(partition, end, io),
+            NodeMessage::Needed { partition, by, sequence } => {
+                if partition == self.upstream.own_log().partition() {
+                    self.upstream.set_needed(by, sequence);
+                }
+            }
+            NodeMessage::Ask(ask) => self.upstream.ask(*ask),
+            NodeMessage::Replayed(ticket, replayed) => {
+                self.handle_answer(ticket, Answer::Replayed(replayed), io);
+            }
+            NodeMessage::Fetched(ticket, partition, bodies) => {
+                self.handle_answer(ticket, Answer::Fetched(partition, bodies), io);
+            }
+            NodeMessage::Store(reply) => self.handle_store(reply, io),
+        }
+    }
+
+    /// Time has passed.
+    pub fn timeout(&mut self, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| state.handle_timeout(context));
+        if io.now >= self.beacon_due {
+            self.beacon(io);
+        }
+    }
+
+    /// When [`ShardCore::timeout`] and [`ShardCore::settle`] are to be called at the latest.
+    #[must_use]
+    pub fn next_timeout(&self) -> Timestamp {
+        if self.upstream.has_ready_replays() {
+            return Timestamp::START;
+        }
+        self.state.next_timeout().min(self.upstream.next_timeout()).min(self.beacon_due)
+    }
+
+    /// The node ends: every client hears of it, every session is saved.
+    pub fn shutdown(&mut self, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| state.handle_shutdown(context));
+    }
+
+    /// Calls the core with what it may write to.
+    fn with<R>(
+        &mut self,
+        io: &mut Io<NodeMessage>,
+        call: impl FnOnce(&mut ShardState, &mut Context<'_>) -> R,
+    ) -> R {
+        let mut context = Context {
+            now: io.now,
+            outbox: &mut io.outbox,
+            actions: &mut io.actions,
+            upstream: &mut self.upstream,
+        };
+        call(&mut self.state, &mut context)
+    }
+
+    /// End of a sweep: flushes the log and delivers what is committed, until nothing is left to do
+    /// without I/O.
+    pub fn settle(&mut self, io: &mut Io<NodeMessage>) {
+        loop {
+            self.upstream.flush(io.now);
+            let committed = self.upstream.take_committed();
+            let answers = std::mem::take(&mut self.upstream.out.answers);
+            if committed.is_empty() && answers.is_empty() {
+                break;
+            }
+            for chunk in committed {
+                self.deliver(&chunk, io);
+            }
+            for (ticket, answer) in answers {
+                self.handle_answer(ticket, answer, io);
+            }
+        }
+        for (to, message) in self.upstream.out.messages.drain(..) {
+            io.mesh.send(to, message);
+        }
+    }
+
+    /// A chunk of this shard's own log is committed: acknowledges and delivers it.
+    fn deliver(&mut self, chunk: &Chunk, io: &mut Io<NodeMessage>) {
+        // Tokens are sequences: everything before the end of the chunk is committed.
+        let token = AppendToken(chunk.end().0 - 1);
+        self.with(io, |state, context| state.handle_appended(token, context));
+        let Self { state, upstream, .. } = self;
+        let (now, outbox, actions) = (io.now, &mut io.outbox, &mut io.actions);
+        let partition = chunk.partition;
+        upstream.feed(chunk, |upstream, sequence, message| {
+            let mut context = Context { now, outbox, actions, upstream };
+            state.handle_message(Some((partition, sequence)), message, &mut context);
+        });
+        let end = chunk.end();
+        self.with(io, |state, context| state.handle_watermark(partition, end, context));
+        self.schedule_beacon(io.now);
+    }
+
+    fn handle_answer(&mut self, ticket: Ticket, answer: Answer, io: &mut Io<NodeMessage>) {
+        match answer {
+            Answer::Replayed(replayed) => {
+                self.with(io, |state, context| state.handle_replayed(ticket, replayed, context));
+            }
+            Answer::Fetched(partition, bodies) => self.with(io, |state, context| {
+                state.handle_fetched(ticket, partition, bodies, context);
+            }),
+        }
+    }
+
+    /// Committed messages of another shard.
+    fn handle_feed(&mut self, chunk: Chunk, offsets: &[u32], io: &mut Io<NodeMessage>) {
+        let partition = chunk.partition;
+        for offset in offsets {
+            let sequence = Sequence(chunk.first.0 + u64::from(*offset));
+            let Some(Record::Message(message)) = chunk.body(sequence).and_then(Record::decode)
+            else {
+                continue;
+            };
+            self.with(io, |state, context| {
+                state.handle_message(Some((partition, sequence)), &message, context);
+            });
+        }
+        let end = chunk.end();
+        self.upstream.keep_remote(chunk);
+        self.with(io, |state, context| state.handle_watermark(partition, end, context));
+    }
+
+    /// QoS 0 messages of another shard.
+    fn handle_volatile(&mut self, bytes: &Bytes, offsets: &[u32], io: &mut Io<NodeMessage>) {
+        for offset in offsets {
+            let Some(message) = volatile_at(bytes, *offset as usize) else {
+                continue;
+            };
+            self.with(io, |state, context| state.handle_message(None, &message, context));
+        }
+    }
+
+    fn handle_store(&mut self, reply: StoreReply, io: &mut Io<NodeMessage>) {
+        match reply {
+            StoreReply::Session { ticket, state: stored } => {
+                let steps = stored.qos2;
+                let stored = stored.found.map(|found| StoredSession {
+                    expires_at: found.expires_at,
+                    will_at: found.will_at,
+                    record: found.record.into(),
+                    steps,
+                });
+                let ticket = unpack(ticket);
+                self.with(io, |state, context| state.handle_session(ticket, stored, context));
+            }
+            StoreReply::Retained { ticket, messages, last, truncated } => {
+                if truncated {
+                    tracing::debug!("more retained messages match than one subscription is sent");
+                }
+                let messages = messages.into_iter().map(|(_, found)| RetainedMessage {
+                    partition: found.partition,
+                    sequence: found.sequence,
+                    body: found.body.into(),
+                });
+                let messages = messages.collect();
+                self.with(io, |state, context| {
+                    state.handle_retained(ticket, messages, last, context);
+                });
+            }
+            StoreReply::Folded { partition, folded, needed } => {
+                self.upstream.set_folded(partition, folded, needed);
+                self.upstream.trim(io.now);
+            }
+            StoreReply::File { partition, token, result } => {
+                self.upstream.handle_io(partition, token, result);
+            }
+            StoreReply::Due { client_id, which, .. } => {
+                let due = match which {
+                    TimerKind::Expiry => Due::Expiry,
+                    TimerKind::Will => Due::Will,
+                    TimerKind::Retained => return,
+                };
+                self.with(io, |state, context| state.handle_due(&client_id, due, context));
+            }
+            StoreReply::Groups { .. } => {}
+            StoreReply::Failed { ticket } => {
+                // Asked again by the client, when its CONNECT or SUBSCRIBE times out.
+                tracing::warn!(ticket, "the keyed store could not answer");
+            }
+        }
+    }
+
+    fn schedule_beacon(&mut self, now: Timestamp) {
+        if self.beacon_due == Timestamp::NEVER {
+            self.beacon_due = now.after(BEACON_INTERVAL);
+        }
+    }
+
+    fn beacon(&mut self, io: &mut Io<NodeMessage>) {
+        self.beacon_due = Timestamp::NEVER;
+        self.upstream.send_watermarks();
+        let own = self.upstream.own_log().partition();
+        let needed = self.state.needed(own);
+        self.upstream.set_needed(io.shard, needed);
+        self.upstream.note_progress();
+        self.upstream.trim(io.now);
+    }
+
+    /// Another shard's partition moved: tells that shard what is still needed of it.
+    fn answer_watermark(
+        &mut self,
+        partition: PartitionId,
+        end: Sequence,
+        io: &mut Io<NodeMessage>,
+    ) {
+        self.with(io, |state, context| state.handle_watermark(partition, end, context));
+        let sequence = self.state.needed(partition);
+        let owner = self.upstream.owner(partition);
+        io.mesh.send(owner, NodeMessage::Needed { partition, by: io.shard, sequence });
+    }
+}
+
+fn volatile_at(bytes: &Bytes, offset: usize) -> Option<Message<'_>> {
+    let rest = bytes.get(offset..)?;
+    let length = u32::from_le_bytes(*rest.first_chunk()?) as usize;
+    match Record::decode(rest.get(4..4 + length)?)? {
+        Record::Message(message) => Some(message),
+        _ => None,
+    }
+}
+

@@ -1,0 +1,137 @@
+//! A shard of the gateway as the engine drives it: performs what the core wants done to files and by
+//! the storage thread.
+
+use super::core::ShardCore;
+use super::segments::Segments;
+use crate::proto::handler::{CloseReason, FileDone, Handler, Io, Sender};
+use crate::proto::output::{ConnectionId, ShardIndex};
+use crate::proto::partition::PartitionId;
+use crate::proto::time::Timestamp;
+use crate::upstream::embedded::log::LogIo;
+use crate::upstream::embedded::message::NodeMessage;
+use crate::upstream::embedded::store::thread::StoreRequest;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// When the storage thread's queue is full, how long to wait before it is tried again.
+const STORE_RETRY: Duration = Duration::from_millis(5);
+
+/// One shard of the gateway on the embedded upstream.
+pub struct MqttShard {
+    core: ShardCore,
+    segments: Segments,
+    store: flume::Sender<StoreRequest>,
+    store_retry_at: Timestamp,
+    stopping: bool,
+}
+
+impl MqttShard {
+    /// A shard whose log files are `segments`; `store` leads to the storage thread.
+    #[must_use]
+    pub fn new(core: ShardCore, segments: Segments, store: flume::Sender<StoreRequest>) -> Self {
+        let (store_retry_at, stopping) = (Timestamp::NEVER, false);
+        Self { core, segments, store, store_retry_at, stopping }
+    }
+
+    /// End of a sweep: lets the core finish, then starts file operations and sends to the storage
+    /// thread.
+    fn finish(&mut self, io: &mut Io<NodeMessage>) {
+        self.core.settle(io);
+        let requests = std::mem::take(&mut self.core.upstream.out.io);
+        for (partition, request) in requests {
+            match request {
+                LogIo::Write { .. } | LogIo::Sync { .. } | LogIo::Read { .. } => {
+                    self.segments.start(partition, request, &mut io.files);
+                }
+                LogIo::Remove { segment, .. } => {
+                    self.segments.forget(segment);
+                    self.ask_for_file(io.shard, partition, request);
+                }
+                LogIo::Create { .. } | LogIo::WriteIndex { .. } => {
+                    self.ask_for_file(io.shard, partition, request);
+                }
+            }
+        }
+        for (partition, token, fault) in self.segments.take_failed() {
+            self.core.upstream.handle_io(partition, token, Err(fault));
+        }
+        self.send_to_store(io.now);
+    }
+
+    fn ask_for_file(&mut self, shard: ShardIndex, partition: PartitionId, request: LogIo) {
+        let request = StoreRequest::File { shard, partition, request };
+        self.core.upstream.out.store.push_back(request);
+    }
+
+    /// As many requests as the queue takes; the rest stays in order, and holds publishers when it
+    /// is long.
+    fn send_to_store(&mut self, now: Timestamp) {
+        self.store_retry_at = Timestamp::NEVER;
+        let waiting = &mut self.core.upstream.out.store;
+        while let Some(request) = waiting.pop_front() {
+            match self.store.try_send(request) {
+                Ok(()) => {}
+                Err(flume::TrySendError::Full(request)) => {
+                    waiting.push_front(request);
+                    self.store_retry_at = now.after(STORE_RETRY);
+                    return;
+                }
+                Err(flume::TrySendError::Disconnected(_)) => {
+                    assert!(self.stopping, "the storage thread outlives the shards");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Handler for MqttShard {
+    type Message = NodeMessage;
+
+    fn opened(&mut self, id: ConnectionId, _peer: SocketAddr, io: &mut Io<NodeMessage>) {
+        self.core.opened(id, io);
+    }
+
+    fn received(&mut self, id: ConnectionId, bytes: &[u8], io: &mut Io<NodeMessage>) -> usize {
+        self.core.received(id, bytes, io)
+    }
+
+    fn closed(&mut self, id: ConnectionId, reason: CloseReason, io: &mut Io<NodeMessage>) {
+        tracing::debug!(index = id.index, ?reason, "connection closed");
+        self.core.closed(id, io);
+    }
+
+    fn writable(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {
+        self.core.writable(id, io);
+    }
+
+    fn message(&mut self, _from: Sender, message: NodeMessage, io: &mut Io<NodeMessage>) {
+        self.core.message(message, io);
+    }
+
+    fn file_done(&mut self, token: u64, result: io::Result<FileDone>, _io: &mut Io<NodeMessage>) {
+        if let Some((partition, token, result)) = self.segments.finish(token, result) {
+            self.core.upstream.handle_io(partition, token, result);
+        }
+    }
+
+    fn swept(&mut self, io: &mut Io<NodeMessage>) {
+        self.finish(io);
+    }
+
+    fn timeout(&mut self, io: &mut Io<NodeMessage>) {
+        self.core.timeout(io);
+        self.finish(io);
+    }
+
+    fn next_timeout(&self) -> Timestamp {
+        self.core.next_timeout().min(self.store_retry_at)
+    }
+
+    fn shutdown(&mut self, io: &mut Io<NodeMessage>) {
+        self.stopping = true;
+        self.core.shutdown(io);
+        self.finish(io);
+    }
+}

@@ -1,0 +1,281 @@
+//! The whole node: what the configuration says, put together and started.
+//!
+//! Start: recover the logs, fold them into the keyed store, settle the sessions a crash left
+//! online, start the storage thread and the shards. End: shards say goodbye and commit, then the
+//! storage thread persists.
+
+pub mod core;
+pub mod handler;
+pub mod recovery;
+pub mod segments;
+
+use crate::config::{Config, Durability};
+use crate::proto::limits::Limits;
+use crate::proto::output::ShardIndex;
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::routing::{InterestOwner, InterestTable};
+use crate::proto::shard_state::{ShardState, home_shard};
+use crate::proto::time::Timestamp;
+use crate::shard::clock::Clock;
+use crate::shard::{BoundNode, EngineConfig, EngineCounters, Node, StartError, requirements};
+use crate::upstream::embedded::log::files::{Files, RealFiles};
+use crate::upstream::embedded::log::{Durability as LogDurability, Log, LogLimits};
+use crate::upstream::embedded::message::NodeMessage;
+use crate::upstream::embedded::shard::{Embedded, EmbeddedLimits};
+use crate::upstream::embedded::store::fjall_store::FjallStore;
+use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
+use self::core::ShardCore;
+use handler::MqttShard;
+use recovery::{Recovery, RecoveryError, RecoverySettings};
+use segments::Segments;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// How often the keyed store is persisted, and timers of offline sessions are looked at.
+const PERSIST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Memory the keyed store may use for its cache, bytes.
+const STORE_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why the gateway could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    /// What is in the data directory.
+    #[error("data directory {}: {error}", directory.display())]
+    Data {
+        /// As configured.
+        directory: PathBuf,
+        /// What could not be read or written.
+        error: RecoveryError,
+    },
+    /// The storage thread could not be started.
+    #[error("cannot start the storage thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A running gateway.
+pub struct Gateway {
+    node: Node<NodeMessage>,
+    storage: StorageThread,
+}
+
+impl Gateway {
+    /// Binds, recovers and starts everything `config` asks for. Blocks until shards run.
+    ///
+    /// # Errors
+    ///
+    /// See [`GatewayError`]. Nothing runs afterwards.
+    pub fn start(config: &Config) -> Result<Self, GatewayError> {
+        let clock = Clock::start();
+        let bound = BoundNode::bind(engine_config(config))?;
+        let (Recovery { logs, state }, files) = recover(config, clock.now())
+            .map_err(|error| GatewayError::Data { directory: config.data.clone(), error })?;
+        let senders = bound.senders().to_vec();
+        let reply = move |shard: ShardIndex, reply| {
+            if let Some(sender) = senders.get(usize::from(shard.0)) {
+                // A shard that has ended needs no answer.
+                let _ = sender.send(NodeMessage::Store(reply));
+            }
+        };
+        let shards = config.shards;
+        let thread = ThreadConfig {
+            queue_requests_max: config.limits.storage_queue_max as usize,
+            persist_interval: PERSIST_INTERVAL,
+            clock: Box::new(move || clock.now()),
+            shard_of: Box::new(move |client_id| home_shard(client_id, shards)),
+        };
+        let storage = StorageThread::spawn(state, files, thread, reply)
+            .map_err(GatewayError::Thread)?;
+        let ends = committed_ends(&logs);
+        let limits = EmbeddedLimits {
+            tail_bytes_max: config.limits.tail_bytes_max as usize,
+            store_queue_max: config.limits.storage_queue_max as usize,
+        };
+        let slots = config.limits.interest_slots as usize;
+        let upstreams = embedded_shards(shards, logs, slots, limits);
+        let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
+        let (directory, requests) = (log_directory(config), storage.requests());
+        let limits = core_limits(config);
+        let seed = ahash::RandomState::new().hash_one(clock.now());
+        let node = bound.start(clock, move |shard: ShardIndex| {
+            let upstream = upstreams.get(usize::from(shard.0)).and_then(|one| one.try_recv().ok());
+            let upstream = upstream.expect("each shard is made once, from what was put there");
+            let seed = seed ^ u64::from(shard.0).rotate_left(32);
+            let state = ShardState::new(shard, shards, limits.clone(), seed, clock.now());
+            let core = ShardCore::new(state, upstream, &ends);
+            MqttShard::new(core, Segments::new(directory.clone()), requests.clone())
+        })?;
+        Ok(Self { node, storage })
+    }
+
+    /// The addresses bound, in the order of the configuration.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.node.addresses()
+    }
+
+    /// Asks every shard to say goodbye and end; returns at once.
+    pub fn shutdown(&self) {
+        self.node.shutdown();
+    }
+
+    /// Waits for the shards, then persists the keyed store.
+    ///
+    /// # Errors
+    ///
+    /// A shard that could not go on.
+    pub fn join(self) -> Result<Vec<EngineCounters>, GatewayError> {
+        let counters = self.node.join();
+        self.storage.stop();
+        Ok(counters?)
+    }
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let limits = &config.limits;
+    let possible = requirements::connections_possible();
+    let mut connections_max = u64::from(limits.connections_max);
+    if connections_max > possible {
+        tracing::warn!(
+            connections_max,
+            possible,
+            "fewer file descriptors than connections_max: raise LimitNOFILE (ulimit -Hn)"
+        );
+        connections_max = possible;
+    }
+    let per_shard = connections_max / u64::from(config.shards.max(1));
+    EngineConfig {
+        shards: config.shards,
+        listen: config.listen.iter().map(|listen| listen.address).collect(),
+        backlog: i32::from(limits.backlog.min(32_767).cast_signed()),
+        connections_max: u32::try_from(per_shard).unwrap_or(u32::MAX),
+        receive_buffers: limits.receive_buffers,
+        receive_buffer_bytes: limits.receive_buffer_bytes,
+        partial_bytes_max: limits.maximum_packet_size_bytes as usize
+            + limits.receive_buffer_bytes as usize,
+        writable_above_bytes: limits.client_write_bytes_max as usize / 2,
+        ring_wait: limits.ring_wait(),
+        stop_deadline: limits.shutdown_timeout(),
+        mesh_slots: usize::from(limits.mesh_batches_max),
+        ..EngineConfig::default()
+    }
+}
+
+fn core_limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        maximum_packet_size_bytes: limits.maximum_packet_size_bytes,
+        connect_packet_bytes_max: limits.connect_packet_bytes_max,
+        connect_timeout_s: limits.connect_timeout_s.into(),
+        receive_maximum: limits.receive_maximum,
+        inflight_max: limits.inflight_max,
+        pending_max: limits.pending_max,
+        client_write_bytes_max: limits.client_write_bytes_max as usize,
+        topic_alias_maximum_in: limits.topic_alias_maximum_in,
+        topic_alias_maximum_out: limits.topic_alias_maximum_out,
+        subscriptions_per_session_max: limits.subscriptions_per_session_max,
+        topic_levels_max: limits.topic_levels_max,
+        session_expiry_max_s: limits.session_expiry_max_s,
+        keep_alive_max_s: limits.keep_alive_max_s,
+        ..Limits::default()
+    }
+}
+
+/// The limits of the log of each shard.
+fn log_limits(config: &Config) -> LogLimits {
+    let limits = &config.limits;
+    LogLimits {
+        segment_bytes: limits.segment_bytes.into(),
+        retention_bytes: limits.retention_bytes / u64::from(config.shards.max(1)),
+        retention_age: limits.retention_age(),
+        tail_bytes_max: limits.tail_bytes_max as usize,
+        uncommitted_bytes_max: limits.append_bytes_max as usize,
+        ..LogLimits::default()
+    }
+}
+
+fn log_durability(config: &Config) -> LogDurability {
+    match config.durability {
+        Durability::Fsync => LogDurability::Fsync,
+        Durability::Interval => LogDurability::Interval(config.sync_interval),
+        Durability::Memory => LogDurability::Memory,
+    }
+}
+
+/// Where the logs are; the keyed store is beside them.
+fn log_directory(config: &Config) -> PathBuf {
+    config.data.join("log")
+}
+
+/// The committed ends by partition id, for all shards to see.
+fn shared_ends(ends: &[(PartitionId, Sequence)]) -> Arc<[AtomicU64]> {
+    let count = ends.iter().map(|(partition, _)| usize::from(partition.0) + 1).max().unwrap_or(0);
+    let end_of = |place: usize| {
+        let known = ends.iter().find(|(partition, _)| usize::from(partition.0) == place);
+        AtomicU64::new(known.map_or(0, |(_, end)| end.0))
+    };
+    (0..count).map(end_of).collect()
+}
+
+/// The committed ends of all partitions.
+#[must_use]
+pub fn committed_ends(logs: &[Log]) -> Vec<(PartitionId, Sequence)> {
+    logs.iter().map(|log| (log.partition(), log.committed_end())).collect()
+}
+
+/// The embedded upstream of each of `count` shards over `logs`: those of all shards, and those of
+/// partitions of earlier boots, which are read only.
+#[must_use]
+pub fn embedded_shards(
+    count: u16,
+    logs: Vec<Log>,
+    interest_slots: usize,
+    limits: EmbeddedLimits,
+) -> Vec<Embedded> {
+    let seed = ahash::RandomState::new().hash_one(interest_slots);
+    let interest = Arc::new(InterestTable::new(interest_slots, seed));
+    let committed = shared_ends(&committed_ends(&logs));
+    let mut of_shard: Vec<Vec<Log>> = (0..count).map(|_| Vec::new()).collect();
+    for log in logs {
+        // The shard's own log is the one with its number: it comes first, as ids ascend.
+        if let Some(own) = of_shard.get_mut(usize::from(log.partition().0 % count)) {
+            own.push(log);
+        }
+    }
+    let make = |(index, logs)| {
+        let shard = ShardIndex(u16::try_from(index).expect("shards are counted by a u16"));
+        let owner = InterestOwner::new(Arc::clone(&interest), shard);
+        Embedded::new(shard, count, Arc::clone(&committed), logs, owner, limits)
+    };
+    of_shard.into_iter().enumerate().map(make).collect()
+}
+
+/// A channel that holds `value`: how it gets to a shard's own thread, once.
+fn one_shot<T>(value: T) -> flume::Receiver<T> {
+    let (sender, receiver) = flume::bounded(1);
+    sender.send(value).expect("the receiver is here, and the channel is empty");
+    receiver
+}
+
+/// Opens the data directory, or nothing for a node in memory.
+fn recover(
+    config: &Config,
+    now: Timestamp,
+) -> Result<(Recovery, Option<Box<dyn Files + Send>>), RecoveryError> {
+    let (durability, limits) = (log_durability(config), log_limits(config));
+    let settings = RecoverySettings { shards: config.shards, durability, limits, now };
+    if durability == LogDurability::Memory {
+        return Ok((Recovery::in_memory(settings)?, None));
+    }
+    let mut files = RealFiles::new(log_directory(config))?;
+    let store = FjallStore::open(&config.data.join("store"), STORE_CACHE_BYTES)?;
+    let recovery = Recovery::run(&mut files, Box::new(store), settings)?;
+    Ok((recovery, Some(Box::new(files))))
+}

@@ -1,0 +1,161 @@
+//! From the data directory to logs and a keyed store that agree.
+
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::session::NEVER_EXPIRES;
+use crate::proto::session::record::{self, SessionRecord};
+use crate::proto::time::Timestamp;
+use crate::upstream::embedded::log::files::Files;
+use crate::upstream::embedded::log::recover::partitions_in;
+use crate::upstream::embedded::log::{Durability, Log, LogLimits, RecoveryReport, recover};
+use crate::upstream::embedded::store::fold::SessionValue;
+use crate::upstream::embedded::store::memory_store::MemoryStore;
+use crate::upstream::embedded::store::recover::{Replacement, fold_logs, settle_sessions};
+use crate::upstream::embedded::store::state::KeyedState;
+use crate::upstream::embedded::store::{KeyedStore, Space, StoreError};
+use std::collections::BTreeMap;
+use std::io;
+
+/// The node as the last boot left it.
+pub struct Recovery {
+    /// The log of every shard, and of every partition found, ascending.
+    pub logs: Vec<Log>,
+    /// The keyed state, with everything folded.
+    pub state: KeyedState,
+}
+
+/// What recovery has to know.
+#[derive(Clone, Copy, Debug)]
+pub struct RecoverySettings {
+    /// How many shards there are now.
+    pub shards: u16,
+    /// Of the logs.
+    pub durability: Durability,
+    /// Of each log.
+    pub limits: LogLimits,
+    /// The time of this boot.
+    pub now: Timestamp,
+}
+
+/// Why there is nothing to start from.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The files of the logs.
+    #[error("log files: {0}")]
+    Files(#[from] io::Error),
+    /// The keyed store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Per shard of the last boot, its floor.
+type Floors = BTreeMap<u16, Vec<(PartitionId, Sequence)>>;
+
+impl Recovery {
+    /// Opens the logs, folds them into the store and settles the sessions that were online.
+    /// Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The files or the store cannot be read or written.
+    pub fn run(
+        files: &mut dyn Files,
+        store: Box<dyn KeyedStore>,
+        settings: RecoverySettings,
+    ) -> Result<Self, RecoveryError> {
+        let logs = open_logs(files, settings)?;
+        let mut state = KeyedState::open(store, record::needed_of)?;
+        let record_count = fold_logs(&mut state, files, &logs)?;
+        let settled = settle(&mut state, settings.now)?;
+        tracing::info!(partitions = logs.len(), record_count, settled, "recovered");
+        Ok(Self { logs, state })
+    }
+
+    /// A node that keeps everything in memory: nothing to recover.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read or written.
+    pub fn in_memory(settings: RecoverySettings) -> Result<Self, RecoveryError> {
+        let logs = (0..settings.shards)
+            .map(|shard| Log::in_memory(PartitionId(shard), settings.limits, settings.now))
+            .collect();
+        let store: Box<dyn KeyedStore> = Box::new(MemoryStore::default());
+        Ok(Self { logs, state: KeyedState::open(store, record::needed_of)? })
+    }
+}
+
+/// The log of every shard, and of every partition found: with fewer shards than before, some
+/// are only read.
+fn open_logs(files: &mut dyn Files, settings: RecoverySettings) -> io::Result<Vec<Log>> {
+    let RecoverySettings { shards, durability, limits, now } = settings;
+    let mut partitions = partitions_in(&files.list()?);
+    partitions.extend((0..shards).map(PartitionId));
+    partitions.sort_unstable();
+    partitions.dedup();
+    let mut logs = Vec::new();
+    for partition in partitions {
+        let recovered = recover(files, partition, durability, limits, now)?;
+        report(partition, &recovered.report);
+        logs.push(recovered.log);
+    }
+    Ok(logs)
+}
+
+fn report(partition: PartitionId, report: &RecoveryReport) {
+    let RecoveryReport { flaws, flawed_bytes, unreadable_segments, cut_bytes, .. } = *report;
+    let partition = partition.0;
+    if flaws > 0 || unreadable_segments > 0 {
+        tracing::error!(
+            partition,
+            flaws,
+            flawed_bytes,
+            unreadable_segments,
+            "damaged records in the log were left out: check the disk"
+        );
+    }
+    if cut_bytes > 0 {
+        tracing::info!(partition, cut_bytes, "cut off a write that was under way");
+    }
+}
+
+/// Sessions that were online when the process ended are offline now: their wills are due, their
+/// expiry runs from now on.
+fn settle(state: &mut KeyedState, now: Timestamp) -> Result<u64, StoreError> {
+    let floors = floors(state)?;
+    settle_sessions(state, &mut |_, session| settled(&session, &floors, now))
+}
+
+fn floors(state: &KeyedState) -> Result<Floors, StoreError> {
+    let mut floors = Floors::new();
+    state.scan(Space::Floors, &[], &[], &mut |key, value| {
+        if let Ok(shard) = key.try_into() {
+            let cursors = value.chunks_exact(10).filter_map(|place| {
+                let (partition, sequence) = place.split_first_chunk()?;
+                let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
+                Some((PartitionId(u16::from_le_bytes(*partition)), Sequence(sequence)))
+            });
+            floors.insert(u16::from_be_bytes(shard), cursors.collect());
+        }
+        true
+    })?;
+    Ok(floors)
+}
+
+fn settled(session: &SessionValue<'_>, floors: &Floors, now: Timestamp) -> Option<Replacement> {
+    let mut record = SessionRecord::decode(session.record)?;
+    if !record.online {
+        return None;
+    }
+    let floor = record.floor_shard.and_then(|shard| floors.get(&shard));
+    record::settle(&mut record, floor.map_or(&[], Vec::as_slice));
+    let expires_at = match record.session_expiry_s {
+        NEVER_EXPIRES => Timestamp::NEVER,
+        seconds => now.after_seconds(seconds),
+    };
+    let will_at = record.will.as_ref().map_or(Timestamp::NEVER, |will| {
+        now.after_seconds(will.delay_s).min(expires_at)
+    });
+    let mut bytes = Vec::new();
+    record.encode(&mut bytes);
+    Some(Replacement { expires_at, will_at, record: bytes })
+}
