@@ -1,5 +1,12 @@
-//! The gateway from outside: its engine over real sockets.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
-#![expect(clippy::indexing_slicing, reason = "likewise")]
+//! The gateway's integration tests: one binary, so one link and shared helpers.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod allocations;
+mod codec;
+mod conformance;
 mod engine;
+mod properties;
+mod sim;
+mod sources;
+mod tidy;

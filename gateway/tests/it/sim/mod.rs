@@ -1,0 +1,427 @@
+//! A whole node without sockets, threads or a clock: bytes in, bytes out, faults from a seed.
+//!
+//! [`SimNode`] drives the real shards ([`ShardCore`]), the real logs over [`FaultyFiles`] and the real
+//! keyed state, one event at a time. Conformance tests send literal bytes to it; simulations
+//! crash it between any two file operations.
+
+mod smoke;
+
+use gateway::node::core::ShardCore;
+use gateway::node::recovery::{Recovery, RecoverySettings};
+use gateway::node::{committed_ends, embedded_shards};
+use gateway::proto::handler::Io;
+use gateway::proto::limits::Limits;
+use gateway::proto::output::{Action, ConnectionId, ShardIndex};
+use gateway::proto::partition::PartitionId;
+use gateway::proto::shard_state::{ShardState, home_shard};
+use gateway::proto::time::Timestamp;
+use gateway::upstream::embedded::log::faulty_files::FaultyFiles;
+use gateway::upstream::embedded::log::files::perform;
+use gateway::upstream::embedded::log::{Durability, LogIo, LogLimits};
+use gateway::upstream::embedded::message::NodeMessage;
+use gateway::upstream::embedded::shard::EmbeddedLimits;
+use gateway::upstream::embedded::store::memory_store::MemoryStore;
+use gateway::upstream::embedded::store::thread::{Storage, StoreReply, StoreRequest, ThreadConfig};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How a node is made.
+#[derive(Clone)]
+pub(crate) struct SimSettings {
+    pub(crate) shards: u16,
+    pub(crate) durability: Durability,
+    pub(crate) limits: Limits,
+    pub(crate) log_limits: LogLimits,
+    pub(crate) seed: u64,
+}
+
+impl Default for SimSettings {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            durability: Durability::Memory,
+            limits: Limits::default(),
+            log_limits: LogLimits::default(),
+            seed: 1,
+        }
+    }
+}
+
+/// A connection of a scripted client. Stays valid after it was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SimClient(usize);
+
+struct Socket {
+    shard: usize,
+    id: ConnectionId,
+    open: bool,
+    held: bool,
+    /// Sent by the client and not consumed.
+    inbound: Vec<u8>,
+    /// Sent to the client and not taken by the test.
+    outbound: Vec<u8>,
+    /// The client reads nothing: its outbox fills.
+    stalled: bool,
+}
+
+struct SimShard {
+    core: ShardCore,
+    io: Io<NodeMessage>,
+}
+
+/// Where a simulated crash keeps what survives: files, and the time.
+pub(crate) struct SimNode {
+    pub(crate) settings: SimSettings,
+    now: Arc<AtomicU64>,
+    pub(crate) files: FaultyFiles,
+    shards: Vec<SimShard>,
+    storage: Storage,
+    replies: mpsc::Receiver<(ShardIndex, StoreReply)>,
+    sockets: Vec<Socket>,
+    next_index: u32,
+    /// File operations asked for and not performed, in order.
+    pub(crate) pending_io: VecDeque<(usize, PartitionId, LogIo)>,
+    store_requests: VecDeque<StoreRequest>,
+    /// File operations are left in `pending_io` instead of being performed at once.
+    pub(crate) holds_io: bool,
+}
+
+const START_MS: u64 = 1_700_000_000_000;
+
+impl SimNode {
+    /// One shard, in memory.
+    pub(crate) fn new() -> Self {
+        Self::with(SimSettings::default())
+    }
+
+    pub(crate) fn with(settings: SimSettings) -> Self {
+        let files = FaultyFiles::new(settings.seed);
+        Self::boot(settings, files, Arc::new(AtomicU64::new(START_MS)))
+    }
+
+    fn boot(settings: SimSettings, mut files: FaultyFiles, now: Arc<AtomicU64>) -> Self {
+        let count = settings.shards;
+        let time = Timestamp(now.load(Ordering::Relaxed));
+        let recovery = RecoverySettings {
+            shards: count,
+            durability: settings.durability,
+            limits: settings.log_limits,
+            now: time,
+        };
+        let Recovery { logs, state } = if settings.durability == Durability::Memory {
+            Recovery::in_memory(recovery).unwrap()
+        } else {
+            // The keyed store is lost with the process: everything is folded anew from the logs.
+            Recovery::run(&mut files, Box::new(MemoryStore::default()), recovery).unwrap()
+        };
+        let (sender, replies) = mpsc::channel();
+        let clock = Arc::clone(&now);
+        let config = ThreadConfig {
+            queue_requests_max: 1_024,
+            persist_interval: Duration::from_secs(1),
+            clock: Box::new(move || Timestamp(clock.load(Ordering::Relaxed))),
+            shard_of: Box::new(move |client_id| home_shard(client_id, count)),
+        };
+        let storage = Storage::new(state, None, config, move |shard, reply| {
+            sender.send((shard, reply)).unwrap();
+        });
+        let ends = committed_ends(&logs);
+        let limits = EmbeddedLimits { tail_bytes_max: 1 << 20, store_queue_max: 1_024 };
+        let upstreams = embedded_shards(count, logs, 1_024, limits);
+        let shards = upstreams.into_iter().enumerate().map(|(index, upstream)| {
+            let shard = ShardIndex(u16::try_from(index).unwrap());
+            let seed = settings.seed ^ index as u64;
+            let state = ShardState::new(shard, count, settings.limits.clone(), seed, time);
+            let core = ShardCore::new(state, upstream, &ends);
+            SimShard { core, io: Io::new(shard, count, time) }
+        });
+        Self {
+            now,
+            files,
+            shards: shards.collect(),
+            storage,
+            replies,
+            sockets: Vec::new(),
+            next_index: 0,
+            pending_io: VecDeque::new(),
+            store_requests: VecDeque::new(),
+            holds_io: false,
+            settings,
+        }
+    }
+
+    /// The process dies here: unsynced writes are lost, connections are gone, and it starts again.
+    pub(crate) fn crash(mut self) -> Self {
+        self.files.crash();
+        let Self { settings, files, now, .. } = self;
+        Self::boot(settings, files, now)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp(self.now.load(Ordering::Relaxed))
+    }
+
+    /// A client connects, to shard 0.
+    pub(crate) fn connect(&mut self) -> SimClient {
+        self.connect_to(0)
+    }
+
+    pub(crate) fn connect_to(&mut self, shard: usize) -> SimClient {
+        let id = ConnectionId { index: self.next_index, generation: 1 };
+        self.next_index += 1;
+        self.sockets.push(Socket {
+            shard,
+            id,
+            open: true,
+            held: false,
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            stalled: false,
+        });
+        let at = &mut self.shards[shard];
+        at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+        at.core.opened(id, &mut at.io);
+        self.run();
+        SimClient(self.sockets.len() - 1)
+    }
+
+    /// The client sends bytes; everything that follows from them happens.
+    pub(crate) fn send(&mut self, client: SimClient, bytes: &[u8]) {
+        self.sockets[client.0].inbound.extend_from_slice(bytes);
+        self.offer(client.0);
+        self.run();
+    }
+
+    /// What was sent to the client since the last call.
+    pub(crate) fn take(&mut self, client: SimClient) -> Vec<u8> {
+        std::mem::take(&mut self.sockets[client.0].outbound)
+    }
+
+    /// Sends bytes and returns what comes back.
+    pub(crate) fn exchange(&mut self, client: SimClient, bytes: &[u8]) -> Vec<u8> {
+        self.send(client, bytes);
+        self.take(client)
+    }
+
+    /// The gateway closed the connection.
+    pub(crate) fn is_closed(&self, client: SimClient) -> bool {
+        !self.sockets[client.0].open
+    }
+
+    /// The connection breaks, without DISCONNECT.
+    pub(crate) fn drop_connection(&mut self, client: SimClient) {
+        let socket = &mut self.sockets[client.0];
+        if !std::mem::replace(&mut socket.open, false) {
+            return;
+        }
+        let (shard, id) = (socket.shard, socket.id);
+        let at = &mut self.shards[shard];
+        at.io.outbox.clear(id.index);
+        at.core.closed(id, &mut at.io);
+        self.run();
+    }
+
+    /// The client stops reading, or goes on.
+    pub(crate) fn stall(&mut self, client: SimClient, stalled: bool) {
+        self.sockets[client.0].stalled = stalled;
+        self.run();
+    }
+
+    /// Time passes, timers run as they come due.
+    pub(crate) fn advance(&mut self, duration: Duration) {
+        let end = self.now().after(duration);
+        loop {
+            let next = self.shards.iter().map(|shard| shard.core.next_timeout()).min();
+            let next = next.unwrap_or(Timestamp::NEVER).max(self.now());
+            let second = Timestamp((self.now().0 / 1_000 + 1) * 1_000);
+            let step = next.min(second).min(end).max(Timestamp(self.now().0 + 1));
+            self.now.store(step.0.min(end.0), Ordering::Relaxed);
+            if self.now() == second {
+                self.storage.tick(second);
+            }
+            for shard in &mut self.shards {
+                shard.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+                shard.core.timeout(&mut shard.io);
+            }
+            self.run();
+            if self.now() >= end {
+                break;
+            }
+        }
+    }
+
+    /// The node is asked to end.
+    pub(crate) fn shutdown(&mut self) {
+        for shard in &mut self.shards {
+            shard.core.shutdown(&mut shard.io);
+        }
+        self.run();
+    }
+
+    /// Performs the oldest file operation; false when there is none.
+    pub(crate) fn perform_one(&mut self) -> bool {
+        let Some((shard, partition, request)) = self.pending_io.pop_front() else {
+            return false;
+        };
+        let (token, result) = perform(&mut self.files, &request);
+        self.shards[shard].core.upstream.handle_io(partition, token, result);
+        self.run();
+        true
+    }
+
+    /// The core of a shard, to look at.
+    pub(crate) fn shard(&self, shard: usize) -> &ShardCore {
+        &self.shards[shard].core
+    }
+
+    fn offer(&mut self, client: usize) {
+        loop {
+            let socket = &mut self.sockets[client];
+            if !socket.open || socket.held || socket.inbound.is_empty() {
+                return;
+            }
+            let (index, id) = (socket.shard, socket.id);
+            let bytes = std::mem::take(&mut socket.inbound);
+            let at = &mut self.shards[index];
+            at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+            let consumed = at.core.received(id, &bytes, &mut at.io);
+            let rest = bytes[consumed..].to_vec();
+            self.sockets[client].inbound = rest;
+            self.perform_actions(index);
+            if consumed == 0 || self.sockets[client].shard == index {
+                return;
+            }
+        }
+    }
+
+    /// Until nothing more happens by itself.
+    fn run(&mut self) {
+        loop {
+            let mut moved = false;
+            for index in 0..self.shards.len() {
+                let at = &mut self.shards[index];
+                at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+                at.core.settle(&mut at.io);
+                moved |= self.perform_actions(index);
+                moved |= self.drain_shard(index);
+            }
+            while let Some(request) = self.store_requests.pop_front() {
+                assert!(self.storage.handle(request), "nothing stops the store");
+                moved = true;
+            }
+            while let Ok((shard, reply)) = self.replies.try_recv() {
+                let at = &mut self.shards[usize::from(shard.0)];
+                at.core.message(NodeMessage::Store(reply), &mut at.io);
+                moved = true;
+            }
+            if !self.holds_io
+                && let Some((shard, partition, request)) = self.pending_io.pop_front()
+            {
+                let (token, result) = perform(&mut self.files, &request);
+                self.shards[shard].core.upstream.handle_io(partition, token, result);
+                moved = true;
+            }
+            if !moved {
+                break;
+            }
+        }
+    }
+
+    /// Takes what a shard wants sent and done. Returns whether there was anything.
+    fn drain_shard(&mut self, index: usize) -> bool {
+        let count = self.shards.len();
+        let mut moved = false;
+        let at = &mut self.shards[index];
+        for (partition, request) in at.core.upstream.out.io.drain(..) {
+            self.pending_io.push_back((index, partition, request));
+            moved |= !self.holds_io;
+        }
+        for request in at.core.upstream.out.store.drain(..) {
+            match request {
+                StoreRequest::File { shard, partition, request } => {
+                    self.pending_io.push_back((usize::from(shard.0), partition, request));
+                }
+                other => self.store_requests.push_back(other),
+            }
+            moved = true;
+        }
+        let mut dirty = Vec::new();
+        at.io.outbox.take_dirty(&mut dirty);
+        for socket in self.sockets.iter_mut().filter(|socket| socket.shard == index) {
+            if socket.stalled {
+                continue;
+            }
+            if let Some(buffer) = at.io.outbox.take(socket.id.index) {
+                socket.outbound.extend_from_slice(&buffer);
+                at.io.outbox.sent(socket.id.index, buffer);
+                at.core.writable(socket.id, &mut at.io);
+                moved = true;
+            }
+        }
+        for to in 0..count {
+            let target = ShardIndex(u16::try_from(to).unwrap());
+            for message in self.shards[index].io.mesh.take(target).unwrap_or_default() {
+                let other = &mut self.shards[to];
+                other.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+                other.core.message(message, &mut other.io);
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    fn perform_actions(&mut self, index: usize) -> bool {
+        let actions = std::mem::take(&mut self.shards[index].io.actions);
+        let moved = !actions.is_empty();
+        for action in actions {
+            match action {
+                Action::Adopt(_) => {}
+                Action::Close(id) | Action::Abort(id) => self.close(index, id),
+                Action::Hold(id) => self.hold(index, id, true),
+                Action::Resume(id) => self.hold(index, id, false),
+                Action::HandOver { connection, shard } => {
+                    self.hand_over(index, connection, usize::from(shard.0));
+                }
+            }
+        }
+        moved
+    }
+
+    fn find(&self, shard: usize, id: ConnectionId) -> Option<usize> {
+        self.sockets.iter().position(|socket| socket.shard == shard && socket.id == id)
+    }
+
+    fn close(&mut self, index: usize, id: ConnectionId) {
+        let Some(client) = self.find(index, id) else { return };
+        let at = &mut self.shards[index];
+        let socket = &mut self.sockets[client];
+        while let Some(buffer) = at.io.outbox.take(id.index) {
+            socket.outbound.extend_from_slice(&buffer);
+            at.io.outbox.sent(id.index, buffer);
+        }
+        if std::mem::replace(&mut socket.open, false) {
+            at.core.closed(id, &mut at.io);
+        }
+    }
+
+    fn hold(&mut self, index: usize, id: ConnectionId, held: bool) {
+        let Some(client) = self.find(index, id) else { return };
+        self.sockets[client].held = held;
+        if !held {
+            self.offer(client);
+        }
+    }
+
+    fn hand_over(&mut self, from: usize, id: ConnectionId, to: usize) {
+        let Some(client) = self.find(from, id) else { return };
+        self.sockets[client].shard = to;
+        let at = &mut self.shards[to];
+        at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+        at.core.opened(id, &mut at.io);
+        // Its bytes were not consumed: the caller still holds them and puts them back.
+        self.offer(client);
+    }
+}
