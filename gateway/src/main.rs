@@ -32,10 +32,7 @@ fn main() -> ExitCode {
 
 /// Runs until SIGTERM or SIGINT. A second one ends the process at once.
 fn run(config: &Config, environment: &Environment) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_max_level(level(config))
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_max_level(level(config)).with_writer(std::io::stderr).init();
     if let Some(warning) = config.memory_bounds().warning(environment.memory_bytes) {
         tracing::warn!("{warning}");
     }

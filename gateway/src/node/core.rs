@@ -56,12 +56,7 @@ impl ShardCore {
     }
 
     /// Bytes came; returns how many were consumed.
-    pub fn received(
-        &mut self,
-        id: ConnectionId,
-        bytes: &[u8],
-        io: &mut Io<NodeMessage>,
-    ) -> usize {
+    pub fn received(&mut self, id: ConnectionId, bytes: &[u8], io: &mut Io<NodeMessage>) -> usize {
         self.with(io, |state, context| state.handle_received(id, bytes, context))
     }
 
@@ -300,4 +295,3 @@ fn volatile_at(bytes: &Bytes, offset: usize) -> Option<Message<'_>> {
         _ => None,
     }
 }
-

@@ -9,6 +9,7 @@ pub mod handler;
 pub mod recovery;
 pub mod segments;
 
+use self::core::ShardCore;
 use crate::config::{Config, Durability};
 use crate::proto::limits::Limits;
 use crate::proto::output::ShardIndex;
@@ -24,7 +25,6 @@ use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::shard::{Embedded, EmbeddedLimits};
 use crate::upstream::embedded::store::fjall_store::FjallStore;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
-use self::core::ShardCore;
 use handler::MqttShard;
 use recovery::{Recovery, RecoveryError, RecoverySettings};
 use segments::Segments;
@@ -91,8 +91,8 @@ impl Gateway {
             clock: Box::new(move || clock.now()),
             shard_of: Box::new(move |client_id| home_shard(client_id, shards)),
         };
-        let storage = StorageThread::spawn(state, files, thread, reply)
-            .map_err(GatewayError::Thread)?;
+        let storage =
+            StorageThread::spawn(state, files, thread, reply).map_err(GatewayError::Thread)?;
         let ends = committed_ends(&logs);
         let limits = EmbeddedLimits {
             tail_bytes_max: config.limits.tail_bytes_max as usize,

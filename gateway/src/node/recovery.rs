@@ -152,9 +152,10 @@ fn settled(session: &SessionValue<'_>, floors: &Floors, now: Timestamp) -> Optio
         NEVER_EXPIRES => Timestamp::NEVER,
         seconds => now.after_seconds(seconds),
     };
-    let will_at = record.will.as_ref().map_or(Timestamp::NEVER, |will| {
-        now.after_seconds(will.delay_s).min(expires_at)
-    });
+    let will_at = record
+        .will
+        .as_ref()
+        .map_or(Timestamp::NEVER, |will| now.after_seconds(will.delay_s).min(expires_at));
     let mut bytes = Vec::new();
     record.encode(&mut bytes);
     Some(Replacement { expires_at, will_at, record: bytes })

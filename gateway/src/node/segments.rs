@@ -2,9 +2,9 @@
 
 use crate::proto::handler::{FileDone, FileOp};
 use crate::proto::partition::PartitionId;
+use crate::upstream::embedded::log::LogIo;
 use crate::upstream::embedded::log::io::{IoDone, IoFault, IoToken, LogFile};
 use crate::upstream::embedded::log::segment::SegmentId;
-use crate::upstream::embedded::log::LogIo;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};

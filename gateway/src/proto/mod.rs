@@ -5,8 +5,8 @@
 //! the simulation drive several whole shards from one seed.
 #![forbid(unsafe_code)]
 
-pub mod limits;
 pub mod handler;
+pub mod limits;
 pub mod mqtt;
 pub mod output;
 pub mod partition;

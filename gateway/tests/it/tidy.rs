@@ -21,7 +21,7 @@ const NOT_SANS_IO: &[&str] = &[
 
 /// The layers of `src/`, read aloud: config decides, proto thinks, upstream stores, shard moves
 /// bytes. A layer may use those before it.
-const LAYERS: &[&str] = &["config", "proto", "upstream", "shard"];
+const LAYERS: &[&str] = &["config", "proto", "upstream", "shard", "node"];
 
 /// Names that say nothing about what is inside.
 const DRAWERS: &[&str] = &["types", "utils", "util", "common", "helpers", "impls", "misc"];

@@ -13,8 +13,8 @@ pub enum DecodeError {
         /// The upper half of the first byte.
         code: u8,
     },
-    /// Fixed header flags other than the specified ones. Source: MQTT 5.0 [MQTT-2.1.3-1]; MQTT
-    /// 3.1.1 [MQTT-2.2.2-2].
+    /// Fixed header flags other than the specified ones.
+    /// Source: MQTT 5.0 [MQTT-2.1.3-1]; MQTT 3.1.1 [MQTT-2.2.2-2].
     #[error("fixed header of {packet_type:?} has the flags {flags:#06b}")]
     FixedHeaderFlags {
         /// Of the packet.

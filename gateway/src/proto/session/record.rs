@@ -178,8 +178,7 @@ impl SessionRecord {
                 };
                 self.completed.push((partition, sequence));
                 let (retain, body) = (false, None);
-                let sent =
-                    InFlightRecord { packet_id, step, retain, partition, sequence, body };
+                let sent = InFlightRecord { packet_id, step, retain, partition, sequence, body };
                 match self.in_flight.iter_mut().find(|known| known.packet_id == packet_id) {
                     Some(known) if known.sequence == sequence => known.step = step,
                     Some(known) => *known = sent,

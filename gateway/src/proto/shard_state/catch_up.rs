@@ -5,8 +5,8 @@
 //!                                                       └─ empty, and behind? ─▶ Request::Replay ─▶ queue …
 //! ```
 
-use super::encode::{Delivery, Written, write_publish};
 use super::deliver::Terms;
+use super::encode::{Delivery, Written, write_publish};
 use super::publish::write_ack;
 use super::{Context, Replayed, Request, ShardState, StoredSession};
 use crate::proto::mqtt::{AckKind, PacketId, QoS, ReasonCode, SubscriptionOptions};
@@ -123,9 +123,11 @@ impl ShardState {
             return;
         };
         outbound.starts.retain(|start| start.filter != filter);
-        outbound.starts.extend(
-            starts.iter().map(|&(partition, start)| SubscriptionStart { filter, partition, start }),
-        );
+        outbound.starts.extend(starts.iter().map(|&(partition, start)| SubscriptionStart {
+            filter,
+            partition,
+            start,
+        }));
     }
 
     fn restore_queue(&mut self, index: u32, queued: Vec<(PartitionId, Sequence, Box<[u8]>)>) {
@@ -133,8 +135,12 @@ impl ShardState {
             return;
         };
         for (partition, sequence, body) in queued {
-            let queued =
-                Queued { partition, retained_for: Some(FilterId(u32::MAX)), sequence, body: Some(body) };
+            let queued = Queued {
+                partition,
+                retained_for: Some(FilterId(u32::MAX)),
+                sequence,
+                body: Some(body),
+            };
             session.outbound_mut().queue.push_back(queued);
         }
     }
@@ -454,8 +460,7 @@ impl ShardState {
         let partition = replayed.partition;
         for (sequence, body) in replayed.messages {
             if !outbound.completed.contains(&(partition, sequence)) {
-                let queued =
-                    Queued { partition, retained_for: None, sequence, body: Some(body) };
+                let queued = Queued { partition, retained_for: None, sequence, body: Some(body) };
                 outbound.queue.push_back(queued);
             }
         }
@@ -516,9 +521,8 @@ impl ShardState {
         if session.subscriptions.len() > FILTERS_TRIED_MAX {
             let mut matches = Vec::new();
             self.tree.matches(message.topic, &mut matches);
-            let own = |one: &&Subscriber| {
-                one.session == index && one.kind == SubscriberKind::Session
-            };
+            let own =
+                |one: &&Subscriber| one.session == index && one.kind == SubscriberKind::Session;
             matches.iter().filter(own).for_each(&mut add);
             return terms;
         }

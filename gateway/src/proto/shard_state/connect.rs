@@ -7,7 +7,9 @@
 //!          └─ session being saved ───▶ waits until that is committed, then ExpectState
 //! ```
 
-use super::{ConnectionStage, Context, NO_SESSION, ProtocolError, Request, ShardState, StoredSession};
+use super::{
+    ConnectionStage, Context, NO_SESSION, ProtocolError, Request, ShardState, StoredSession,
+};
 use crate::proto::mqtt::{
     Connack, Connect, Packet, Properties, Property, ProtocolVersion, ReasonCode, Will,
 };

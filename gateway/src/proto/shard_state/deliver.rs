@@ -178,7 +178,15 @@ impl ShardState {
             identifiers: wanted.identifiers,
         };
         if is_shared {
-            write_shared(session, &delivery, context.now, fan_out, scratch, context.outbox, counters);
+            write_shared(
+                session,
+                &delivery,
+                context.now,
+                fan_out,
+                scratch,
+                context.outbox,
+                counters,
+            );
         } else {
             write_publish(session, &delivery, context.now, scratch, context.outbox, counters);
         }

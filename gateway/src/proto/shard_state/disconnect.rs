@@ -2,7 +2,9 @@
 //! Source: MQTT 5.0 §3.1.2.5, §3.14, §4.1.
 
 use super::waiting::Waiting;
-use super::{AppendToken, BACKGROUND, Context, Due, ProtocolError, Request, ShardState, StoredSession};
+use super::{
+    AppendToken, BACKGROUND, Context, Due, ProtocolError, Request, ShardState, StoredSession,
+};
 use crate::proto::mqtt::{Disconnect, Property, ReasonCode};
 use crate::proto::output::ConnectionId;
 use crate::proto::record::{Record, SessionPut};

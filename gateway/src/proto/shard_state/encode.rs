@@ -78,8 +78,12 @@ pub(super) fn write_publish(
         let alias_maximum = session.connected.topic_alias_maximum;
         put_properties(delivery, now, scratch);
         let header = PublishHeader { topic, ..header(delivery, topic) };
-        let full_bytes =
-            encoded_publish_bytes(version, &header, &[scratch, message.properties], message.payload);
+        let full_bytes = encoded_publish_bytes(
+            version,
+            &header,
+            &[scratch, message.properties],
+            message.payload,
+        );
         // An alias is only agreed on by a packet that is really sent.
         if full_bytes + ALIAS_PROPERTY_BYTES > session.connected.maximum_packet_size as usize {
             counters.dropped_too_large += 1;

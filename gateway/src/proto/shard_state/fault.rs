@@ -150,7 +150,8 @@ impl ShardState {
                     write_refusal(code, version, id, context);
                 }
             }
-            ConnectionStage::ExpectSession | ConnectionStage::Vacant | ConnectionStage::Closing => {}
+            ConnectionStage::ExpectSession | ConnectionStage::Vacant | ConnectionStage::Closing => {
+            }
         }
         self.end_connection(id, context);
     }
@@ -186,12 +187,7 @@ impl ShardState {
     }
 }
 
-fn write_refusal(
-    code: u8,
-    version: ProtocolVersion,
-    id: ConnectionId,
-    context: &mut Context<'_>,
-) {
+fn write_refusal(code: u8, version: ProtocolVersion, id: ConnectionId, context: &mut Context<'_>) {
     let connack = Connack { session_present: false, code, properties: Properties::NONE };
     connack.encode(version, context.outbox.buffer(id.index));
 }

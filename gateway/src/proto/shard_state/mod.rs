@@ -23,9 +23,7 @@ mod waiting;
 
 pub use connect::home_shard;
 pub use fault::ProtocolError;
-pub use upstream::{
-    AppendToken, Due, Replayed, Request, RetainedMessage, StoredSession, Upstream,
-};
+pub use upstream::{AppendToken, Due, Replayed, Request, RetainedMessage, StoredSession, Upstream};
 
 use super::limits::Limits;
 use super::mqtt::{DecodeContext, Packet, ProtocolVersion, Role, decode};
@@ -333,9 +331,7 @@ impl ShardState {
             Packet::Pubrec(ack) => self.handle_pubrec(session, &ack, context),
             Packet::Pubrel(ack) => self.handle_pubrel(session, id, &ack, context),
             Packet::Pubcomp(ack) => self.handle_pubcomp(session, &ack, context),
-            Packet::Subscribe(subscribe) => {
-                self.handle_subscribe(session, id, &subscribe, context)
-            }
+            Packet::Subscribe(subscribe) => self.handle_subscribe(session, id, &subscribe, context),
             Packet::Unsubscribe(unsubscribe) => {
                 self.handle_unsubscribe(session, id, &unsubscribe, context);
                 Ok(())
@@ -401,7 +397,8 @@ impl ShardState {
             }
             // What holds the client up is ours, so its silence is no fault.
             ConnectionStage::ExpectSession => {
-                self.keep_alives.set(index, context.now.after_seconds(self.limits.connect_timeout_s));
+                self.keep_alives
+                    .set(index, context.now.after_seconds(self.limits.connect_timeout_s));
             }
             ConnectionStage::Connected => {
                 let Some(session) = self.session(connection.session) else {
@@ -439,15 +436,15 @@ impl ShardState {
 
     fn connection(&self, id: ConnectionId) -> Option<Connection> {
         let connection = self.connections.get(id.index as usize)?;
-        let live = connection.generation == id.generation
-            && connection.stage != ConnectionStage::Vacant;
+        let live =
+            connection.generation == id.generation && connection.stage != ConnectionStage::Vacant;
         live.then_some(*connection)
     }
 
     fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         let connection = self.connections.get_mut(id.index as usize)?;
-        let live = connection.generation == id.generation
-            && connection.stage != ConnectionStage::Vacant;
+        let live =
+            connection.generation == id.generation && connection.stage != ConnectionStage::Vacant;
         live.then_some(connection)
     }
 

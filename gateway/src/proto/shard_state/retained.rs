@@ -87,9 +87,8 @@ impl ShardState {
         let Some(request) = self.retained_requests.open.remove(&id) else {
             return;
         };
-        let is_there = self
-            .session_of(request.ticket)
-            .is_some_and(|session| session.stage == Stage::Online);
+        let is_there =
+            self.session_of(request.ticket).is_some_and(|session| session.stage == Stage::Online);
         if !is_there {
             return;
         }

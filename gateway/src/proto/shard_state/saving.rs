@@ -28,7 +28,9 @@ impl ShardState {
         context: &mut Context<'_>,
     ) -> AppendToken {
         let follows = self.session(index).is_some_and(|session| {
-            session.stage == Stage::Online && session.is_persistent() && self.is_above_floor(session)
+            session.stage == Stage::Online
+                && session.is_persistent()
+                && self.is_above_floor(session)
         });
         self.set_follows(index, follows);
         let Some(session) = self.session(index) else {
@@ -215,9 +217,9 @@ impl ShardState {
         let Some(outbound) = &session.outbound else {
             return false;
         };
-        let Some(past) = self.past_watermarks.front().filter(|_| {
-            self.past_watermarks.len() == SLOW_FLOORS
-        }) else {
+        let Some(past) =
+            self.past_watermarks.front().filter(|_| self.past_watermarks.len() == SLOW_FLOORS)
+        else {
             return !outbound.behind.is_empty();
         };
         let is_slow = past.iter().enumerate().any(|(place, old)| {
@@ -241,9 +243,8 @@ impl ShardState {
 
     /// The session's offline record is committed: it leaves memory, and whoever waits for it comes.
     pub(super) fn handle_saved(&mut self, ticket: Ticket, context: &mut Context<'_>) {
-        let is_waited_for = self
-            .session_of(ticket)
-            .is_some_and(|session| session.stage == Stage::ExpectSaved);
+        let is_waited_for =
+            self.session_of(ticket).is_some_and(|session| session.stage == Stage::ExpectSaved);
         if !is_waited_for {
             return;
         }

@@ -31,7 +31,8 @@ impl ShardState {
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         let mut retained = Vec::new();
         for (filter, options) in subscribe.filters.iter() {
-            let code = self.subscribe(index, filter, options, identifier, &mut retained, context)?;
+            let code =
+                self.subscribe(index, filter, options, identifier, &mut retained, context)?;
             codes.push(code as u8);
         }
         let Some(session) = self.session(index) else {
@@ -224,11 +225,7 @@ impl ShardState {
     }
 
     /// Takes all filters of a session out of the tree.
-    pub(super) fn remove_subscriptions(
-        &mut self,
-        index: u32,
-        context: &mut Context<'_>,
-    ) {
+    pub(super) fn remove_subscriptions(&mut self, index: u32, context: &mut Context<'_>) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
@@ -253,11 +250,7 @@ impl ShardState {
         }
     }
 
-    pub(super) fn answer_subscribe(
-        &mut self,
-        answer: SubscribeAnswer,
-        context: &mut Context<'_>,
-    ) {
+    pub(super) fn answer_subscribe(&mut self, answer: SubscribeAnswer, context: &mut Context<'_>) {
         if self.connection(answer.connection).is_none() {
             self.retained_requests.forget(&answer.retained);
             return;

@@ -3,9 +3,9 @@
 use super::log::read::{ReadStep, Replay, ReplayRequest, ReplayTopics};
 use super::log::{Log, LogIo, topic_hash};
 use super::message::{Ask, Question};
+use crate::proto::mqtt::QoS;
 use crate::proto::output::ShardIndex;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
-use crate::proto::mqtt::QoS;
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::filter_matches;
 use crate::proto::session::Ticket;

@@ -183,7 +183,11 @@ impl Embedded {
 
     /// Gives a committed chunk to the shards and to the storage thread it concerns, and `deliver`
     /// its messages.
-    pub fn feed(&mut self, chunk: &Chunk, mut deliver: impl FnMut(&mut Self, Sequence, &Message<'_>)) {
+    pub fn feed(
+        &mut self,
+        chunk: &Chunk,
+        mut deliver: impl FnMut(&mut Self, Sequence, &Message<'_>),
+    ) {
         if let Some(end) = self.ends.get(usize::from(chunk.partition.0)) {
             end.store(chunk.end().0, Ordering::Release);
             // See `feed_start`.

@@ -118,16 +118,20 @@ fn a_session_record_replaces_its_steps_and_timers_and_no_one_elses() {
         let steps = qos2_deltas(&state, "c").unwrap();
         assert_eq!(steps.len(), 2);
         assert!(matches!(steps[0], Qos2Delta::Inbound(_)));
-        assert!(matches!(steps[1], Qos2Delta::Outbound { packet_id: id, .. } if id == packet_id(1)));
+        assert!(
+            matches!(steps[1], Qos2Delta::Outbound { packet_id: id, .. } if id == packet_id(1))
+        );
         state.commit().unwrap();
         fold(&mut state, PARTITION, Sequence(4), &put("c", 60, b"two")).unwrap();
-        assert_eq!(qos2_deltas(&state, "c").unwrap(), []);
+        let kept = qos2_deltas(&state, "c").unwrap();
+        assert_eq!(kept, [Qos2Delta::Inbound(packet_id(7))], "what the client sent stays open");
         assert_eq!(qos2_deltas(&state, "cc").unwrap().len(), 1);
         let timers = state.keys(Space::Timers, &[]).unwrap();
         assert_eq!(timers.len(), 1, "the old deadline is gone");
         fold(&mut state, PARTITION, Sequence(5), &Record::SessionDelete { client_id: "c" })
             .unwrap();
         state.commit().unwrap();
+        assert_eq!(qos2_deltas(&state, "c").unwrap(), []);
         assert_eq!(state.keys(Space::Sessions, &[]).unwrap().len(), 0);
         assert_eq!(state.keys(Space::Timers, &[]).unwrap().len(), 0);
     });

@@ -3,9 +3,7 @@
 //! Shards send requests through one bounded queue and go on; answers come back as messages.
 //! Requests are handled in the order they came, so a read sees what was applied before it.
 
-use super::fold::{
-    SessionValue, TimerKind, concerns_state, fold, qos2_deltas, timer_of,
-};
+use super::fold::{SessionValue, TimerKind, concerns_state, fold, qos2_deltas, timer_of};
 use super::retained::{self, Retained};
 use super::state::KeyedState;
 use super::{Space, StoreError};
