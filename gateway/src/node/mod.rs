@@ -162,6 +162,7 @@ fn engine_config(config: &Config) -> EngineConfig {
             + limits.receive_buffer_bytes as usize,
         writable_above_bytes: limits.client_write_bytes_max as usize / 2,
         ring_wait: limits.ring_wait(),
+        gather_wait: limits.gather_wait(),
         stop_deadline: limits.shutdown_timeout(),
         mesh_slots: usize::from(limits.mesh_batches_max),
         ..EngineConfig::default()

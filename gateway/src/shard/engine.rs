@@ -13,6 +13,7 @@
 use super::clock::Clock;
 use super::connections::{Connections, State};
 use super::counters::EngineCounters;
+use super::gather::Gather;
 use super::mesh::{Parcel, Port};
 use super::node::EngineConfig;
 use super::parking::Parking;
@@ -58,6 +59,9 @@ pub(super) struct Shard<H: Handler> {
     timer: Timestamp,
     yielded: Timestamp,
     mesh_pending: bool,
+    gather: Gather,
+    /// Completions of sends that the last submission is sure to bring.
+    expected: usize,
     dirty: Vec<u32>,
     files: Vec<FileOp>,
 }
@@ -84,6 +88,9 @@ struct Listener {
 
 /// How long accepting pauses after an error that will not go away by itself at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Events that end a gathering wait early.
+const GATHER_EVENTS: usize = 64;
 
 /// The longest the loop keeps the executor to itself.
 const YIELD_AFTER_MS: u64 = 10;
@@ -135,6 +142,8 @@ impl<H: Handler> Shard<H> {
             timer: Timestamp::NEVER,
             yielded: now,
             mesh_pending: true,
+            gather: Gather::new(now),
+            expected: 0,
             dirty: Vec::new(),
             files: Vec::new(),
         })
@@ -150,6 +159,8 @@ impl<H: Handler> Shard<H> {
         loop {
             let reaped = self.ring.reap(&mut completions, &mut events);
             self.counters.completions += reaped as u64;
+            let expected = std::mem::take(&mut self.expected);
+            self.gather.woke(reaped.saturating_sub(expected), self.clock.now());
             let busy = self.sweep(&mut events);
             if self.is_over() {
                 break;
@@ -410,10 +421,16 @@ impl<H: Handler> Shard<H> {
     fn wait(&mut self) -> io::Result<()> {
         let until = self.next_deadline().millis_since(self.io.now);
         let wait = self.config.ring_wait.min(Duration::from_millis(until));
+        // Sends complete while they are submitted, nearly always: they are no reason to wake.
+        self.expected = self.ring.take_sends_started();
         if self.mesh_pending || wait.is_zero() || !self.port.doorbell().may_wait() {
             return self.ring.enter(None);
         }
-        self.ring.enter(Some(wait))
+        if !self.config.gather_wait.is_zero() && self.gather.is_on() {
+            let wait = wait.min(self.config.gather_wait);
+            return self.ring.enter(Some((self.expected + GATHER_EVENTS, wait)));
+        }
+        self.ring.enter(Some((self.expected + 1, wait)))
     }
 
     /// Submits, and sleeps in the executor until a completion comes.

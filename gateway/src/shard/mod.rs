@@ -10,6 +10,7 @@ pub mod clock;
 mod connections;
 mod counters;
 mod engine;
+mod gather;
 mod lifecycle;
 pub mod listener;
 mod mesh;

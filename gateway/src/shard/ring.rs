@@ -19,6 +19,7 @@ pub(super) struct Ring {
     uring: ManuallyDrop<IoUring>,
     buffers: ManuallyDrop<Buffers>,
     sends: ManuallyDrop<Places<Send>>,
+    sends_started: usize,
     files: ManuallyDrop<Places<File>>,
     timer: Box<types::Timespec>,
     timer_armed: bool,
@@ -116,6 +117,7 @@ impl Ring {
             uring: ManuallyDrop::new(uring),
             buffers: ManuallyDrop::new(buffers),
             sends: ManuallyDrop::new(Places::default()),
+            sends_started: 0,
             files: ManuallyDrop::new(Places::default()),
             timer: Box::new(types::Timespec::new()),
             timer_armed: false,
@@ -181,6 +183,7 @@ impl Ring {
         let rest = buffer.get(skip..).unwrap_or_default();
         let (start, length) = (rest.as_ptr(), u32::try_from(rest.len()).unwrap_or(u32::MAX));
         // The heap block stays where it is when the `Vec` moves into its place.
+        self.sends_started += 1;
         let place = self.sends.insert(Send { connection, buffer, skip });
         let entry = opcode::Send::new(types::Fd(socket.as_raw_fd()), start, length)
             .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
@@ -231,20 +234,20 @@ impl Ring {
         self.push(entry);
     }
 
-    /// Submits what was gathered and waits, at most `wait`, until there is a completion; without
-    /// a `wait` it only takes what is there.
+    /// Submits what was gathered and waits until there are so many completions, but not longer than
+    /// the duration; without `wait` it only takes what is there.
     ///
     /// # Errors
     ///
     /// The kernel's, except those that mean "nothing came" or "interrupted".
-    pub(super) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+    pub(super) fn enter(&mut self, wait: Option<(usize, Duration)>) -> io::Result<()> {
         self.enters += 1;
         let submitter = self.uring.submitter();
         let result = match wait {
             None => submitter.submit(),
-            Some(wait) => {
+            Some((count, wait)) => {
                 let timespec = types::Timespec::from(wait);
-                submitter.submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec))
+                submitter.submit_with_args(count, &types::SubmitArgs::new().timespec(&timespec))
             }
         };
         match result {
@@ -255,6 +258,11 @@ impl Ring {
                 _ => Err(error),
             },
         }
+    }
+
+    /// How many sends were started since the last call.
+    pub(super) fn take_sends_started(&mut self) -> usize {
+        std::mem::take(&mut self.sends_started)
     }
 
     /// Whether submissions, completions or deferred work wait for an [`Ring::enter`] or a reap.
