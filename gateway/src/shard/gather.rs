@@ -11,10 +11,10 @@ use crate::proto::time::Timestamp;
 const WINDOW_MS: u64 = 8;
 /// Events a millisecond from which on gathering is tried.
 const STREAM_EVENTS_PER_MS: u64 = 2;
-/// Events a gathering wait has to bring on average.
-const PAYS_EVENTS: u64 = 2;
+/// Events that two gathering waits have to bring on average.
+const PAYS_EVENTS_TWO_WAITS: u64 = 3;
 /// Gathering ends when the stream is thinner than this share of what it was without, in percent.
-const KEEPS_PERCENT: u64 = 70;
+const KEEPS_PERCENT: u64 = 60;
 /// How long after it did not pay gathering is tried again, milliseconds.
 const RETRY_MS: u64 = 256;
 
@@ -44,7 +44,7 @@ impl Gather {
             return;
         }
         let rate = self.events * 1_000 / elapsed_ms;
-        let pays = self.events >= self.waits * PAYS_EVENTS
+        let pays = self.events * 2 >= self.waits * PAYS_EVENTS_TWO_WAITS
             && rate * 100 >= self.rate_before * KEEPS_PERCENT;
         if rate < STREAM_EVENTS_PER_MS * 1_000 {
             self.on = false;
