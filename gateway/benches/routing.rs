@@ -120,7 +120,7 @@ fn bench_prefixes(devices: u32, lookups: usize) {
 }
 
 fn bench_interest(devices: u32, lookups: usize) {
-    let table = Arc::new(InterestTable::new(INTEREST_SLOTS_DEFAULT, SEED));
+    let table = Arc::new(InterestTable::new(2, INTEREST_SLOTS_DEFAULT, SEED));
     let before_bytes = resident_bytes();
     let mut owner = InterestOwner::new(Arc::clone(&table), ShardIndex(0));
     for device in 0..devices {

@@ -241,7 +241,7 @@ pub fn embedded_shards(
     limits: EmbeddedLimits,
 ) -> Vec<Embedded> {
     let seed = ahash::RandomState::new().hash_one(interest_slots);
-    let interest = Arc::new(InterestTable::new(interest_slots, seed));
+    let interest = Arc::new(InterestTable::new(count, interest_slots, seed));
     let committed = shared_ends(&committed_ends(&logs));
     let mut of_shard: Vec<Vec<Log>> = (0..count).map(|_| Vec::new()).collect();
     for log in logs {

@@ -70,7 +70,13 @@ mod tests {
 
     /// A shard for a second: `events` a wake, `off_per_ms` wakes a millisecond without gathering and
     /// `on_per_ms` with. Returns the milliseconds that began with gathering on.
-    fn run(gather: &mut Gather, from_ms: u64, events: usize, off_per_ms: u64, on_per_ms: u64) -> u64 {
+    fn run(
+        gather: &mut Gather,
+        from_ms: u64,
+        events: usize,
+        off_per_ms: u64,
+        on_per_ms: u64,
+    ) -> u64 {
         let mut on_ms = 0;
         for ms in 0..1_000 {
             on_ms += u64::from(gather.is_on());

@@ -1,6 +1,7 @@
 //! Interest: which shards of a node may hold a filter that matches a topic.
 //!
-//! One table for the node, a 64-bit word a slot, a bit a shard. A filter has one slot, by the hash
+//! One table for the node, a bit a shard in each slot; slots are 8 bits wide for up to 8 shards, and
+//! up to 64 for 64. A filter has one slot, by the hash
 //! of its literal prefix; a topic looks at the slots of all filters that could match it. Two
 //! filters may share a slot, so the answer may name a shard in vain, but it never leaves one out.
 //!
@@ -33,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 /// Shards of a node: the bits of a word.
 pub const SHARDS_MAX: usize = 64;
 
-/// Slots a region by default (`interest_slots`): 8 MiB. With a million literal filters about six in
+/// Slots a region by default (`interest_slots`): 1 MiB for up to 8 shards, 8 MiB for 64. With a million literal filters about six in
 /// ten are in use; more slots mean fewer messages passed to another shard in vain.
 pub const INTEREST_SLOTS_DEFAULT: usize = 1 << 20;
 
@@ -60,6 +61,8 @@ pub struct InterestTable {
     everything: AtomicU64,
     /// Of every region; a power of two.
     slots: usize,
+    /// Bits of a slot: a power of two from 8 to 64, at least one a shard.
+    slot_bits: u32,
     hash: RandomState,
 }
 
@@ -102,16 +105,19 @@ impl Slot {
 const _: () = assert!(PREFIX_LEVELS_MAX < (u32::MAX >> Slot::INDEX_BITS) as usize);
 
 impl InterestTable {
-    /// A table without interest. `slots` is rounded up to a power of two, at most
-    /// [`INTEREST_SLOTS_MAX`]; `hash_seed` as for a subscription tree.
+    /// A table without interest for a node of `shard_count` shards. `slots` is rounded up to a
+    /// power of two, at most [`INTEREST_SLOTS_MAX`]; `hash_seed` as for a subscription tree.
     #[must_use]
-    pub fn new(slots: usize, hash_seed: u64) -> Self {
-        let slots = slots.clamp(1, INTEREST_SLOTS_MAX).next_power_of_two();
+    pub fn new(shard_count: u16, slots: usize, hash_seed: u64) -> Self {
+        let slot_bits = u32::from(shard_count).next_power_of_two().clamp(8, u64::BITS);
+        let slots_a_word = (u64::BITS / slot_bits) as usize;
+        let slots = slots.clamp(slots_a_word, INTEREST_SLOTS_MAX).next_power_of_two();
         Self {
-            literals: region(slots),
+            literals: region(slots / slots_a_word),
             prefixes: [const { OnceLock::new() }; PREFIX_LEVELS_MAX],
             everything: AtomicU64::new(0),
             slots,
+            slot_bits,
             hash: seeded_hash(hash_seed),
         }
     }
@@ -131,17 +137,17 @@ impl InterestTable {
         for level in topic.split('/') {
             chain = self.chain(chain, level);
             if let Some(region) = prefixes.next().and_then(OnceLock::get) {
-                shards |= self.word(region, self.index(chain)).load(Ordering::Acquire);
+                shards |= self.look(region, self.index(chain));
             }
         }
-        shards | self.word(&self.literals, self.index(chain)).load(Ordering::Acquire)
+        shards | self.look(&self.literals, self.index(chain))
     }
 
     /// Bytes allocated.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let regions = 1 + self.prefixes.iter().filter_map(OnceLock::get).count();
-        regions * self.slots * size_of::<AtomicU64>()
+        regions * self.slots * (self.slot_bits / u8::BITS) as usize
     }
 
     /// The slot of a valid `filter`.
@@ -159,16 +165,18 @@ impl InterestTable {
         Slot::new(if is_literal { 0 } else { levels }, self.index(chain))
     }
 
-    /// The word of a slot; allocates its region when this is the first.
-    fn slot_word(&self, slot: Slot) -> &AtomicU64 {
+    /// The word of a slot and how far up in it the slot begins; allocates its region when this is
+    /// the first.
+    fn slot_word(&self, slot: Slot) -> (&AtomicU64, u32) {
         if slot == Slot::EVERYTHING {
-            return &self.everything;
+            return (&self.everything, 0);
         }
         let Some(prefix) = slot.region().checked_sub(1) else {
             return self.word(&self.literals, slot.index());
         };
         let prefixes = self.prefixes.get(prefix).expect("a prefix counts PREFIX_LEVELS_MAX levels");
-        self.word(prefixes.get_or_init(|| region(self.slots)), slot.index())
+        let words = self.literals.len();
+        self.word(prefixes.get_or_init(|| region(words)), slot.index())
     }
 
     /// The hash of some levels from the hash of all but the last: the prefixes of a topic take
@@ -181,14 +189,22 @@ impl InterestTable {
         usize::try_from(chain & (self.slots as u64 - 1)).expect("less than the number of slots")
     }
 
-    fn word<'a>(&self, region: &'a Region, index: usize) -> &'a AtomicU64 {
-        debug_assert!(region.len() == self.slots, "all regions have the same size");
-        region.get(index).expect("indexes are masked to the size of a region")
+    /// The word of slot `index` and how far up in it the slot begins.
+    fn word<'a>(&self, region: &'a Region, index: usize) -> (&'a AtomicU64, u32) {
+        let slots_a_word = (u64::BITS / self.slot_bits) as usize;
+        let word = region.get(index / slots_a_word);
+        let place = u32::try_from(index % slots_a_word).expect("at most eight slots a word");
+        (word.expect("indexes are masked to the slots of a region"), place * self.slot_bits)
+    }
+
+    fn look(&self, region: &Region, index: usize) -> u64 {
+        let (word, shift) = self.word(region, index);
+        (word.load(Ordering::Acquire) >> shift) & (u64::MAX >> (u64::BITS - self.slot_bits))
     }
 }
 
-fn region(slots: usize) -> Region {
-    (0..slots).map(|_| AtomicU64::new(0)).collect()
+fn region(words: usize) -> Region {
+    (0..words).map(|_| AtomicU64::new(0)).collect()
 }
 
 /// The hash of no levels.
@@ -214,7 +230,8 @@ impl InterestOwner {
         let count = self.counts.entry(slot).or_insert(0);
         *count += 1;
         if *count == 1 {
-            self.table.slot_word(slot).fetch_or(self.shard_bit, Ordering::SeqCst);
+            let (word, shift) = self.table.slot_word(slot);
+            word.fetch_or(self.shard_bit << shift, Ordering::SeqCst);
         }
     }
 
@@ -227,7 +244,8 @@ impl InterestOwner {
         *count -= 1;
         if *count == 0 {
             self.counts.remove(&slot);
-            self.table.slot_word(slot).fetch_and(!self.shard_bit, Ordering::SeqCst);
+            let (word, shift) = self.table.slot_word(slot);
+            word.fetch_and(!(self.shard_bit << shift), Ordering::SeqCst);
         }
     }
 

@@ -448,11 +448,15 @@ impl Upstream for Embedded {
     }
 
     fn add_interest(&mut self, filter: &str) {
-        self.interest.add(filter);
+        if self.shard_count > 1 {
+            self.interest.add(filter);
+        }
     }
 
     fn remove_interest(&mut self, filter: &str) {
-        self.interest.remove(filter);
+        if self.shard_count > 1 {
+            self.interest.remove(filter);
+        }
     }
 
     fn is_congested(&self) -> bool {

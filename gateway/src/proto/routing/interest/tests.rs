@@ -6,7 +6,7 @@ use proptest::sample::select;
 const SEED: u64 = 0x5eed;
 
 fn table(slots: usize) -> Arc<InterestTable> {
-    Arc::new(InterestTable::new(slots, SEED))
+    Arc::new(InterestTable::new(SHARDS_MAX as u16, slots, SEED))
 }
 
 fn owner(table: &Arc<InterestTable>, shard: u16) -> InterestOwner {
@@ -73,7 +73,7 @@ fn levels_past_the_limit_lose_no_message() {
 #[test]
 fn slots_are_rounded_up_to_a_power_of_two() {
     for (slots, rounded) in [(0, 1), (1, 1), (3, 4), (1_024, 1_024)] {
-        assert_eq!(InterestTable::new(slots, SEED).literals.len(), rounded);
+        assert_eq!(InterestTable::new(SHARDS_MAX as u16, slots, SEED).literals.len(), rounded);
     }
 }
 
@@ -188,5 +188,30 @@ proptest! {
             owners[usize::from(*shard)].remove(filter);
         }
         prop_assert!(words(&table).all(|word| word.load(Ordering::Relaxed) == 0));
+    }
+}
+
+/// Slots of few shards share a word: none of them disturbs its neighbours.
+#[test]
+fn narrow_slots_keep_apart() {
+    for shard_count in [1, 2, 8, 9, 16, 33] {
+        let table = Arc::new(InterestTable::new(shard_count, 64, SEED));
+        let mut owners: Vec<_> = (0..shard_count)
+            .map(|shard| InterestOwner::new(Arc::clone(&table), ShardIndex(shard)))
+            .collect();
+        let filter = |number: u16| format!("f/{number}");
+        for number in 0..200 {
+            owners[usize::from(number % shard_count)].add(&filter(number));
+        }
+        for number in 0..200 {
+            let bit = 1_u64 << (number % shard_count);
+            assert_ne!(table.interested(&filter(number)) & bit, 0, "{shard_count} shards");
+        }
+        for number in 0..200 {
+            owners[usize::from(number % shard_count)].remove(&filter(number));
+        }
+        for number in 0..200 {
+            assert_eq!(table.interested(&filter(number)), 0, "{shard_count} shards");
+        }
     }
 }
