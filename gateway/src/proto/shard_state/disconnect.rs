@@ -144,11 +144,20 @@ impl ShardState {
         context: &mut Context<'_>,
     ) {
         context.upstream.append(&Record::SessionDelete { client_id });
-        let record = stored.and_then(|stored| SessionRecord::decode(&stored.record));
-        let Some(record) = record else {
-            return;
-        };
-        if let Some(will) = record.will {
+        if let Some(stored) = stored {
+            self.publish_will_of(client_id, stored, context);
+        }
+    }
+
+    /// A stored session has ended: its delayed will is due.
+    pub(super) fn publish_will_of(
+        &mut self,
+        client_id: &str,
+        stored: &StoredSession,
+        context: &mut Context<'_>,
+    ) {
+        let record = SessionRecord::decode(&stored.record);
+        if let Some(will) = record.and_then(|record| record.will) {
             self.publish_will(client_id, &will, context);
         }
     }
@@ -171,16 +180,22 @@ impl ShardState {
         stored: Option<StoredSession>,
         context: &mut Context<'_>,
     ) {
-        let Some((client_id, _)) = self.background.remove(&id) else {
+        let Some((client_id, due)) = self.background.remove(&id) else {
             return;
         };
         let Some(stored) = stored.filter(|_| self.find_client(&client_id).is_none()) else {
             return;
         };
-        if stored.expires_at <= context.now {
-            self.discard_stored(&client_id, Some(&stored), context);
-        } else if stored.will_at <= context.now {
-            self.publish_stored_will(&client_id, &stored, context);
+        let has_expired = stored.expires_at <= context.now;
+        match due {
+            Due::Expiry if has_expired => {
+                self.discard_stored(&client_id, Some(&stored), context);
+            }
+            // The end of the session publishes the will too: with both due, only that one does.
+            Due::Will if !has_expired && stored.will_at <= context.now => {
+                self.publish_stored_will(&client_id, &stored, context);
+            }
+            Due::Expiry | Due::Will => {}
         }
     }
 
