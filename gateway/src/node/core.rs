@@ -155,11 +155,12 @@ impl ShardCore {
     fn deliver(&mut self, chunk: &Chunk, io: &mut Io<NodeMessage>) {
         // Tokens are sequences: everything before the end of the chunk is committed.
         let token = AppendToken(chunk.end().0 - 1);
+        let asked_before = self.upstream.out.store.len();
         self.with(io, |state, context| state.handle_appended(token, context));
         let Self { state, upstream, .. } = self;
         let (now, outbox, actions) = (io.now, &mut io.outbox, &mut io.actions);
         let partition = chunk.partition;
-        upstream.feed(chunk, |upstream, sequence, message| {
+        upstream.feed(chunk, asked_before, |upstream, sequence, message| {
             let mut context = Context { now, outbox, actions, upstream };
             state.handle_message(Some((partition, sequence)), message, &mut context);
         });

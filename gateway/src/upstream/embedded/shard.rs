@@ -183,9 +183,13 @@ impl Embedded {
 
     /// Gives a committed chunk to the shards and to the storage thread it concerns, and `deliver`
     /// its messages.
+    ///
+    /// `asked_before` is how many requests the store had waiting before anyone was told that the
+    /// chunk is committed: those made since must find it applied.
     pub fn feed(
         &mut self,
         chunk: &Chunk,
+        asked_before: usize,
         mut deliver: impl FnMut(&mut Self, Sequence, &Message<'_>),
     ) {
         if let Some(end) = self.ends.get(usize::from(chunk.partition.0)) {
@@ -228,12 +232,13 @@ impl Embedded {
             }
         }
         if !concerned.is_empty() {
-            self.out.store.push_back(StoreRequest::Apply {
+            let apply = StoreRequest::Apply {
                 shard: self.shard,
                 chunk: chunk.clone(),
                 sequences: concerned,
                 folded_to: chunk.end(),
-            });
+            };
+            self.out.store.insert(asked_before.min(self.out.store.len()), apply);
         }
     }
 
