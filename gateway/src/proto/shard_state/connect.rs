@@ -319,9 +319,12 @@ impl ShardState {
         let index = ticket.session;
         let client_id = session.client_id.clone();
         if session.stage != Stage::ExpectState {
-            // Clean start: online already; what is stored has ended.
-            if stored.is_some() && !session.stored && session.stage == Stage::Online {
-                self.discard_stored(&client_id, stored.as_ref(), context);
+            // Clean start: online already, or gone again; what is stored has ended.
+            let is_discarded = session.stored || session.stage == Stage::ExpectSaved;
+            match &stored {
+                Some(stored) if is_discarded => self.publish_will_of(&client_id, stored, context),
+                Some(_) => self.discard_stored(&client_id, stored.as_ref(), context),
+                None => {}
             }
             return;
         }
