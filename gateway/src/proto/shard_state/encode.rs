@@ -84,12 +84,13 @@ pub(super) fn write_publish(
             &[scratch, message.properties],
             message.payload,
         );
-        // An alias is only agreed on by a packet that is really sent.
-        if full_bytes + ALIAS_PROPERTY_BYTES > session.connected.maximum_packet_size as usize {
+        let bytes_max = session.connected.maximum_packet_size as usize;
+        if full_bytes > bytes_max {
             counters.dropped_too_large += 1;
             return Written::Dropped;
         }
-        if alias_maximum > 0 {
+        // An alias is only agreed on by a packet that is really sent.
+        if alias_maximum > 0 && full_bytes + ALIAS_BYTES_MAX <= bytes_max {
             topic = put_alias(session, alias_maximum, topic, scratch);
         }
     }
@@ -174,8 +175,9 @@ impl Form {
     }
 }
 
-/// Identifier and value of a Topic Alias.
-const ALIAS_PROPERTY_BYTES: usize = 3;
+/// What a Topic Alias adds to a packet at most: the property, and a byte more for the Property Length
+/// and for the Remaining Length.
+const ALIAS_BYTES_MAX: usize = 5;
 
 fn header<'a>(delivery: &Delivery<'_>, topic: &'a str) -> PublishHeader<'a> {
     PublishHeader {
