@@ -314,6 +314,8 @@ impl ShardState {
         }
         if has_body || context.upstream.recent(sent.partition, sent.sequence).is_some() {
             self.send_again(ticket.session, packet_id, None, context);
+            // A message that must not be sent has given its place in the window to the next.
+            self.drain(ticket.session, context);
             return;
         }
         outbound.refetching += 1;

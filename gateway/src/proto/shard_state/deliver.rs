@@ -278,6 +278,7 @@ impl ShardState {
         let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
             return;
         };
+        let last_packet_id = session.last_packet_id;
         let Some(packet_id) = session.next_packet_id() else {
             return;
         };
@@ -303,6 +304,7 @@ impl ShardState {
                 write_publish(session, &delivery, now, scratch, outbox, counters)
             };
             if written == Written::Dropped {
+                session.last_packet_id = last_packet_id;
                 return;
             }
         }
