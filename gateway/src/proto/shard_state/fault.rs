@@ -113,6 +113,12 @@ impl ShardState {
                 let version = connection.version;
                 let code = match (version, error) {
                     (_, ProtocolError::ExpectedConnect | ProtocolError::KeepAliveTimeout) => None,
+                    // CONNACK answers a CONNECT, and there was none.
+                    (_, ProtocolError::ServerShuttingDown)
+                        if connection.stage == ConnectionStage::ExpectConnect =>
+                    {
+                        None
+                    }
                     (ProtocolVersion::V5, error) => Some(error.reason_code() as u8),
                     (_, error) => error.connect_return_code(),
                 };
