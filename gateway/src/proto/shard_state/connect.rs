@@ -91,6 +91,9 @@ impl ShardState {
         } else {
             connect.client_id
         };
+        if !self.connack_fits(&pending, client_id) {
+            return Err(ProtocolError::ConnackTooLarge);
+        }
         if let Some(connection) = self.connection_mut(id) {
             connection.stage = ConnectionStage::ExpectSession;
         }
@@ -399,28 +402,12 @@ impl ShardState {
         session_present: bool,
         context: &mut Context<'_>,
     ) {
+        let Some(client_id) = self.session(index).map(|session| session.client_id.clone()) else {
+            return;
+        };
         let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
         let version = pending.connected.version;
-        if version == ProtocolVersion::V5 {
-            let limits = &self.limits;
-            if pending.session_expiry_lowered {
-                Property::SessionExpiryInterval(pending.connected.session_expiry_s)
-                    .encode(&mut scratch);
-            }
-            Property::ReceiveMaximum(limits.receive_maximum).encode(&mut scratch);
-            Property::MaximumPacketSize(limits.maximum_packet_size_bytes).encode(&mut scratch);
-            Property::TopicAliasMaximum(limits.topic_alias_maximum_in).encode(&mut scratch);
-            Property::SharedSubscriptionAvailable(false).encode(&mut scratch);
-            if let Some(seconds) = pending.server_keep_alive_s {
-                Property::ServerKeepAlive(seconds).encode(&mut scratch);
-            }
-            if pending.client_id_assigned
-                && let Some(session) = self.session(index)
-            {
-                Property::AssignedClientIdentifier(&session.client_id).encode(&mut scratch);
-            }
-        }
+        self.put_connack_properties(pending, &client_id, &mut scratch);
         // MQTT 3.1 has no Session Present flag: its byte is reserved.
         let connack = Connack {
             session_present: session_present && version != ProtocolVersion::V3_1,
@@ -430,4 +417,46 @@ impl ShardState {
         connack.encode(version, context.outbox.buffer(pending.connection.index));
         self.scratch = scratch;
     }
+
+    /// Replaces `out` by what CONNACK announces; nothing before 5.0. Source: MQTT 5.0 §3.2.2.3.
+    fn put_connack_properties(&self, pending: &PendingConnect, client_id: &str, out: &mut Vec<u8>) {
+        out.clear();
+        if pending.connected.version != ProtocolVersion::V5 {
+            return;
+        }
+        let limits = &self.limits;
+        if pending.session_expiry_lowered {
+            Property::SessionExpiryInterval(pending.connected.session_expiry_s).encode(out);
+        }
+        Property::ReceiveMaximum(limits.receive_maximum).encode(out);
+        Property::MaximumPacketSize(limits.maximum_packet_size_bytes).encode(out);
+        Property::TopicAliasMaximum(limits.topic_alias_maximum_in).encode(out);
+        Property::SharedSubscriptionAvailable(false).encode(out);
+        if let Some(seconds) = pending.server_keep_alive_s {
+            Property::ServerKeepAlive(seconds).encode(out);
+        }
+        if pending.client_id_assigned {
+            Property::AssignedClientIdentifier(client_id).encode(out);
+        }
+    }
+
+    /// Whether CONNACK is no larger than the client takes. Source: MQTT 5.0 [MQTT-3.1.2-24].
+    fn connack_fits(&mut self, pending: &PendingConnect, client_id: &str) -> bool {
+        let bytes_max = pending.connected.maximum_packet_size as usize;
+        if bytes_max >= CONNACK_BYTES_MAX {
+            return true;
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        self.put_connack_properties(pending, client_id, &mut scratch);
+        let fits = CONNACK_FIXED_BYTES + scratch.len() <= bytes_max;
+        self.scratch = scratch;
+        fits
+    }
 }
+
+/// Of a CONNACK with less than 124 bytes of properties: fixed header, flags, Reason Code, Property
+/// Length.
+const CONNACK_FIXED_BYTES: usize = 5;
+
+/// No CONNACK of ours is larger: 24 bytes of numbers, and an assigned client id of 37.
+const CONNACK_BYTES_MAX: usize = 100;

@@ -51,6 +51,9 @@ pub enum ProtocolError {
     /// No Local on a shared subscription. Source: MQTT 5.0 [MQTT-3.8.3-4].
     #[error("no local on a shared subscription")]
     NoLocalOnShared,
+    /// The client takes no packets as large as CONNACK.
+    #[error("maximum packet size below that of CONNACK")]
+    ConnackTooLarge,
     /// DISCONNECT arrived with a reason only a server may give, or similar.
     #[error("packet not allowed here")]
     NotAllowedHere,
@@ -74,6 +77,7 @@ impl ProtocolError {
             Self::SessionTakenOver => ReasonCode::SessionTakenOver,
             Self::ServerShuttingDown => ReasonCode::ServerShuttingDown,
             Self::ClientIdentifierNotValid => ReasonCode::ClientIdentifierNotValid,
+            Self::ConnackTooLarge => ReasonCode::PacketTooLarge,
             Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
         }
     }
