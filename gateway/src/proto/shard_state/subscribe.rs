@@ -1,7 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE. Source: MQTT 5.0 §3.8 to §3.11, §4.7, §4.8.
 
 use super::waiting::{SubscribeAnswer, Waiting};
-use super::{Context, ProtocolError, ShardState};
+use super::{ConnectionStage, Context, ProtocolError, ShardState};
 use crate::proto::mqtt::{
     Properties, Property, ProtocolVersion, QoS, ReasonCode, RetainHandling, Subscribe,
     SubscribeAck, SubscriptionOptions, Unsubscribe, encode_suback, encode_unsuback,
@@ -251,7 +251,8 @@ impl ShardState {
     }
 
     pub(super) fn answer_subscribe(&mut self, answer: SubscribeAnswer, context: &mut Context<'_>) {
-        if self.connection(answer.connection).is_none() {
+        let asked_on = self.connection(answer.connection);
+        if asked_on.is_none_or(|connection| connection.stage != ConnectionStage::Connected) {
             self.retained_requests.forget(&answer.retained);
             return;
         }
