@@ -26,7 +26,7 @@ fn what_is_too_large_is_dropped_as_if_it_were_sent() {
     check(&mut node, client, b"\x82\x07\0\x01\0\0\x01#\x02", &[b"\x90\x04\0\x01\0\x02"]);
     node.send(publisher, b"\x30\x12\0\x01a123456789012345");
     node.send(publisher, b"\x30\x11\0\x01a12345678901234");
-    check_received(&mut node, client, &[b"\x30\x12\0\x01a\012345678901234"]);
+    check_received(&mut node, client, &[b"\x30\x12\0\x01a\x0012345678901234"]);
     check(&mut node, publisher, b"\x32\x12\0\x01a\0\x01aaa4567890123", &[b"\x40\x02\0\x01"]);
     check(&mut node, publisher, b"\x32\x11\0\x01a\0\x02bbb456789012", &[b"\x40\x02\0\x02"]);
     check_received(&mut node, client, &[b"\x32\x12\0\x01a\0\x01\0bbb456789012"]);
@@ -48,11 +48,11 @@ fn an_alias_is_agreed_on_by_packets_that_are_sent() {
     check_received(&mut node, client, &[]);
     // Sent in full it fits, with an alias it would not.
     node.send(publisher, b"\x30\x11\0\x01a12345678901234");
-    check_received(&mut node, client, &[b"\x30\x12\0\x01a\012345678901234"]);
+    check_received(&mut node, client, &[b"\x30\x12\0\x01a\x0012345678901234"]);
     node.send(publisher, b"\x30\x0C\0\x01a123456789");
     check_received(&mut node, client, &[b"\x30\x10\0\x01a\x03\x23\0\x01123456789"]);
     node.send(publisher, b"\x30\x11\0\x01a12345678901234");
-    check_received(&mut node, client, &[b"\x30\x12\0\x01a\012345678901234"]);
+    check_received(&mut node, client, &[b"\x30\x12\0\x01a\x0012345678901234"]);
     node.send(publisher, b"\x30\x0C\0\x01a123456789");
     check_received(&mut node, client, &[b"\x30\x0F\0\0\x03\x23\0\x01123456789"]);
 }

@@ -120,13 +120,13 @@ fn the_expiry_interval_shrinks_while_a_message_waits() {
     node.drop_connection(client);
     check(&mut node, publisher, b"\x32\x0C\0\x01a\0\x01\x05\x02\0\0\0\x0A1", &[b"\x40\x02\0\x01"]);
     check(&mut node, publisher, b"\x32\x0C\0\x01a\0\x02\x05\x02\0\0\0\x642", &[b"\x40\x02\0\x02"]);
-    check(&mut node, publisher, b"\x32\x07\0\x01a\0\x03\03", &[b"\x40\x02\0\x03"]);
+    check(&mut node, publisher, b"\x32\x07\0\x01a\0\x03\x003", &[b"\x40\x02\0\x03"]);
     node.advance(Duration::from_secs(30));
     let client = node.connect();
     let expected: &[&[u8]] = &[
         super::exchange::RESUMED_V5,
         b"\x32\x0C\0\x01a\0\x01\x05\x02\0\0\0\x462",
-        b"\x32\x07\0\x01a\0\x02\03",
+        b"\x32\x07\0\x01a\0\x02\x003",
     ];
     check(&mut node, client, connect, expected);
 }
@@ -159,10 +159,10 @@ fn messages_expire_behind_a_full_window() {
     let connect = b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x21\0\x01\0\x01c";
     let client = open(&mut node, connect, ACCEPTED_V5);
     check(&mut node, client, b"\x82\x07\0\x01\0\0\x01a\x01", &[b"\x90\x04\0\x01\0\x01"]);
-    check(&mut node, publisher, b"\x32\x07\0\x01a\0\x01\01", &[b"\x40\x02\0\x01"]);
+    check(&mut node, publisher, b"\x32\x07\0\x01a\0\x01\x001", &[b"\x40\x02\0\x01"]);
     check(&mut node, publisher, b"\x32\x0C\0\x01a\0\x02\x05\x02\0\0\0\x052", &[b"\x40\x02\0\x02"]);
     check(&mut node, publisher, b"\x32\x0C\0\x01a\0\x03\x05\x02\0\0\0\x0A3", &[b"\x40\x02\0\x03"]);
-    check_received(&mut node, client, &[b"\x32\x07\0\x01a\0\x01\01"]);
+    check_received(&mut node, client, &[b"\x32\x07\0\x01a\0\x01\x001"]);
     node.advance(Duration::from_secs(6));
     check(&mut node, client, b"\x40\x02\0\x01", &[b"\x32\x0C\0\x01a\0\x02\x05\x02\0\0\0\x043"]);
 }

@@ -64,7 +64,7 @@ fn a_full_window_delays_nothing_else() {
     check(&mut node, publisher, b"\x34\x06\0\x01b\0\x02!", &[b"\x50\x02\0\x02"]);
     check_received(&mut node, client, &[b"\x32\x07\0\x01a\0\x01\0!", b"\x34\x07\0\x01b\0\x02\0!"]);
     check(&mut node, publisher, b"\x30\x04\0\x01c0", &[]);
-    check_received(&mut node, client, &[b"\x30\x05\0\x01c\00"]);
+    check_received(&mut node, client, &[b"\x30\x05\0\x01c\x000"]);
     check(&mut node, client, b"\xC0\0", &[b"\xD0\0"]);
     check(&mut node, client, b"\x82\x07\0\x02\0\0\x01x\0", &[b"\x90\x04\0\x02\0\0"]);
     check(&mut node, client, b"\xA2\x06\0\x03\0\0\x01x", &[b"\xB0\x04\0\x03\0\0"]);
@@ -88,7 +88,7 @@ fn a_client_that_sends_more_is_disconnected() {
     check(&mut node, client, b"\x62\x02\0\x01", &[b"\x70\x02\0\x01"]);
     check(&mut node, client, b"\x32\x07\0\x01a\0\x03\0!", &[b"\x40\x02\0\x03"]);
     check(&mut node, client, b"\x34\x07\0\x01a\0\x04\0!", &[b"\x50\x02\0\x04"]);
-    check_ends(&mut node, client, b"\x32\x07\0\x01a\0\x05\05", &[b"\xE0\x01\x93"]);
+    check_ends(&mut node, client, b"\x32\x07\0\x01a\0\x05\x005", &[b"\xE0\x01\x93"]);
 }
 
 /// MQTT 3.1.1 §3.3 has no such limit: the server may only stop reading, and goes on when it can.
@@ -116,11 +116,11 @@ fn before_5_a_client_that_sends_more_waits() {
     ];
     check(&mut node, client, &sent.concat(), answers);
     let delivered: &[&[u8]] = &[
-        b"\x30\x05\0\x01a\01",
-        b"\x30\x05\0\x01a\02",
-        b"\x30\x05\0\x01a\03",
-        b"\x30\x05\0\x01a\04",
-        b"\x30\x05\0\x01a\05",
+        b"\x30\x05\0\x01a\x001",
+        b"\x30\x05\0\x01a\x002",
+        b"\x30\x05\0\x01a\x003",
+        b"\x30\x05\0\x01a\x004",
+        b"\x30\x05\0\x01a\x005",
     ];
     check_received(&mut node, subscriber, delivered);
 }

@@ -32,13 +32,13 @@ fn stored_with_their_qos_and_replaced() {
     let mut node = SimNode::new();
     let publisher = client_v3(&mut node);
     check(&mut node, publisher, b"\x31\x04\0\x01a0", &[]);
-    check_retained(&mut node, &[b"\x31\x04\0\x01a0"], &[b"\x31\x05\0\x01a\00"]);
+    check_retained(&mut node, &[b"\x31\x04\0\x01a0"], &[b"\x31\x05\0\x01a\x000"]);
     let publisher = client_v3(&mut node);
     check(&mut node, publisher, b"\x33\x06\0\x01a\0\x01!", &[b"\x40\x02\0\x01"]);
     check_retained(&mut node, &[b"\x33\x06\0\x01a\0\x01!"], &[b"\x33\x07\0\x01a\0\x01\0!"]);
     let publisher = client_v5(&mut node);
-    check(&mut node, publisher, b"\x35\x07\0\x01a\0\x02\02", &[b"\x50\x02\0\x02"]);
-    check_retained(&mut node, &[b"\x35\x06\0\x01a\0\x012"], &[b"\x35\x07\0\x01a\0\x01\02"]);
+    check(&mut node, publisher, b"\x35\x07\0\x01a\0\x02\x002", &[b"\x50\x02\0\x02"]);
+    check_retained(&mut node, &[b"\x35\x06\0\x01a\0\x012"], &[b"\x35\x07\0\x01a\0\x01\x002"]);
 }
 
 /// MQTT 3.1.1 [MQTT-3.3.1-7]. MQTT 5.0 §3.3.1.3 treats every QoS alike.
@@ -48,7 +48,7 @@ fn qos_0_replaces_too() {
     let publisher = client_v3(&mut node);
     check(&mut node, publisher, b"\x33\x06\0\x01a\0\x01!", &[b"\x40\x02\0\x01"]);
     check(&mut node, publisher, b"\x31\x04\0\x01a0", &[]);
-    check_retained(&mut node, &[b"\x31\x04\0\x01a0"], &[b"\x31\x05\0\x01a\00"]);
+    check_retained(&mut node, &[b"\x31\x04\0\x01a0"], &[b"\x31\x05\0\x01a\x000"]);
 }
 
 /// MQTT 5.0 [MQTT-3.3.1-6] [MQTT-3.3.1-7]; MQTT 3.1.1 [MQTT-3.3.1-10] [MQTT-3.3.1-11].
@@ -82,7 +82,7 @@ fn without_the_flag_nothing_changes() {
     check(&mut node, publisher, b"\x32\x06\0\x01a\0\x01!", &[b"\x40\x02\0\x01"]);
     check(&mut node, publisher, b"\x32\x05\0\x01a\0\x02", &[b"\x40\x02\0\x02"]);
     check(&mut node, publisher, b"\x30\x03\0\x01a", &[]);
-    check_retained(&mut node, &[b"\x31\x04\0\x01a0"], &[b"\x31\x05\0\x01a\00"]);
+    check_retained(&mut node, &[b"\x31\x04\0\x01a0"], &[b"\x31\x05\0\x01a\x000"]);
 }
 
 /// MQTT 5.0 [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11].
@@ -130,7 +130,7 @@ fn the_flag_is_cleared_for_existing_subscriptions() {
     node.send(publisher, b"\x31\x04\0\x01a0");
     node.send(publisher, b"\x33\x06\0\x01a\0\x01!");
     check_received(&mut node, v3, &[b"\x30\x04\0\x01a0", b"\x32\x06\0\x01a\0\x01!"]);
-    check_received(&mut node, v5, &[b"\x30\x05\0\x01a\00", b"\x32\x07\0\x01a\0\x01\0!"]);
+    check_received(&mut node, v5, &[b"\x30\x05\0\x01a\x000", b"\x32\x07\0\x01a\0\x01\0!"]);
 }
 
 /// MQTT 5.0 [MQTT-3.3.1-13].
@@ -149,8 +149,8 @@ fn retain_as_published_keeps_the_flag() {
         node.send(publisher, publish);
     }
     let expected: &[&[u8]] = &[
-        b"\x31\x05\0\x01a\00",
-        b"\x30\x05\0\x01a\00",
+        b"\x31\x05\0\x01a\x000",
+        b"\x30\x05\0\x01a\x000",
         b"\x33\x07\0\x01a\0\x01\0!",
         b"\x32\x07\0\x01a\0\x02\0!",
     ];

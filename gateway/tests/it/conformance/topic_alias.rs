@@ -15,13 +15,13 @@ fn aliases_of_a_client_are_accepted() {
     let listener = listener(&mut node);
     let publisher = publisher(&mut node);
     for (sent, received) in [
-        (b"\x30\x08\0\x01a\x03\x23\0\x011" as &[u8], b"\x30\x05\0\x01a\01" as &[u8]),
-        (b"\x30\x07\0\0\x03\x23\0\x012", b"\x30\x05\0\x01a\02"),
-        (b"\x30\x08\0\x01b\x03\x23\0\x203", b"\x30\x05\0\x01b\03"),
-        (b"\x30\x07\0\0\x03\x23\0\x204", b"\x30\x05\0\x01b\04"),
-        (b"\x30\x07\0\0\x03\x23\0\x015", b"\x30\x05\0\x01a\05"),
-        (b"\x30\x08\0\x01c\x03\x23\0\x016", b"\x30\x05\0\x01c\06"),
-        (b"\x30\x07\0\0\x03\x23\0\x017", b"\x30\x05\0\x01c\07"),
+        (b"\x30\x08\0\x01a\x03\x23\0\x011" as &[u8], b"\x30\x05\0\x01a\x001" as &[u8]),
+        (b"\x30\x07\0\0\x03\x23\0\x012", b"\x30\x05\0\x01a\x002"),
+        (b"\x30\x08\0\x01b\x03\x23\0\x203", b"\x30\x05\0\x01b\x003"),
+        (b"\x30\x07\0\0\x03\x23\0\x204", b"\x30\x05\0\x01b\x004"),
+        (b"\x30\x07\0\0\x03\x23\0\x015", b"\x30\x05\0\x01a\x005"),
+        (b"\x30\x08\0\x01c\x03\x23\0\x016", b"\x30\x05\0\x01c\x006"),
+        (b"\x30\x07\0\0\x03\x23\0\x017", b"\x30\x05\0\x01c\x007"),
     ] {
         check(&mut node, publisher, sent, &[]);
         check_received(&mut node, listener, &[received]);
@@ -86,7 +86,7 @@ fn aliases_end_with_the_connection() {
     check(&mut node, client, b"\x30\x07\0\0\x03\x23\0\x012", &[b"\x30\x07\0\0\x03\x23\0\x012"]);
     node.drop_connection(client);
     let client = open(&mut node, connect, RESUMED_V5);
-    check(&mut node, client, b"\x30\x05\0\x01a\03", &[b"\x30\x08\0\x01a\x03\x23\0\x013"]);
+    check(&mut node, client, b"\x30\x05\0\x01a\x003", &[b"\x30\x08\0\x01a\x03\x23\0\x013"]);
     check_ends(&mut node, client, b"\x30\x07\0\0\x03\x23\0\x014", &[b"\xE0\x01\x94"]);
 
     // Taken over, without a moment offline.
@@ -98,7 +98,7 @@ fn aliases_end_with_the_connection() {
         &[b"\x30\x08\0\x01a\x03\x23\0\x015"],
     );
     let newer = open(&mut node, connect, RESUMED_V5);
-    check(&mut node, newer, b"\x30\x05\0\x01a\06", &[b"\x30\x08\0\x01a\x03\x23\0\x016"]);
+    check(&mut node, newer, b"\x30\x05\0\x01a\x006", &[b"\x30\x08\0\x01a\x03\x23\0\x016"]);
     check_ends(&mut node, newer, b"\x30\x07\0\0\x03\x23\0\x017", &[b"\xE0\x01\x94"]);
 }
 
@@ -111,12 +111,12 @@ fn the_server_keeps_to_the_maximum_of_the_client() {
     let client = open(&mut node, connect, ACCEPTED_V5);
     check(&mut node, client, b"\x82\x07\0\x01\0\0\x01#\0", &[b"\x90\x04\0\x01\0\0"]);
     for (sent, received) in [
-        (b"\x30\x05\0\x01a\01" as &[u8], b"\x30\x08\0\x01a\x03\x23\0\x011" as &[u8]),
-        (b"\x30\x05\0\x01b\02", b"\x30\x08\0\x01b\x03\x23\0\x022"),
-        (b"\x30\x05\0\x01c\03", b"\x30\x05\0\x01c\03"),
-        (b"\x30\x05\0\x01a\04", b"\x30\x07\0\0\x03\x23\0\x014"),
-        (b"\x30\x05\0\x01c\05", b"\x30\x05\0\x01c\05"),
-        (b"\x30\x05\0\x01b\06", b"\x30\x07\0\0\x03\x23\0\x026"),
+        (b"\x30\x05\0\x01a\x001" as &[u8], b"\x30\x08\0\x01a\x03\x23\0\x011" as &[u8]),
+        (b"\x30\x05\0\x01b\x002", b"\x30\x08\0\x01b\x03\x23\0\x022"),
+        (b"\x30\x05\0\x01c\x003", b"\x30\x05\0\x01c\x003"),
+        (b"\x30\x05\0\x01a\x004", b"\x30\x07\0\0\x03\x23\0\x014"),
+        (b"\x30\x05\0\x01c\x005", b"\x30\x05\0\x01c\x005"),
+        (b"\x30\x05\0\x01b\x006", b"\x30\x07\0\0\x03\x23\0\x026"),
     ] {
         check(&mut node, publisher, sent, &[]);
         check_received(&mut node, client, &[received]);
