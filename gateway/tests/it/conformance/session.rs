@@ -216,7 +216,7 @@ fn disconnect_cannot_raise_the_expiry_from_0() {
 #[test]
 fn a_session_that_is_being_deleted_is_not_resumed() {
     let mut node =
-        SimNode::with(SimSettings { durability: Durability::Fsync, ..Default::default() });
+        SimNode::with(SimSettings { durability: Durability::Fsync, ..SimSettings::default() });
     let client = open(&mut node, KEPT_V5, ACCEPTED_V5);
     node.holds_io = true;
     check_ends(&mut node, client, b"\xE0\x07\0\x05\x11\0\0\0\0", &[]);
@@ -231,7 +231,7 @@ fn a_session_that_is_being_deleted_is_not_resumed() {
 #[test]
 fn a_session_that_is_being_saved_is_resumed_as_it_was_left() {
     let mut node =
-        SimNode::with(SimSettings { durability: Durability::Fsync, ..Default::default() });
+        SimNode::with(SimSettings { durability: Durability::Fsync, ..SimSettings::default() });
     let client = open(&mut node, KEPT_V3, ACCEPTED_V3);
     check(&mut node, client, b"\x82\x06\0\x01\0\x01a\x01", &[b"\x90\x03\0\x01\x01"]);
     publish(&mut node);
@@ -243,6 +243,46 @@ fn a_session_that_is_being_saved_is_resumed_as_it_was_left() {
     check(&mut node, client, KEPT_V3, &[]);
     while node.perform_one() {}
     check_received(&mut node, client, &[RESUMED_V3]);
+}
+
+/// MQTT 5.0 [MQTT-3.1.4-3] [MQTT-3.14.0-1]; MQTT 3.1.1 [MQTT-3.1.4-2]: the newest connection gets the
+/// session; those that waited for it before hear nothing.
+#[test]
+fn of_connections_that_wait_the_newest_is_accepted() {
+    for (connect, accepted, resumed) in
+        [(KEPT_V3, ACCEPTED_V3, RESUMED_V3), (KEPT_V5, ACCEPTED_V5, RESUMED_V5)]
+    {
+        let mut node =
+            SimNode::with(SimSettings { durability: Durability::Fsync, ..SimSettings::default() });
+        let client = open(&mut node, connect, accepted);
+        node.holds_io = true;
+        node.drop_connection(client);
+        let [first, second, third] = [(); 3].map(|()| {
+            let client = node.connect();
+            node.send(client, connect);
+            client
+        });
+        check_ended(&mut node, first, &[]);
+        check_ended(&mut node, second, &[]);
+        check_received(&mut node, third, &[]);
+        while node.perform_one() {}
+        check_received(&mut node, third, &[resumed]);
+        check(&mut node, third, b"\xC0\0", &[b"\xD0\0"]);
+    }
+}
+
+/// MQTT 5.0 [MQTT-4.1.0-2]: the interval of the last CONNECT counts, whoever made the session.
+#[test]
+fn a_session_resumed_for_once_ends_with_that_connection() {
+    let mut node = SimNode::new();
+    let client = open(&mut node, KEPT_V5, ACCEPTED_V5);
+    check(&mut node, client, b"\x82\x07\0\x01\0\0\x01a\x01", &[b"\x90\x04\0\x01\0\x01"]);
+    node.drop_connection(client);
+    publish(&mut node);
+    let client = node.connect();
+    check(&mut node, client, BRIEF_V5, &[RESUMED_V5, b"\x32\x07\0\x01a\0\x01\0!"]);
+    node.drop_connection(client);
+    open(&mut node, KEPT_V5, ACCEPTED_V5);
 }
 
 /// MQTT 5.0 [MQTT-3.1.4-3] [MQTT-4.13.2-1]; MQTT 3.1.1 [MQTT-3.1.4-2].

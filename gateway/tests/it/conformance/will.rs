@@ -4,7 +4,8 @@ use super::exchange::{
     ACCEPTED_V3, ACCEPTED_V5, RESUMED_V5, check, check_ended, check_ends, check_received, listener,
     open,
 };
-use crate::sim::SimNode;
+use crate::sim::{SimNode, SimSettings};
+use gateway::upstream::embedded::log::Durability;
 use std::time::Duration;
 
 /// A will of QoS 0 and nothing more, in each version, and its CONNACK.
@@ -263,6 +264,70 @@ fn published_when_a_clean_start_ends_the_session() {
         node.advance(Duration::from_secs(200));
         check_received(&mut node, listener, &[]);
     }
+}
+
+/// MQTT 5.0 [MQTT-3.1.2-8]: the same while the session is still being saved.
+#[test]
+fn published_when_a_clean_start_ends_a_session_that_is_being_saved() {
+    let mut node =
+        SimNode::with(SimSettings { durability: Durability::Fsync, ..SimSettings::default() });
+    let listener = listener(&mut node);
+    let client = open(&mut node, DELAYED, ACCEPTED_V5);
+    node.holds_io = true;
+    node.drop_connection(client);
+    let client = node.connect();
+    check(&mut node, client, b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x11\0\0\0\x64\0\x01c", &[]);
+    while node.perform_one() {}
+    check_received(&mut node, client, &[ACCEPTED_V5]);
+    check_received(&mut node, listener, &[GONE]);
+    node.holds_io = false;
+    node.advance(Duration::from_secs(200));
+    check_received(&mut node, listener, &[]);
+}
+
+/// MQTT 5.0 [MQTT-3.1.2-8]; MQTT 3.1.1 [MQTT-3.1.2-8]: at the end of the node, too; who asks the next
+/// one gets it.
+#[test]
+fn published_when_the_node_ends() {
+    for (connect, connack, goodbye) in [
+        (
+            b"\x10\x16\0\x04MQTT\x04\x2E\0\0\0\x01c\0\x01w\0\x04gone" as &[u8],
+            ACCEPTED_V3,
+            &[] as &[&[u8]],
+        ),
+        (
+            b"\x10\x18\0\x04MQTT\x05\x2E\0\0\0\0\x01c\0\0\x01w\0\x04gone",
+            ACCEPTED_V5,
+            &[b"\xE0\x01\x8B"],
+        ),
+    ] {
+        let settings = SimSettings { durability: Durability::Fsync, ..SimSettings::default() };
+        let mut node = SimNode::with(settings);
+        let client = open(&mut node, connect, connack);
+        node.shutdown();
+        check_ended(&mut node, client, goodbye);
+        let mut node = node.crash();
+        let late = open(&mut node, b"\x10\x11\0\x04MQTT\x05\x02\0\0\0\0\x04late", ACCEPTED_V5);
+        let retained: &[&[u8]] = &[b"\x90\x04\0\x01\0\0", b"\x31\x08\0\x01w\0gone"];
+        check(&mut node, late, b"\x82\x07\0\x01\0\0\x01w\0", retained);
+    }
+}
+
+/// MQTT 5.0 §3.1.3.2.2: a delayed will survives the node.
+#[test]
+fn a_delayed_will_survives_a_crash() {
+    let settings = SimSettings { durability: Durability::Fsync, ..SimSettings::default() };
+    let mut node = SimNode::with(settings);
+    let client = open(&mut node, DELAYED, ACCEPTED_V5);
+    node.drop_connection(client);
+    let mut node = node.crash();
+    let listener = listener(&mut node);
+    node.advance(Duration::from_secs(9));
+    check_received(&mut node, listener, &[]);
+    node.advance(Duration::from_secs(2));
+    check_received(&mut node, listener, &[GONE]);
+    node.advance(Duration::from_secs(200));
+    check_received(&mut node, listener, &[]);
 }
 
 /// MQTT 5.0 [MQTT-3.1.2-8], [MQTT-3.1.3-9], §3.1.4: without delay the will of the older connection
