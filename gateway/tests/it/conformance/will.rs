@@ -313,6 +313,29 @@ fn published_when_the_node_ends() {
     }
 }
 
+/// MQTT 5.0 [MQTT-3.1.2-8]; MQTT 3.1.1 [MQTT-3.1.2-8]: the node took the connection with it when it
+/// crashed; the next one publishes the will of a kept session.
+#[test]
+fn the_will_of_a_kept_session_survives_a_crash() {
+    for (connect, connack) in [
+        (b"\x10\x16\0\x04MQTT\x04\x04\0\0\0\x01c\0\x01w\0\x04gone" as &[u8], ACCEPTED_V3),
+        (
+            b"\x10\x1D\0\x04MQTT\x05\x04\0\0\x05\x11\0\0\0\x64\0\x01c\0\0\x01w\0\x04gone",
+            ACCEPTED_V5,
+        ),
+    ] {
+        let settings = SimSettings { durability: Durability::Fsync, ..SimSettings::default() };
+        let mut node = SimNode::with(settings);
+        open(&mut node, connect, connack);
+        let mut node = node.crash();
+        let listener = listener(&mut node);
+        node.advance(Duration::from_secs(1));
+        check_received(&mut node, listener, &[GONE]);
+        node.advance(Duration::from_secs(200));
+        check_received(&mut node, listener, &[]);
+    }
+}
+
 /// MQTT 5.0 §3.1.3.2.2: a delayed will survives the node.
 #[test]
 fn a_delayed_will_survives_a_crash() {
