@@ -106,19 +106,23 @@ fn sessions_are_told_apart_by_client_id() {
 /// MQTT 5.0 [MQTT-4.1.0-1]; MQTT 3.1.1 [MQTT-4.1.0-1] [MQTT-4.1.0-2].
 #[test]
 fn state_lasts_as_long_as_the_connection() {
-    let cases: [(&[u8], &[u8], &[u8], &[u8], &[u8]); 2] = [
-        (
+    let cases: [[&[u8]; 5]; 2] = [
+        [
             CLEAN_V3,
             ACCEPTED_V3,
             b"\x82\x06\0\x01\0\x01a\x01",
             b"\x90\x03\0\x01\x01",
             b"\x32\x06\0\x01a\0\x01!",
-        ),
-        (BRIEF_V5, ACCEPTED_V5, b"\x82\x07\0\x01\0\0\x01a\x01", b"\x90\x04\0\x01\0\x01", {
-            b"\x32\x07\0\x01a\0\x01\0!"
-        }),
+        ],
+        [
+            BRIEF_V5,
+            ACCEPTED_V5,
+            b"\x82\x07\0\x01\0\0\x01a\x01",
+            b"\x90\x04\0\x01\0\x01",
+            b"\x32\x07\0\x01a\0\x01\0!",
+        ],
     ];
-    for (connect, connack, subscribe, suback, published) in cases {
+    for [connect, connack, subscribe, suback, published] in cases {
         let mut node = SimNode::new();
         let client = open(&mut node, connect, connack);
         check(&mut node, client, subscribe, &[suback]);
@@ -288,20 +292,20 @@ fn a_session_resumed_for_once_ends_with_that_connection() {
 /// MQTT 5.0 [MQTT-3.1.4-3] [MQTT-4.13.2-1]; MQTT 3.1.1 [MQTT-3.1.4-2].
 #[test]
 fn the_older_connection_of_a_client_is_closed() {
-    let cases: [(&[u8], &[u8], &[u8], &[u8], &[&[u8]]); 7] = [
-        (CLEAN_V3, ACCEPTED_V3, CLEAN_V3, ACCEPTED_V3, &[]),
-        (KEPT_V3, ACCEPTED_V3, KEPT_V3, RESUMED_V3, &[]),
-        (KEPT_V3, ACCEPTED_V3, CLEAN_V3, ACCEPTED_V3, &[]),
-        (CLEAN_V5, ACCEPTED_V5, KEPT_V5, RESUMED_V5, &[b"\xE0\x01\x8E"]),
-        (KEPT_V5, ACCEPTED_V5, CLEAN_V5, ACCEPTED_V5, &[b"\xE0\x01\x8E"]),
-        (BRIEF_V5, ACCEPTED_V5, KEPT_V5, ACCEPTED_V5, &[b"\xE0\x01\x8E"]),
-        (KEPT_V5, ACCEPTED_V5, KEPT_V3, RESUMED_V3, &[b"\xE0\x01\x8E"]),
+    let cases: [[&[u8]; 5]; 7] = [
+        [CLEAN_V3, ACCEPTED_V3, CLEAN_V3, ACCEPTED_V3, b""],
+        [KEPT_V3, ACCEPTED_V3, KEPT_V3, RESUMED_V3, b""],
+        [KEPT_V3, ACCEPTED_V3, CLEAN_V3, ACCEPTED_V3, b""],
+        [CLEAN_V5, ACCEPTED_V5, KEPT_V5, RESUMED_V5, b"\xE0\x01\x8E"],
+        [KEPT_V5, ACCEPTED_V5, CLEAN_V5, ACCEPTED_V5, b"\xE0\x01\x8E"],
+        [BRIEF_V5, ACCEPTED_V5, KEPT_V5, ACCEPTED_V5, b"\xE0\x01\x8E"],
+        [KEPT_V5, ACCEPTED_V5, KEPT_V3, RESUMED_V3, b"\xE0\x01\x8E"],
     ];
-    for (first, first_connack, second, second_connack, goodbye) in cases {
+    for [first, first_connack, second, second_connack, goodbye] in cases {
         let mut node = SimNode::new();
         let older = open(&mut node, first, first_connack);
         let newer = open(&mut node, second, second_connack);
-        check_ended(&mut node, older, goodbye);
+        check_ended(&mut node, older, &[goodbye]);
         check(&mut node, newer, b"\xC0\0", &[b"\xD0\0"]);
     }
 }

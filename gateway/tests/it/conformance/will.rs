@@ -360,19 +360,19 @@ fn takeover_publishes_a_will_that_nothing_holds_back() {
     let undelayed = b"\x10\x1D\0\x04MQTT\x05\x04\0\0\x05\x11\0\0\0\x64\0\x01c\0\0\x01w\0\x04gone";
     let resume = b"\x10\x13\0\x04MQTT\x05\0\0\0\x05\x11\0\0\0\x64\0\x01c";
     let clean = b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x11\0\0\0\x64\0\x01c";
-    let cases: [(&[u8], &[u8], &[u8], &[&[u8]]); 4] = [
-        (undelayed, resume, RESUMED_V5, &[GONE]),
-        (undelayed, clean, ACCEPTED_V5, &[GONE]),
-        (DELAYED, resume, RESUMED_V5, &[]),
-        (DELAYED, clean, ACCEPTED_V5, &[GONE]),
+    let cases: [[&[u8]; 4]; 4] = [
+        [undelayed, resume, RESUMED_V5, GONE],
+        [undelayed, clean, ACCEPTED_V5, GONE],
+        [DELAYED, resume, RESUMED_V5, b""],
+        [DELAYED, clean, ACCEPTED_V5, GONE],
     ];
-    for (first, second, connack, published) in cases {
+    for [first, second, connack, published] in cases {
         let mut node = SimNode::new();
         let listener = listener(&mut node);
         let older = open(&mut node, first, ACCEPTED_V5);
         open(&mut node, second, connack);
         check_ended(&mut node, older, &[b"\xE0\x01\x8E"]);
-        check_received(&mut node, listener, published);
+        check_received(&mut node, listener, &[published]);
         node.advance(Duration::from_secs(20));
         check_received(&mut node, listener, &[]);
     }
