@@ -78,7 +78,7 @@ impl ShardState {
             return Ok(ReasonCode::TopicFilterInvalid);
         }
         if session.subscriptions.len() >= self.limits.subscriptions_per_session_max as usize
-            && self.tree.find(filter).is_none()
+            && !self.has_subscription(index, filter)
         {
             return Ok(ReasonCode::QuotaExceeded);
         }
@@ -102,6 +102,13 @@ impl ShardState {
             QoS::AtLeastOnce => ReasonCode::GrantedQos1,
             QoS::ExactlyOnce => ReasonCode::GrantedQos2,
         })
+    }
+
+    fn has_subscription(&self, index: u32, filter: &str) -> bool {
+        let filter = self.tree.find(filter);
+        filter
+            .and_then(|filter| self.tree.subscriber(filter, SubscriberKind::Session, index))
+            .is_some()
     }
 
     fn has_accepted_depth(&self, filter: &str) -> bool {
