@@ -67,7 +67,8 @@ pub(super) fn write_publish(
         return Written::Dropped;
     };
     let message = delivery.message;
-    if message.expires_at().is_some_and(|at| at <= now) {
+    // What was sent once does not expire any more: MQTT 5.0 [MQTT-4.3.3-7].
+    if !delivery.dup && message.expires_at().is_some_and(|at| at <= now) {
         counters.dropped_expired += 1;
         return Written::Dropped;
     }
