@@ -276,6 +276,9 @@ impl ShardState {
             identifiers: &identifiers,
         };
         let written = self.write(index, &delivery, context);
+        if written == Written::Dropped {
+            self.record_completed(index, packet_id, context);
+        }
         let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) else {
             return;
         };

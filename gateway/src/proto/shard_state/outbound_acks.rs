@@ -4,7 +4,7 @@
 use super::publish::write_ack;
 use super::waiting::Waiting;
 use super::{Context, ProtocolError, ShardState};
-use crate::proto::mqtt::{AckKind, PacketId, PublishAck, ReasonCode};
+use crate::proto::mqtt::{AckKind, PacketId, PublishAck, QoS, ReasonCode};
 use crate::proto::record::{Qos2Step, Record};
 use crate::proto::session::{InFlight, InFlightStep, Ticket};
 
@@ -115,14 +115,25 @@ impl ShardState {
         }
     }
 
-    /// The exchange is over. That is recorded without waiting: if the record is lost, PUBREL is
-    /// sent once more and answered once more.
     fn complete_qos2(&mut self, index: u32, packet_id: PacketId, context: &mut Context<'_>) {
+        self.record_completed(index, packet_id, context);
+        self.finish(index, packet_id, context);
+    }
+
+    /// A QoS 2 exchange is over. That is recorded without waiting: if the record is lost, PUBREL is
+    /// sent once more and answered once more.
+    pub(super) fn record_completed(
+        &mut self,
+        index: u32,
+        packet_id: PacketId,
+        context: &mut Context<'_>,
+    ) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
         if session.is_persistent()
             && let Some(sent) = session.outbound.as_mut().and_then(|out| out.find(packet_id))
+            && sent.qos() == QoS::ExactlyOnce
         {
             let record = Record::Qos2Outbound {
                 packet_id,
@@ -134,7 +145,6 @@ impl ShardState {
             context.upstream.append(&record);
             self.count_qos2_delta(index, context);
         }
-        self.finish(index, packet_id, context);
     }
 
     /// The message is done: its place in the window goes to the next.
