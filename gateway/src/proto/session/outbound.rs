@@ -105,6 +105,8 @@ pub struct Outbound {
     pub replaying: bool,
     /// Messages in flight whose content was asked for, to send them again.
     pub refetching: u32,
+    /// Another connection took over while `refetching`: once that is answered, all is sent again.
+    pub resumes_anew: bool,
     /// Content of messages in flight that no log holds.
     pub bodies: Vec<(PacketId, Box<[u8]>)>,
     /// QoS 2 messages finished before a crash that a replay may meet again.

@@ -158,6 +158,7 @@ impl ShardState {
             return;
         };
         if outbound.refetching > 0 {
+            outbound.resumes_anew = true;
             return;
         }
         let in_flight: Vec<InFlight> = outbound.in_flight.iter().copied().collect();
@@ -217,6 +218,7 @@ impl ShardState {
             return;
         };
         outbound.refetching = outbound.refetching.saturating_sub(1);
+        let resumes_anew = outbound.resumes_anew;
         for (sequence, body) in bodies {
             let Some(outbound) = self.session_of(ticket).and_then(|s| s.outbound.as_mut()) else {
                 return;
@@ -225,12 +227,28 @@ impl ShardState {
             let Some(sent) = outbound.in_flight.iter().find(same).copied() else {
                 continue;
             };
-            if body.is_none() {
+            // Asked for on a former connection: all of it goes on this one, in its order.
+            if resumes_anew {
+                if sent.step == InFlightStep::ExpectSentCommit
+                    && let Some(sent) = outbound.find(sent.packet_id)
+                {
+                    sent.step = InFlightStep::ExpectPubrec;
+                }
+                continue;
+            }
+            let is_kept = outbound.bodies.iter().any(|(id, _)| *id == sent.packet_id);
+            if body.is_none() && !is_kept {
                 outbound.remove(sent.packet_id);
                 self.counters.unfetchable += 1;
                 continue;
             }
             self.send_again(ticket.session, sent.packet_id, body.as_deref(), context);
+        }
+        let outbound = self.session_of(ticket).and_then(|session| session.outbound.as_mut());
+        if let Some(outbound) = outbound.filter(|out| out.resumes_anew && out.refetching == 0) {
+            outbound.resumes_anew = false;
+            self.resume_delivery(ticket.session, context);
+            return;
         }
         self.drain(ticket.session, context);
     }
