@@ -398,10 +398,18 @@ impl ShardState {
             return;
         };
         terms.qos = terms.qos.min(message.qos);
-        if terms.qos == QoS::AtMostOnce {
+        let OwnTerms { qos, retain, identifiers } = terms;
+        if qos == QoS::AtMostOnce {
+            // A QoS 0 message is never delivered from the log. Another was noted before its
+            // subscription was replaced: MQTT 5.0 [MQTT-3.8.4-4], MQTT 3.1.1 [MQTT-3.8.4-3].
+            if message.qos > QoS::AtMostOnce {
+                let (message, identifiers, packet_id) = (&message, &identifiers[..], None);
+                let delivery =
+                    Delivery { message, qos, retain, dup: false, packet_id, identifiers };
+                self.write(index, &delivery, context);
+            }
             return;
         }
-        let OwnTerms { qos, retain, identifiers } = terms;
         let terms = Terms { qos, retain, identifiers: &identifiers };
         let before = self.last_packet_id(index);
         self.send_acknowledged(index, (partition, sequence), &message, terms, false, context);
