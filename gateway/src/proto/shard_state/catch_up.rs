@@ -551,7 +551,13 @@ impl ShardState {
             terms.retain |= subscriber.options.retain_as_published() && message.retain;
             terms.identifiers.extend(Some(subscriber.identifier).filter(|id| *id != 0));
         };
-        if session.subscriptions.len() > FILTERS_TRIED_MAX {
+        // The tree does not know where a subscription began.
+        let all_started = session.outbound.as_ref().is_none_or(|outbound| {
+            let begins_later =
+                |start: &SubscriptionStart| start.partition == partition && sequence < start.start;
+            !outbound.starts.iter().any(begins_later)
+        });
+        if all_started && session.subscriptions.len() > FILTERS_TRIED_MAX {
             let mut matches = Vec::new();
             self.tree.matches(message.topic, &mut matches);
             let own =
