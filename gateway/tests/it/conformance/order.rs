@@ -1,0 +1,132 @@
+//! Order, loss and duplicates when clients are slow, away, or many.
+
+use super::scene::{Scene, everywhere_with};
+use crate::sim::{SimClient, SimSettings};
+use gateway::proto::limits::Limits;
+use std::time::Duration;
+
+/// A window of two messages, notes for four: everything else has to come from the log.
+fn narrow() -> SimSettings {
+    let limits = Limits { inflight_max: 2, pending_max: 4, ..Limits::default() };
+    SimSettings { limits, ..SimSettings::default() }
+}
+
+/// Splits what a client got into PUBLISH packets: first byte, packet id, payload.
+fn deliveries(scene: &Scene, mut got: &[u8]) -> Vec<(u8, u16, Vec<u8>)> {
+    let properties = scene.either(&[], &[0]).len();
+    let mut all = Vec::new();
+    while let [first, length, rest @ ..] = got {
+        let (body, next) = rest.split_at(usize::from(*length));
+        let topic = usize::from(body[1]) + 2;
+        let id = u16::from_be_bytes([body[topic], body[topic + 1]]);
+        all.push((*first, id, body[topic + 2 + properties..].to_vec()));
+        got = next;
+    }
+    all
+}
+
+/// Acknowledges whatever comes, until nothing does; returns the payloads as they came.
+fn drain(scene: &mut Scene, client: SimClient, window: usize) -> Vec<String> {
+    let mut payloads = Vec::new();
+    loop {
+        let got = scene.take(client);
+        if got.is_empty() {
+            return payloads;
+        }
+        let all = deliveries(scene, &got);
+        assert!(all.len() <= window, "{} in flight", all.len());
+        for (first, id, payload) in all {
+            assert_eq!(first, 0x32);
+            payloads.push(String::from_utf8(payload).unwrap());
+            let [high, low] = id.to_be_bytes();
+            scene.node.send(client, &[0x40, 2, high, low]);
+        }
+        assert!(payloads.len() < 10_000, "it never ends");
+    }
+}
+
+/// MQTT 5.0 [MQTT-4.6.0-5], [MQTT-4.6.0-6], [MQTT-4.5.0-1]; MQTT 3.1.1 [MQTT-4.6.0-5],
+/// [MQTT-4.6.0-6], [MQTT-4.5.0-1].
+#[test]
+fn each_publisher_keeps_its_order_however_narrow_the_window() {
+    everywhere_with(narrow(), |mut scene| {
+        let subscriber = scene.enter(b's');
+        let publishers = [b'1', b'2', b'3'].map(|letter| scene.enter(letter));
+        scene.subscribe(subscriber, "t/+", 1);
+        for count in 0..20 {
+            for (place, publisher) in publishers.into_iter().enumerate() {
+                let payload = format!("{place}-{count:03}");
+                scene.publish(publisher, "t/a", payload.as_bytes());
+            }
+        }
+        check_order(&drain(&mut scene, subscriber, 2), 20);
+    });
+}
+
+/// MQTT 5.0 [MQTT-4.6.0-5], [MQTT-4.6.0-6]; MQTT 3.1.1 [MQTT-4.6.0-5], [MQTT-4.6.0-6].
+#[test]
+fn what_was_missed_and_what_comes_meanwhile_is_one_order() {
+    everywhere_with(narrow(), |mut scene| {
+        let (subscriber, _) = scene.enter_kept(b's');
+        let publishers = [b'1', b'2', b'3'].map(|letter| scene.enter(letter));
+        scene.subscribe(subscriber, "t/+", 1);
+        scene.node.drop_connection(subscriber);
+        let publish = |scene: &mut Scene, counts: std::ops::Range<u32>| {
+            for count in counts {
+                for (place, publisher) in publishers.into_iter().enumerate() {
+                    let payload = format!("{place}-{count:03}");
+                    scene.publish(publisher, "t/a", payload.as_bytes());
+                }
+            }
+        };
+        publish(&mut scene, 0..20);
+        let subscriber = scene.come_back(b's');
+        publish(&mut scene, 20..30);
+        scene.node.advance(Duration::from_secs(10));
+        check_order(&drain(&mut scene, subscriber, 2), 30);
+        // Nothing is left, and it is live again.
+        scene.node.advance(Duration::from_secs(10));
+        scene.publish(publishers[0], "t/a", b"live");
+        assert_eq!(drain(&mut scene, subscriber, 2), ["live"]);
+    });
+}
+
+/// A client that reads nothing: what waits for it is bounded, and it misses nothing.
+///
+/// MQTT 5.0 [MQTT-4.6.0-6], [MQTT-4.5.0-1]; MQTT 3.1.1 [MQTT-4.6.0-6], [MQTT-4.5.0-1].
+#[test]
+fn a_client_that_does_not_read_catches_up_without_loss() {
+    let limits = Limits {
+        client_write_bytes_max: 256,
+        inflight_max: 100,
+        pending_max: 4,
+        ..Limits::default()
+    };
+    everywhere_with(SimSettings { limits, ..SimSettings::default() }, |mut scene| {
+        let (subscriber, publisher) = (scene.enter(b's'), scene.enter(b'1'));
+        scene.subscribe(subscriber, "t", 1);
+        scene.node.stall(subscriber, true);
+        for count in 0..100 {
+            let payload = format!("0-{count:03}{}", "x".repeat(50));
+            scene.publish(publisher, "t", payload.as_bytes());
+        }
+        assert_eq!(scene.take(subscriber), []);
+        scene.node.stall(subscriber, false);
+        let payloads = drain(&mut scene, subscriber, 100);
+        let expected: Vec<String> =
+            (0..100).map(|count| format!("0-{count:03}{}", "x".repeat(50))).collect();
+        assert_eq!(payloads, expected);
+    });
+}
+
+/// All of three publishers' messages are there once, each publisher's in order.
+#[track_caller]
+fn check_order(payloads: &[String], count: usize) {
+    for place in 0..3 {
+        let prefix = format!("{place}-");
+        let own: Vec<&String> = payloads.iter().filter(|text| text.starts_with(&prefix)).collect();
+        let expected: Vec<String> = (0..count).map(|count| format!("{prefix}{count:03}")).collect();
+        assert_eq!(own, expected.iter().collect::<Vec<_>>());
+    }
+    assert_eq!(payloads.len(), 3 * count);
+}

@@ -1,0 +1,199 @@
+//! Retained messages: set, replaced, cleared, expired, and to whom they go when.
+
+use super::scene::{Scene, Speaks, everywhere, sized};
+use crate::sim::SimClient;
+use std::time::Duration;
+
+/// PUBLISH with retain 1, and PUBREL where there is something to release.
+fn retain(scene: &mut Scene, publisher: SimClient, qos: u8, topic: &str, payload: &[u8]) {
+    let mut head = sized(topic);
+    if qos > 0 {
+        head.extend_from_slice(&[0, 9]);
+    }
+    let publish = scene.packet(0x31 | qos << 1, &head, payload);
+    scene.node.exchange(publisher, &publish);
+    if qos == 2 {
+        scene.node.exchange(publisher, &[0x62, 2, 0, 9]);
+    }
+}
+
+/// Subscribes with packet id 1 and expects SUBACK and then these bytes.
+#[track_caller]
+fn check_subscribe(
+    scene: &mut Scene,
+    client: SimClient,
+    filter: &str,
+    options: u8,
+    expected: &[u8],
+) {
+    let subscribe = scene.packet(0x82, &[0, 1], &[sized(filter), vec![options]].concat());
+    let suback = scene.packet(0x90, &[0, 1], &[options & 3]);
+    scene.check(client, &subscribe, &[&suback, expected].concat());
+}
+
+/// MQTT 5.0 [MQTT-3.3.1-5], [MQTT-3.3.1-8], [MQTT-3.3.1-9]; MQTT 3.1.1 [MQTT-3.3.1-5],
+/// [MQTT-3.3.1-6], [MQTT-3.3.1-7], [MQTT-3.3.1-8], [MQTT-3.3.1-12].
+#[test]
+fn the_last_retained_message_of_a_topic_goes_to_new_subscriptions_at_the_lower_qos() {
+    everywhere(|mut scene| {
+        let publisher = scene.enter(b'p');
+        for published in 0..=2_u8 {
+            retain(&mut scene, publisher, 1, "t", b"old");
+            retain(&mut scene, publisher, published, "t", b"new");
+            let other = scene.packet(0x30, &[0, 1, b't'], b"not retained");
+            scene.check(publisher, &other, &[]);
+            for granted in 0..=2_u8 {
+                let subscriber = scene.enter(b's');
+                let qos = granted.min(published);
+                let expected = match qos {
+                    0 => scene.packet(0x31, &[0, 1, b't'], b"new"),
+                    _ => scene.packet(0x31 | qos << 1, &[0, 1, b't', 0, 1], b"new"),
+                };
+                check_subscribe(&mut scene, subscriber, "t", granted, &expected);
+                scene.node.drop_connection(subscriber);
+            }
+        }
+    });
+}
+
+/// MQTT 5.0 [MQTT-3.3.1-6], [MQTT-3.3.1-7], [MQTT-3.3.1-12]; MQTT 3.1.1 [MQTT-3.3.1-9],
+/// [MQTT-3.3.1-10], [MQTT-3.3.1-11].
+#[test]
+fn an_empty_payload_is_delivered_as_usual_and_clears_the_topic() {
+    everywhere(|mut scene| {
+        let (publisher, early) = (scene.enter(b'p'), scene.enter(b'e'));
+        scene.subscribe(early, "t", 0);
+        for qos in 0..=2 {
+            retain(&mut scene, publisher, 1, "t", b"x");
+            let delivered = scene.packet(0x30, &[0, 1, b't'], b"x");
+            scene.expect(early, &delivered);
+            retain(&mut scene, publisher, qos, "t", b"");
+            let delivered = scene.packet(0x30, &[0, 1, b't'], b"");
+            scene.expect(early, &delivered);
+            let subscriber = scene.enter(b's');
+            check_subscribe(&mut scene, subscriber, "t", 1, &[]);
+            scene.node.drop_connection(subscriber);
+        }
+    });
+}
+
+/// MQTT 5.0 [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11], [MQTT-3.8.4-4].
+#[test]
+fn retain_handling_decides_when_retained_messages_are_sent() {
+    everywhere(|mut scene| {
+        if scene.speaks == Speaks::V311 {
+            return;
+        }
+        let (publisher, subscriber) = (scene.enter(b'p'), scene.enter(b's'));
+        retain(&mut scene, publisher, 0, "t", b"x");
+        let sent = b"\x31\x05\0\x01t\0x";
+        check_subscribe(&mut scene, subscriber, "t", 0x20, &[]);
+        check_subscribe(&mut scene, subscriber, "t", 0x10, &[]);
+        check_subscribe(&mut scene, subscriber, "t", 0x00, sent);
+        check_subscribe(&mut scene, subscriber, "t", 0x00, sent);
+        scene.check(subscriber, b"\xA2\x06\0\x02\0\0\x01t", &[0xB0, 4, 0, 2, 0, 0]);
+        check_subscribe(&mut scene, subscriber, "t", 0x10, sent);
+        check_subscribe(&mut scene, subscriber, "t", 0x10, &[]);
+    });
+}
+
+/// MQTT 3.1.1 [MQTT-3.8.4-3]: subscribing anew sends them again.
+#[test]
+fn before_5_0_every_subscribe_sends_the_retained_messages() {
+    everywhere(|mut scene| {
+        if scene.speaks == Speaks::V5 {
+            return;
+        }
+        let (publisher, subscriber) = (scene.enter(b'p'), scene.enter(b's'));
+        retain(&mut scene, publisher, 0, "t", b"x");
+        check_subscribe(&mut scene, subscriber, "t", 0, b"\x31\x04\0\x01tx");
+        check_subscribe(&mut scene, subscriber, "t", 0, b"\x31\x04\0\x01tx");
+    });
+}
+
+/// MQTT 5.0 [MQTT-3.3.1-12], [MQTT-3.3.1-13].
+#[test]
+fn retain_as_published_keeps_the_flag_of_what_is_forwarded() {
+    everywhere(|mut scene| {
+        if scene.speaks == Speaks::V311 {
+            return;
+        }
+        let (publisher, kept, cleared) = (scene.enter(b'p'), scene.enter(b'k'), scene.enter(b'c'));
+        scene.subscribe(kept, "t", 0b1001);
+        scene.subscribe(cleared, "t", 0b0001);
+        retain(&mut scene, publisher, 1, "t", b"1");
+        scene.publish(publisher, "t", b"2");
+        retain(&mut scene, publisher, 0, "t", b"3");
+        scene.expect(
+            kept,
+            b"\x33\x07\0\x01t\0\x01\x001\x32\x07\0\x01t\0\x02\x002\x31\x05\0\x01t\x003",
+        );
+        scene.expect(
+            cleared,
+            b"\x32\x07\0\x01t\0\x01\x001\x32\x07\0\x01t\0\x02\x002\x30\x05\0\x01t\x003",
+        );
+    });
+}
+
+/// MQTT 5.0 [MQTT-3.3.2-5], [MQTT-3.3.2-6].
+#[test]
+fn a_retained_message_expires_and_says_how_long_it_still_has() {
+    everywhere(|mut scene| {
+        if scene.speaks == Speaks::V311 {
+            return;
+        }
+        let publisher = scene.enter(b'p');
+        let publish = b"\x33\x0C\0\x01t\0\x09\x05\x02\0\0\0\x0Ax";
+        scene.check(publisher, publish, &[0x40, 2, 0, 9]);
+        scene.node.advance(Duration::from_secs(4));
+        let subscriber = scene.enter(b's');
+        let sent = b"\x33\x0C\0\x01t\0\x01\x05\x02\0\0\0\x06x";
+        check_subscribe(&mut scene, subscriber, "t", 1, sent);
+        scene.node.drop_connection(subscriber);
+        scene.node.advance(Duration::from_secs(6));
+        let subscriber = scene.enter(b's');
+        check_subscribe(&mut scene, subscriber, "t", 1, &[]);
+    });
+}
+
+/// MQTT 3.1.1 [MQTT-3.1.2-7].
+#[test]
+fn retained_messages_outlive_sessions_and_the_process() {
+    everywhere(|mut scene| {
+        for letter in [b'1', b'2', b'3'] {
+            let publisher = scene.enter(letter);
+            let topic = String::from_utf8(vec![b't', b'/', letter]).unwrap();
+            retain(&mut scene, publisher, 1, &topic, b"x");
+            scene.node.drop_connection(publisher);
+        }
+        if scene.node.settings.durability == gateway::upstream::embedded::log::Durability::Fsync {
+            scene = scene.crash();
+        }
+        let subscriber = scene.enter(b's');
+        scene.subscribe_loosely(subscriber, "t/+");
+        let got = scene.take(subscriber);
+        let one = scene.packet(0x33, b"\0\x03t/1\0\x01", b"x").len();
+        let suback = scene.packet(0x90, &[0, 1], &[1]).len();
+        let mut topics: Vec<u8> = got[suback..].chunks(one).map(|sent| sent[6]).collect();
+        topics.sort_unstable();
+        assert_eq!(topics, b"123");
+    });
+}
+
+/// MQTT 5.0 [MQTT-4.4.0-1]; MQTT 3.1.1 [MQTT-4.4.0-1].
+#[test]
+fn a_retained_message_in_flight_goes_again_although_it_was_replaced() {
+    everywhere(|mut scene| {
+        let publisher = scene.enter(b'p');
+        let (subscriber, _) = scene.enter_kept(b's');
+        retain(&mut scene, publisher, 1, "t", b"old");
+        let sent = scene.packet(0x33, &[0, 1, b't', 0, 1], b"old");
+        check_subscribe(&mut scene, subscriber, "t", 1, &sent);
+        scene.node.drop_connection(subscriber);
+        retain(&mut scene, publisher, 1, "t", b"new");
+        let subscriber = scene.come_back(b's');
+        let again = scene.packet(0x3B, &[0, 1, b't', 0, 1], b"old");
+        let live = scene.packet(0x32, &[0, 1, b't', 0, 2], b"new");
+        scene.expect(subscriber, &[again, live].concat());
+    });
+}
