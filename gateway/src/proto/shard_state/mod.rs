@@ -15,6 +15,7 @@ mod encode;
 mod fault;
 mod outbound_acks;
 mod publish;
+mod replay;
 mod retained;
 mod saving;
 mod subscribe;
