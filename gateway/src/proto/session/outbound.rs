@@ -11,6 +11,7 @@
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::routing::FilterId;
+use crate::proto::time::Timestamp;
 use std::collections::VecDeque;
 
 /// How far an outbound exchange is. Source: MQTT 5.0 §4.3.2-3.
@@ -71,12 +72,40 @@ pub struct Queued {
 }
 
 /// A session's place in a partition it is behind in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Behind {
     /// Which partition.
     pub partition: PartitionId,
-    /// Everything from here on is still to be looked at.
+    /// Everything from here on is still to be read.
     pub cursor: Sequence,
+    /// Read, and waiting for what other partitions have that is older.
+    pub ahead: VecDeque<Ahead>,
+    /// A replay from `cursor` was asked for.
+    pub asked: bool,
+    /// `cursor` is the end of the partition, and nothing was passed over live since.
+    pub at_end: bool,
+}
+
+/// See [`Behind::ahead`].
+#[derive(Debug)]
+pub struct Ahead {
+    /// When the message came to a gateway: decides between partitions.
+    pub received_at: Timestamp,
+    /// Its place in the log.
+    pub sequence: Sequence,
+    /// Its record body.
+    pub body: Box<[u8]>,
+}
+
+impl Behind {
+    fn new(partition: PartitionId, cursor: Sequence) -> Self {
+        Self { partition, cursor, ahead: VecDeque::new(), asked: false, at_end: false }
+    }
+
+    /// Everything from here on still has to be sent.
+    fn lowest(&self) -> Sequence {
+        self.ahead.front().map_or(self.cursor, |ahead| ahead.sequence)
+    }
 }
 
 /// Where a subscription made while the session was behind begins. Messages before it are not its.
@@ -101,8 +130,6 @@ pub struct Outbound {
     pub behind: Vec<Behind>,
     /// Packet ids went round while the oldest was still in flight, so a new one may be taken.
     pub lapped: bool,
-    /// A replay of `behind[0]` was asked for.
-    pub replaying: bool,
     /// Messages in flight whose content was asked for, to send them again.
     pub refetching: u32,
     /// Another connection took over while `refetching`: once that is answered, all is sent again.
@@ -161,14 +188,44 @@ impl Outbound {
     /// Where the session is behind in `partition`.
     #[must_use]
     pub fn cursor(&self, partition: PartitionId) -> Option<Sequence> {
-        self.behind.iter().find(|behind| behind.partition == partition).map(|behind| behind.cursor)
+        self.behind.iter().find(|behind| behind.partition == partition).map(Behind::lowest)
+    }
+
+    /// Whether a live message of `partition` is left to a replay, which then has not seen the end.
+    pub fn passes_over(&mut self, partition: PartitionId) -> bool {
+        let behind = self.behind.iter_mut().find(|behind| behind.partition == partition);
+        behind.map(|behind| behind.at_end = false).is_some()
     }
 
     /// The session needs everything of `partition` from `cursor` on, and takes nothing live.
     pub fn fall_behind(&mut self, partition: PartitionId, cursor: Sequence) {
         match self.behind.iter_mut().find(|behind| behind.partition == partition) {
-            Some(behind) => behind.cursor = behind.cursor.min(cursor),
-            None => self.behind.push(Behind { partition, cursor }),
+            Some(behind) if cursor < behind.lowest() => *behind = Behind::new(partition, cursor),
+            Some(_) => {}
+            None => self.behind.push(Behind::new(partition, cursor)),
+        }
+    }
+
+    /// Queues what was read of several partitions, oldest first, as far as no partition can still
+    /// have something older. Partitions read to their end are no longer behind.
+    pub fn merge_ahead(&mut self) {
+        let Self { behind, queue, .. } = self;
+        loop {
+            behind.retain(|behind| !(behind.at_end && behind.ahead.is_empty()));
+            if behind.iter().any(|behind| behind.ahead.is_empty()) {
+                return;
+            }
+            let oldest = behind
+                .iter_mut()
+                .min_by_key(|behind| behind.ahead.front().map(|ahead| ahead.received_at));
+            let Some((partition, ahead)) =
+                oldest.and_then(|behind| Some((behind.partition, behind.ahead.pop_front()?)))
+            else {
+                return;
+            };
+            let Ahead { sequence, body, .. } = ahead;
+            let queued = Queued { partition, retained_for: None, sequence, body: Some(body) };
+            queue.push_back(queued);
         }
     }
 

@@ -212,7 +212,7 @@ impl ShardState {
             return;
         }
         if let Some(outbound) = &mut session.outbound {
-            if !outbound.behind.is_empty() && outbound.cursor(partition).is_some() {
+            if outbound.passes_over(partition) {
                 return;
             }
             if outbound.completed.contains(&(partition, sequence)) {

@@ -2,35 +2,46 @@
 
 use super::{Context, Replayed, Request, ShardState};
 use crate::proto::mqtt::QoS;
+use crate::proto::record::Record;
 use crate::proto::routing::SubscriberKind;
-use crate::proto::session::{Queued, Ticket};
+use crate::proto::session::{Ahead, Behind, Outbound, Ticket};
 
 impl ShardState {
-    /// Asks for what comes next where the session is behind, its queue being empty.
+    /// Asks for what comes next where the session is behind, its queue being empty: in all
+    /// partitions at once, so that [`Outbound::merge_ahead`] can put the answers in order.
+    ///
+    /// [`Outbound::merge_ahead`]: crate::proto::session::Outbound::merge_ahead
     pub(super) fn ask_for_more(&mut self, index: u32, context: &mut Context<'_>) {
-        let count_max = self.limits.pending_max;
-        let Some(session) = self.session(index) else {
+        let pending_max = self.limits.pending_max;
+        let is_behind = self
+            .session(index)
+            .and_then(|session| session.outbound.as_ref())
+            .is_some_and(|outbound| outbound.behind.iter().any(needs_reading));
+        if !is_behind {
+            return;
+        }
+        let filters = self.acknowledged_filters(index);
+        let Some(session) = self.session_mut(index) else {
             return;
         };
         let ticket = Ticket { session: index, epoch: session.epoch };
-        let Some(outbound) = &session.outbound else {
-            return;
-        };
-        let (Some(behind), false) = (outbound.behind.first().copied(), outbound.replaying) else {
-            return;
-        };
-        let filters = self.acknowledged_filters(index);
+        let outbound = session.outbound_mut();
         if filters.is_empty() {
-            if let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) {
-                outbound.behind.clear();
-            }
+            outbound.behind.clear();
             return;
         }
-        if let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) {
-            outbound.replaying = true;
+        let partitions = u32::try_from(outbound.behind.len()).expect("partition ids are u16");
+        let count_max = (pending_max / partitions).max(1);
+        for behind in outbound.behind.iter_mut().filter(|behind| needs_reading(behind)) {
+            behind.asked = true;
+            context.upstream.request(Request::Replay {
+                ticket,
+                partition: behind.partition,
+                from: behind.cursor,
+                filters: filters.clone(),
+                count_max,
+            });
         }
-        let (partition, from) = (behind.partition, behind.cursor);
-        context.upstream.request(Request::Replay { ticket, partition, from, filters, count_max });
     }
 
     /// The filters a session holds with QoS 1 or 2.
@@ -61,24 +72,31 @@ impl ShardState {
         let Some(outbound) = self.session_of(ticket).and_then(|s| s.outbound.as_mut()) else {
             return;
         };
-        outbound.replaying = false;
+        let Outbound { behind, completed, .. } = &mut **outbound;
         let partition = replayed.partition;
+        let asked = |behind: &&mut Behind| behind.partition == partition && behind.asked;
+        let Some(behind) = behind.iter_mut().find(asked) else {
+            return;
+        };
+        behind.asked = false;
+        behind.at_end = replayed.end;
+        behind.cursor = replayed.next;
         for (sequence, body) in replayed.messages {
-            if !outbound.completed.contains(&(partition, sequence)) {
-                let queued = Queued { partition, retained_for: None, sequence, body: Some(body) };
-                outbound.queue.push_back(queued);
+            let Some(Record::Message(message)) = Record::decode(&body) else {
+                continue;
+            };
+            if !completed.contains(&(partition, sequence)) {
+                let received_at = message.received_at;
+                behind.ahead.push_back(Ahead { received_at, sequence, body });
             }
         }
-        if replayed.end {
-            // What is queued still has to respect where its subscription began.
-            outbound.behind.retain(|behind| behind.partition != partition);
-        } else if let Some(behind) =
-            outbound.behind.iter_mut().find(|behind| behind.partition == partition)
-        {
-            behind.cursor = replayed.next;
-        }
+        outbound.merge_ahead();
         self.counters.clamped += u64::from(replayed.clamped);
         self.schedule_floor(context.now);
         self.drain(ticket.session, context);
     }
+}
+
+fn needs_reading(behind: &Behind) -> bool {
+    behind.ahead.is_empty() && !behind.asked
 }

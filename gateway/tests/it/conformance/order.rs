@@ -3,6 +3,7 @@
 use super::scene::{Scene, everywhere_with};
 use crate::sim::{SimClient, SimSettings};
 use gateway::proto::limits::Limits;
+use gateway::upstream::embedded::log::Durability;
 use std::time::Duration;
 
 /// A window of two messages, notes for four: everything else has to come from the log.
@@ -91,6 +92,60 @@ fn what_was_missed_and_what_comes_meanwhile_is_one_order() {
     });
 }
 
+/// The log of one shard is slow to read; meanwhile the others are read to their end and get more.
+///
+/// MQTT 5.0 [MQTT-4.6.0-5], [MQTT-4.5.0-1]; MQTT 3.1.1 [MQTT-4.6.0-6], [MQTT-4.5.0-1].
+#[test]
+fn what_comes_while_one_log_is_slow_is_neither_lost_nor_repeated() {
+    for slow in 0..3 {
+        let limits = Limits { inflight_max: 100, ..Limits::default() };
+        everywhere_with(SimSettings { limits, ..SimSettings::default() }, |mut scene| {
+            if scene.node.settings.durability == Durability::Memory {
+                return;
+            }
+            let (subscriber, _) = scene.enter_kept(b's');
+            scene.subscribe(subscriber, "t", 1);
+            scene.node.drop_connection(subscriber);
+            for place in 0..6 {
+                let publisher = scene.enter(b'1' + place);
+                scene.publish(publisher, "t", format!("{place}-000").as_bytes());
+            }
+            let mut scene = scene.crash();
+            let publishers = [0, 1, 2, 3, 4, 5].map(|place| scene.enter(b'1' + place));
+            scene.node.holds_io = true;
+            let subscriber = scene.come_back(b's');
+            perform_all_but(&mut scene, slow);
+            for (place, publisher) in publishers.into_iter().enumerate() {
+                let payload = format!("{place}-001");
+                let publish = scene.packet(0x32, b"\0\x01t\0\x07", payload.as_bytes());
+                scene.node.send(publisher, &publish);
+            }
+            perform_all_but(&mut scene, slow);
+            while scene.node.perform_one() {}
+            let got = scene.take(subscriber);
+            let all = deliveries(&scene, &got);
+            let mut payloads: Vec<String> = Vec::new();
+            for (_, _, payload) in all {
+                payloads.push(String::from_utf8(payload).unwrap());
+            }
+            // A stable sort by publisher leaves each one's order.
+            payloads.sort_by_key(|text| text.as_bytes()[0]);
+            let expected: Vec<String> =
+                (0..12).map(|count| format!("{}-{:03}", count / 2, count % 2)).collect();
+            assert_eq!(payloads, expected, "shard {slow} is slow");
+        });
+    }
+}
+
+/// Performs file operations until only those of shard `slow` are left.
+fn perform_all_but(scene: &mut Scene, slow: usize) {
+    while let Some(place) = scene.node.pending_io.iter().position(|(shard, ..)| *shard != slow) {
+        let next = scene.node.pending_io.remove(place).unwrap();
+        scene.node.pending_io.push_front(next);
+        scene.node.perform_one();
+    }
+}
+
 /// A client that reads nothing: what waits for it is bounded, and it misses nothing.
 ///
 /// MQTT 5.0 [MQTT-4.6.0-6], [MQTT-4.5.0-1]; MQTT 3.1.1 [MQTT-4.6.0-6], [MQTT-4.5.0-1].
@@ -116,6 +171,30 @@ fn a_client_that_does_not_read_catches_up_without_loss() {
         let expected: Vec<String> =
             (0..100).map(|count| format!("0-{count:03}{}", "x".repeat(50))).collect();
         assert_eq!(payloads, expected);
+    });
+}
+
+/// Publishers live on different shards, each with its own log.
+///
+/// MQTT 5.0 §4.6; MQTT 3.1.1 §4.6: no more is demanded than order for each publisher.
+#[test]
+fn what_was_missed_comes_in_the_order_of_time_whoever_published_it() {
+    everywhere_with(narrow(), |mut scene| {
+        let (subscriber, _) = scene.enter_kept(b's');
+        let publishers = [b'1', b'2', b'3', b'4', b'5'].map(|letter| scene.enter(letter));
+        scene.subscribe(subscriber, "t", 1);
+        scene.node.drop_connection(subscriber);
+        let mut expected = Vec::new();
+        for count in 0..60 {
+            // Not in turns: one publisher is busy, another says little.
+            let publisher = publishers[count * count % 7 % publishers.len()];
+            let payload = format!("{count:03}");
+            scene.publish(publisher, "t", payload.as_bytes());
+            scene.node.advance(Duration::from_millis(5));
+            expected.push(payload);
+        }
+        let subscriber = scene.come_back(b's');
+        assert_eq!(drain(&mut scene, subscriber, 2), expected);
     });
 }
 
