@@ -92,6 +92,28 @@ fn what_was_missed_and_what_comes_meanwhile_is_one_order() {
     });
 }
 
+/// MQTT 5.0 §4.9: QoS 0 is under no quota, so what a client does not read of it is dropped.
+#[test]
+fn qos0_for_a_client_that_does_not_read_takes_no_more_than_its_room() {
+    let limits = Limits { client_write_bytes_max: 256, ..Limits::default() };
+    everywhere_with(SimSettings { limits, ..SimSettings::default() }, |mut scene| {
+        let (subscriber, publisher) = (scene.enter(b's'), scene.enter(b'1'));
+        scene.subscribe(subscriber, "t", 0);
+        scene.node.stall(subscriber, true);
+        let mut all = Vec::new();
+        for count in 0..100 {
+            let publish = scene.packet(0x30, &[0, 1, b't'], &[count; 50]);
+            scene.check(publisher, &publish, &[]);
+            all.extend(publish);
+        }
+        scene.node.stall(subscriber, false);
+        let got = scene.take(subscriber);
+        let one = all.len() / 100;
+        assert!((256..256 + one).contains(&got.len()), "{} bytes", got.len());
+        assert_eq!(got, all[..got.len()]);
+    });
+}
+
 /// The log of one shard is slow to read; meanwhile the others are read to their end and get more.
 ///
 /// MQTT 5.0 [MQTT-4.6.0-5], [MQTT-4.5.0-1]; MQTT 3.1.1 [MQTT-4.6.0-6], [MQTT-4.5.0-1].

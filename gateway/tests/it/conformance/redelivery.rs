@@ -1,6 +1,8 @@
 //! What a client finds when it comes back.
 
-use super::scene::everywhere;
+use super::scene::{everywhere, everywhere_with};
+use crate::sim::SimSettings;
+use gateway::proto::limits::Limits;
 use gateway::upstream::embedded::log::Durability;
 use std::time::Duration;
 
@@ -65,6 +67,43 @@ fn what_was_unacknowledged_goes_again_after_a_crash() {
         ];
         scene.expect(subscriber, &expected.concat());
     });
+}
+
+/// The client is connected when the process dies, after more steps than are kept one by one.
+///
+/// MQTT 5.0 [MQTT-4.4.0-1], [MQTT-4.3.3-6]; MQTT 3.1.1 [MQTT-4.4.0-1], [MQTT-4.3.3-1].
+#[test]
+fn every_step_of_qos2_survives_a_crash() {
+    for qos2_deltas_max in [2, 256] {
+        let limits = Limits { qos2_deltas_max, ..Limits::default() };
+        everywhere_with(SimSettings { limits, ..SimSettings::default() }, |mut scene| {
+            if scene.node.settings.durability == Durability::Memory {
+                return;
+            }
+            let (subscriber, _) = scene.enter_kept(b's');
+            let publisher = scene.enter(b'p');
+            scene.subscribe(subscriber, "t", 2);
+            for id in 1..=5 {
+                let publish = scene.packet(0x34, &[0, 1, b't', 0, id], &[b'0' + id]);
+                scene.check(publisher, &publish, &[0x50, 2, 0, id]);
+            }
+            scene.take(subscriber);
+            scene.check(subscriber, &[0x50, 2, 0, 2], &[0x62, 2, 0, 2]);
+            scene.check(subscriber, &[0x70, 2, 0, 2], &[]);
+            scene.check(subscriber, &[0x50, 2, 0, 3], &[0x62, 2, 0, 3]);
+            let mut scene = scene.crash();
+            let subscriber = scene.come_back(b's');
+            let expected = [
+                vec![0x62, 2, 0, 3],
+                scene.packet(0x3C, &[0, 1, b't', 0, 1], b"1"),
+                scene.packet(0x3C, &[0, 1, b't', 0, 4], b"4"),
+                scene.packet(0x3C, &[0, 1, b't', 0, 5], b"5"),
+            ];
+            scene.expect(subscriber, &expected.concat());
+            scene.node.advance(Duration::from_secs(60));
+            scene.expect(subscriber, &[]);
+        });
+    }
 }
 
 /// The contents of messages in flight are being read when another connection takes over.

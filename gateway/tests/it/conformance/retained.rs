@@ -1,7 +1,9 @@
 //! Retained messages: set, replaced, cleared, expired, and to whom they go when.
 
-use super::scene::{Scene, Speaks, everywhere, sized};
-use crate::sim::SimClient;
+use super::scene::{Scene, Speaks, everywhere, everywhere_with, sized};
+use crate::sim::{SimClient, SimSettings};
+use gateway::proto::limits::Limits;
+use gateway::upstream::embedded::log::Durability;
 use std::time::Duration;
 
 /// PUBLISH with retain 1, and PUBREL where there is something to release.
@@ -166,7 +168,7 @@ fn retained_messages_outlive_sessions_and_the_process() {
             retain(&mut scene, publisher, 1, &topic, b"x");
             scene.node.drop_connection(publisher);
         }
-        if scene.node.settings.durability == gateway::upstream::embedded::log::Durability::Fsync {
+        if scene.node.settings.durability == Durability::Fsync {
             scene = scene.crash();
         }
         let subscriber = scene.enter(b's');
@@ -195,5 +197,38 @@ fn a_retained_message_in_flight_goes_again_although_it_was_replaced() {
         let again = scene.packet(0x3B, &[0, 1, b't', 0, 1], b"old");
         let live = scene.packet(0x32, &[0, 1, b't', 0, 2], b"new");
         scene.expect(subscriber, &[again, live].concat());
+    });
+}
+
+/// MQTT 5.0 [MQTT-3.3.1-9]; MQTT 3.1.1 [MQTT-3.3.1-6], [MQTT-3.3.1-8].
+#[test]
+fn retained_messages_that_wait_for_room_outlive_the_connection_and_the_process() {
+    let limits = Limits { inflight_max: 1, ..Limits::default() };
+    everywhere_with(SimSettings { limits, ..SimSettings::default() }, |mut scene| {
+        let publisher = scene.enter(b'p');
+        let (subscriber, _) = scene.enter_kept(b's');
+        for topic in ["t/a", "t/b", "t/c"] {
+            retain(&mut scene, publisher, 1, topic, b"x");
+        }
+        scene.subscribe_loosely(subscriber, "t/+");
+        let suback = scene.packet(0x90, &[0, 1], &[1]).len();
+        let mut seen = vec![scene.take(subscriber)[suback + 6]];
+        scene.check(subscriber, &[0xC0, 0], &[0xD0, 0]);
+        scene.node.drop_connection(subscriber);
+        if scene.node.settings.durability == Durability::Fsync {
+            scene = scene.crash();
+        }
+        let subscriber = scene.come_back(b's');
+        let topic = ["t/a", "t/b", "t/c"][usize::from(seen[0] - b'a')];
+        let again = scene.delivery(0x3B, topic, 1, b"x");
+        scene.expect(subscriber, &again);
+        for id in [1, 2] {
+            let next = scene.node.exchange(subscriber, &[0x40, 2, 0, id]);
+            assert_eq!((next[0], next[8]), (0x33, id + 1));
+            seen.push(next[6]);
+        }
+        scene.check(subscriber, &[0x40, 2, 0, 3], &[]);
+        seen.sort_unstable();
+        assert_eq!(seen, b"abc");
     });
 }
