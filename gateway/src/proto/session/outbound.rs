@@ -132,8 +132,10 @@ pub struct Outbound {
     pub lapped: bool,
     /// Messages in flight whose content was asked for, to send them again.
     pub refetching: u32,
-    /// Another connection took over while `refetching`: once that is answered, all is sent again.
-    pub resumes_anew: bool,
+    /// Once `refetching` is over, everything in flight goes again.
+    pub resumes: bool,
+    /// What came of that so far.
+    pub refetched: Vec<(PacketId, Box<[u8]>)>,
     /// Content of messages in flight that no log holds.
     pub bodies: Vec<(PacketId, Box<[u8]>)>,
     /// QoS 2 messages finished before a crash that a replay may meet again.

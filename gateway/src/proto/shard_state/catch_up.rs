@@ -158,36 +158,37 @@ impl ShardState {
             return;
         };
         if outbound.refetching > 0 {
-            outbound.resumes_anew = true;
+            outbound.resumes = true;
             return;
         }
         let in_flight: Vec<InFlight> = outbound.in_flight.iter().copied().collect();
         let is_at_hand = |sent: &InFlight| {
-            outbound.bodies.iter().any(|(id, _)| *id == sent.packet_id)
+            let mut bodies = outbound.bodies.iter().chain(&outbound.refetched);
+            bodies.any(|(id, _)| *id == sent.packet_id)
                 || context.upstream.recent(sent.partition, sent.sequence).is_some()
         };
-        let mut wanted: Vec<&InFlight> =
-            in_flight.iter().filter(|sent| needs_content(sent)).collect();
-        if wanted.iter().all(|sent| is_at_hand(sent)) {
-            wanted.clear();
+        let wanted: Vec<&InFlight> = in_flight.iter().filter(|sent| needs_content(sent)).collect();
+        if !wanted.iter().all(|sent| is_at_hand(sent)) {
+            let fetched = by_partition(&wanted);
+            outbound.refetching = u32::try_from(fetched.len()).expect("at most one a partition");
+            outbound.resumes = true;
+            outbound.refetched.clear();
+            let ticket = Ticket { session: index, epoch: session.epoch };
+            for (partition, sequences) in fetched {
+                context.upstream.request(Request::Fetch { ticket, partition, sequences });
+            }
+            return;
         }
-        let fetched: Vec<(PartitionId, Vec<Sequence>)> = by_partition(&wanted);
-        outbound.refetching = u32::try_from(fetched.len()).expect("at most one a partition");
-        let must_fetch = !fetched.is_empty();
-        let ticket = Ticket { session: index, epoch: session.epoch };
-        for (partition, sequences) in fetched {
-            context.upstream.request(Request::Fetch { ticket, partition, sequences });
-        }
+        let refetched = std::mem::take(&mut outbound.refetched);
         for sent in &in_flight {
             match sent.step {
                 InFlightStep::ExpectPubcomp => self.send_pubrel_again(index, sent, context),
-                InFlightStep::ExpectPuback | InFlightStep::ExpectPubrec if !must_fetch => {
-                    self.send_again(index, sent.packet_id, None, context);
+                InFlightStep::ExpectPuback | InFlightStep::ExpectPubrec => {
+                    let body = refetched.iter().find(|(id, _)| *id == sent.packet_id);
+                    let body = body.map(|(_, body)| &**body);
+                    self.send_again(index, sent.packet_id, body, context);
                 }
-                InFlightStep::ExpectPuback
-                | InFlightStep::ExpectPubrec
-                | InFlightStep::ExpectSentCommit
-                | InFlightStep::ExpectReceivedCommit => {}
+                InFlightStep::ExpectSentCommit | InFlightStep::ExpectReceivedCommit => {}
             }
         }
         self.drain(index, context);
@@ -218,37 +219,39 @@ impl ShardState {
             return;
         };
         outbound.refetching = outbound.refetching.saturating_sub(1);
-        let resumes_anew = outbound.resumes_anew;
+        let mut gone = 0;
         for (sequence, body) in bodies {
-            let Some(outbound) = self.session_of(ticket).and_then(|s| s.outbound.as_mut()) else {
-                return;
-            };
+            // A retained message can be in flight once for each filter that asked for it.
             let same = |sent: &&InFlight| sent.partition == partition && sent.sequence == sequence;
-            let Some(sent) = outbound.in_flight.iter().find(same).copied() else {
-                continue;
-            };
-            // Asked for on a former connection: all of it goes on this one, in its order.
-            if resumes_anew {
-                if sent.step == InFlightStep::ExpectSentCommit
-                    && let Some(sent) = outbound.find(sent.packet_id)
-                {
-                    sent.step = InFlightStep::ExpectPubrec;
+            let sent: Vec<PacketId> =
+                outbound.in_flight.iter().filter(same).map(|sent| sent.packet_id).collect();
+            for packet_id in sent {
+                let is_kept = outbound.bodies.iter().any(|(id, _)| *id == packet_id);
+                if let Some(body) = &body {
+                    outbound.refetched.push((packet_id, body.clone()));
+                } else if !is_kept {
+                    outbound.remove(packet_id);
+                    gone += 1;
                 }
-                continue;
             }
-            let is_kept = outbound.bodies.iter().any(|(id, _)| *id == sent.packet_id);
-            if body.is_none() && !is_kept {
-                outbound.remove(sent.packet_id);
-                self.counters.unfetchable += 1;
-                continue;
-            }
-            self.send_again(ticket.session, sent.packet_id, body.as_deref(), context);
         }
-        let outbound = self.session_of(ticket).and_then(|session| session.outbound.as_mut());
-        if let Some(outbound) = outbound.filter(|out| out.resumes_anew && out.refetching == 0) {
-            outbound.resumes_anew = false;
+        let is_done = outbound.refetching == 0;
+        let resumes = is_done && std::mem::take(&mut outbound.resumes);
+        let refetched = match is_done && !resumes {
+            true => std::mem::take(&mut outbound.refetched),
+            false => Vec::new(),
+        };
+        self.counters.unfetchable += gone;
+        if !is_done {
+            return;
+        }
+        if resumes {
             self.resume_delivery(ticket.session, context);
             return;
+        }
+        // Only messages that waited for their record, and left the upstream's memory meanwhile.
+        for (packet_id, body) in refetched {
+            self.send_again(ticket.session, packet_id, Some(&body), context);
         }
         self.drain(ticket.session, context);
     }
@@ -333,6 +336,13 @@ impl ShardState {
             return;
         };
         if sent.step != InFlightStep::ExpectSentCommit {
+            return;
+        }
+        if outbound.resumes {
+            // Its turn comes with the others'.
+            if let Some(sent) = outbound.find(packet_id) {
+                sent.step = InFlightStep::ExpectPubrec;
+            }
             return;
         }
         if has_body || context.upstream.recent(sent.partition, sent.sequence).is_some() {
@@ -529,6 +539,7 @@ fn by_partition(wanted: &[&InFlight]) -> Vec<(PartitionId, Vec<Sequence>)> {
     let mut fetched: Vec<(PartitionId, Vec<Sequence>)> = Vec::new();
     for sent in wanted {
         match fetched.iter_mut().find(|(partition, _)| *partition == sent.partition) {
+            Some((_, sequences)) if sequences.contains(&sent.sequence) => {}
             Some((_, sequences)) => sequences.push(sent.sequence),
             None => fetched.push((sent.partition, vec![sent.sequence])),
         }

@@ -232,3 +232,32 @@ fn retained_messages_that_wait_for_room_outlive_the_connection_and_the_process()
         assert_eq!(seen, b"abc");
     });
 }
+
+/// MQTT 5.0 [MQTT-4.4.0-1]; MQTT 3.1.1 [MQTT-4.4.0-1]: one retained message in flight twice, and
+/// another message beside it whose content has to be read from the log.
+#[test]
+fn a_retained_message_in_flight_for_two_filters_goes_again_twice() {
+    everywhere(|mut scene| {
+        if scene.node.settings.durability == Durability::Memory {
+            return;
+        }
+        let publisher = scene.enter(b'p');
+        let (subscriber, _) = scene.enter_kept(b's');
+        retain(&mut scene, publisher, 1, "t", b"x");
+        let first = scene.packet(0x33, &[0, 1, b't', 0, 1], b"x");
+        check_subscribe(&mut scene, subscriber, "t", 1, &first);
+        let second = scene.packet(0x33, &[0, 1, b't', 0, 2], b"x");
+        check_subscribe(&mut scene, subscriber, "#", 1, &second);
+        scene.publish(publisher, "u", b"y");
+        scene.take(subscriber);
+        scene.node.drop_connection(subscriber);
+        let mut scene = scene.crash();
+        let subscriber = scene.come_back(b's');
+        let expected = [
+            scene.packet(0x3B, &[0, 1, b't', 0, 1], b"x"),
+            scene.packet(0x3B, &[0, 1, b't', 0, 2], b"x"),
+            scene.packet(0x3A, &[0, 1, b'u', 0, 3], b"y"),
+        ];
+        scene.expect(subscriber, &expected.concat());
+    });
+}
