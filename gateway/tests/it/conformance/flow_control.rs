@@ -72,6 +72,22 @@ fn a_message_too_large_for_a_client_holds_nothing_up() {
     });
 }
 
+/// MQTT 5.0 [MQTT-3.1.2-24], [MQTT-3.1.2-25]: with and without room for topic aliases.
+#[test]
+fn a_message_of_exactly_the_maximum_packet_size_is_sent() {
+    let cases: [&[u8]; 2] = [&[0x27, 0, 0, 0, 20], &[0x27, 0, 0, 0, 20, 0x22, 0, 10]];
+    for properties in cases {
+        let mut scene = Scene::new(Speaks::V5);
+        let (subscriber, _) = scene.connect(b's', true, properties);
+        let publisher = scene.enter(b'p');
+        scene.subscribe(subscriber, "t", 0);
+        let fits = b"\x30\x12\0\x01t\0fourteen bytes";
+        scene.check(publisher, fits, &[]);
+        scene.check(publisher, b"\x30\x13\0\x01t\0fifteen bytes !", &[]);
+        scene.expect(subscriber, fits);
+    }
+}
+
 /// MQTT 5.0 [MQTT-2.2.1-4], [MQTT-4.3.2-1]; MQTT 3.1.1 [MQTT-2.3.1-4], [MQTT-4.3.2-1].
 #[test]
 fn packet_ids_go_round_past_zero_and_past_those_in_use() {
