@@ -9,8 +9,8 @@ use super::scene::{Scene, Speaks};
 /// [MQTT-3.11.2-1], [MQTT-3.11.2-2].
 #[test]
 fn acknowledgements_stay_within_the_maximum_packet_size_of_the_client() {
-    // Maximum Packet Size 8 and 65,536; Request Problem Information 1.
-    let sizes: [&[u8]; 2] = [&[0x27, 0, 0, 0, 8, 0x17, 1], &[0x27, 0, 1, 0, 0, 0x17, 1]];
+    // Maximum Packet Size 24 and 65,536; Request Problem Information 1.
+    let sizes: [&[u8]; 2] = [&[0x27, 0, 0, 0, 24, 0x17, 1], &[0x27, 0, 1, 0, 0, 0x17, 1]];
     for properties in sizes {
         let mut scene = Scene::new(Speaks::V5);
         let (client, _) = scene.connect(b'c', true, properties);
