@@ -5,8 +5,11 @@ use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
 use gateway::node::Gateway;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let environment = Environment::of_this_machine();
@@ -32,7 +35,7 @@ fn main() -> ExitCode {
 
 /// Runs until SIGTERM or SIGINT. A second one ends the process at once.
 fn run(config: &Config, environment: &Environment) -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_max_level(level(config)).with_writer(std::io::stderr).init();
+    start_logging(config);
     if let Some(warning) = config.memory_bounds().warning(environment.memory_bytes) {
         tracing::warn!("{warning}");
     }
@@ -54,6 +57,18 @@ fn run(config: &Config, environment: &Environment) -> anyhow::Result<()> {
     gateway.join()?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Logs to stderr: our own lines as configured, those of libraries from `warn` on. In colour only
+/// where somebody watches.
+fn start_logging(config: &Config) {
+    let own = level(config);
+    let targets =
+        Targets::new().with_default(own.min(tracing::Level::WARN)).with_target("gateway", own);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
 }
 
 fn level(config: &Config) -> tracing::Level {

@@ -31,6 +31,18 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Fails when another process listens on `address`, even one that shares it as we do: two gateways
+/// on one port would each get a part of the connections.
+///
+/// # Errors
+///
+/// The operating system's; `AddrInUse` when somebody listens there.
+pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    // Without SO_REUSEPORT this is refused beside any socket that listens; std sets SO_REUSEADDR,
+    // so connections of an earlier run that linger are no hindrance.
+    std::net::TcpListener::bind(address).map(drop)
+}
+
 /// The address `socket` is bound to: the port the kernel chose when none was given.
 ///
 /// # Errors
@@ -58,6 +70,15 @@ mod tests {
             assert!(accepted.nodelay().unwrap());
             assert_eq!(peer, client.local_addr().unwrap());
         }
+    }
+
+    #[test]
+    fn an_address_that_is_shared_is_not_free() {
+        let first = listen("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        let address = local_address(&first).unwrap();
+        assert_eq!(check_free(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        check_free(address).unwrap();
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub enum StartError {
     #[error(transparent)]
     Requirement(#[from] RequirementError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {}", listen_fault(error))]
     Listen {
         /// The configured address.
         address: SocketAddr,
@@ -268,6 +268,20 @@ impl<M: Send + 'static> Node<M> {
     }
 }
 
+/// The kernel's answer, in words that say what to do where there are any.
+fn listen_fault(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there: stop it or choose another port".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not permitted: ports below 1024 need CAP_NET_BIND_SERVICE".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
 /// Binds `address` once for every shard; the first decides the port when none is given.
 fn bind_all<M>(
     mut address: SocketAddr,
@@ -275,6 +289,9 @@ fn bind_all<M>(
     shards: &mut [(Port<M>, Vec<OwnedFd>)],
 ) -> Result<SocketAddr, StartError> {
     let failed = |error| StartError::Listen { address, error };
+    if address.port() != 0 {
+        listener::check_free(address).map_err(failed)?;
+    }
     let mut bound = address;
     for (_, listeners) in shards {
         let socket = listener::listen(bound, backlog).map_err(failed)?;

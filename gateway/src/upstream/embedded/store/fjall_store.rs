@@ -21,14 +21,19 @@ impl FjallStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Engine`]: the directory cannot be used, or its content is damaged.
+    /// [`StoreError::InUse`]: another process has it open. [`StoreError::Engine`]: the directory
+    /// cannot be used, or its content is damaged.
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         // Writing the journal out is left to `persist`: the logs hold what it may lose.
         let database = Database::builder(directory)
             .cache_size(cache_bytes)
             .manual_journal_persist(true)
             .worker_threads(1)
-            .open()?;
+            .open()
+            .map_err(|error| match error {
+                fjall::Error::Locked => StoreError::InUse,
+                error => error.into(),
+            })?;
         let open = |space: Space| database.keyspace(space.name(), KeyspaceCreateOptions::default);
         let [a, b, c, d, e, f, g] = Space::ALL;
         let keyspaces = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?, open(f)?, open(g)?];

@@ -70,6 +70,9 @@ pub type Changes = BTreeMap<(Space, Vec<u8>), Option<Vec<u8>>>;
 /// The store could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// Another process has it open.
+    #[error("in use by another gateway that runs: each needs a data directory of its own")]
+    InUse,
     /// The engine or the disk failed.
     #[error("keyed store: {0}")]
     Engine(#[from] fjall::Error),
