@@ -6,6 +6,7 @@ mod allocations;
 mod codec;
 mod conformance;
 mod engine;
+mod process;
 mod properties;
 mod sim;
 mod sources;

@@ -1,0 +1,15 @@
+//! The gateway as others meet it: the binary, real sockets, real clients.
+
+mod clients;
+mod configuration;
+mod gateway;
+mod hostile;
+mod mosquitto;
+mod raw_client;
+mod rust_client;
+mod sessions;
+mod stopping;
+mod tools;
+
+/// Shard counts every client is tried with: alone, and with sessions and messages that cross.
+const SHARD_COUNTS: [&str; 2] = ["1", "2"];
