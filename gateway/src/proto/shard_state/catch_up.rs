@@ -69,6 +69,8 @@ impl ShardState {
             });
             outbound.bodies.extend(sent.body.map(|body| (packet_id, body)));
         }
+        // Steps recorded later than `last_packet_id` used ids above it: none may be taken unseen.
+        outbound.lapped = !outbound.in_flight.is_empty();
         outbound.completed = std::mem::take(&mut record.completed);
         self.restore_subscriptions(index, &record, context);
         self.restore_queue(index, record.queued);
