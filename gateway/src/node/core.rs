@@ -155,7 +155,11 @@ impl ShardCore {
     fn deliver(&mut self, chunk: &Chunk, io: &mut Io<NodeMessage>) {
         // Tokens are sequences: everything before the end of the chunk is committed.
         let token = AppendToken(chunk.end().0 - 1);
+        let before = self.upstream.out.store.len();
         self.with(io, |state, context| state.handle_appended(token, context));
+        // Who asks the store because something is committed must find it there: the question goes
+        // behind the chunk.
+        let asked = self.upstream.out.store.split_off(before);
         let Self { state, upstream, .. } = self;
         let (now, outbox, actions) = (io.now, &mut io.outbox, &mut io.actions);
         let partition = chunk.partition;
@@ -163,6 +167,7 @@ impl ShardCore {
             let mut context = Context { now, outbox, actions, upstream };
             state.handle_message(Some((partition, sequence)), message, &mut context);
         });
+        upstream.out.store.extend(asked);
         let end = chunk.end();
         self.with(io, |state, context| state.handle_watermark(partition, end, context));
         self.schedule_beacon(io.now);
