@@ -56,7 +56,6 @@ pub(super) struct Shard<H: Handler> {
     stop_deadline: Option<Timestamp>,
     /// The time the ring's timer is set to.
     timer: Timestamp,
-    yielded: Timestamp,
     mesh_pending: bool,
     dirty: Vec<u32>,
     files: Vec<FileOp>,
@@ -84,9 +83,6 @@ struct Listener {
 
 /// How long accepting pauses after an error that will not go away by itself at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest the loop keeps the executor to itself.
-const YIELD_AFTER_MS: u64 = 10;
 
 /// Completion queue entries per submission queue entry.
 const COMPLETIONS_PER_SUBMISSION: u32 = 8;
@@ -133,7 +129,6 @@ impl<H: Handler> Shard<H> {
             stop: parts.stop,
             stop_deadline: None,
             timer: Timestamp::NEVER,
-            yielded: now,
             mesh_pending: true,
             dirty: Vec::new(),
             files: Vec::new(),
@@ -156,10 +151,6 @@ impl<H: Handler> Shard<H> {
             }
             if busy || reaped > 0 || self.has_backlog() {
                 self.wait()?;
-                if self.io.now.millis_since(self.yielded) >= YIELD_AFTER_MS {
-                    self.yielded = self.io.now;
-                    glommio::yield_if_needed().await;
-                }
             } else {
                 self.park().await?;
             }
@@ -430,7 +421,6 @@ impl<H: Handler> Shard<H> {
         if !self.ring.has_work() && self.port.doorbell().may_park() {
             self.counters.parks += 1;
             self.parking.sleep().await?;
-            self.yielded = self.clock.now();
         }
         self.ring.signal(false);
         self.ring.enter(None)

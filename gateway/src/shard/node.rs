@@ -118,8 +118,11 @@ pub struct Node<M> {
 const EXECUTOR_IO_BYTES: usize = 65_536;
 /// The executor's own ring carries one read of an eventfd.
 const EXECUTOR_RING_DEPTH: usize = 16;
-/// glommio's default of 100 ms would let one task keep the executor that long.
-const EXECUTOR_PREEMPT: Duration = Duration::from_millis(1);
+/// In effect never. A shard's loop is the only task of its executor, so there is nothing to preempt
+/// it for; and glommio 0.9 parks an executor whose timer fires between its look for completions and
+/// its look at the run queue, even when that holds a task. Nothing then wakes the shard: on a busy
+/// machine, with a timer of 1 ms, shards hung before their first poll.
+const EXECUTOR_PREEMPT: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 impl<M: Send + 'static> BoundNode<M> {
     /// Checks the machine and opens every listening socket.
@@ -205,9 +208,18 @@ impl<M: Send + 'static> BoundNode<M> {
             node.threads.push(spawn(shard, placement, main)?);
         }
         drop(ready);
-        if let Some((shard, error)) = is_ready.iter().take(count).flatten().next() {
+        let answers: Vec<_> = is_ready.iter().take(count).collect();
+        let is_complete = answers.len() == count;
+        if let Some((shard, error)) = answers.into_iter().flatten().next() {
             node.shutdown();
             return Err(StartError::Shard { shard, error });
+        }
+        if !is_complete {
+            // An executor could not be made on its thread: `join` knows why.
+            node.shutdown();
+            let error = || io::Error::other("its executor ended before it ran");
+            let unnamed = StartError::Shard { shard: ShardIndex(0), error: error() };
+            return Err(node.join().err().unwrap_or(unnamed));
         }
         Ok(node)
     }
