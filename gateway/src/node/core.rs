@@ -135,12 +135,16 @@ impl ShardCore {
         loop {
             self.upstream.flush(io.now);
             let committed = self.upstream.take_committed();
-            let answers = std::mem::take(&mut self.upstream.out.answers);
-            if committed.is_empty() && answers.is_empty() {
-                break;
+            if !committed.is_empty() {
+                for chunk in committed {
+                    self.deliver(&chunk, io);
+                }
+                continue;
             }
-            for chunk in committed {
-                self.deliver(&chunk, io);
+            self.upstream.advance_replays();
+            let answers = std::mem::take(&mut self.upstream.out.answers);
+            if answers.is_empty() {
+                break;
             }
             for (ticket, answer) in answers {
                 self.handle_answer(ticket, answer, io);

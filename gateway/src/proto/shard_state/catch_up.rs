@@ -501,6 +501,7 @@ impl ShardState {
                 outbound.queue.push_back(queued);
             }
         }
+        let end = replayed.end.then_some(replayed.next);
         if replayed.end {
             // What is queued still has to respect where its subscription began.
             outbound.behind.retain(|behind| behind.partition != partition);
@@ -510,6 +511,11 @@ impl ShardState {
             behind.cursor = replayed.next;
         }
         self.counters.clamped += u64::from(replayed.clamped);
+        if let Some(end) = end {
+            // What lies before was fed before this answer, as far as anyone here wants it. Without
+            // this, a session recorded now would have a cursor before what it has just been sent.
+            self.set_watermark(partition, end);
+        }
         self.schedule_floor(context.now);
         self.drain(ticket.session, context);
     }

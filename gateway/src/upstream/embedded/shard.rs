@@ -150,7 +150,7 @@ impl Embedded {
         self.logs.iter().all(|log| log.uncommitted_bytes() == 0) && self.out.store.is_empty()
     }
 
-    /// End of a sweep: gives what was gathered to the log, to other shards, to readers.
+    /// End of a sweep: gives what was gathered to the log and to other shards.
     pub fn flush(&mut self, now: Timestamp) {
         for log in &mut self.logs {
             let partition = log.partition();
@@ -158,7 +158,6 @@ impl Embedded {
             self.out.io.extend(self.io.drain(..).map(|io| (partition, io)));
         }
         self.send_volatile();
-        self.advance_replays();
     }
 
     /// A request to a file was performed.
@@ -261,7 +260,10 @@ impl Embedded {
         }
     }
 
-    fn advance_replays(&mut self) {
+    /// Reads on for sessions that are behind. To be called when everything committed was given to
+    /// [`Embedded::feed`]: an answer that says "end at L" must not overtake what lies before L.
+    pub fn advance_replays(&mut self) {
+        debug_assert!(self.committed.is_empty(), "what is committed is fed first");
         let mut place = 0;
         self.replays_ready = false;
         while place < self.replays.len() {
@@ -288,7 +290,8 @@ impl Embedded {
         }
     }
 
-    /// A replay gave way to others and goes on with the next [`Embedded::flush`].
+    /// A replay gave way to others and goes on with the next
+    /// [`Embedded::advance_replays`].
     #[must_use]
     pub fn has_ready_replays(&self) -> bool {
         self.replays_ready
