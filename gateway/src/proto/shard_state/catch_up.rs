@@ -46,6 +46,11 @@ impl ShardState {
         for delta in &stored.steps {
             record.apply(*delta);
         }
+        if !stored.steps.is_empty() {
+            // Steps are stored by packet id, which says nothing of their order after ids went round
+            // or a session was restored before.
+            record.in_flight.sort_by_key(|sent| (sent.partition, sent.sequence));
+        }
         self.track_outbound(index);
         let Some(session) = self.session_mut(index) else {
             return false;
