@@ -75,12 +75,7 @@ impl ShardCore {
         match message {
             NodeMessage::Feed { chunk, offsets } => self.handle_feed(chunk, &offsets, io),
             NodeMessage::Volatile { bytes, offsets } => self.handle_volatile(&bytes, &offsets, io),
-            NodeMessage::Watermark { partition, end } => self.answer_watermark(partition, end, io),
-            NodeMessage::Needed { partition, by, sequence } => {
-                if partition == self.upstream.own_log().partition() {
-                    self.upstream.set_needed(by, sequence);
-                }
-            }
+            NodeMessage::Watermark { partition, end } => self.handle_watermark(partition, end, io),
             NodeMessage::Ask(ask) => self.upstream.ask(*ask),
             NodeMessage::Replayed(ticket, replayed) => {
                 self.handle_answer(ticket, Answer::Replayed(replayed), io);
@@ -276,23 +271,20 @@ impl ShardCore {
         self.beacon_due = Timestamp::NEVER;
         self.upstream.send_watermarks();
         let own = self.upstream.own_log().partition();
-        let needed = self.state.needed(own);
-        self.upstream.set_needed(io.shard, needed);
+        self.upstream.note_needed(own, self.state.needed(own));
         self.upstream.note_progress();
         self.upstream.trim(io.now);
     }
 
-    /// Another shard's partition moved: tells that shard what is still needed of it.
-    fn answer_watermark(
+    /// Another shard's partition moved: says what is still needed of it.
+    fn handle_watermark(
         &mut self,
         partition: PartitionId,
         end: Sequence,
         io: &mut Io<NodeMessage>,
     ) {
         self.with(io, |state, context| state.handle_watermark(partition, end, context));
-        let sequence = self.state.needed(partition);
-        let owner = self.upstream.owner(partition);
-        io.mesh.send(owner, NodeMessage::Needed { partition, by: io.shard, sequence });
+        self.upstream.note_needed(partition, self.state.needed(partition));
     }
 }
 

@@ -89,6 +89,7 @@ impl Gateway {
             queue_requests_max: config.limits.storage_queue_max as usize,
             persist_interval: PERSIST_INTERVAL,
             clock: Box::new(move || clock.now()),
+            shards,
             shard_of: Box::new(move |client_id| home_shard(client_id, shards)),
         };
         let storage =

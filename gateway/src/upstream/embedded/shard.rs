@@ -60,10 +60,8 @@ pub struct Embedded {
     io: Vec<LogIo>,
     /// Per partition of ours, how far the store holds it durably.
     folded: Vec<Sequence>,
-    /// Per shard, what its sessions need of our own partition.
-    needed_by: Vec<Sequence>,
-    /// What offline sessions need of our partitions.
-    needed_offline: Vec<Option<Sequence>>,
+    /// Per partition of ours, from where sessions need it.
+    needed: Vec<Sequence>,
     /// What is to be done; taken by the handler.
     pub out: EmbeddedOut,
 }
@@ -96,7 +94,7 @@ impl Embedded {
     ) -> Self {
         let remote = |_| RemoteTail::default();
         let folded = logs.iter().map(Log::committed_end).collect();
-        let needed_offline = logs.iter().map(|log| Some(log.first_sequence())).collect();
+        let needed = logs.iter().map(Log::first_sequence).collect();
         Self {
             shard,
             shard_count,
@@ -113,8 +111,7 @@ impl Embedded {
             committed: Vec::new(),
             io: Vec::new(),
             folded,
-            needed_by: (0..shard_count).map(|_| Sequence::ZERO).collect(),
-            needed_offline,
+            needed,
             logs,
             out: EmbeddedOut::default(),
         }
@@ -342,20 +339,18 @@ impl Embedded {
         }
     }
 
-    /// A shard's sessions need nothing of our own partition below `sequence`.
-    pub fn set_needed(&mut self, by: ShardIndex, sequence: Sequence) {
-        if let Some(needed) = self.needed_by.get_mut(usize::from(by.0)) {
-            *needed = sequence;
-        }
+    /// This shard's sessions in memory need nothing of `partition` below `sequence`.
+    pub fn note_needed(&mut self, partition: PartitionId, sequence: Sequence) {
+        let shard = self.shard;
+        self.out.store.push_back(StoreRequest::Needed { shard, partition, sequence });
     }
 
-    /// The store holds `partition` durably up to `folded`; offline sessions need it from
-    /// `needed` on, or not at all.
+    /// The store holds `partition` durably up to `folded`; sessions need it from `needed` on.
     pub fn set_folded(
         &mut self,
         partition: PartitionId,
         folded: Sequence,
-        needed: Option<Sequence>,
+        needed: Sequence,
     ) {
         let Some(place) = self.logs.iter().position(|log| log.partition() == partition) else {
             return;
@@ -363,7 +358,7 @@ impl Embedded {
         if let Some(slot) = self.folded.get_mut(place) {
             *slot = folded;
         }
-        if let Some(slot) = self.needed_offline.get_mut(place) {
+        if let Some(slot) = self.needed.get_mut(place) {
             *slot = needed;
         }
     }
@@ -384,13 +379,10 @@ impl Embedded {
 
     /// Drops segments that nobody needs.
     pub fn trim(&mut self, now: Timestamp) {
-        let online = self.needed_by.iter().copied().min().unwrap_or(Sequence::ZERO);
         for (place, log) in self.logs.iter_mut().enumerate() {
             let partition = log.partition();
             let folded = self.folded.get(place).copied().unwrap_or(Sequence::ZERO);
-            let offline = self.needed_offline.get(place).copied().flatten();
-            let online = if place == 0 { online } else { log.committed_end() };
-            let needed = offline.map_or(online, |offline| offline.min(online));
+            let needed = self.needed.get(place).copied().unwrap_or(Sequence::ZERO);
             log.trim(needed, folded, now, &mut self.io);
             self.out.io.extend(self.io.drain(..).map(|io| (partition, io)));
         }

@@ -130,6 +130,7 @@ impl SimNode {
             queue_requests_max: 1_024,
             persist_interval: Duration::from_secs(1),
             clock: Box::new(move || Timestamp(clock.load(Ordering::Relaxed))),
+            shards: count,
             shard_of: Box::new(move |client_id| home_shard(client_id, count)),
         };
         let storage = Storage::new(state, None, config, move |shard, reply| {
