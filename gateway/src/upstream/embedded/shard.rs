@@ -346,12 +346,7 @@ impl Embedded {
     }
 
     /// The store holds `partition` durably up to `folded`; sessions need it from `needed` on.
-    pub fn set_folded(
-        &mut self,
-        partition: PartitionId,
-        folded: Sequence,
-        needed: Sequence,
-    ) {
+    pub fn set_folded(&mut self, partition: PartitionId, folded: Sequence, needed: Sequence) {
         let Some(place) = self.logs.iter().position(|log| log.partition() == partition) else {
             return;
         };
