@@ -254,7 +254,7 @@ impl Party {
 #[test]
 fn killed_at_any_moment_it_keeps_its_promises() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let seed = number("SEED").unwrap_or(u64::from(std::process::id()));
+    let seed = number("SEED").unwrap_or_else(|| u64::from(std::process::id()));
     eprintln!("SEED={seed}");
     let mut party = Party::gather(Process::start("kill"), seed);
     party.all_subscribed();

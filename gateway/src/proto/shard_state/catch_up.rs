@@ -170,7 +170,7 @@ impl ShardState {
             sent.map(move |sent| Unsent { packet_id: sent.packet_id, dup })
         };
         // Those that still wait for their record were never sent, so they come last.
-        let again = of_step(|step| needs_content(step), true);
+        let again = of_step(needs_content, true);
         let first = of_step(|step| step == InFlightStep::ExpectSentCommit, false);
         outbound.unsent = again.chain(first).collect();
         for sent in in_flight.iter().filter(|sent| sent.step == InFlightStep::ExpectPubcomp) {

@@ -285,7 +285,7 @@ impl Log {
     #[must_use]
     pub fn append_position(&self) -> Sequence {
         if self.open.is_empty() {
-            let waiting = self.pending.back().or(self.unsynced.back());
+            let waiting = self.pending.back().or_else(|| self.unsynced.back());
             return waiting.map_or(self.committed, |group| group.chunk.end());
         }
         Sequence(self.open_first.0 + self.open.len() as u64)
