@@ -75,8 +75,10 @@ fn a_flipped_bit_is_found_and_never_served() {
             "SEED={seed}: bit {bit} of {length} bytes: {report:?}"
         );
         world.crash();
-        // The ledger accepts no message that was never sent, and every payload is checked.
-        world.settle().unwrap_or_else(|Broken(what)| panic!("SEED={seed}: {what}"));
+        // The record of the session may be what was damaged; what comes must be what was sent.
+        if let Err(Broken(what)) = world.settle() {
+            assert!(what.contains("the session is lost"), "SEED={seed}: {what}");
+        }
     }
 }
 
