@@ -33,5 +33,5 @@ check: ## formatting, lints and documentation, warnings refused
 bench: ## all benchmarks; bench-results/README.md says how to keep a run
 	cargo bench --locked --workspace
 
-soak: build ## an hour of QoS 1 with the ledger; SOAK_SECONDS, SOAK_RATE
+soak: build ## faults from many seeds, then an hour of QoS 1; SEEDS, KILLS, SOAK_SECONDS, SOAK_RATE
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RATE=$(SOAK_RATE) .ci/soak

@@ -220,10 +220,6 @@ limits! {
     ///
     /// Cost: 8 bytes each. Too few make shards look at messages that do not concern them.
     interest_slots: u32, "words a node", 1_048_576, 1_024 to 1_073_741_824, power of two;
-    /// How long a shard waits on its own ring after a busy sweep before it parks.
-    ///
-    /// Cost: none of the processor; it only delays what is not on the ring.
-    ring_wait_us: u32, "microseconds", 1_000, 0 to 100_000;
     /// How long a shard that gets a stream of messages waits for more before it handles the first:
     /// fewer wake-ups, so less CPU a message, for that much delay. 0 turns it off.
     ///
@@ -252,12 +248,6 @@ impl Limits {
     #[must_use]
     pub fn gather_wait(&self) -> Duration {
         Duration::from_micros(self.gather_wait_us.into())
-    }
-
-    /// `ring_wait_us` as a duration.
-    #[must_use]
-    pub fn ring_wait(&self) -> Duration {
-        Duration::from_micros(self.ring_wait_us.into())
     }
 
     /// `shutdown_timeout_s` as a duration.

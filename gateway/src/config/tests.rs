@@ -234,14 +234,14 @@ fn bad_toml_is_refused_with_its_line() {
 fn values_of_the_wrong_kind_are_refused_with_their_line() {
     check_file_refused(
         "shards = \"2\"\nlog = 5\nallow_anonymous = \"yes\"\nlisten = [1]\n[limits]\n\
-         backlog = 1.5\nring_wait_us = 0xffff_ffff_ffff_ffff_ffff_ffff_ffff_ffff_ff\n",
+         backlog = 1.5\ngather_wait_us = 0xffff_ffff_ffff_ffff_ffff_ffff_ffff_ffff_ff\n",
         &[
             "shards = \"2\" (file, line 1): expected a whole number without quotes",
             "log = 5 (file, line 2): expected a string in quotes",
             "allow_anonymous = \"yes\" (file, line 3): expected true or false",
             "listen = 1 (file, line 4): expected a string in quotes",
             "limits.backlog = 1.5 (file, line 6): expected a whole number without quotes",
-            "limits.ring_wait_us = 0xffff_ffff_ffff_ffff_ffff_ffff_ffff_ffff_ff (file, line 7)",
+            "limits.gather_wait_us = 0xffff_ffff_ffff_ffff_ffff_ffff_ffff_ffff_ff (file, line 7)",
         ],
     );
     check_file_refused("limits = 5\n", &["limits = 5 (file, line 1): expected a table"]);

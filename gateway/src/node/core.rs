@@ -75,12 +75,7 @@ impl ShardCore {
         match message {
             NodeMessage::Feed { chunk, offsets } => self.handle_feed(chunk, &offsets, io),
             NodeMessage::Volatile { bytes, offsets } => self.handle_volatile(&bytes, &offsets, io),
-            NodeMessage::Watermark { partition, end } => self.answer_watermark(partition, end, io),
-            NodeMessage::Needed { partition, by, sequence } => {
-                if partition == self.upstream.own_log().partition() {
-                    self.upstream.set_needed(by, sequence);
-                }
-            }
+            NodeMessage::Watermark { partition, end } => self.handle_watermark(partition, end, io),
             NodeMessage::Ask(ask) => self.upstream.ask(*ask),
             NodeMessage::Replayed(ticket, replayed) => {
                 self.handle_answer(ticket, Answer::Replayed(replayed), io);
@@ -135,12 +130,16 @@ impl ShardCore {
         loop {
             self.upstream.flush(io.now);
             let committed = self.upstream.take_committed();
-            let answers = std::mem::take(&mut self.upstream.out.answers);
-            if committed.is_empty() && answers.is_empty() {
-                break;
+            if !committed.is_empty() {
+                for chunk in committed {
+                    self.deliver(&chunk, io);
+                }
+                continue;
             }
-            for chunk in committed {
-                self.deliver(&chunk, io);
+            self.upstream.advance_replays();
+            let answers = std::mem::take(&mut self.upstream.out.answers);
+            if answers.is_empty() {
+                break;
             }
             for (ticket, answer) in answers {
                 self.handle_answer(ticket, answer, io);
@@ -155,15 +154,19 @@ impl ShardCore {
     fn deliver(&mut self, chunk: &Chunk, io: &mut Io<NodeMessage>) {
         // Tokens are sequences: everything before the end of the chunk is committed.
         let token = AppendToken(chunk.end().0 - 1);
-        let asked_before = self.upstream.out.store.len();
+        let before = self.upstream.out.store.len();
         self.with(io, |state, context| state.handle_appended(token, context));
+        // Who asks the store because something is committed must find it there: the question goes
+        // behind the chunk.
+        let asked = self.upstream.out.store.split_off(before);
         let Self { state, upstream, .. } = self;
         let (now, outbox, actions) = (io.now, &mut io.outbox, &mut io.actions);
         let partition = chunk.partition;
-        upstream.feed(chunk, asked_before, |upstream, sequence, message| {
+        upstream.feed(chunk, |upstream, sequence, message| {
             let mut context = Context { now, outbox, actions, upstream };
             state.handle_message(Some((partition, sequence)), message, &mut context);
         });
+        upstream.out.store.extend(asked);
         let end = chunk.end();
         self.with(io, |state, context| state.handle_watermark(partition, end, context));
         self.schedule_beacon(io.now);
@@ -268,23 +271,20 @@ impl ShardCore {
         self.beacon_due = Timestamp::NEVER;
         self.upstream.send_watermarks();
         let own = self.upstream.own_log().partition();
-        let needed = self.state.needed(own);
-        self.upstream.set_needed(io.shard, needed);
+        self.upstream.note_needed(own, self.state.needed(own));
         self.upstream.note_progress();
         self.upstream.trim(io.now);
     }
 
-    /// Another shard's partition moved: tells that shard what is still needed of it.
-    fn answer_watermark(
+    /// Another shard's partition moved: says what is still needed of it.
+    fn handle_watermark(
         &mut self,
         partition: PartitionId,
         end: Sequence,
         io: &mut Io<NodeMessage>,
     ) {
         self.with(io, |state, context| state.handle_watermark(partition, end, context));
-        let sequence = self.state.needed(partition);
-        let owner = self.upstream.owner(partition);
-        io.mesh.send(owner, NodeMessage::Needed { partition, by: io.shard, sequence });
+        self.upstream.note_needed(partition, self.state.needed(partition));
     }
 }
 

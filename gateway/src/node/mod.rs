@@ -89,6 +89,7 @@ impl Gateway {
             queue_requests_max: config.limits.storage_queue_max as usize,
             persist_interval: PERSIST_INTERVAL,
             clock: Box::new(move || clock.now()),
+            shards,
             shard_of: Box::new(move |client_id| home_shard(client_id, shards)),
         };
         let storage =
@@ -161,7 +162,6 @@ fn engine_config(config: &Config) -> EngineConfig {
         partial_bytes_max: limits.maximum_packet_size_bytes as usize
             + limits.receive_buffer_bytes as usize,
         writable_above_bytes: limits.client_write_bytes_max as usize / 2,
-        ring_wait: limits.ring_wait(),
         gather_wait: limits.gather_wait(),
         stop_deadline: limits.shutdown_timeout(),
         mesh_slots: usize::from(limits.mesh_batches_max),

@@ -6,9 +6,9 @@
 //!    └──────────── one io_uring_enter: submit all, wait ◀─────────────┘
 //! ```
 //!
-//! After a sweep that found something the loop waits on its own ring, `ring_wait` at most, which
-//! costs one system call for submitting and waiting together. Only when that brought nothing it
-//! sleeps in glommio, for as long as it takes.
+//! The loop is the only task of its glommio executor, so it sleeps on its own ring: one system call
+//! submits and waits. Sleeping in the executor, on an eventfd that the ring signals, costs two more and
+//! lost wake-ups on Linux 6.18.
 
 use super::clock::Clock;
 use super::connections::{Connections, State};
@@ -16,7 +16,6 @@ use super::counters::EngineCounters;
 use super::gather::Gather;
 use super::mesh::{Parcel, Port};
 use super::node::EngineConfig;
-use super::parking::Parking;
 use super::ring::{Event, Ring, same_generation};
 use crate::proto::handler::{CloseReason, FileOp, Handler, Io, Sender};
 use crate::proto::output::{ConnectionId, ShardIndex};
@@ -50,14 +49,10 @@ pub(super) struct Shard<H: Handler> {
     /// Where a transport unwraps what came in.
     pub(super) plain: Vec<u8>,
     listeners: Vec<Listener>,
-    parking: Parking,
     clock: Clock,
     stop: Arc<AtomicBool>,
     /// Set once the node is stopping: when connections still open are reset.
     stop_deadline: Option<Timestamp>,
-    /// The time the ring's timer is set to.
-    timer: Timestamp,
-    yielded: Timestamp,
     mesh_pending: bool,
     gather: Gather,
     /// Completions of sends that the last submission is sure to bring.
@@ -89,11 +84,14 @@ struct Listener {
 /// How long accepting pauses after an error that will not go away by itself at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The longest sleep, for the clock's sake; a shard with nothing to do wakes that often.
+const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+
+/// The longest wait for the completions of sends that were just submitted and one more event.
+const EXPECTED_WAIT: Duration = Duration::from_millis(1);
+
 /// Events that end a gathering wait early.
 const GATHER_EVENTS: usize = 64;
-
-/// The longest the loop keeps the executor to itself.
-const YIELD_AFTER_MS: u64 = 10;
 
 /// Completion queue entries per submission queue entry.
 const COMPLETIONS_PER_SUBMISSION: u32 = 8;
@@ -109,9 +107,6 @@ impl<H: Handler> Shard<H> {
             config.receive_buffers,
             config.receive_buffer_bytes,
         )?;
-        let parking = Parking::new(parts.port.doorbell().parked())?;
-        ring.register_eventfd(parts.port.doorbell().parked())?;
-        ring.signal(false);
         ring.watch_doorbell(parts.port.doorbell().waiting());
         let listener = |socket| Listener {
             socket: Some(socket),
@@ -135,12 +130,9 @@ impl<H: Handler> Shard<H> {
             unsent: Vec::new(),
             plain: Vec::new(),
             listeners: parts.listeners.into_iter().map(listener).collect(),
-            parking,
             clock: parts.clock,
             stop: parts.stop,
             stop_deadline: None,
-            timer: Timestamp::NEVER,
-            yielded: now,
             mesh_pending: true,
             gather: Gather::new(now),
             expected: 0,
@@ -165,21 +157,10 @@ impl<H: Handler> Shard<H> {
             if self.is_over() {
                 break;
             }
-            if busy || reaped > 0 || self.has_backlog() {
-                self.wait()?;
-                if self.io.now.millis_since(self.yielded) >= YIELD_AFTER_MS {
-                    self.yielded = self.io.now;
-                    glommio::yield_if_needed().await;
-                }
-            } else {
-                self.park().await?;
-            }
+            self.wait(busy || reaped > 0 || self.has_backlog())?;
         }
         self.counters.enters = self.ring.enters();
-        let Self { ring, parking, counters, .. } = self;
-        drop(ring);
-        parking.close().await?;
-        Ok(counters)
+        Ok(self.counters)
     }
 
     /// Handles everything that came. Returns whether it did anything.
@@ -226,7 +207,6 @@ impl<H: Handler> Shard<H> {
                     self.ring.watch_doorbell(self.port.doorbell().waiting());
                 }
             }
-            Event::Timer => self.timer = Timestamp::NEVER,
             Event::Other => {}
         }
     }
@@ -417,10 +397,11 @@ impl<H: Handler> Shard<H> {
         self.mesh_pending || !self.departing.is_empty() || self.io.mesh.is_any_congested()
     }
 
-    /// Submits, and waits on the ring for what comes next.
-    fn wait(&mut self) -> io::Result<()> {
+    /// Submits, and sleeps on the ring until something comes or is due. `busy`: something came just
+    /// now, so that more may be on its way.
+    fn wait(&mut self, busy: bool) -> io::Result<()> {
         let until = self.next_deadline().millis_since(self.io.now);
-        let wait = self.config.ring_wait.min(Duration::from_millis(until));
+        let wait = SLEEP_MAX.min(Duration::from_millis(until));
         // Sends complete while they are submitted, nearly always: they are no reason to wake.
         self.expected = self.ring.take_sends_started();
         if self.mesh_pending || wait.is_zero() || !self.port.doorbell().may_wait() {
@@ -430,27 +411,13 @@ impl<H: Handler> Shard<H> {
             let wait = wait.min(self.config.gather_wait);
             return self.ring.enter(Some((self.expected + GATHER_EVENTS, wait)));
         }
-        self.ring.enter(Some((self.expected + 1, wait)))
-    }
-
-    /// Submits, and sleeps in the executor until a completion comes.
-    async fn park(&mut self) -> io::Result<()> {
-        let deadline = self.next_deadline();
-        if deadline < self.timer {
-            self.timer = deadline;
-            self.ring.set_timer(Duration::from_millis(deadline.millis_since(self.io.now)));
+        if self.expected > 0 {
+            // One that does not complete at once must not keep what else comes waiting for long.
+            let wait = wait.min(EXPECTED_WAIT);
+            return self.ring.enter(Some((self.expected + 1, wait)));
         }
-        // On before the last look: what comes later is signalled, what came earlier is seen.
-        self.ring.signal(true);
-        self.ring.enter(None)?;
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if !self.ring.has_work() && self.port.doorbell().may_park() {
-            self.counters.parks += 1;
-            self.parking.sleep().await?;
-            self.yielded = self.clock.now();
-        }
-        self.ring.signal(false);
-        self.ring.enter(None)
+        self.counters.parks += u64::from(!busy);
+        self.ring.enter(Some((1, wait)))
     }
 
     fn next_deadline(&self) -> Timestamp {

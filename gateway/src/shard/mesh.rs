@@ -34,48 +34,36 @@ pub(super) struct Moving {
 
 /// Wakes a shard, unless it is awake.
 ///
-/// One atomic word decides: [`QUIET`], [`RUNG`], [`WAITING`] or [`PARKED`]. A sender puts its batch
-/// in the queue and then exchanges the word for `RUNG`; the shard goes to sleep only by changing
-/// `QUIET` to one of the sleeping states. Exchanges of one word have one order, so either the
+/// One atomic word decides: [`QUIET`], [`RUNG`] or [`WAITING`]. A sender puts its batch in the queue
+/// and then exchanges the word for `RUNG`; the shard goes to sleep only by changing `QUIET` to
+/// `WAITING`. Exchanges of one word have one order, so either the
 /// sender comes first and the shard finds `RUNG` and looks again, or it comes second, finds a
 /// sleeping state and writes the eventfd that ends that sleep. No batch is left behind, and no
 /// fence beyond the exchange is needed: release by the sender, acquire by the shard.
-///
-/// There is an eventfd for each way to sleep. One alone, watched by the shard's ring, which in turn
-/// signals the eventfd the executor awaits, loses wake-ups on Linux 6.18: the kernel puts off a
-/// ring's signal that is caused by another eventfd's write.
 pub(super) struct Doorbell {
     state: AtomicU32,
     /// Watched by the shard's ring.
     waiting: OwnedFd,
-    /// Awaited in the executor; the ring signals it too.
-    parked: OwnedFd,
 }
 
 const QUIET: u32 = 0;
 const RUNG: u32 = 1;
 const WAITING: u32 = 2;
-const PARKED: u32 = 3;
 
 impl Doorbell {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             state: AtomicU32::new(QUIET),
             waiting: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            // Blocking, or the executor's read of an unsignalled one would end at once.
-            parked: eventfd(0, EventfdFlags::CLOEXEC)?,
         })
     }
 
     /// Says that there is something; to be called after it was put where the shard looks.
     pub(super) fn ring(&self) {
-        let eventfd = match self.state.swap(RUNG, Ordering::AcqRel) {
-            WAITING => &self.waiting,
-            PARKED => &self.parked,
-            _ => return,
-        };
-        // Fails only when the count is full, and then the eventfd is readable already.
-        let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+        if self.state.swap(RUNG, Ordering::AcqRel) == WAITING {
+            // Fails only when the count is full, and then the eventfd is readable already.
+            let _ = rustix::io::write(&self.waiting, &1_u64.to_ne_bytes());
+        }
     }
 
     /// Whether it was rung since the last call. The shard looks into its queues when it was.
@@ -87,26 +75,12 @@ impl Doorbell {
     /// Announces a wait on the ring; false when it was rung: look first. [`Doorbell::answer`] ends
     /// it.
     pub(super) fn may_wait(&self) -> bool {
-        self.sleep(WAITING)
-    }
-
-    /// Announces sleep in the executor, as [`Doorbell::may_wait`].
-    pub(super) fn may_park(&self) -> bool {
-        self.sleep(PARKED)
+        self.state.compare_exchange(QUIET, WAITING, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// The eventfd that ends a wait on the ring.
     pub(super) fn waiting(&self) -> BorrowedFd<'_> {
         self.waiting.as_fd()
-    }
-
-    /// The eventfd that ends sleep in the executor.
-    pub(super) fn parked(&self) -> BorrowedFd<'_> {
-        self.parked.as_fd()
-    }
-
-    fn sleep(&self, how: u32) -> bool {
-        self.state.compare_exchange(QUIET, how, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 

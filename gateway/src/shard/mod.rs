@@ -15,8 +15,6 @@ mod lifecycle;
 pub mod listener;
 mod mesh;
 mod node;
-#[expect(unsafe_code, reason = "handing the kernel a descriptor that glommio owns afterwards")]
-mod parking;
 pub mod requirements;
 #[expect(
     unsafe_code,

@@ -42,8 +42,6 @@ pub struct EngineConfig {
     pub writable_above_bytes: usize,
     /// Submission queue entries. Default 1,024; a full queue is submitted early.
     pub ring_entries: u32,
-    /// How long a busy shard waits on its ring before it sleeps in the executor. Default 1 ms.
-    pub ring_wait: Duration,
     /// How long a shard that gets a stream of messages waits for more of them before it handles the
     /// first: fewer wake-ups for that much delay. 0 turns it off. Default 250 us.
     pub gather_wait: Duration,
@@ -68,7 +66,6 @@ impl Default for EngineConfig {
             partial_bytes_max: 1 << 20,
             writable_above_bytes: 65_536,
             ring_entries: 1_024,
-            ring_wait: Duration::from_millis(1),
             gather_wait: Duration::from_micros(250),
             close_deadline: Duration::from_secs(5),
             stop_deadline: Duration::from_secs(10),
@@ -120,10 +117,13 @@ pub struct Node<M> {
 
 /// Memory glommio registers with each of its rings; more than this would be locked for nothing.
 const EXECUTOR_IO_BYTES: usize = 65_536;
-/// The executor's own ring carries one read of an eventfd.
+/// The executor's own ring carries nothing: the loop never sleeps there.
 const EXECUTOR_RING_DEPTH: usize = 16;
-/// glommio's default of 100 ms would let one task keep the executor that long.
-const EXECUTOR_PREEMPT: Duration = Duration::from_millis(1);
+/// In effect never. A shard's loop is the only task of its executor, so there is nothing to preempt
+/// it for; and glommio 0.9 parks an executor whose timer fires between its look for completions and
+/// its look at the run queue, even when that holds a task. Nothing then wakes the shard: on a busy
+/// machine, with a timer of 1 ms, shards hung before their first poll.
+const EXECUTOR_PREEMPT: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 impl<M: Send + 'static> BoundNode<M> {
     /// Checks the machine and opens every listening socket.
@@ -209,9 +209,18 @@ impl<M: Send + 'static> BoundNode<M> {
             node.threads.push(spawn(shard, placement, main)?);
         }
         drop(ready);
-        if let Some((shard, error)) = is_ready.iter().take(count).flatten().next() {
+        let answers: Vec<_> = is_ready.iter().take(count).collect();
+        let is_complete = answers.len() == count;
+        if let Some((shard, error)) = answers.into_iter().flatten().next() {
             node.shutdown();
             return Err(StartError::Shard { shard, error });
+        }
+        if !is_complete {
+            // An executor could not be made on its thread: `join` knows why.
+            node.shutdown();
+            let error = || io::Error::other("its executor ended before it ran");
+            let unnamed = StartError::Shard { shard: ShardIndex(0), error: error() };
+            return Err(node.join().err().unwrap_or(unnamed));
         }
         Ok(node)
     }
@@ -290,7 +299,7 @@ fn bind_all<M>(
 ) -> Result<SocketAddr, StartError> {
     let failed = |error| StartError::Listen { address, error };
     if address.port() != 0 {
-        listener::check_free(address).map_err(failed)?;
+        wait_until_free(address).map_err(failed)?;
     }
     let mut bound = address;
     for (_, listeners) in shards {
@@ -301,6 +310,24 @@ fn bind_all<M>(
     address = bound;
     Ok(address)
 }
+
+/// The kernel closes what a killed process had in its rings some time after the process is gone:
+/// whoever restarts it at once must not be told that it still listens.
+fn wait_until_free(address: SocketAddr) -> io::Result<()> {
+    for _ in 0..FREE_TRIES {
+        match listener::check_free(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::park_timeout(FREE_PAUSE);
+            }
+            result => return result,
+        }
+    }
+    listener::check_free(address)
+}
+
+/// Looks at an address in use before it is refused, and the pause between them: 3 s in all.
+const FREE_TRIES: u32 = 150;
+const FREE_PAUSE: Duration = Duration::from_millis(20);
 
 fn spawn<F, Fut>(
     shard: ShardIndex,

@@ -21,8 +21,6 @@ pub(super) struct Ring {
     sends: ManuallyDrop<Places<Send>>,
     sends_started: usize,
     files: ManuallyDrop<Places<File>>,
-    timer: Box<types::Timespec>,
-    timer_armed: bool,
     in_flight: usize,
     enters: u64,
 }
@@ -40,8 +38,6 @@ pub(super) enum Event {
     File { token: u64, result: io::Result<FileDone> },
     /// The doorbell was rung. `more`: it is still watched.
     Doorbell { more: bool },
-    /// The timer fired.
-    Timer,
     /// A request whose completion nobody waits for is over.
     Other,
 }
@@ -83,7 +79,6 @@ const KIND_RECEIVE: u64 = 2;
 const KIND_SEND: u64 = 3;
 const KIND_FILE: u64 = 4;
 const KIND_DOORBELL: u64 = 5;
-const KIND_TIMER: u64 = 6;
 
 /// Bits of a connection's generation that travel with a request.
 const GENERATION_MASK: u32 = (1 << (KIND_SHIFT - 32)) - 1;
@@ -119,16 +114,9 @@ impl Ring {
             sends: ManuallyDrop::new(Places::default()),
             sends_started: 0,
             files: ManuallyDrop::new(Places::default()),
-            timer: Box::new(types::Timespec::new()),
-            timer_armed: false,
             in_flight: 0,
             enters: 0,
         })
-    }
-
-    /// Signals `eventfd` for completions, while [`Ring::signal`] is on.
-    pub(super) fn register_eventfd(&self, eventfd: BorrowedFd<'_>) -> io::Result<()> {
-        self.uring.submitter().register_eventfd(eventfd.as_raw_fd())
     }
 
     /// Accepts connections from `socket` until an error ends it.
@@ -220,20 +208,6 @@ impl Ring {
         self.push(entry);
     }
 
-    /// Makes an event come after `delay` at the latest. A later call moves it.
-    pub(super) fn set_timer(&mut self, delay: Duration) {
-        *self.timer = types::Timespec::from(delay);
-        let timespec: *const types::Timespec = &raw const *self.timer;
-        let target = tag(KIND_TIMER, 0, 0);
-        let entry = if self.timer_armed {
-            opcode::TimeoutUpdate::new(target, timespec).build().user_data(tag(KIND_OTHER, 0, 0))
-        } else {
-            self.timer_armed = true;
-            opcode::Timeout::new(timespec).build().user_data(target)
-        };
-        self.push(entry);
-    }
-
     /// Submits what was gathered and waits until there are so many completions, but not longer than
     /// the duration; without `wait` it only takes what is there.
     ///
@@ -263,26 +237,6 @@ impl Ring {
     /// How many sends were started since the last call.
     pub(super) fn take_sends_started(&mut self) -> usize {
         std::mem::take(&mut self.sends_started)
-    }
-
-    /// Whether submissions, completions or deferred work wait for an [`Ring::enter`] or a reap.
-    pub(super) fn has_work(&mut self) -> bool {
-        let submission = self.uring.submission();
-        if !submission.is_empty() || submission.taskrun() || submission.cq_overflow() {
-            return true;
-        }
-        drop(submission);
-        !self.uring.completion().is_empty()
-    }
-
-    /// Whether completions signal the registered eventfd. Off, a completion is cheaper.
-    pub(super) fn signal(&mut self, on: bool) {
-        let completion = self.uring.completion();
-        if on {
-            completion.enable_eventfd();
-        } else {
-            completion.disable_eventfd();
-        }
     }
 
     /// Takes all completions there are, as events. Returns how many completions that were.
@@ -350,10 +304,6 @@ impl Ring {
                 Event::File { token, result }
             }
             KIND_DOORBELL => Event::Doorbell { more },
-            KIND_TIMER => {
-                self.timer_armed = false;
-                Event::Timer
-            }
             _ => Event::Other,
         })
     }
@@ -423,7 +373,7 @@ impl Ring {
         loop {
             // JUSTIFICATION: the crate cannot know what a submission points to.
             // SAFETY: whatever `entry` points to is owned by `self.sends`, `self.files`,
-            // `self.timer` or `self.buffers` until its completion is reaped; `drop` leaks them
+            // or `self.buffers` until its completion is reaped; `drop` leaks them
             // when something is still in flight. Only methods of this file call `push`.
             let pushed = unsafe { self.uring.submission().push(&entry) };
             if pushed.is_ok() {
@@ -449,7 +399,6 @@ impl Drop for Ring {
         if self.in_flight > 0 {
             // The kernel ends requests some time after the descriptor is closed and may write
             // until then: what they point to is never freed.
-            Box::leak(std::mem::take(&mut self.timer));
             return;
         }
         // SAFETY: as above; nothing is in flight, so the kernel uses none of it.

@@ -11,7 +11,9 @@ pub mod record;
 
 pub use aliases::{InboundAliases, OutboundAliases, TopicForm};
 pub use inbound::{Inbound, InboundQos2, InboundStep};
-pub use outbound::{Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, SubscriptionStart};
+pub use outbound::{
+    Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, SubscriptionStart, Unsent,
+};
 
 use super::mqtt::{ProtocolVersion, QoS};
 use super::output::ConnectionId;

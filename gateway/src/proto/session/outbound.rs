@@ -71,6 +71,15 @@ pub struct Queued {
     pub body: Option<Box<[u8]>>,
 }
 
+/// A message in flight that was not sent on this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsent {
+    /// Its own.
+    pub packet_id: PacketId,
+    /// It may have been sent on an earlier one.
+    pub dup: bool,
+}
+
 /// A session's place in a partition it is behind in.
 #[derive(Debug)]
 pub struct Behind {
@@ -130,12 +139,13 @@ pub struct Outbound {
     pub behind: Vec<Behind>,
     /// Packet ids went round while the oldest was still in flight, so a new one may be taken.
     pub lapped: bool,
-    /// Messages in flight whose content was asked for, to send them again.
+    /// Those in flight that were not sent on this connection yet, in order: to be sent again, or
+    /// waiting for the record that they may be sent.
+    pub unsent: VecDeque<Unsent>,
+    /// Questions under way for the content of messages in `unsent`.
     pub refetching: u32,
-    /// Once `refetching` is over, everything in flight goes again.
-    pub resumes: bool,
-    /// What came of that so far.
-    pub refetched: Vec<(PacketId, Box<[u8]>)>,
+    /// Their answers, each until its message is sent.
+    pub fetched: Vec<(PacketId, Box<[u8]>)>,
     /// Content of messages in flight that no log holds.
     pub bodies: Vec<(PacketId, Box<[u8]>)>,
     /// QoS 2 messages finished before a crash that a replay may meet again.
@@ -184,7 +194,30 @@ impl Outbound {
     pub fn remove(&mut self, packet_id: PacketId) -> Option<InFlight> {
         let place = self.in_flight.iter().position(|sent| sent.packet_id == packet_id)?;
         self.bodies.retain(|(id, _)| *id != packet_id);
+        self.sent(packet_id);
         if place == 0 { self.in_flight.pop_front() } else { self.in_flight.remove(place) }
+    }
+
+    /// The message was sent on this connection, or never will be.
+    pub fn sent(&mut self, packet_id: PacketId) {
+        if self.unsent.front().is_some_and(|unsent| unsent.packet_id == packet_id) {
+            self.unsent.pop_front();
+        } else {
+            self.unsent.retain(|unsent| unsent.packet_id != packet_id);
+        }
+        self.fetched.retain(|(id, _)| *id != packet_id);
+    }
+
+    /// Whether the message is still to be sent on this connection.
+    #[must_use]
+    pub fn is_unsent(&self, packet_id: PacketId) -> bool {
+        self.unsent.iter().any(|unsent| unsent.packet_id == packet_id)
+    }
+
+    /// How many messages were sent on this connection and are not finished.
+    #[must_use]
+    pub fn sent_count(&self) -> usize {
+        self.in_flight.len().saturating_sub(self.unsent.len())
     }
 
     /// Where the session is behind in `partition`.

@@ -16,7 +16,8 @@ use crate::proto::record::{Message, Record};
 use crate::proto::routing::{FilterId, Subscriber, SubscriberKind, filter_matches};
 use crate::proto::session::record::{Qos2Delta, SessionRecord};
 use crate::proto::session::{
-    InFlight, InFlightStep, Inbound, InboundQos2, InboundStep, Queued, SubscriptionStart, Ticket,
+    InFlight, InFlightStep, Inbound, InboundQos2, InboundStep, Queued, Stage, SubscriptionStart,
+    Ticket, Unsent,
 };
 
 /// Sessions with more subscriptions look a topic up in the tree, instead of trying each filter.
@@ -45,6 +46,11 @@ impl ShardState {
         for delta in &stored.steps {
             record.apply(*delta);
         }
+        if !stored.steps.is_empty() {
+            // Steps are stored by packet id, which says nothing of their order after ids went round
+            // or a session was restored before.
+            record.in_flight.sort_by_key(|sent| (sent.partition, sent.sequence));
+        }
         self.track_outbound(index);
         let Some(session) = self.session_mut(index) else {
             return false;
@@ -69,9 +75,13 @@ impl ShardState {
             });
             outbound.bodies.extend(sent.body.map(|body| (packet_id, body)));
         }
-        // Whether ids went round is not recorded, so every id in flight has to be looked at.
+        // Steps recorded later than `last_packet_id` used ids above it: none may be taken unseen.
         outbound.lapped = !outbound.in_flight.is_empty();
         outbound.completed = std::mem::take(&mut record.completed);
+        // A record made while a chunk was being delivered has cursors before the chunk: what it
+        // has in flight from there must not be taken once more from a replay.
+        let in_flight = outbound.in_flight.iter();
+        outbound.completed.extend(in_flight.map(|sent| (sent.partition, sent.sequence)));
         self.restore_subscriptions(index, &record, context);
         self.restore_queue(index, record.queued);
         if let Some(session) = self.session_mut(index) {
@@ -151,47 +161,82 @@ impl ShardState {
     /// ids and in the same order, then the rest. Source: MQTT 5.0 [MQTT-4.4.0-1]; MQTT 3.1.1
     /// [MQTT-4.4.0-1].
     pub(super) fn resume_delivery(&mut self, index: u32, context: &mut Context<'_>) {
+        let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) else {
+            return;
+        };
+        let in_flight: Vec<InFlight> = outbound.in_flight.iter().copied().collect();
+        let of_step = |wanted: fn(InFlightStep) -> bool, dup: bool| {
+            let sent = in_flight.iter().filter(move |sent| wanted(sent.step));
+            sent.map(move |sent| Unsent { packet_id: sent.packet_id, dup })
+        };
+        // Those that still wait for their record were never sent, so they come last.
+        let again =
+            of_step(|step| needs_content(step) || step == InFlightStep::ExpectPubcomp, true);
+        let first = of_step(|step| step == InFlightStep::ExpectSentCommit, false);
+        outbound.unsent = again.chain(first).collect();
+        self.send_unsent(index, context);
+        self.drain(index, context);
+    }
+
+    /// Sends what is in flight and not sent on this connection, in order, as far as the client's
+    /// Receive Maximum and what is known of the content allow.
+    pub(super) fn send_unsent(&mut self, index: u32, context: &mut Context<'_>) {
+        loop {
+            let Some(session) = self.session_mut(index) else {
+                return;
+            };
+            let is_online = session.connection.is_some() && session.stage == Stage::Online;
+            let window = usize::from(session.connected.window);
+            let Some(outbound) = session.outbound.as_mut().filter(|_| is_online) else {
+                return;
+            };
+            let Some(&Unsent { packet_id, dup }) = outbound.unsent.front() else {
+                return;
+            };
+            let Some(sent) = outbound.find(packet_id).copied() else {
+                outbound.sent(packet_id);
+                continue;
+            };
+            if sent.step == InFlightStep::ExpectPubcomp {
+                outbound.sent(packet_id);
+                self.send_pubrel_again(index, &sent, context);
+                continue;
+            }
+            // The record of this one, and so of all behind it, is not committed yet.
+            if sent.step == InFlightStep::ExpectSentCommit || outbound.sent_count() >= window {
+                return;
+            }
+            if !needs_content(sent.step) {
+                outbound.sent(packet_id);
+            } else if !self.send_in_flight(index, &sent, dup, context) {
+                self.fetch_unsent(index, context);
+                return;
+            }
+        }
+    }
+
+    /// Asks for the content of everything unsent that is not at hand, unless that was done.
+    fn fetch_unsent(&mut self, index: u32, context: &mut Context<'_>) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
-        let Some(outbound) = &mut session.outbound else {
+        let ticket = Ticket { session: index, epoch: session.epoch };
+        let Some(outbound) = session.outbound.as_mut().filter(|one| one.refetching == 0) else {
             return;
         };
-        if outbound.refetching > 0 {
-            outbound.resumes = true;
-            return;
-        }
-        let in_flight: Vec<InFlight> = outbound.in_flight.iter().copied().collect();
         let is_at_hand = |sent: &InFlight| {
-            let mut bodies = outbound.bodies.iter().chain(&outbound.refetched);
-            bodies.any(|(id, _)| *id == sent.packet_id)
+            let mut known = outbound.bodies.iter().chain(&outbound.fetched);
+            known.any(|(id, _)| *id == sent.packet_id)
                 || context.upstream.recent(sent.partition, sent.sequence).is_some()
         };
-        let wanted: Vec<&InFlight> = in_flight.iter().filter(|sent| needs_content(sent)).collect();
-        if !wanted.iter().all(|sent| is_at_hand(sent)) {
-            let fetched = by_partition(&wanted);
-            outbound.refetching = u32::try_from(fetched.len()).expect("at most one a partition");
-            outbound.resumes = true;
-            outbound.refetched.clear();
-            let ticket = Ticket { session: index, epoch: session.epoch };
-            for (partition, sequences) in fetched {
-                context.upstream.request(Request::Fetch { ticket, partition, sequences });
-            }
-            return;
+        let in_flight = outbound.in_flight.iter();
+        let unsent = in_flight.filter(|sent| outbound.is_unsent(sent.packet_id));
+        let wanted: Vec<&InFlight> = unsent.filter(|sent| !is_at_hand(sent)).collect();
+        let wanted = by_partition(&wanted);
+        outbound.refetching = u32::try_from(wanted.len()).expect("at most one a partition");
+        for (partition, sequences) in wanted {
+            context.upstream.request(Request::Fetch { ticket, partition, sequences });
         }
-        let refetched = std::mem::take(&mut outbound.refetched);
-        for sent in &in_flight {
-            match sent.step {
-                InFlightStep::ExpectPubcomp => self.send_pubrel_again(index, sent, context),
-                InFlightStep::ExpectPuback | InFlightStep::ExpectPubrec => {
-                    let body = refetched.iter().find(|(id, _)| *id == sent.packet_id);
-                    let body = body.map(|(_, body)| &**body);
-                    self.send_again(index, sent.packet_id, body, context);
-                }
-                InFlightStep::ExpectSentCommit | InFlightStep::ExpectReceivedCommit => {}
-            }
-        }
-        self.drain(index, context);
     }
 
     fn send_pubrel_again(&mut self, index: u32, sent: &InFlight, context: &mut Context<'_>) {
@@ -228,88 +273,71 @@ impl ShardState {
             for packet_id in sent {
                 let is_kept = outbound.bodies.iter().any(|(id, _)| *id == packet_id);
                 if let Some(body) = &body {
-                    outbound.refetched.push((packet_id, body.clone()));
+                    if outbound.is_unsent(packet_id) {
+                        outbound.fetched.push((packet_id, body.clone()));
+                    }
                 } else if !is_kept {
                     outbound.remove(packet_id);
                     gone += 1;
                 }
             }
         }
-        let is_done = outbound.refetching == 0;
-        let resumes = is_done && std::mem::take(&mut outbound.resumes);
-        let refetched = match is_done && !resumes {
-            true => std::mem::take(&mut outbound.refetched),
-            false => Vec::new(),
-        };
+        let is_complete = outbound.refetching == 0;
         self.counters.unfetchable += gone;
-        if !is_done {
-            return;
+        if is_complete {
+            self.send_unsent(ticket.session, context);
+            self.drain(ticket.session, context);
         }
-        if resumes {
-            self.resume_delivery(ticket.session, context);
-            return;
-        }
-        // Only messages that waited for their record, and left the upstream's memory meanwhile.
-        for (packet_id, body) in refetched {
-            self.send_again(ticket.session, packet_id, Some(&body), context);
-        }
-        self.drain(ticket.session, context);
     }
 
-    /// Sends a message in flight, again unless its PUBLISH only waited for its record.
-    fn send_again(
+    /// Sends a message in flight; false when its content is not at hand.
+    fn send_in_flight(
         &mut self,
         index: u32,
-        packet_id: PacketId,
-        fetched: Option<&[u8]>,
+        sent: &InFlight,
+        dup: bool,
         context: &mut Context<'_>,
-    ) {
-        let Some(session) = self.session(index).filter(|session| session.connection.is_some())
+    ) -> bool {
+        let Some(outbound) = self.session(index).and_then(|session| session.outbound.as_ref())
         else {
-            return;
+            return false;
         };
-        let Some(outbound) = &session.outbound else {
-            return;
+        let mut known = outbound.bodies.iter().chain(&outbound.fetched);
+        let known = known.find(|(id, _)| *id == sent.packet_id).map(|(_, body)| body.clone());
+        let recent = match known {
+            Some(_) => None,
+            None => context.upstream.recent(sent.partition, sent.sequence),
         };
-        let same = |sent: &&InFlight| sent.packet_id == packet_id;
-        let Some(sent) = outbound.in_flight.iter().find(same).copied() else {
-            return;
+        let Some(body) = known.as_deref().or(recent.as_deref()) else {
+            return false;
         };
-        let kept = outbound.bodies.iter().find(|(id, _)| *id == packet_id);
-        let kept = kept.map(|(_, body)| body.clone());
-        let recent = match (fetched, &kept) {
-            (None, None) => context.upstream.recent(sent.partition, sent.sequence),
+        let message = match Record::decode(body) {
+            Some(Record::Message(message)) => Some(message),
             _ => None,
         };
-        let body = fetched.or(kept.as_deref()).or(recent.as_deref()).unwrap_or_default();
-        let Some(Record::Message(message)) = Record::decode(body) else {
-            return;
-        };
-        let terms = self.own_terms(index, &message, sent.partition, sent.sequence);
-        let identifiers = terms.map(|terms| terms.identifiers).unwrap_or_default();
-        let is_first = sent.step == InFlightStep::ExpectSentCommit;
-        let delivery = Delivery {
-            message: &message,
-            qos: sent.qos(),
-            retain: sent.retain,
-            dup: !is_first,
-            packet_id: Some(packet_id),
-            identifiers: &identifiers,
-        };
-        let written = self.write(index, &delivery, context);
+        let written = message.map_or(Written::Dropped, |message| {
+            let terms = self.own_terms(index, &message, sent.partition, sent.sequence);
+            let identifiers = terms.map(|terms| terms.identifiers).unwrap_or_default();
+            let delivery = Delivery {
+                message: &message,
+                qos: sent.qos(),
+                retain: sent.retain,
+                dup,
+                packet_id: Some(sent.packet_id),
+                identifiers: &identifiers,
+            };
+            self.write(index, &delivery, context)
+        });
         if written == Written::Dropped {
-            self.record_completed(index, packet_id, context);
+            self.record_completed(index, sent.packet_id, context);
         }
-        let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) else {
-            return;
-        };
-        match (written, outbound.find(packet_id)) {
-            (Written::Dropped, _) => {
-                outbound.remove(packet_id);
+        if let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) {
+            match written {
+                Written::Dropped => drop(outbound.remove(sent.packet_id)),
+                Written::Sent => outbound.sent(sent.packet_id),
             }
-            (Written::Sent, Some(sent)) if is_first => sent.step = InFlightStep::ExpectPubrec,
-            (Written::Sent, _) => {}
         }
+        true
     }
 
     fn write(&mut self, index: u32, delivery: &Delivery<'_>, context: &mut Context<'_>) -> Written {
@@ -331,29 +359,16 @@ impl ShardState {
         let Some(outbound) = self.session_of(ticket).and_then(|s| s.outbound.as_mut()) else {
             return;
         };
-        let has_body = outbound.bodies.iter().any(|(id, _)| *id == packet_id);
-        let Some(sent) = outbound.find(packet_id).copied() else {
+        let Some(sent) = outbound.find(packet_id) else {
             return;
         };
         if sent.step != InFlightStep::ExpectSentCommit {
             return;
         }
-        if outbound.resumes {
-            // Its turn comes with the others'.
-            if let Some(sent) = outbound.find(packet_id) {
-                sent.step = InFlightStep::ExpectPubrec;
-            }
-            return;
-        }
-        if has_body || context.upstream.recent(sent.partition, sent.sequence).is_some() {
-            self.send_again(ticket.session, packet_id, None, context);
-            // A message that must not be sent has given its place in the window to the next.
-            self.drain(ticket.session, context);
-            return;
-        }
-        outbound.refetching += 1;
-        let (partition, sequences) = (sent.partition, vec![sent.sequence]);
-        context.upstream.request(Request::Fetch { ticket, partition, sequences });
+        sent.step = InFlightStep::ExpectPubrec;
+        self.send_unsent(ticket.session, context);
+        // A message that must not be sent has given its place in the window to the next.
+        self.drain(ticket.session, context);
     }
 
     /// The connection has taken everything that was queued for it.
@@ -531,8 +546,9 @@ fn resumed_step(step: InFlightStep) -> InFlightStep {
     }
 }
 
-fn needs_content(sent: &InFlight) -> bool {
-    matches!(sent.step, InFlightStep::ExpectPuback | InFlightStep::ExpectPubrec)
+/// Whether a message at this step is sent, for the first time or again.
+fn needs_content(step: InFlightStep) -> bool {
+    matches!(step, InFlightStep::ExpectPuback | InFlightStep::ExpectPubrec)
 }
 
 fn by_partition(wanted: &[&InFlight]) -> Vec<(PartitionId, Vec<Sequence>)> {

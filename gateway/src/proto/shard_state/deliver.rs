@@ -7,7 +7,7 @@ use crate::proto::mqtt::QoS;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Qos2Step, Record};
 use crate::proto::routing::{Subscriber, SubscriberKind};
-use crate::proto::session::{InFlight, InFlightStep, Queued, Stage, Ticket};
+use crate::proto::session::{InFlight, InFlightStep, Queued, Stage, Ticket, Unsent};
 
 /// The place of a stored message; a QoS 0 message has none.
 type Place = Option<(PartitionId, Sequence)>;
@@ -311,6 +311,7 @@ impl ShardState {
         let sent = InFlight { packet_id, step, retain: terms.retain, partition, sequence };
         session.outbound_mut().in_flight.push_back(sent);
         if must_record {
+            session.outbound_mut().unsent.push_back(Unsent { packet_id, dup: false });
             let ticket = Ticket { session: index, epoch: session.epoch };
             let record = Record::Qos2Outbound {
                 client_id: &session.client_id,

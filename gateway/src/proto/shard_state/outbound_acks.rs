@@ -156,7 +156,12 @@ impl ShardState {
             return;
         };
         outbound.remove(packet_id);
-        if !outbound.queue.is_empty() || !outbound.behind.is_empty() {
+        let has_unsent = !outbound.unsent.is_empty();
+        let has_more = !outbound.queue.is_empty() || !outbound.behind.is_empty();
+        if has_unsent {
+            self.send_unsent(index, context);
+        }
+        if has_more {
             self.drain(index, context);
         }
         self.schedule_floor(context.now);

@@ -92,6 +92,11 @@ impl ShardState {
         }
         outbound.merge_ahead();
         self.counters.clamped += u64::from(replayed.clamped);
+        if replayed.end {
+            // What lies before was fed before this answer, as far as anyone here wants it. Without
+            // this, a session recorded now would have a cursor before what it has just been sent.
+            self.set_watermark(partition, replayed.next);
+        }
         self.schedule_floor(context.now);
         self.drain(ticket.session, context);
     }

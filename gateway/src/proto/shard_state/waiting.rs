@@ -81,6 +81,11 @@ impl ShardState {
             exchange.step = InboundStep::ExpectPubrel;
         }
         let asked_on = exchange.connection;
+        // Before 5.0 only what waits for us counts: a client held for what waits for its PUBREL
+        // could not send that.
+        if !version.is_v5() {
+            session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
+        }
         if session.connection == Some(asked_on) && session.stage == Stage::Online {
             let success = ReasonCode::Success;
             write_ack(AckKind::Pubrec, packet_id, success, version, asked_on, context);
@@ -96,7 +101,9 @@ impl ShardState {
         let Some(exchange) = removed else {
             return;
         };
-        session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
+        if version.is_v5() {
+            session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
+        }
         session.shrink();
         if session.connection == Some(exchange.connection) && session.stage == Stage::Online {
             let success = ReasonCode::Success;

@@ -33,15 +33,6 @@ pub enum NodeMessage {
         /// Exclusive.
         end: Sequence,
     },
-    /// No session of the sender needs anything of the receiver's partition below `sequence`.
-    Needed {
-        /// The receiver's.
-        partition: PartitionId,
-        /// Who says so.
-        by: ShardIndex,
-        /// Exclusive.
-        sequence: Sequence,
-    },
     /// Asks the shard that has a partition's log.
     Ask(Box<Ask>),
     /// Answers [`Question::Replay`].

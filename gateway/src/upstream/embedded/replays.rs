@@ -145,8 +145,8 @@ fn is_wanted(body: &[u8], filters: &[Box<str>]) -> bool {
 }
 
 fn topics_of(filters: &[Box<str>]) -> ReplayTopics {
-    let has_wildcard = |filter: &str| memchr::memchr2(b'+', b'#', filter.as_bytes()).is_some();
-    if !filters.iter().any(|filter| has_wildcard(filter)) {
+    let is_literal = |filter: &str| memchr::memchr2(b'+', b'#', filter.as_bytes()).is_none();
+    if filters.iter().all(|filter| is_literal(filter)) {
         ReplayTopics::Literal(filters.iter().map(|filter| topic_hash(filter)).collect())
     } else {
         ReplayTopics::All

@@ -60,10 +60,8 @@ pub struct Embedded {
     io: Vec<LogIo>,
     /// Per partition of ours, how far the store holds it durably.
     folded: Vec<Sequence>,
-    /// Per shard, what its sessions need of our own partition.
-    needed_by: Vec<Sequence>,
-    /// What offline sessions need of our partitions.
-    needed_offline: Vec<Option<Sequence>>,
+    /// Per partition of ours, from where sessions need it.
+    needed: Vec<Sequence>,
     /// What is to be done; taken by the handler.
     pub out: EmbeddedOut,
 }
@@ -96,7 +94,7 @@ impl Embedded {
     ) -> Self {
         let remote = |_| RemoteTail::default();
         let folded = logs.iter().map(Log::committed_end).collect();
-        let needed_offline = logs.iter().map(|log| Some(log.first_sequence())).collect();
+        let needed = logs.iter().map(Log::first_sequence).collect();
         Self {
             shard,
             shard_count,
@@ -113,8 +111,7 @@ impl Embedded {
             committed: Vec::new(),
             io: Vec::new(),
             folded,
-            needed_by: (0..shard_count).map(|_| Sequence::ZERO).collect(),
-            needed_offline,
+            needed,
             logs,
             out: EmbeddedOut::default(),
         }
@@ -150,7 +147,7 @@ impl Embedded {
         self.logs.iter().all(|log| log.uncommitted_bytes() == 0) && self.out.store.is_empty()
     }
 
-    /// End of a sweep: gives what was gathered to the log, to other shards, to readers.
+    /// End of a sweep: gives what was gathered to the log and to other shards.
     pub fn flush(&mut self, now: Timestamp) {
         for log in &mut self.logs {
             let partition = log.partition();
@@ -158,7 +155,6 @@ impl Embedded {
             self.out.io.extend(self.io.drain(..).map(|io| (partition, io)));
         }
         self.send_volatile();
-        self.advance_replays();
     }
 
     /// A request to a file was performed.
@@ -183,13 +179,9 @@ impl Embedded {
 
     /// Gives a committed chunk to the shards and to the storage thread it concerns, and `deliver`
     /// its messages.
-    ///
-    /// `asked_before` is how many requests the store had waiting before anyone was told that the
-    /// chunk is committed: those made since must find it applied.
     pub fn feed(
         &mut self,
         chunk: &Chunk,
-        asked_before: usize,
         mut deliver: impl FnMut(&mut Self, Sequence, &Message<'_>),
     ) {
         if let Some(end) = self.ends.get(usize::from(chunk.partition.0)) {
@@ -238,7 +230,7 @@ impl Embedded {
                 sequences: concerned,
                 folded_to: chunk.end(),
             };
-            self.out.store.insert(asked_before.min(self.out.store.len()), apply);
+            self.out.store.push_back(apply);
         }
     }
 
@@ -266,7 +258,10 @@ impl Embedded {
         }
     }
 
-    fn advance_replays(&mut self) {
+    /// Reads on for sessions that are behind. To be called when everything committed was given to
+    /// [`Embedded::feed`]: an answer that says "end at L" must not overtake what lies before L.
+    pub fn advance_replays(&mut self) {
+        debug_assert!(self.committed.is_empty(), "what is committed is fed first");
         let mut place = 0;
         self.replays_ready = false;
         while place < self.replays.len() {
@@ -293,7 +288,8 @@ impl Embedded {
         }
     }
 
-    /// A replay gave way to others and goes on with the next [`Embedded::flush`].
+    /// A replay gave way to others and goes on with the next
+    /// [`Embedded::advance_replays`].
     #[must_use]
     pub fn has_ready_replays(&self) -> bool {
         self.replays_ready
@@ -344,28 +340,21 @@ impl Embedded {
         }
     }
 
-    /// A shard's sessions need nothing of our own partition below `sequence`.
-    pub fn set_needed(&mut self, by: ShardIndex, sequence: Sequence) {
-        if let Some(needed) = self.needed_by.get_mut(usize::from(by.0)) {
-            *needed = sequence;
-        }
+    /// This shard's sessions in memory need nothing of `partition` below `sequence`.
+    pub fn note_needed(&mut self, partition: PartitionId, sequence: Sequence) {
+        let shard = self.shard;
+        self.out.store.push_back(StoreRequest::Needed { shard, partition, sequence });
     }
 
-    /// The store holds `partition` durably up to `folded`; offline sessions need it from
-    /// `needed` on, or not at all.
-    pub fn set_folded(
-        &mut self,
-        partition: PartitionId,
-        folded: Sequence,
-        needed: Option<Sequence>,
-    ) {
+    /// The store holds `partition` durably up to `folded`; sessions need it from `needed` on.
+    pub fn set_folded(&mut self, partition: PartitionId, folded: Sequence, needed: Sequence) {
         let Some(place) = self.logs.iter().position(|log| log.partition() == partition) else {
             return;
         };
         if let Some(slot) = self.folded.get_mut(place) {
             *slot = folded;
         }
-        if let Some(slot) = self.needed_offline.get_mut(place) {
+        if let Some(slot) = self.needed.get_mut(place) {
             *slot = needed;
         }
     }
@@ -386,13 +375,10 @@ impl Embedded {
 
     /// Drops segments that nobody needs.
     pub fn trim(&mut self, now: Timestamp) {
-        let online = self.needed_by.iter().copied().min().unwrap_or(Sequence::ZERO);
         for (place, log) in self.logs.iter_mut().enumerate() {
             let partition = log.partition();
             let folded = self.folded.get(place).copied().unwrap_or(Sequence::ZERO);
-            let offline = self.needed_offline.get(place).copied().flatten();
-            let online = if place == 0 { online } else { log.committed_end() };
-            let needed = offline.map_or(online, |offline| offline.min(online));
+            let needed = self.needed.get(place).copied().unwrap_or(Sequence::ZERO);
             log.trim(needed, folded, now, &mut self.io);
             self.out.io.extend(self.io.drain(..).map(|io| (partition, io)));
         }

@@ -5,6 +5,7 @@
 //! crash it between any two file operations.
 
 mod smoke;
+mod store;
 
 use gateway::node::core::ShardCore;
 use gateway::node::recovery::{Recovery, RecoverySettings};
@@ -20,13 +21,14 @@ use gateway::upstream::embedded::log::files::perform;
 use gateway::upstream::embedded::log::{Durability, LogIo, LogLimits};
 use gateway::upstream::embedded::message::NodeMessage;
 use gateway::upstream::embedded::shard::EmbeddedLimits;
-use gateway::upstream::embedded::store::memory_store::MemoryStore;
+use gateway::upstream::embedded::store::KeyedStore;
 use gateway::upstream::embedded::store::thread::{Storage, StoreReply, StoreRequest, ThreadConfig};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
+use store::Survivor;
 
 /// How a node is made.
 #[derive(Clone)]
@@ -79,6 +81,7 @@ pub(crate) struct SimNode {
     pub(crate) files: FaultyFiles,
     shards: Vec<SimShard>,
     storage: Storage,
+    survivor: Survivor,
     replies: mpsc::Receiver<(ShardIndex, StoreReply)>,
     sockets: Vec<Socket>,
     next_index: u32,
@@ -99,10 +102,15 @@ impl SimNode {
 
     pub(crate) fn with(settings: SimSettings) -> Self {
         let files = FaultyFiles::new(settings.seed);
-        Self::boot(settings, files, Arc::new(AtomicU64::new(START_MS)))
+        Self::boot(settings, files, Survivor::create(), Arc::new(AtomicU64::new(START_MS)))
     }
 
-    fn boot(settings: SimSettings, mut files: FaultyFiles, now: Arc<AtomicU64>) -> Self {
+    fn boot(
+        settings: SimSettings,
+        mut files: FaultyFiles,
+        (store, survivor): (Box<dyn KeyedStore>, Survivor),
+        now: Arc<AtomicU64>,
+    ) -> Self {
         let count = settings.shards;
         let time = Timestamp(now.load(Ordering::Relaxed));
         let recovery = RecoverySettings {
@@ -114,8 +122,7 @@ impl SimNode {
         let Recovery { logs, state } = if settings.durability == Durability::Memory {
             Recovery::in_memory(recovery).unwrap()
         } else {
-            // The keyed store is lost with the process: everything is folded anew from the logs.
-            Recovery::run(&mut files, Box::new(MemoryStore::default()), recovery).unwrap()
+            Recovery::run(&mut files, store, recovery).unwrap()
         };
         let (sender, replies) = mpsc::channel();
         let clock = Arc::clone(&now);
@@ -123,6 +130,7 @@ impl SimNode {
             queue_requests_max: 1_024,
             persist_interval: Duration::from_secs(1),
             clock: Box::new(move || Timestamp(clock.load(Ordering::Relaxed))),
+            shards: count,
             shard_of: Box::new(move |client_id| home_shard(client_id, count)),
         };
         let storage = Storage::new(state, None, config, move |shard, reply| {
@@ -143,6 +151,7 @@ impl SimNode {
             files,
             shards: shards.collect(),
             storage,
+            survivor,
             replies,
             sockets: Vec::new(),
             next_index: 0,
@@ -156,8 +165,9 @@ impl SimNode {
     /// The process dies here: unsynced writes are lost, connections are gone, and it starts again.
     pub(crate) fn crash(mut self) -> Self {
         self.files.crash();
-        let Self { settings, files, now, .. } = self;
-        Self::boot(settings, files, now)
+        let keeps_recent = self.files.below(2) == 0;
+        let Self { settings, files, survivor, now, .. } = self;
+        Self::boot(settings, files, survivor.crash(keeps_recent), now)
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -241,6 +251,7 @@ impl SimNode {
             self.now.store(step.0.min(end.0), Ordering::Relaxed);
             if self.now() == second {
                 self.storage.tick(second);
+                self.survivor.note();
             }
             for shard in &mut self.shards {
                 shard.io.now = Timestamp(self.now.load(Ordering::Relaxed));

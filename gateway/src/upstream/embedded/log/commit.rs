@@ -166,7 +166,8 @@ impl Log {
         topic_hash: Option<u64>,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> Sequence {
-        if self.open.is_empty() {
+        let starts_group = self.open.is_empty();
+        if starts_group {
             self.open_group();
         }
         let at = frame::begin(&mut self.open);
@@ -179,7 +180,7 @@ impl Log {
             _ => 0,
         };
         let checked = self.durability != Durability::Memory;
-        frame::finish(&mut self.open, at, sequence, link, checked);
+        frame::finish(&mut self.open, at, sequence, (link, starts_group), checked);
         sequence
     }
 

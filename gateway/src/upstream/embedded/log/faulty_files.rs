@@ -9,7 +9,7 @@ use std::io;
 /// What was written and not synced is kept apart: [`FaultyFiles::crash`] keeps an arbitrary part
 /// of it, torn at any byte and in any order of 512-byte sectors, as a power cut would. Everything
 /// arbitrary comes from the seed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FaultyFiles {
     files: BTreeMap<String, Content>,
     /// The names that survive a crash, with what was synced of removed ones.

@@ -1,5 +1,6 @@
 //! Frames: how a record lies in a segment, how damage is found and how reading goes on after it.
 
+use super::limits::LogLimits;
 use crate::proto::partition::{FRAME_HEADER_BYTES, Sequence};
 use crate::proto::record::Record;
 use crate::proto::time::Timestamp;
@@ -13,9 +14,18 @@ pub(super) fn begin(group: &mut Vec<u8>) -> usize {
 
 /// Fills in the header of the frame that starts at `at` and ends with `group`.
 ///
-/// `link` is the distance back to the frame with the same topic hash, 0 for none. The checksum is
-/// skipped when `checked` is false: the bytes never leave memory.
-pub(super) fn finish(group: &mut [u8], at: usize, sequence: Sequence, link: u32, checked: bool) {
+/// `link` is the distance back to the frame with the same topic hash, 0 for none, and whether the
+/// frame is the first of its group. The checksum is skipped when `checked` is false: the bytes
+/// never leave memory.
+pub(super) fn finish(
+    group: &mut [u8],
+    at: usize,
+    sequence: Sequence,
+    (link, starts_group): (u32, bool),
+    checked: bool,
+) {
+    debug_assert!(link < STARTS_GROUP, "segments are below 2 GiB");
+    let link = if starts_group { link | STARTS_GROUP } else { link };
     let frame = group.get_mut(at..).expect("`at` came from `begin`");
     let length = u32::try_from(frame.len() - FRAME_HEADER_BYTES).expect("a record is below 4 GiB");
     let (head, rest) = frame.split_at_mut(8);
@@ -44,7 +54,13 @@ pub(super) struct Header {
     crc: u32,
     /// Distance in bytes back to the frame with the same topic hash, 0 for none.
     pub(super) link: u32,
+    /// The first of a group, which is written when everything before is synced.
+    pub(super) starts_group: bool,
 }
+
+/// In the link of a frame: [`Header::starts_group`].
+const STARTS_GROUP: u32 = 1 << 31;
+const _: () = assert!(LogLimits::SEGMENT_BYTES_MAX <= STARTS_GROUP as u64);
 
 impl Header {
     /// Reads the header at the start of `bytes`, `None` while they are too few.
@@ -52,7 +68,13 @@ impl Header {
         let word = |at: usize| -> Option<u32> {
             Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
         };
-        Some(Self { length: word(0)?, crc: word(4)?, link: word(8)? })
+        let link = word(8)?;
+        Some(Self {
+            length: word(0)?,
+            crc: word(4)?,
+            link: link & !STARTS_GROUP,
+            starts_group: link & STARTS_GROUP != 0,
+        })
     }
 
     /// Bytes of the whole frame.
@@ -83,6 +105,9 @@ pub(super) fn intact_frame(bytes: &[u8], sequence: Sequence) -> Option<(Header, 
 pub(super) struct Scan {
     /// The end of the last intact frame, from the start of the bytes.
     pub(super) end: usize,
+    /// Where the first damage lies that no start of a group follows, else `end`. From there on
+    /// nothing need ever have been synced.
+    pub(super) sure_end: usize,
     /// How many stretches between intact frames were damaged.
     pub(super) flaws: u64,
     /// How many bytes those stretches had.
@@ -100,21 +125,27 @@ pub(super) fn scan(
     mut visit: impl FnMut(Sequence, Header, &[u8]),
 ) -> Scan {
     let mut found = Scan::default();
+    let mut doubtful = None;
     let mut at = 0;
     while let Some(start) = next_intact(bytes, first, at) {
         if start > at {
             found.flaws += 1;
             found.flawed_bytes += (start - at) as u64;
+            doubtful.get_or_insert(at);
         }
         let sequence = Sequence(first.0 + start as u64);
         let rest = bytes.get(start..).unwrap_or_default();
         let Some((header, frame)) = intact_frame(rest, sequence) else {
             break;
         };
+        if header.starts_group {
+            doubtful = None;
+        }
         visit(sequence, header, frame);
         at = start + frame.len();
         found.end = at;
     }
+    found.sure_end = doubtful.unwrap_or(found.end);
     found
 }
 
@@ -189,7 +220,7 @@ mod tests {
         for body in bodies {
             let at = begin(&mut group);
             group.extend_from_slice(body);
-            finish(&mut group, at, Sequence(FIRST.0 + at as u64), 0, true);
+            finish(&mut group, at, Sequence(FIRST.0 + at as u64), (0, false), true);
         }
         group
     }
@@ -222,7 +253,27 @@ mod tests {
         for length in whole..clean.len() {
             let (bodies, found) = bodies_of(&clean[..length]);
             assert_eq!(bodies, [b"first".to_vec()]);
-            assert_eq!(found, Scan { end: whole, flaws: 0, flawed_bytes: 0 });
+            assert_eq!(found, Scan { end: whole, sure_end: whole, flaws: 0, flawed_bytes: 0 });
+        }
+    }
+
+    #[test]
+    fn damage_in_the_last_group_makes_what_follows_doubtful() {
+        let mut bytes = Vec::new();
+        let mut starts = Vec::new();
+        for starts_group in [true, false, true, false] {
+            let at = begin(&mut bytes);
+            bytes.extend_from_slice(b"body");
+            let sequence = Sequence(FIRST.0 + at as u64);
+            finish(&mut bytes, at, sequence, (0, starts_group), true);
+            starts.push(at);
+        }
+        for (damaged, &at) in starts.iter().enumerate().take(3) {
+            let mut bytes = bytes.clone();
+            bytes[at + FRAME_HEADER_BYTES] ^= 1;
+            let found = bodies_of(&bytes).1;
+            let sure_end = if damaged < 2 { bytes.len() } else { starts[2] };
+            assert_eq!((found.end, found.sure_end), (bytes.len(), sure_end), "frame {damaged}");
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) fn relink(heads: &mut Heads, frames: &mut [u8], first: Sequence) -> V
         let Some((frame, after)) = rest.split_at_mut_checked(length) else { break };
         let hash = frame.get(FRAME_HEADER_BYTES..).and_then(frame::topic_hash_of);
         let link = hash.map_or(0, |hash| link(heads, hash, sequence));
-        frame::finish(frame, 0, sequence, link, true);
+        frame::finish(frame, 0, sequence, (link, header.starts_group), true);
         places.push(sequence);
         sequence.0 += header.frame_bytes();
         rest = after;

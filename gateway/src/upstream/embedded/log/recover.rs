@@ -202,7 +202,13 @@ fn scan_segment(
     // After a failed sync the records went on in another segment: what is left of them here is
     // not trusted.
     let wanted = next.map(|next| next.0.saturating_sub(segment.first.0));
-    let bytes = frames_of(files, segment.id, wanted)?;
+    let mut bytes = frames_of(files, segment.id, wanted)?;
+    if next.is_none() {
+        // Of a write that was under way a power cut may leave any part. A record without those
+        // before it is worth less than none: they were written in order to be read in order.
+        let found = frame::scan(&bytes, segment.first, |_, _, _| ());
+        bytes.truncate(found.sure_end);
+    }
     let mut heads = Heads::default();
     let mut newest_at = segment.created_at;
     let first = segment.first;

@@ -60,6 +60,8 @@ pub struct Replacement {
 /// Shows every session to `settle` and writes what it returns instead: sessions that were
 /// connected at the crash are not any more. Returns how many were replaced.
 ///
+/// The floors that those sessions followed are forgotten afterwards.
+///
 /// A crash before the persist at the end shows the same sessions again, so `settle` must return
 /// the same for them. QoS 2 steps since their last record stay.
 ///
@@ -102,6 +104,12 @@ pub fn settle_sessions(
         let Some(mut next) = last.filter(|_| visited == BATCH_CHANGES) else { break };
         next.push(0);
         from = next;
+    }
+    state.persist()?;
+    // Only now, so that a crash before finds them again. Nobody follows the floors of the last boot
+    // any more: a session that begins to follow in this one may be behind them.
+    for key in state.keys(Space::Floors, &[])? {
+        state.delete(Space::Floors, key);
     }
     state.persist()?;
     Ok(count)

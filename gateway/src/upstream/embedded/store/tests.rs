@@ -243,6 +243,7 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
         queue_requests_max: 16,
         persist_interval: Duration::from_millis(10),
         clock: Box::new(|| Timestamp(1_000)),
+        shards: 4,
         shard_of: Box::new(|_| ShardIndex(3)),
     };
     let files = Box::new(FaultyFiles::new(1));
@@ -275,7 +276,7 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
         _ => None,
     });
     assert_eq!(pages.collect::<Vec<_>>(), [(1, false), (1, true)]);
-    let needed = Some(Sequence::ZERO);
+    let needed = Sequence::ZERO;
     let folded = StoreReply::Folded { partition: PARTITION, folded: folded_to, needed };
     assert_eq!(answers.last(), Some(&(shard, folded)));
 }
@@ -289,6 +290,7 @@ fn due_sessions_are_announced_once_to_their_shard() {
         queue_requests_max: 16,
         persist_interval: Duration::from_millis(1),
         clock: Box::new(|| Timestamp(NOW.fetch_add(10, Ordering::Relaxed))),
+        shards: 4,
         shard_of: Box::new(|_| ShardIndex(3)),
     };
     let mut state = memory();

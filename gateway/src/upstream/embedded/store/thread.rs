@@ -62,6 +62,16 @@ pub enum StoreRequest {
         /// Comes back.
         ticket: u64,
     },
+    /// What a shard's sessions in memory need of a partition. In one queue with the records of
+    /// sessions, so that one is never seen to need nothing between memory and store.
+    Needed {
+        /// Whose sessions.
+        shard: ShardIndex,
+        /// Of which log.
+        partition: PartitionId,
+        /// Nothing below.
+        sequence: Sequence,
+    },
     /// Something to do to the files of a log that would block a shard.
     File {
         /// Who asks.
@@ -123,8 +133,8 @@ pub enum StoreReply {
         partition: PartitionId,
         /// Everything below is in the store, durably.
         folded: Sequence,
-        /// No stored session needs anything below, `None` when none needs any.
-        needed: Option<Sequence>,
+        /// No session, stored or in memory, needs anything below.
+        needed: Sequence,
     },
     /// A deadline of a session has come. Told once; it stays until a record moves it.
     Due {
@@ -165,6 +175,8 @@ pub struct ThreadConfig {
     pub persist_interval: Duration,
     /// The time.
     pub clock: Box<dyn Fn() -> Timestamp + Send>,
+    /// How many shards there are.
+    pub shards: u16,
     /// Where the session of a client id lives.
     pub shard_of: Box<dyn Fn(&str) -> ShardIndex + Send>,
 }
@@ -227,6 +239,8 @@ pub struct Storage {
     reply: Box<dyn Fn(ShardIndex, StoreReply) + Send>,
     /// Which shard serves the partitions that were applied, and how far they are folded.
     owners: BTreeMap<PartitionId, (ShardIndex, Sequence)>,
+    /// What sessions in memory need, by partition and shard.
+    needed: BTreeMap<PartitionId, BTreeMap<ShardIndex, Sequence>>,
     /// Timers that were told to their shards and still stand.
     announced: BTreeSet<Vec<u8>>,
     failing: bool,
@@ -246,6 +260,7 @@ impl Storage {
             config,
             reply: Box::new(reply),
             owners: BTreeMap::new(),
+            needed: BTreeMap::new(),
             announced: BTreeSet::new(),
             failing: false,
         }
@@ -311,6 +326,9 @@ impl Storage {
                     ticket,
                     reply.map(|groups| StoreReply::Groups { ticket, groups }),
                 );
+            }
+            StoreRequest::Needed { shard, partition, sequence } => {
+                self.needed.entry(partition).or_default().insert(shard, sequence);
             }
             StoreRequest::File { shard, partition, request } => {
                 let files = self.files.as_mut().expect("logs in memory have no files");
@@ -419,10 +437,20 @@ impl Storage {
         self.report(result);
         if persisted {
             for (partition, (shard, folded)) in std::mem::take(&mut self.owners) {
-                let needed = self.state.lowest_needed(partition);
+                let needed = self.needed(partition);
                 (self.reply)(shard, StoreReply::Folded { partition, folded, needed });
             }
         }
+    }
+
+    /// What any session needs of a partition: all of it, until every shard has said what its
+    /// sessions need.
+    fn needed(&self, partition: PartitionId) -> Sequence {
+        let in_memory = self.needed.get(&partition);
+        let in_memory = in_memory.filter(|by| by.len() == usize::from(self.config.shards));
+        let in_memory = in_memory.and_then(|by| by.values().min()).copied();
+        let stored = self.state.lowest_needed(partition);
+        in_memory.map_or(Sequence::ZERO, |lowest| stored.map_or(lowest, |one| one.min(lowest)))
     }
 
     /// Tells shards of deadlines that have come, and forgets retained messages that have ended.

@@ -1,0 +1,157 @@
+//! What was promised, and what came of it.
+
+use super::client::{Event, MessageId, Profile};
+use gateway::proto::mqtt::QoS;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A message, from the moment it was first sent.
+#[derive(Debug)]
+struct Entry {
+    publisher: usize,
+    topic: &'static str,
+    qos: QoS,
+    acknowledged: bool,
+    /// Persistent subscribers that were subscribed before, and have not got it yet.
+    due: BTreeSet<usize>,
+}
+
+/// Within one stream messages come in order: same subscriber, publisher, topic, and QoS on both
+/// ways. Source: MQTT 5.0 [MQTT-4.6.0-5], [MQTT-4.6.0-6].
+type Stream = (usize, usize, &'static str, QoS, QoS);
+
+/// All messages of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    entries: Vec<Entry>,
+    /// By subscriber: what it has subscribed to since its session began.
+    subscribed: BTreeMap<usize, Vec<(&'static str, QoS)>>,
+    /// By subscriber: the first message sent after its SUBACK. An earlier one may come late, when
+    /// its publisher repeats it.
+    since: BTreeMap<usize, MessageId>,
+    deliveries: BTreeMap<(usize, MessageId), u32>,
+    newest: BTreeMap<Stream, MessageId>,
+}
+
+impl Ledger {
+    /// Something happened to a client. Returns what is wrong with that.
+    pub(crate) fn hear(&mut self, actor: usize, profile: &Profile, event: Event) -> Option<String> {
+        match event {
+            Event::Connected { session_present: false } => self.session_ended(actor),
+            Event::Subscribed => {
+                self.since.insert(actor, self.entries.len() as MessageId);
+                if profile.persistent {
+                    self.subscribed.insert(actor, profile.subscriptions.clone());
+                }
+            }
+            Event::Acknowledged(message) => self.entry(message).acknowledged = true,
+            Event::Connected { session_present: true }
+            | Event::Abandoned(_)
+            | Event::Disconnected(_) => {}
+            Event::Delivered { message, qos, .. } => return self.delivered(actor, message, qos),
+            Event::Broken(what) => return Some(what),
+        }
+        None
+    }
+
+    /// A message is about to be sent for the first time.
+    pub(crate) fn published(
+        &mut self,
+        publisher: usize,
+        topic: &'static str,
+        qos: QoS,
+    ) -> MessageId {
+        let takers = self.subscribed.iter().filter(|(_, filters)| {
+            let wanted = granted(filters, topic);
+            wanted.is_some_and(|wanted| wanted.min(qos) > QoS::AtMostOnce)
+        });
+        let due = takers.map(|(subscriber, _)| *subscriber).collect();
+        self.entries.push(Entry { publisher, topic, qos, acknowledged: false, due });
+        self.entries.len() as MessageId - 1
+    }
+
+    /// The subscriber's session is over: nothing is owed to it any more.
+    pub(crate) fn session_ended(&mut self, subscriber: usize) {
+        self.subscribed.remove(&subscriber);
+        self.since.remove(&subscriber);
+        self.deliveries.retain(|(of, _), _| *of != subscriber);
+        self.newest.retain(|(of, ..), _| *of != subscriber);
+        for entry in &mut self.entries {
+            entry.due.remove(&subscriber);
+        }
+    }
+
+    fn delivered(&mut self, subscriber: usize, message: MessageId, qos: QoS) -> Option<String> {
+        let Some(entry) = self.entries.get_mut(usize::try_from(message).unwrap()) else {
+            return Some(format!("message {message} was never sent"));
+        };
+        entry.due.remove(&subscriber);
+        let stream = (subscriber, entry.publisher, entry.topic, entry.qos, qos);
+        let count = self.deliveries.entry((subscriber, message)).or_default();
+        *count += 1;
+        if *count > 1 {
+            // QoS 1 on either way may repeat a message; anything else may not.
+            let doubled = entry.qos != QoS::AtLeastOnce && qos != QoS::AtLeastOnce;
+            return doubled.then(|| format!("message {message} came {count} times with {qos:?}"));
+        }
+        // With QoS 0 a subscriber may miss a message and get its repetition later.
+        if entry.qos == QoS::AtLeastOnce && qos == QoS::AtMostOnce {
+            return None;
+        }
+        if self.since.get(&subscriber).is_none_or(|since| message < *since) {
+            return None;
+        }
+        let newest = self.newest.entry(stream).or_insert(message);
+        if *newest > message {
+            return Some(format!("message {message} came after {newest} in {stream:?}"));
+        }
+        *newest = message;
+        None
+    }
+
+    /// Acknowledged messages that did not arrive, with those that wait for them.
+    pub(crate) fn missing(&self) -> Vec<(MessageId, &BTreeSet<usize>)> {
+        let entries = self.entries.iter().enumerate();
+        let lost = entries.filter(|(_, entry)| entry.acknowledged && !entry.due.is_empty());
+        lost.map(|(id, entry)| (id as MessageId, &entry.due)).collect()
+    }
+
+    /// How many messages were acknowledged.
+    pub(crate) fn acknowledged_count(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.acknowledged).count()
+    }
+
+    /// What is known of a message, to print.
+    pub(crate) fn describe(&self, message: MessageId) -> String {
+        format!("{message}: {:?}", self.entries[usize::try_from(message).unwrap()])
+    }
+
+    fn entry(&mut self, message: MessageId) -> &mut Entry {
+        &mut self.entries[usize::try_from(message).unwrap()]
+    }
+}
+
+/// The highest QoS that `filters` give a topic.
+fn granted(filters: &[(&'static str, QoS)], topic: &str) -> Option<QoS> {
+    let matching =
+        filters.iter().filter(|(filter, _)| gateway::proto::routing::filter_matches(filter, topic));
+    matching.map(|(_, qos)| *qos).max()
+}
+
+#[test]
+fn a_ledger_notices_loss_doubling_and_disorder() {
+    let mut ledger = Ledger::default();
+    ledger.subscribed.insert(7, vec![("a/#", QoS::ExactlyOnce)]);
+    ledger.since.insert(7, 0);
+    let first = ledger.published(0, "a/b", QoS::ExactlyOnce);
+    let second = ledger.published(0, "a/b", QoS::ExactlyOnce);
+    let other = ledger.published(0, "b", QoS::ExactlyOnce);
+    assert_eq!(ledger.missing(), []);
+    ledger.entry(first).acknowledged = true;
+    ledger.entry(other).acknowledged = true;
+    assert_eq!(ledger.missing(), [(first, &BTreeSet::from([7]))], "lost");
+    assert_eq!(ledger.delivered(7, second, QoS::ExactlyOnce), None);
+    assert!(ledger.delivered(7, first, QoS::ExactlyOnce).is_some(), "out of order");
+    assert!(ledger.delivered(7, second, QoS::ExactlyOnce).is_some(), "doubled");
+    assert!(ledger.delivered(7, 99, QoS::ExactlyOnce).is_some(), "invented");
+    assert_eq!(ledger.missing(), []);
+}
