@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`args`] decides, [`device`] speaks MQTT (sans-IO), [`engine`] moves bytes,
 //! [`schedule`] says when to send, [`ledger`] and [`stats`] keep the books, [`watch`] reads what
-//! the broker used; [`bench`] and [`hold`] put them together, [`report`] says what came out.
+//! the broker used; [`mod@bench`] and [`hold`] put them together, [`report`] says what came out.
 
 mod args;
 mod bench;

@@ -150,20 +150,20 @@ limits! {
     ///
     /// Cost: disk, for the session's record and what the log keeps for it.
     session_expiry_max_s: u32, "seconds", 4_294_967_295, 0 to 4_294_967_295;
-    /// The longest keep alive granted; a client that asks for more, or for none, is given this
-    /// one (Server Keep Alive in 5.0). 0 grants what was asked for.
+    /// The longest keep alive granted; a 5.0 client that asks for more, or for none, is given this
+    /// one (Server Keep Alive). 0 grants what was asked for. Before 5.0 the client's own holds.
     ///
     /// Cost: how long a vanished client holds its socket, times one and a half.
     keep_alive_max_s: u16, "seconds", 0, 0 to 65_535;
-    /// Sessions that outlive their connection. One more is refused with Quota Exceeded.
+    /// Sessions that outlive their connection. Not enforced yet.
     ///
     /// Cost: some 200 bytes of disk and the filters, each; no memory while offline.
     sessions_max: u32, "sessions a node", 10_000_000, 1 to 1_000_000_000;
-    /// Topics with a retained message. One more is answered with Quota Exceeded.
+    /// Topics with a retained message. Not enforced yet.
     ///
     /// Cost: disk.
     retained_messages_max: u32, "messages a node", 10_000_000, 0 to 1_000_000_000;
-    /// Bytes of all retained messages, topic names included.
+    /// Bytes of all retained messages, topic names included. Not enforced yet.
     ///
     /// Cost: itself, on disk.
     retained_bytes_max: u64, "bytes a node", 10_737_418_240, 0 to 1_099_511_627_776;
@@ -206,8 +206,8 @@ limits! {
     ///
     /// Cost: kernel memory during a storm.
     backlog: u16, "connections a shard", 65_535, 16 to 65_535;
-    /// Batches one shard may have under way to another. Beyond that the sender holds its own
-    /// publishers.
+    /// Batches one shard may have under way to another. Beyond that they gather in one more batch
+    /// on the sender's side, which goes when there is room; it has no bound of its own yet.
     ///
     /// Cost: 16 bytes each; the messages are shared, not copied.
     mesh_batches_max: u16, "batches a pair of shards", 1_024, 2 to 32_768;

@@ -172,7 +172,7 @@ impl Embedded {
     }
 
     /// Chunks committed since the last call, in order. Each is to be given to
-    /// [`Embedded::feed`] with what [`Embedded::sort`] found in it.
+    /// [`Embedded::feed`].
     pub fn take_committed(&mut self) -> Vec<Chunk> {
         std::mem::take(&mut self.committed)
     }

@@ -1,6 +1,6 @@
 //! The index file of a full segment: topic hash -> the topic's last frame.
 //!
-//! Wire shape, little endian: pages of [`PAGE_BYTES`], each a CRC-32C of the rest of the page
+//! Wire shape, little endian: pages of `PAGE_BYTES`, each a CRC-32C of the rest of the page
 //! (u32), a count (u32) and that many entries, sorted over all pages: hash (u64), offset of the
 //! frame from the first one (u32). Then the marks (u32 each). Then the footer: magic (4), page
 //! count (u32), mark count (u32), first sequence (u64), end (u64), last commit (u64), CRC-32C of
