@@ -1,7 +1,7 @@
 //! MQTT control packets: bytes to values and back, for 3.1, 3.1.1 and 5.0 in one tree.
 //!
 //! Decoding borrows: a [`Packet`] points into the bytes it was read from, so nothing is copied
-//! before it is decided where the packet goes. Read [`decode`] first, then [`properties`], then a
+//! before it is decided where the packet goes. Read [`decode()`] first, then [`properties`], then a
 //! packet's file. What no single packet shows (a second CONNECT, a packet id in use, the Topic
 //! Alias Maximum) is for the session to find.
 //!
