@@ -78,7 +78,7 @@ def run(scenario, process, port):
         subprocess.run(
             [LOADGEN, "bench", "--target", f"127.0.0.1:{port}", "--watch-pid", str(process.pid),
              "--pattern", pattern, "--publishers", str(publishers), "--subscribers", str(subscribers),
-             "--qos", str(qos), "--payload-bytes", "256", "--seconds", "4", "--warmup", "1",
+             "--qos", str(qos), "--payload-bytes", "256", "--seconds", "3", "--warmup", "1",
              "--json", output.name, *load],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120, check=False)
         return json.loads(pathlib.Path(output.name).read_text())
