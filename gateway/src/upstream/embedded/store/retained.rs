@@ -9,6 +9,7 @@ use super::state::KeyedState;
 use super::{Space, StoreError};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
+use crate::proto::routing::filter_matches;
 use crate::proto::time::Timestamp;
 use std::time::Duration;
 
@@ -109,23 +110,6 @@ pub fn matching(
         show(parent.as_bytes(), &value);
     }
     state.scan(Space::Retained, prefix.as_bytes(), &[], &mut show)
-}
-
-/// Whether a topic name matches a topic filter. Source: MQTT 5.0 §4.7.
-fn filter_matches(filter: &str, topic: &str) -> bool {
-    if topic.starts_with('$') && filter.starts_with(['+', '#']) {
-        return false;
-    }
-    let mut levels = topic.split('/');
-    for part in filter.split('/') {
-        match (part, levels.next()) {
-            ("#", _) => return true,
-            ("+", Some(_)) => {}
-            (part, Some(level)) if part == level => {}
-            _ => return false,
-        }
-    }
-    levels.next().is_none()
 }
 
 fn stamp(received_at: Timestamp, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
