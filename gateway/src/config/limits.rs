@@ -181,7 +181,7 @@ limits! {
     ///
     /// Cost: disk; with `durability = "memory"`, memory, and then a sixteenth of memory shared
     /// by the shards if that is less.
-    segment_bytes: u32, "bytes a segment", 67_108_864, 65_536 to 2_147_483_648;
+    segment_bytes: u32, "bytes a segment", 67_108_864, 65_536 to 1_073_741_824;
     /// What the logs of all shards may take. When it is full of what sessions still need,
     /// publishers are held.
     ///
