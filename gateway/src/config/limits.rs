@@ -141,6 +141,20 @@ limits! {
     ///
     /// Cost: some 100 bytes and the filter, each.
     subscriptions_per_session_max: u32, "filters a session", 10_000, 1 to 1_000_000;
+    /// Groups of shared subscriptions (`$share/ShareName/filter`, each pair of share name and filter
+    /// is one). One more is answered with Quota Exceeded.
+    ///
+    /// Cost: some 500 bytes each, and up to 16 bytes for each of `pending_max` messages noted.
+    shared_groups_max: u32, "groups a shard", 16_384, 1 to 1_000_000;
+    /// Sessions in one group, offline ones included. One more is answered with Quota Exceeded.
+    ///
+    /// Cost: some 80 bytes each while online.
+    shared_members_max: u32, "sessions a group", 10_000, 1 to 1_000_000;
+    /// QoS 1 and 2 messages one member of a group was given and has not acknowledged. Beyond that
+    /// other members get them. `inflight_max` and the client's own Receive Maximum may lower it.
+    ///
+    /// Cost: some 40 bytes a message, and the message where the member does not take it at once.
+    shared_inflight_max: u16, "messages a member", 64, 1 to 65_535;
     /// Levels of a topic name or filter, counted as slashes plus one.
     ///
     /// Cost: bounds the work of matching one message.

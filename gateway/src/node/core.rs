@@ -10,6 +10,7 @@ use crate::proto::shard_state::{
     AppendToken, Context, Due, RetainedMessage, ShardState, StoredSession,
 };
 use crate::proto::time::Timestamp;
+use crate::upstream::embedded::groups::GroupReply;
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::replays::Answer;
 use crate::upstream::embedded::shard::{Embedded, unpack};
@@ -83,6 +84,10 @@ impl ShardCore {
             NodeMessage::Fetched(ticket, partition, bodies) => {
                 self.handle_answer(ticket, Answer::Fetched(partition, bodies), io);
             }
+            NodeMessage::ToGroup(asker, request) => {
+                self.upstream.handle_group_request(asker, request);
+            }
+            NodeMessage::FromGroup(reply) => self.handle_group_reply(reply, io),
             NodeMessage::Store(reply) => self.handle_store(reply, io),
         }
     }
@@ -107,6 +112,7 @@ impl ShardCore {
     /// The node ends: every client hears of it, every session is saved.
     pub fn shutdown(&mut self, io: &mut Io<NodeMessage>) {
         self.with(io, |state, context| state.handle_shutdown(context));
+        self.upstream.record_groups();
     }
 
     /// Calls the core with what it may write to.
@@ -138,12 +144,19 @@ impl ShardCore {
             }
             self.upstream.advance_replays();
             let answers = std::mem::take(&mut self.upstream.out.answers);
-            if answers.is_empty() {
+            let replies = std::mem::take(&mut self.upstream.out.group_replies);
+            if answers.is_empty() && replies.is_empty() {
                 break;
             }
             for (ticket, answer) in answers {
                 self.handle_answer(ticket, answer, io);
             }
+            for reply in replies {
+                self.handle_group_reply(reply, io);
+            }
+        }
+        if self.upstream.have_groups_moved() {
+            self.schedule_beacon(io.now);
         }
         for (to, message) in self.upstream.out.messages.drain(..) {
             io.mesh.send(to, message);
@@ -172,7 +185,21 @@ impl ShardCore {
         self.schedule_beacon(io.now);
     }
 
+    fn handle_group_reply(&mut self, reply: GroupReply, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| match reply {
+            GroupReply::Joined { ticket, subscribe, name, joined } => {
+                state.handle_joined(ticket, subscribe, &name, joined, context);
+            }
+            GroupReply::Message { ticket, message } => {
+                state.handle_shared(ticket, message, context);
+            }
+        });
+    }
+
     fn handle_answer(&mut self, ticket: Ticket, answer: Answer, io: &mut Io<NodeMessage>) {
+        let Some(answer) = self.upstream.take_group_answer(ticket, answer) else {
+            return;
+        };
         match answer {
             Answer::Replayed(replayed) => {
                 self.with(io, |state, context| state.handle_replayed(ticket, replayed, context));
@@ -195,9 +222,11 @@ impl ShardCore {
             self.with(io, |state, context| {
                 state.handle_message(Some((partition, sequence)), &message, context);
             });
+            self.upstream.offer_to_groups(&chunk, sequence, &message);
         }
         let end = chunk.end();
         self.upstream.keep_remote(chunk);
+        self.upstream.handle_watermark(partition, end);
         self.with(io, |state, context| state.handle_watermark(partition, end, context));
     }
 
@@ -208,6 +237,7 @@ impl ShardCore {
                 continue;
             };
             self.with(io, |state, context| state.handle_message(None, &message, context));
+            self.upstream.offer_unacknowledged(&message);
         }
     }
 
@@ -253,7 +283,6 @@ impl ShardCore {
                 };
                 self.with(io, |state, context| state.handle_due(&client_id, due, context));
             }
-            StoreReply::Groups { .. } => {}
             StoreReply::Failed { ticket } => {
                 // Asked again by the client, when its CONNECT or SUBSCRIBE times out.
                 tracing::warn!(ticket, "the keyed store could not answer");
@@ -271,7 +300,8 @@ impl ShardCore {
         self.beacon_due = Timestamp::NEVER;
         self.upstream.send_watermarks();
         let own = self.upstream.own_log().partition();
-        self.upstream.note_needed(own, self.state.needed(own));
+        self.upstream.note_needed(own, self.needed(own));
+        self.upstream.record_groups();
         self.upstream.note_progress();
         self.upstream.trim(io.now);
     }
@@ -284,7 +314,13 @@ impl ShardCore {
         io: &mut Io<NodeMessage>,
     ) {
         self.with(io, |state, context| state.handle_watermark(partition, end, context));
-        self.upstream.note_needed(partition, self.state.needed(partition));
+        self.upstream.handle_watermark(partition, end);
+        self.upstream.note_needed(partition, self.needed(partition));
+    }
+
+    /// What sessions in memory and groups of this shard still need of a partition.
+    fn needed(&self, partition: PartitionId) -> Sequence {
+        self.state.needed(partition).min(self.upstream.needed_by_groups(partition))
     }
 }
 

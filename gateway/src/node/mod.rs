@@ -19,11 +19,13 @@ use crate::proto::shard_state::{ShardState, home_shard};
 use crate::proto::time::Timestamp;
 use crate::shard::clock::Clock;
 use crate::shard::{BoundNode, EngineConfig, EngineCounters, Node, StartError, requirements};
+use crate::upstream::embedded::groups::{GroupLimits, group_home};
 use crate::upstream::embedded::log::files::{Files, RealFiles};
 use crate::upstream::embedded::log::{Durability as LogDurability, Log, LogLimits};
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::shard::{Embedded, EmbeddedLimits};
 use crate::upstream::embedded::store::fjall_store::FjallStore;
+use crate::upstream::embedded::store::groups::StoredGroup;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
 use handler::MqttShard;
 use recovery::{Recovery, RecoveryError, RecoverySettings};
@@ -75,7 +77,7 @@ impl Gateway {
     pub fn start(config: &Config) -> Result<Self, GatewayError> {
         let clock = Clock::start();
         let bound = BoundNode::bind(engine_config(config))?;
-        let (Recovery { logs, state }, files) = recover(config, clock.now())
+        let (Recovery { logs, state, groups }, files) = recover(config, clock.now())
             .map_err(|error| GatewayError::Data { directory: config.data.clone(), error })?;
         let senders = bound.senders().to_vec();
         let reply = move |shard: ShardIndex, reply| {
@@ -98,9 +100,10 @@ impl Gateway {
         let limits = EmbeddedLimits {
             tail_bytes_max: config.limits.tail_bytes_max as usize,
             store_queue_max: config.limits.storage_queue_max as usize,
+            groups: group_limits(config),
         };
         let slots = config.limits.interest_slots as usize;
-        let upstreams = embedded_shards(shards, logs, slots, limits);
+        let upstreams = embedded_shards(shards, logs, groups, slots, limits);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
@@ -189,6 +192,16 @@ fn core_limits(config: &Config) -> Limits {
     }
 }
 
+fn group_limits(config: &Config) -> GroupLimits {
+    let limits = &config.limits;
+    GroupLimits {
+        groups_max: limits.shared_groups_max as usize,
+        members_max: limits.shared_members_max as usize,
+        inflight_max: limits.shared_inflight_max,
+        pending_max: limits.pending_max as usize,
+    }
+}
+
 /// The limits of the log of each shard.
 fn log_limits(config: &Config) -> LogLimits {
     let limits = &config.limits;
@@ -232,11 +245,12 @@ pub fn committed_ends(logs: &[Log]) -> Vec<(PartitionId, Sequence)> {
 }
 
 /// The embedded upstream of each of `count` shards over `logs`: those of all shards, and those of
-/// partitions of earlier boots, which are read only.
+/// partitions of earlier boots, which are read only. `groups` are those that are stored.
 #[must_use]
 pub fn embedded_shards(
     count: u16,
     logs: Vec<Log>,
+    groups: Vec<StoredGroup>,
     interest_slots: usize,
     limits: EmbeddedLimits,
 ) -> Vec<Embedded> {
@@ -250,12 +264,21 @@ pub fn embedded_shards(
             own.push(log);
         }
     }
-    let make = |(index, logs)| {
+    let mut groups_of: Vec<Vec<StoredGroup>> = (0..count).map(|_| Vec::new()).collect();
+    for group in groups {
+        if let Some(own) = groups_of.get_mut(usize::from(group_home(&group.name, count).0)) {
+            own.push(group);
+        }
+    }
+    let make = |(index, (logs, groups))| {
         let shard = ShardIndex(u16::try_from(index).expect("shards are counted by a u16"));
         let owner = InterestOwner::new(Arc::clone(&interest), shard);
-        Embedded::new(shard, count, Arc::clone(&committed), logs, owner, limits)
+        let committed = Arc::clone(&committed);
+        let mut embedded = Embedded::new(shard, count, committed, logs, owner, limits);
+        embedded.restore_groups(groups);
+        embedded
     };
-    of_shard.into_iter().enumerate().map(make).collect()
+    of_shard.into_iter().zip(groups_of).enumerate().map(make).collect()
 }
 
 /// A channel that holds `value`: how it gets to a shard's own thread, once.

@@ -8,6 +8,7 @@ use crate::upstream::embedded::log::files::Files;
 use crate::upstream::embedded::log::recover::partitions_in;
 use crate::upstream::embedded::log::{Durability, Log, LogLimits, RecoveryReport, recover};
 use crate::upstream::embedded::store::fold::SessionValue;
+use crate::upstream::embedded::store::groups::{StoredGroup, stored_groups};
 use crate::upstream::embedded::store::memory_store::MemoryStore;
 use crate::upstream::embedded::store::recover::{Replacement, fold_logs, settle_sessions};
 use crate::upstream::embedded::store::state::KeyedState;
@@ -21,6 +22,8 @@ pub struct Recovery {
     pub logs: Vec<Log>,
     /// The keyed state, with everything folded.
     pub state: KeyedState,
+    /// The groups of shared subscriptions.
+    pub groups: Vec<StoredGroup>,
 }
 
 /// What recovery has to know.
@@ -66,8 +69,9 @@ impl Recovery {
         let mut state = KeyedState::open(store, record::needed_of)?;
         let record_count = fold_logs(&mut state, files, &logs)?;
         let settled = settle(&mut state, settings.now)?;
+        let groups = stored_groups(&mut state)?;
         tracing::info!(partitions = logs.len(), record_count, settled, "recovered");
-        Ok(Self { logs, state })
+        Ok(Self { logs, state, groups })
     }
 
     /// A node that keeps everything in memory: nothing to recover.
@@ -80,7 +84,8 @@ impl Recovery {
             .map(|shard| Log::in_memory(PartitionId(shard), settings.limits, settings.now))
             .collect();
         let store: Box<dyn KeyedStore> = Box::new(MemoryStore::default());
-        Ok(Self { logs, state: KeyedState::open(store, record::needed_of)? })
+        let state = KeyedState::open(store, record::needed_of)?;
+        Ok(Self { logs, state, groups: Vec::new() })
     }
 }
 

@@ -39,6 +39,22 @@ pub enum Record<'a> {
         partition: PartitionId,
         /// Its place there.
         sequence: Sequence,
+        /// A shared subscription brought it.
+        shared: bool,
+    },
+    /// A message of a shared subscription is about to be sent to a member with QoS 2: for the group
+    /// it is done, whatever becomes of the member. Also [`Qos2Step::Sent`] for the member's session.
+    SharedSent {
+        /// "ShareName/filter".
+        group: &'a str,
+        /// The member, empty when its session ends with its connection.
+        client_id: &'a str,
+        /// Of our PUBLISH.
+        packet_id: PacketId,
+        /// The partition of the message.
+        partition: PartitionId,
+        /// Its place there.
+        sequence: Sequence,
     },
     /// Every session that follows the floor of this shard has finished everything up to here.
     Floor {
@@ -120,6 +136,10 @@ const KIND_QOS2_OUTBOUND: u8 = 5;
 const KIND_FLOOR: u8 = 6;
 const KIND_GROUP_PUT: u8 = 7;
 const KIND_GROUP_DELETE: u8 = 8;
+const KIND_SHARED_SENT: u8 = 9;
+
+/// In the step byte of `Qos2Outbound`.
+const STEP_SHARED: u8 = 0b1000_0000;
 
 const FLAG_RETAIN: u8 = 0b0000_0100;
 const FLAG_EXPIRY: u8 = 0b0000_1000;
@@ -149,13 +169,21 @@ impl Record<'_> {
                 out.extend_from_slice(&packet_id.0.get().to_le_bytes());
                 put_str(out, client_id);
             }
-            Record::Qos2Outbound { client_id, packet_id, step, partition, sequence } => {
+            Record::Qos2Outbound { client_id, packet_id, step, partition, sequence, shared } => {
                 out.push(KIND_QOS2_OUTBOUND);
                 out.extend_from_slice(&packet_id.0.get().to_le_bytes());
-                out.push(*step as u8);
+                out.push(*step as u8 | if *shared { STEP_SHARED } else { 0 });
                 out.extend_from_slice(&partition.0.to_le_bytes());
                 out.extend_from_slice(&sequence.0.to_le_bytes());
                 put_str(out, client_id);
+            }
+            Record::SharedSent { group, client_id, packet_id, partition, sequence } => {
+                out.push(KIND_SHARED_SENT);
+                out.extend_from_slice(&packet_id.0.get().to_le_bytes());
+                out.extend_from_slice(&partition.0.to_le_bytes());
+                out.extend_from_slice(&sequence.0.to_le_bytes());
+                put_str(out, client_id);
+                put_str(out, group);
             }
             Record::Floor { shard, cursors } => {
                 out.push(KIND_FLOOR);
@@ -193,17 +221,29 @@ impl<'a> Record<'a> {
             KIND_QOS2_RELEASED => {
                 Self::Qos2Released { packet_id: input.packet_id()?, client_id: input.str()? }
             }
-            KIND_QOS2_OUTBOUND => Self::Qos2Outbound {
+            KIND_QOS2_OUTBOUND => {
+                let packet_id = input.packet_id()?;
+                let step = input.byte()?;
+                Self::Qos2Outbound {
+                    packet_id,
+                    step: match step & !STEP_SHARED {
+                        0 => Qos2Step::Sent,
+                        1 => Qos2Step::Received,
+                        2 => Qos2Step::Completed,
+                        _ => return None,
+                    },
+                    partition: PartitionId(input.u16()?),
+                    sequence: Sequence(input.u64()?),
+                    client_id: input.str()?,
+                    shared: step & STEP_SHARED != 0,
+                }
+            }
+            KIND_SHARED_SENT => Self::SharedSent {
                 packet_id: input.packet_id()?,
-                step: match input.byte()? {
-                    0 => Qos2Step::Sent,
-                    1 => Qos2Step::Received,
-                    2 => Qos2Step::Completed,
-                    _ => return None,
-                },
                 partition: PartitionId(input.u16()?),
                 sequence: Sequence(input.u64()?),
                 client_id: input.str()?,
+                group: input.str()?,
             },
             KIND_FLOOR => Self::Floor { shard: input.u16()?, cursors: input.0 },
             KIND_GROUP_PUT => Self::GroupPut { name: input.str()?, record: input.0 },
@@ -374,6 +414,14 @@ mod tests {
                 client_id: "c",
                 packet_id: packet_id(65_535),
                 step: Qos2Step::Received,
+                partition: PartitionId(3),
+                sequence: Sequence::embedded(2, 99),
+                shared: true,
+            },
+            Record::SharedSent {
+                group: "g/a/#",
+                client_id: "c",
+                packet_id: packet_id(3),
                 partition: PartitionId(3),
                 sequence: Sequence::embedded(2, 99),
             },

@@ -38,7 +38,7 @@ pub use subscribe::{
     RetainHandling, SubscribeFilters, SubscriptionOptions, UnsubscribeFilters, encode_suback,
     encode_subscribe, encode_unsuback, encode_unsubscribe,
 };
-pub use topic::{InvalidShare, is_valid_filter, is_valid_topic_name, parse_shared};
+pub use topic::{InvalidShare, SHARE_PREFIX, is_valid_filter, is_valid_topic_name, parse_shared};
 pub use variable_byte_integer::{
     VARIABLE_BYTE_INTEGER_MAX, variable_byte_integer, variable_byte_integer_bytes,
 };

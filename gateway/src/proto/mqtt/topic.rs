@@ -72,7 +72,7 @@ pub fn parse_shared(filter: &str) -> Result<Option<(&str, &str)>, InvalidShare> 
 }
 
 /// What a shared subscription starts with. Source: MQTT 5.0 §4.8.2.
-pub(super) const SHARE_PREFIX: &str = "$share/";
+pub const SHARE_PREFIX: &str = "$share/";
 
 #[cfg(test)]
 mod tests {

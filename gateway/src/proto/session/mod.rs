@@ -8,12 +8,14 @@ mod aliases;
 mod inbound;
 mod outbound;
 pub mod record;
+pub mod shared;
 
 pub use aliases::{InboundAliases, OutboundAliases, TopicForm};
 pub use inbound::{Inbound, InboundQos2, InboundStep};
 pub use outbound::{
-    Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, SubscriptionStart, Unsent,
+    Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, QueuedFor, SubscriptionStart, Unsent,
 };
+pub use shared::{GroupId, Origin, Place, SharedSubscription};
 
 use super::mqtt::{ProtocolVersion, QoS};
 use super::output::ConnectionId;
@@ -114,6 +116,8 @@ pub struct Session {
     pub inbound_unacknowledged: u16,
     /// Its filters.
     pub subscriptions: Vec<FilterId>,
+    /// Its shared subscriptions: few sessions have any.
+    pub shared: Box<[SharedSubscription]>,
     /// Messages on their way to the client.
     pub outbound: Option<Box<Outbound>>,
     /// QoS 2 exchanges the client started, and its topic aliases.
@@ -142,6 +146,7 @@ impl Session {
             last_packet_id: 0,
             inbound_unacknowledged: 0,
             subscriptions: Vec::new(),
+            shared: Box::default(),
             outbound: None,
             inbound: None,
             aliases: None,

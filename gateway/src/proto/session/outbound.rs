@@ -8,8 +8,10 @@
 //! The queue holds sequences (live) or bodies (replayed, retained), at most `pending_max`; what does
 //! not fit stays in the log, and a cursor in `behind` says where to go on.
 
+use super::shared::{GroupId, Origin};
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::record::Record;
 use crate::proto::routing::FilterId;
 use crate::proto::time::Timestamp;
 use std::collections::VecDeque;
@@ -38,6 +40,8 @@ pub struct InFlight {
     pub step: InFlightStep,
     /// Sent as a retained message, or with Retain As Published.
     pub retain: bool,
+    /// See [`Origin`].
+    pub origin: Origin,
     /// Where its content is, unless `bodies` of [`Outbound`] has it.
     pub partition: PartitionId,
     /// See `partition`.
@@ -63,12 +67,34 @@ impl InFlight {
 pub struct Queued {
     /// Whose log it is in.
     pub partition: PartitionId,
-    /// A retained message sent because of a SUBSCRIBE, with the filter that asked for it.
-    pub retained_for: Option<FilterId>,
+    /// See [`QueuedFor`].
+    pub queued_for: QueuedFor,
     /// Its place in the log.
     pub sequence: Sequence,
-    /// Its record body where the log may not have it at hand: replayed and retained messages.
+    /// Its record body where the log may not have it at hand: all but what was noted live.
     pub body: Option<Box<[u8]>>,
+}
+
+/// What asked for a queued message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueuedFor {
+    /// Whatever subscriptions of the session match it.
+    Subscriptions,
+    /// SUBSCRIBE of this filter: it is a retained message.
+    Retained(FilterId),
+    /// A shared subscription.
+    Group {
+        /// Which.
+        group: GroupId,
+        /// See [`crate::proto::shard_state::SharedMessage::record`].
+        record: bool,
+    },
+}
+
+impl Queued {
+    fn is_shared(&self) -> bool {
+        matches!(self.queued_for, QueuedFor::Group { .. })
+    }
 }
 
 /// A message in flight that was not sent on this connection.
@@ -241,9 +267,53 @@ impl Outbound {
         }
     }
 
+    /// What is to be read next where the session is behind, its queue being empty: partition, from
+    /// where, and how many messages. In all partitions at once, so that their messages can be put in
+    /// order.
+    pub fn take_reads(&mut self, pending_max: u32) -> Vec<(PartitionId, Sequence, u32)> {
+        let partitions = u32::try_from(self.behind.len()).expect("partition ids are u16");
+        let count_max = (pending_max / partitions.max(1)).max(1);
+        let needs_reading = |behind: &&mut Behind| behind.ahead.is_empty() && !behind.asked;
+        let read = |behind: &mut Behind| {
+            behind.asked = true;
+            (behind.partition, behind.cursor, count_max)
+        };
+        self.behind.iter_mut().filter(needs_reading).map(read).collect()
+    }
+
+    /// What was read of `partition` up to `next`, which is its end if `end` says so. Returns false
+    /// when nobody asked for it.
+    pub fn take_replayed(
+        &mut self,
+        partition: PartitionId,
+        next: Sequence,
+        end: bool,
+        messages: Vec<(Sequence, Box<[u8]>)>,
+    ) -> bool {
+        let Self { behind, completed, .. } = self;
+        let asked = |behind: &&mut Behind| behind.partition == partition && behind.asked;
+        let Some(behind) = behind.iter_mut().find(asked) else {
+            return false;
+        };
+        behind.asked = false;
+        behind.at_end = end;
+        behind.cursor = next;
+        for (sequence, body) in messages {
+            if completed.contains(&(partition, sequence)) {
+                continue;
+            }
+            if let Some(Record::Message(message)) = Record::decode(&body) {
+                let received_at = message.received_at;
+                behind.ahead.push_back(Ahead { received_at, sequence, body });
+            }
+        }
+        self.merge_ahead();
+        true
+    }
+
     /// Queues what was read of several partitions, oldest first, as far as no partition can still
     /// have something older. Partitions read to their end are no longer behind.
-    pub fn merge_ahead(&mut self) {
+    fn merge_ahead(&mut self) {
         let Self { behind, queue, .. } = self;
         loop {
             behind.retain(|behind| !(behind.at_end && behind.ahead.is_empty()));
@@ -259,7 +329,8 @@ impl Outbound {
                 return;
             };
             let Ahead { sequence, body, .. } = ahead;
-            let queued = Queued { partition, retained_for: None, sequence, body: Some(body) };
+            let queued_for = QueuedFor::Subscriptions;
+            let queued = Queued { partition, queued_for, sequence, body: Some(body) };
             queue.push_back(queued);
         }
     }
@@ -279,14 +350,28 @@ impl Outbound {
     }
 
     /// The lowest sequence of `partition` that is not finished, in flight or waiting or behind.
+    /// What shared subscriptions brought does not count: it says nothing of how far the session is.
     #[must_use]
     pub fn lowest_unfinished(&self, partition: PartitionId) -> Option<Sequence> {
-        let in_flight = self.in_flight.iter().filter(|sent| sent.partition == partition);
-        let queued = self.queue.iter().filter(|queued| queued.partition == partition);
+        let in_flight = self.in_flight.iter().filter(|sent| !sent.origin.is_shared());
+        let queued = self.queue.iter().filter(|queued| !queued.is_shared());
         in_flight
-            .map(|sent| sent.sequence)
-            .chain(queued.map(|queued| queued.sequence))
+            .map(|sent| (sent.partition, sent.sequence))
+            .chain(queued.map(|queued| (queued.partition, queued.sequence)))
+            .filter(|(of, _)| *of == partition)
+            .map(|(_, sequence)| sequence)
             .chain(self.cursor(partition))
+            .min()
+    }
+
+    /// The lowest sequence of `partition` that the log must still hold for the session.
+    #[must_use]
+    pub fn lowest_needed(&self, partition: PartitionId) -> Option<Sequence> {
+        let shared = self.in_flight.iter().filter(|sent| sent.origin.is_shared());
+        shared
+            .filter(|sent| sent.partition == partition)
+            .map(|sent| sent.sequence)
+            .chain(self.lowest_unfinished(partition))
             .min()
     }
 }

@@ -5,7 +5,7 @@
 //! up to date its record may be old: `floor_shard` then names the floor that stands for its cursors.
 
 use super::{InFlightStep, StoredWill};
-use crate::proto::mqtt::{PacketId, QoS};
+use crate::proto::mqtt::{PacketId, QoS, SHARE_PREFIX};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::Qos2Step;
 
@@ -59,6 +59,8 @@ pub struct InFlightRecord {
     pub step: InFlightStep,
     /// The RETAIN flag it was sent with.
     pub retain: bool,
+    /// A shared subscription brought it.
+    pub shared: bool,
     /// Where its content is.
     pub partition: PartitionId,
     /// See `partition`.
@@ -82,9 +84,20 @@ pub enum Qos2Delta {
         partition: PartitionId,
         /// See `partition`.
         sequence: Sequence,
+        /// A shared subscription brought it.
+        shared: bool,
     },
     /// A message the client has completed.
     Completed(PartitionId, Sequence),
+    /// A message of a shared subscription the client has completed.
+    SharedCompleted {
+        /// Of our PUBLISH.
+        packet_id: PacketId,
+        /// Where the message is.
+        partition: PartitionId,
+        /// See `partition`.
+        sequence: Sequence,
+    },
 }
 
 const FLAG_ONLINE: u8 = 1;
@@ -117,7 +130,7 @@ impl SessionRecord {
         for sent in &self.in_flight {
             out.extend_from_slice(&sent.packet_id.get().to_le_bytes());
             out.push(step_byte(sent.step));
-            out.push(u8::from(sent.retain));
+            out.push(u8::from(sent.retain) | (u8::from(sent.shared) << 1));
             put_place(out, sent.partition, sent.sequence);
             out.push(u8::from(sent.body.is_some()));
             if let Some(body) = &sent.body {
@@ -171,24 +184,33 @@ impl SessionRecord {
         match delta {
             // Not part of the record: what the client sent is released by itself.
             Qos2Delta::Inbound(_) => {}
-            Qos2Delta::Outbound { packet_id, step, partition, sequence } => {
+            Qos2Delta::Outbound { packet_id, step, partition, sequence, shared } => {
                 let step = match step {
                     Qos2Step::Sent => InFlightStep::ExpectPubrec,
                     Qos2Step::Received | Qos2Step::Completed => InFlightStep::ExpectPubcomp,
                 };
-                self.completed.push((partition, sequence));
+                // A replay does not bring what a shared subscription did.
+                self.completed.extend((!shared).then_some((partition, sequence)));
                 let (retain, body) = (false, None);
-                let sent = InFlightRecord { packet_id, step, retain, partition, sequence, body };
+                let sent =
+                    InFlightRecord { packet_id, step, retain, shared, partition, sequence, body };
                 match self.in_flight.iter_mut().find(|known| known.packet_id == packet_id) {
                     Some(known) if known.sequence == sequence => known.step = step,
                     Some(known) => *known = sent,
                     None => self.in_flight.push(sent),
                 }
             }
+            Qos2Delta::SharedCompleted { packet_id, partition, sequence } => {
+                let place = (packet_id, partition, sequence);
+                self.in_flight.retain(|sent| {
+                    !sent.shared || (sent.packet_id, sent.partition, sent.sequence) != place
+                });
+            }
             Qos2Delta::Completed(partition, sequence) => {
                 self.completed.push((partition, sequence));
-                self.in_flight
-                    .retain(|sent| (sent.partition, sent.sequence) != (partition, sequence));
+                self.in_flight.retain(|sent| {
+                    sent.shared || (sent.partition, sent.sequence) != (partition, sequence)
+                });
             }
         }
     }
@@ -211,6 +233,20 @@ pub fn needed_of(bytes: &[u8], out: &mut Vec<(PartitionId, Sequence)>) {
     }
 }
 
+/// The names of the groups whose member a stored session is, `ShareName/filter`.
+#[must_use]
+pub fn shared_of(bytes: &[u8]) -> Vec<Box<str>> {
+    // Few sessions have any, and all of them are asked when the node starts.
+    if memchr::memmem::find(bytes, SHARE_PREFIX.as_bytes()).is_none() {
+        return Vec::new();
+    }
+    let Some(record) = SessionRecord::decode(bytes) else {
+        return Vec::new();
+    };
+    let filters = record.subscriptions.iter().map(|one| &*one.filter);
+    filters.filter_map(|filter| filter.strip_prefix(SHARE_PREFIX)).map(Box::from).collect()
+}
+
 /// Makes the record of a session that was online when the process died one of an offline session:
 /// where it followed a floor, the floor has the newer cursors, and what lies below them is done.
 pub fn settle(record: &mut SessionRecord, floor: &[(PartitionId, Sequence)]) {
@@ -226,7 +262,10 @@ pub fn settle(record: &mut SessionRecord, floor: &[(PartitionId, Sequence)]) {
     let below = |partition: PartitionId, sequence: Sequence| {
         floor.iter().any(|(of, floor)| *of == partition && sequence < *floor)
     };
-    record.in_flight.retain(|sent| !below(sent.partition, sent.sequence) || sent.body.is_some());
+    // The floor speaks of what the session's own subscriptions bring.
+    record
+        .in_flight
+        .retain(|sent| sent.shared || sent.body.is_some() || !below(sent.partition, sent.sequence));
     record.completed.retain(|(partition, sequence)| !below(*partition, *sequence));
 }
 
@@ -344,10 +383,11 @@ impl<'a> Input<'a> {
             4 => InFlightStep::ExpectPubcomp,
             _ => return None,
         };
-        let retain = self.byte()? != 0;
+        let flags = self.byte()?;
+        let (retain, shared) = (flags & 1 != 0, flags & 2 != 0);
         let (partition, sequence) = self.place()?;
         let body = if self.byte()? != 0 { Some(self.bytes()?.into()) } else { None };
-        Some(InFlightRecord { packet_id, step, retain, partition, sequence, body })
+        Some(InFlightRecord { packet_id, step, retain, shared, partition, sequence, body })
     }
 
     fn will(&mut self) -> Option<StoredWill> {
@@ -399,9 +439,19 @@ mod tests {
             }],
             in_flight: vec![
                 InFlightRecord {
+                    packet_id: id(7),
+                    step: InFlightStep::ExpectPuback,
+                    retain: false,
+                    shared: false,
+                    partition: P0,
+                    sequence: Sequence(60),
+                    body: None,
+                },
+                InFlightRecord {
                     packet_id: id(8),
                     step: InFlightStep::ExpectPubcomp,
                     retain: false,
+                    shared: true,
                     partition: P0,
                     sequence: Sequence(50),
                     body: None,
@@ -410,6 +460,7 @@ mod tests {
                     packet_id: id(9),
                     step: InFlightStep::ExpectPuback,
                     retain: true,
+                    shared: false,
                     partition: P0,
                     sequence: Sequence(20),
                     body: Some(b"kept".as_slice().into()),
@@ -462,7 +513,8 @@ mod tests {
         let mut record = sample();
         settle(&mut record, &[(P0, Sequence(102)), (P1, Sequence(3))]);
         assert_eq!(record.cursors, [(P0, Sequence(102)), (P1, Sequence(7))]);
-        assert_eq!(record.in_flight.len(), 1, "50 is below the floor; the kept body stays");
+        let kept: Vec<u16> = record.in_flight.iter().map(|sent| sent.packet_id.get()).collect();
+        assert_eq!(kept, [8, 9], "7 is below the floor; shared ones and kept bodies stay");
         assert_eq!(record.completed, []);
         assert!(!record.online);
     }
@@ -472,6 +524,6 @@ mod tests {
         let mut record = SessionRecord { floor_shard: None, ..sample() };
         settle(&mut record, &[(P0, Sequence(102))]);
         assert_eq!(record.cursors, sample().cursors);
-        assert_eq!(record.in_flight.len(), 2);
+        assert_eq!(record.in_flight.len(), 3);
     }
 }

@@ -9,15 +9,15 @@ use super::deliver::Terms;
 use super::encode::{Delivery, Written, write_publish};
 use super::publish::write_ack;
 use super::{Context, Request, ShardState, StoredSession};
-use crate::proto::mqtt::{AckKind, PacketId, QoS, ReasonCode, SubscriptionOptions};
+use crate::proto::mqtt::{AckKind, PacketId, QoS, ReasonCode, SHARE_PREFIX, SubscriptionOptions};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::{FilterId, Subscriber, SubscriberKind, filter_matches};
 use crate::proto::session::record::{Qos2Delta, SessionRecord};
 use crate::proto::session::{
-    InFlight, InFlightStep, Inbound, InboundQos2, InboundStep, Queued, Stage, SubscriptionStart,
-    Ticket, Unsent,
+    InFlight, InFlightStep, Inbound, InboundQos2, InboundStep, Origin, Queued, QueuedFor, Stage,
+    SubscriptionStart, Ticket, Unsent,
 };
 
 /// Sessions with more subscriptions look a topic up in the tree, instead of trying each filter.
@@ -59,7 +59,9 @@ impl ShardState {
         session.last_packet_id = record.last_packet_id;
         let inbound = stored.steps.iter().filter_map(|step| match step {
             Qos2Delta::Inbound(packet_id) => Some(inbound_exchange(*packet_id)),
-            Qos2Delta::Outbound { .. } | Qos2Delta::Completed(..) => None,
+            Qos2Delta::Outbound { .. }
+            | Qos2Delta::Completed(..)
+            | Qos2Delta::SharedCompleted { .. } => None,
         });
         let inbound = inbound.collect();
         session.inbound = Some(Box::new(Inbound { qos2: inbound, ..Inbound::default() }));
@@ -70,6 +72,7 @@ impl ShardState {
                 packet_id,
                 step: resumed_step(sent.step),
                 retain: sent.retain,
+                origin: if sent.shared { Origin::Shared } else { Origin::Own },
                 partition: sent.partition,
                 sequence: sent.sequence,
             });
@@ -80,7 +83,7 @@ impl ShardState {
         outbound.completed = std::mem::take(&mut record.completed);
         // A record made while a chunk was being delivered has cursors before the chunk: what it
         // has in flight from there must not be taken once more from a replay.
-        let in_flight = outbound.in_flight.iter();
+        let in_flight = outbound.in_flight.iter().filter(|sent| !sent.origin.is_shared());
         outbound.completed.extend(in_flight.map(|sent| (sent.partition, sent.sequence)));
         self.restore_subscriptions(index, &record, context);
         self.restore_queue(index, record.queued);
@@ -103,10 +106,15 @@ impl ShardState {
                 continue;
             };
             let (filter, identifier) = (&subscription.filter, subscription.identifier);
+            if let Some(name) = filter.strip_prefix(SHARE_PREFIX) {
+                self.restore_shared(index, name, options, identifier);
+                continue;
+            }
             self.add_to_tree(index, filter, options, identifier, context);
             self.restore_starts(index, filter, &subscription.starts);
         }
-        if record.subscriptions.is_empty() {
+        let has_own = self.session(index).is_some_and(|session| !session.subscriptions.is_empty());
+        if !has_own {
             return;
         }
         // Only of its own partition has this shard seen everything, whatever it was interested in.
@@ -149,7 +157,7 @@ impl ShardState {
         for (partition, sequence, body) in queued {
             let queued = Queued {
                 partition,
-                retained_for: Some(FilterId(u32::MAX)),
+                queued_for: QueuedFor::Retained(FilterId(u32::MAX)),
                 sequence,
                 body: Some(body),
             };
@@ -264,7 +272,7 @@ impl ShardState {
             return;
         };
         outbound.refetching = outbound.refetching.saturating_sub(1);
-        let mut gone = 0;
+        let mut gone = Vec::new();
         for (sequence, body) in bodies {
             // A retained message can be in flight once for each filter that asked for it.
             let same = |sent: &&InFlight| sent.partition == partition && sent.sequence == sequence;
@@ -277,13 +285,15 @@ impl ShardState {
                         outbound.fetched.push((packet_id, body.clone()));
                     }
                 } else if !is_kept {
-                    outbound.remove(packet_id);
-                    gone += 1;
+                    gone.extend(outbound.remove(packet_id));
                 }
             }
         }
         let is_complete = outbound.refetching == 0;
-        self.counters.unfetchable += gone;
+        self.counters.unfetchable += gone.len() as u64;
+        for sent in gone {
+            self.settle_finished(ticket.session, &sent, context);
+        }
         if is_complete {
             self.send_unsent(ticket.session, context);
             self.drain(ticket.session, context);
@@ -316,8 +326,12 @@ impl ShardState {
             _ => None,
         };
         let written = message.map_or(Written::Dropped, |message| {
-            let terms = self.own_terms(index, &message, sent.partition, sent.sequence);
-            let identifiers = terms.map(|terms| terms.identifiers).unwrap_or_default();
+            let identifiers = if sent.origin.is_shared() {
+                self.shared_identifiers(index, &message)
+            } else {
+                let terms = self.own_terms(index, &message, sent.partition, sent.sequence);
+                terms.map(|terms| terms.identifiers).unwrap_or_default()
+            };
             let delivery = Delivery {
                 message: &message,
                 qos: sent.qos(),
@@ -330,6 +344,7 @@ impl ShardState {
         });
         if written == Written::Dropped {
             self.record_completed(index, sent.packet_id, context);
+            self.settle_finished(index, sent, context);
         }
         if let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) {
             match written {
@@ -400,7 +415,7 @@ impl ShardState {
     }
 
     fn send_queued(&mut self, index: u32, queued: Queued, context: &mut Context<'_>) {
-        let Queued { partition, retained_for, sequence, body } = queued;
+        let Queued { partition, queued_for, sequence, body } = queued;
         let recent;
         let bytes: &[u8] = match &body {
             Some(body) => body,
@@ -416,9 +431,13 @@ impl ShardState {
         let Some(Record::Message(message)) = Record::decode(bytes) else {
             return;
         };
-        let Some(mut terms) = (match retained_for {
-            Some(filter) => self.retained_terms(index, filter, &message),
-            None => self.own_terms(index, &message, partition, sequence),
+        let Some(mut terms) = (match queued_for {
+            QueuedFor::Retained(filter) => self.retained_terms(index, filter, &message),
+            QueuedFor::Subscriptions => self.own_terms(index, &message, partition, sequence),
+            QueuedFor::Group { group, record } => {
+                self.send_shared(index, (partition, sequence), group, record, bytes, context);
+                return;
+            }
         }) else {
             return;
         };
@@ -435,10 +454,11 @@ impl ShardState {
             }
             return;
         }
-        let terms = Terms { qos, retain, identifiers: &identifiers };
+        let (origin, record) = (Origin::Own, false);
+        let terms = Terms { qos, retain, identifiers: &identifiers, origin, record };
         let before = self.last_packet_id(index);
         self.send_acknowledged(index, (partition, sequence), &message, terms, false, context);
-        if retained_for.is_some()
+        if matches!(queued_for, QueuedFor::Retained(_))
             && let Some(body) = body
             && let Some(session) = self.session_mut(index)
             && session.last_packet_id != before

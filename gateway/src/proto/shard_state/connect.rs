@@ -325,7 +325,7 @@ impl ShardState {
             // Clean start: online already, or gone again; what is stored has ended.
             let is_discarded = session.stored || session.stage == Stage::ExpectSaved;
             match &stored {
-                Some(stored) if is_discarded => self.publish_will_of(&client_id, stored, context),
+                Some(stored) if is_discarded => self.end_stored(&client_id, stored, context),
                 Some(_) => self.discard_stored(&client_id, stored.as_ref(), context),
                 None => {}
             }
@@ -378,6 +378,7 @@ impl ShardState {
             self.record_session(index, context);
         }
         if session_present {
+            self.rejoin_groups(index, context);
             self.resume_delivery(index, context);
         }
     }
@@ -431,7 +432,6 @@ impl ShardState {
         Property::ReceiveMaximum(limits.receive_maximum).encode(out);
         Property::MaximumPacketSize(limits.maximum_packet_size_bytes).encode(out);
         Property::TopicAliasMaximum(limits.topic_alias_maximum_in).encode(out);
-        Property::SharedSubscriptionAvailable(false).encode(out);
         if let Some(seconds) = pending.server_keep_alive_s {
             Property::ServerKeepAlive(seconds).encode(out);
         }

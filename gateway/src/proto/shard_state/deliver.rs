@@ -6,18 +6,20 @@ use super::{Context, ShardState};
 use crate::proto::mqtt::QoS;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Qos2Step, Record};
-use crate::proto::routing::{Subscriber, SubscriberKind};
-use crate::proto::session::{InFlight, InFlightStep, Queued, Stage, Ticket, Unsent};
+use crate::proto::routing::Subscriber;
+use crate::proto::session::{
+    InFlight, InFlightStep, Origin, Queued, QueuedFor, Stage, Ticket, Unsent,
+};
 
 /// The place of a stored message; a QoS 0 message has none.
-type Place = Option<(PartitionId, Sequence)>;
+type MaybePlace = Option<(PartitionId, Sequence)>;
 
 /// What all matching subscriptions of one session say together.
 #[derive(Clone, Copy, Debug)]
-struct Wanted<'a> {
-    qos: QoS,
-    retain_as_published: bool,
-    identifiers: &'a [u32],
+pub(super) struct Wanted<'a> {
+    pub(super) qos: QoS,
+    pub(super) retain_as_published: bool,
+    pub(super) identifiers: &'a [u32],
 }
 
 impl ShardState {
@@ -26,7 +28,7 @@ impl ShardState {
     /// Messages of a partition come in the order of their sequences, each at most once.
     pub fn handle_message(
         &mut self,
-        place: Place,
+        place: MaybePlace,
         message: &Message<'_>,
         context: &mut Context<'_>,
     ) {
@@ -36,19 +38,12 @@ impl ShardState {
         self.fan_out.reset();
         let is_shared = matches.len() > 1;
         for subscriber in &matches {
-            match subscriber.kind {
-                SubscriberKind::Session => {
-                    let overlaps = is_shared
-                        && self
-                            .session(subscriber.session)
-                            .is_some_and(|session| session.may_overlap);
-                    if overlaps {
-                        self.overlapping.push(*subscriber);
-                    } else {
-                        self.deliver_single(subscriber, place, message, is_shared, context);
-                    }
-                }
-                SubscriberKind::Group => {}
+            let overlaps = is_shared
+                && self.session(subscriber.session).is_some_and(|session| session.may_overlap);
+            if overlaps {
+                self.overlapping.push(*subscriber);
+            } else {
+                self.deliver_single(subscriber, place, message, is_shared, context);
             }
         }
         self.matches = matches;
@@ -71,7 +66,7 @@ impl ShardState {
     fn deliver_single(
         &mut self,
         subscriber: &Subscriber,
-        place: Place,
+        place: MaybePlace,
         message: &Message<'_>,
         is_shared: bool,
         context: &mut Context<'_>,
@@ -96,7 +91,7 @@ impl ShardState {
     /// [MQTT-3.3.5-1].
     fn deliver_overlapping(
         &mut self,
-        place: Place,
+        place: MaybePlace,
         message: &Message<'_>,
         context: &mut Context<'_>,
     ) {
@@ -133,7 +128,7 @@ impl ShardState {
     fn deliver(
         &mut self,
         index: u32,
-        place: Place,
+        place: MaybePlace,
         message: &Message<'_>,
         wanted: Wanted<'_>,
         is_shared: bool,
@@ -149,7 +144,7 @@ impl ShardState {
     }
 
     /// QoS 0: now or never.
-    fn send_unacknowledged(
+    pub(super) fn send_unacknowledged(
         &mut self,
         index: u32,
         message: &Message<'_>,
@@ -235,7 +230,13 @@ impl ShardState {
             index,
             (partition, sequence),
             message,
-            Terms { qos: wanted.qos.min(message.qos), retain, identifiers: wanted.identifiers },
+            Terms {
+                qos: wanted.qos.min(message.qos),
+                retain,
+                identifiers: wanted.identifiers,
+                origin: Origin::Own,
+                record: false,
+            },
             is_shared,
             context,
         );
@@ -282,7 +283,8 @@ impl ShardState {
         let Some(packet_id) = session.next_packet_id() else {
             return;
         };
-        let must_record = terms.qos == QoS::ExactlyOnce && session.is_persistent();
+        let must_record =
+            terms.qos == QoS::ExactlyOnce && (session.is_persistent() || terms.record);
         let step = match (terms.qos, must_record) {
             (QoS::ExactlyOnce, true) => InFlightStep::ExpectSentCommit,
             (QoS::ExactlyOnce, false) => InFlightStep::ExpectPubrec,
@@ -305,25 +307,58 @@ impl ShardState {
             };
             if written == Written::Dropped {
                 session.last_packet_id = last_packet_id;
+                self.settle_unsent(index, terms.origin, (partition, sequence), context);
                 return;
             }
         }
-        let sent = InFlight { packet_id, step, retain: terms.retain, partition, sequence };
+        let Terms { retain, origin, .. } = terms;
+        let sent = InFlight { packet_id, step, retain, origin, partition, sequence };
         session.outbound_mut().in_flight.push_back(sent);
         if must_record {
             session.outbound_mut().unsent.push_back(Unsent { packet_id, dup: false });
-            let ticket = Ticket { session: index, epoch: session.epoch };
-            let record = Record::Qos2Outbound {
-                client_id: &session.client_id,
-                packet_id,
-                step: Qos2Step::Sent,
-                partition,
-                sequence,
-            };
-            let token = context.upstream.append(&record);
-            self.waiting.push_back((token, Waiting::SendQos2 { ticket, packet_id }));
-            self.count_qos2_delta(index, context);
+            self.record_sent(index, &sent, context);
+        } else if terms.qos == QoS::ExactlyOnce {
+            self.settle_sent(index, &sent, context);
         }
+    }
+
+    /// Records that a QoS 2 message may have been sent; it is sent when that is committed.
+    fn record_sent(&mut self, index: u32, sent: &InFlight, context: &mut Context<'_>) {
+        let Some(session) = self.session(index) else {
+            return;
+        };
+        let ticket = Ticket { session: index, epoch: session.epoch };
+        let InFlight { packet_id, origin, partition, sequence, .. } = *sent;
+        let (record, waiting) = match origin {
+            Origin::Group(group) => {
+                let place = (partition, sequence);
+                let client_id = if session.is_persistent() { &session.client_id } else { "" };
+                let group_name = session.shared.iter().find(|one| one.group == Some(group));
+                let group_name = group_name.map_or("", |one| &one.name);
+                let record = Record::SharedSent {
+                    group: group_name,
+                    client_id,
+                    packet_id,
+                    partition,
+                    sequence,
+                };
+                (record, Waiting::SendShared { ticket, packet_id, group, place })
+            }
+            Origin::Own | Origin::Shared => {
+                let record = Record::Qos2Outbound {
+                    client_id: &session.client_id,
+                    packet_id,
+                    step: Qos2Step::Sent,
+                    partition,
+                    sequence,
+                    shared: origin.is_shared(),
+                };
+                (record, Waiting::SendQos2 { ticket, packet_id })
+            }
+        };
+        let token = context.upstream.append(&record);
+        self.waiting.push_back((token, waiting));
+        self.count_qos2_delta(index, context);
     }
 }
 
@@ -333,6 +368,9 @@ pub(super) struct Terms<'a> {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) identifiers: &'a [u32],
+    pub(super) origin: Origin,
+    /// See [`SharedMessage::record`](super::SharedMessage::record).
+    pub(super) record: bool,
 }
 
 /// Notes a live message for later, or lets the session fall behind when its notes are full.
@@ -343,7 +381,8 @@ fn note(
     pending_max: usize,
 ) {
     if outbound.queue.len() < pending_max {
-        let queued = Queued { partition, retained_for: None, sequence, body: None };
+        let queued_for = QueuedFor::Subscriptions;
+        let queued = Queued { partition, queued_for, sequence, body: None };
         outbound.queue.push_back(queued);
     } else {
         outbound.fall_behind(partition, sequence);

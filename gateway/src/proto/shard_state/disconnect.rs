@@ -93,6 +93,7 @@ impl ShardState {
         if persistent {
             session.stage = Stage::ExpectSaved;
             let ticket = Ticket { session: index, epoch: session.epoch };
+            self.part_groups(index, true, context);
             let token = self.record_session_until(index, expires_at, will_at, context);
             self.waiting.push_back((token, Waiting::Saved { ticket }));
             self.remove_subscriptions(index, context);
@@ -107,6 +108,7 @@ impl ShardState {
 
     /// The session is over: nothing of it is kept, here or in the store.
     pub(super) fn end_session(&mut self, index: u32, context: &mut Context<'_>) {
+        self.part_groups(index, false, context);
         self.remove_subscriptions(index, context);
         self.unfollow(index);
         let Some(session) = self.session_mut(index) else {
@@ -145,19 +147,22 @@ impl ShardState {
     ) {
         context.upstream.append(&Record::SessionDelete { client_id });
         if let Some(stored) = stored {
-            self.publish_will_of(client_id, stored, context);
+            self.end_stored(client_id, stored, context);
         }
     }
 
-    /// A stored session has ended: its delayed will is due.
-    pub(super) fn publish_will_of(
+    /// A stored session has ended: its delayed will is due, and its shared subscriptions are over.
+    pub(super) fn end_stored(
         &mut self,
         client_id: &str,
         stored: &StoredSession,
         context: &mut Context<'_>,
     ) {
-        let record = SessionRecord::decode(&stored.record);
-        if let Some(will) = record.and_then(|record| record.will) {
+        let Some(record) = SessionRecord::decode(&stored.record) else {
+            return;
+        };
+        self.forget_shared(&record, context);
+        if let Some(will) = record.will {
             self.publish_will(client_id, &will, context);
         }
     }

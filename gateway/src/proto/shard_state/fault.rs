@@ -48,9 +48,6 @@ pub enum ProtocolError {
     /// CONNECT asks for enhanced authentication, which is not on offer.
     #[error("bad authentication method")]
     BadAuthenticationMethod,
-    /// No Local on a shared subscription. Source: MQTT 5.0 [MQTT-3.8.3-4].
-    #[error("no local on a shared subscription")]
-    NoLocalOnShared,
     /// The client takes no packets as large as CONNACK.
     #[error("maximum packet size below that of CONNACK")]
     ConnackTooLarge,
@@ -68,7 +65,6 @@ impl ProtocolError {
             | Self::SecondConnect
             | Self::UnexpectedAuth
             | Self::SessionExpiryRaised
-            | Self::NoLocalOnShared
             | Self::NotAllowedHere => ReasonCode::ProtocolError,
             Self::KeepAliveTimeout => ReasonCode::KeepAliveTimeout,
             Self::ReceiveMaximumExceeded => ReasonCode::ReceiveMaximumExceeded,

@@ -18,13 +18,17 @@ mod publish;
 mod replay;
 mod retained;
 mod saving;
+mod shared;
 mod subscribe;
 mod upstream;
 mod waiting;
 
 pub use connect::home_shard;
 pub use fault::ProtocolError;
-pub use upstream::{AppendToken, Due, Replayed, Request, RetainedMessage, StoredSession, Upstream};
+pub use upstream::{
+    AppendToken, Due, GroupRequest, Replayed, Request, RetainedMessage, SharedMessage,
+    StoredSession, Upstream,
+};
 
 use super::limits::Limits;
 use super::mqtt::{DecodeContext, Packet, ProtocolVersion, Role, decode};
@@ -39,6 +43,7 @@ use connect::PendingConnect;
 use encode::FanOut;
 use hashbrown::HashTable;
 use retained::RetainedRequests;
+use shared::SharedSubscribes;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use waiting::Waiting;
@@ -143,6 +148,7 @@ pub struct ShardState {
     appended: AppendToken,
     held: Vec<ConnectionId>,
     retained_requests: RetainedRequests,
+    shared_subscribes: SharedSubscribes,
     /// Per partition, up to where this shard has seen the feed.
     watermarks: Vec<Sequence>,
     /// Sessions that have an `Outbound`, and maybe some that had.
@@ -190,6 +196,7 @@ impl ShardState {
             appended: AppendToken(0),
             held: Vec::new(),
             retained_requests: RetainedRequests::default(),
+            shared_subscribes: SharedSubscribes::default(),
             watermarks: Vec::new(),
             with_outbound: Vec::new(),
             floor: Vec::new(),
@@ -332,7 +339,10 @@ impl ShardState {
             Packet::Pubrec(ack) => self.handle_pubrec(session, &ack, context),
             Packet::Pubrel(ack) => self.handle_pubrel(session, id, &ack, context),
             Packet::Pubcomp(ack) => self.handle_pubcomp(session, &ack, context),
-            Packet::Subscribe(subscribe) => self.handle_subscribe(session, id, &subscribe, context),
+            Packet::Subscribe(subscribe) => {
+                self.handle_subscribe(session, id, &subscribe, context);
+                Ok(())
+            }
             Packet::Unsubscribe(unsubscribe) => {
                 self.handle_unsubscribe(session, id, &unsubscribe, context);
                 Ok(())

@@ -81,12 +81,14 @@ impl ShardState {
             return;
         };
         sent.step = InFlightStep::ExpectReceivedCommit;
-        let InFlight { partition, sequence, .. } = *sent;
+        let InFlight { partition, sequence, origin, .. } = *sent;
         let waiting = Waiting::Pubrel { ticket, packet_id };
         if persistent {
             let client_id = &session.client_id;
             let step = Qos2Step::Received;
-            let record = Record::Qos2Outbound { client_id, packet_id, step, partition, sequence };
+            let shared = origin.is_shared();
+            let record =
+                Record::Qos2Outbound { client_id, packet_id, step, partition, sequence, shared };
             let token = context.upstream.append(&record);
             self.waiting.push_back((token, waiting));
             self.count_qos2_delta(index, context);
@@ -140,6 +142,7 @@ impl ShardState {
                 step: Qos2Step::Completed,
                 partition: sent.partition,
                 sequence: sent.sequence,
+                shared: sent.origin.is_shared(),
                 client_id: &session.client_id,
             };
             context.upstream.append(&record);
@@ -155,9 +158,12 @@ impl ShardState {
         let Some(outbound) = &mut session.outbound else {
             return;
         };
-        outbound.remove(packet_id);
+        let removed = outbound.remove(packet_id);
         let has_unsent = !outbound.unsent.is_empty();
         let has_more = !outbound.queue.is_empty() || !outbound.behind.is_empty();
+        if let Some(sent) = removed {
+            self.settle_finished(index, &sent, context);
+        }
         if has_unsent {
             self.send_unsent(index, context);
         }

@@ -2,9 +2,8 @@
 
 use super::{Context, Replayed, Request, ShardState};
 use crate::proto::mqtt::QoS;
-use crate::proto::record::Record;
 use crate::proto::routing::SubscriberKind;
-use crate::proto::session::{Ahead, Behind, Outbound, Ticket};
+use crate::proto::session::Ticket;
 
 impl ShardState {
     /// Asks for what comes next where the session is behind, its queue being empty: in all
@@ -16,7 +15,7 @@ impl ShardState {
         let is_behind = self
             .session(index)
             .and_then(|session| session.outbound.as_ref())
-            .is_some_and(|outbound| outbound.behind.iter().any(needs_reading));
+            .is_some_and(|outbound| !outbound.behind.is_empty());
         if !is_behind {
             return;
         }
@@ -30,17 +29,10 @@ impl ShardState {
             outbound.behind.clear();
             return;
         }
-        let partitions = u32::try_from(outbound.behind.len()).expect("partition ids are u16");
-        let count_max = (pending_max / partitions).max(1);
-        for behind in outbound.behind.iter_mut().filter(|behind| needs_reading(behind)) {
-            behind.asked = true;
-            context.upstream.request(Request::Replay {
-                ticket,
-                partition: behind.partition,
-                from: behind.cursor,
-                filters: filters.clone(),
-                count_max,
-            });
+        for (partition, from, count_max) in outbound.take_reads(pending_max) {
+            let filters = filters.clone();
+            let replay = Request::Replay { ticket, partition, from, filters, count_max };
+            context.upstream.request(replay);
         }
     }
 
@@ -72,36 +64,17 @@ impl ShardState {
         let Some(outbound) = self.session_of(ticket).and_then(|s| s.outbound.as_mut()) else {
             return;
         };
-        let Outbound { behind, completed, .. } = &mut **outbound;
-        let partition = replayed.partition;
-        let asked = |behind: &&mut Behind| behind.partition == partition && behind.asked;
-        let Some(behind) = behind.iter_mut().find(asked) else {
+        let Replayed { partition, messages, next, end, clamped } = replayed;
+        if !outbound.take_replayed(partition, next, end, messages) {
             return;
-        };
-        behind.asked = false;
-        behind.at_end = replayed.end;
-        behind.cursor = replayed.next;
-        for (sequence, body) in replayed.messages {
-            let Some(Record::Message(message)) = Record::decode(&body) else {
-                continue;
-            };
-            if !completed.contains(&(partition, sequence)) {
-                let received_at = message.received_at;
-                behind.ahead.push_back(Ahead { received_at, sequence, body });
-            }
         }
-        outbound.merge_ahead();
-        self.counters.clamped += u64::from(replayed.clamped);
-        if replayed.end {
+        self.counters.clamped += u64::from(clamped);
+        if end {
             // What lies before was fed before this answer, as far as anyone here wants it. Without
             // this, a session recorded now would have a cursor before what it has just been sent.
-            self.set_watermark(partition, replayed.next);
+            self.set_watermark(partition, next);
         }
         self.schedule_floor(context.now);
         self.drain(ticket.session, context);
     }
-}
-
-fn needs_reading(behind: &Behind) -> bool {
-    behind.ahead.is_empty() && !behind.asked
 }

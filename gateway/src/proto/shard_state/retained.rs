@@ -7,7 +7,7 @@ use super::{Context, Request, RetainedMessage, ShardState};
 use crate::proto::mqtt::{QoS, SubscriptionOptions};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
-use crate::proto::session::{Queued, Stage, Ticket};
+use crate::proto::session::{Queued, QueuedFor, Stage, Ticket};
 use ahash::AHashMap;
 
 /// What was asked of the upstream and not answered.
@@ -131,8 +131,8 @@ impl ShardState {
         };
         self.track_outbound(index);
         if let Some(session) = self.session_mut(index) {
-            let queued =
-                Queued { partition, retained_for: Some(filter), sequence, body: Some(body) };
+            let queued_for = QueuedFor::Retained(filter);
+            let queued = Queued { partition, queued_for, sequence, body: Some(body) };
             session.outbound_mut().queue.push_back(queued);
         }
     }

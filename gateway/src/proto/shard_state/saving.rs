@@ -1,13 +1,16 @@
 //! Session records and the floor: what a restart needs to go on without loss.
 //! See ARCHITECTURE.md, "Sessions, cursors, going live".
 
+use super::shared::shared_records;
 use super::{AppendToken, Context, FLOOR_INTERVAL, ShardState};
 use crate::proto::mqtt::SubscriptionOptions;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Record, SessionPut};
 use crate::proto::routing::{FilterId, SubscriberKind};
 use crate::proto::session::record::{InFlightRecord, SessionRecord, SubscriptionRecord};
-use crate::proto::session::{Outbound, Session, Stage, Ticket};
+use crate::proto::session::{
+    InFlight, InFlightStep, Origin, Outbound, QueuedFor, Session, Stage, Ticket,
+};
 use crate::proto::time::Timestamp;
 
 /// A session whose lowest unfinished message is older than so many floors stops following the
@@ -68,12 +71,13 @@ impl ShardState {
         for subscription in &session.subscriptions {
             record.subscriptions.extend(self.subscription_record(index, *subscription, outbound));
         }
+        record.subscriptions.extend(shared_records(session));
         if let Some(outbound) = outbound {
             record.in_flight = in_flight_records(outbound);
             record.queued = outbound
                 .queue
                 .iter()
-                .filter(|queued| queued.retained_for.is_some())
+                .filter(|queued| matches!(queued.queued_for, QueuedFor::Retained(_)))
                 .filter_map(|queued| {
                     Some((queued.partition, queued.sequence, queued.body.clone()?))
                 })
@@ -108,6 +112,9 @@ impl ShardState {
         let Some(session) = self.session_mut(index) else {
             return;
         };
+        if !session.is_persistent() {
+            return;
+        }
         session.qos2_deltas = session.qos2_deltas.saturating_add(1);
         if session.qos2_deltas >= deltas_max && session.stage == Stage::Online {
             self.record_session(index, context);
@@ -235,7 +242,7 @@ impl ShardState {
     pub fn needed(&self, partition: PartitionId) -> Sequence {
         let sessions = self.with_outbound.iter().filter_map(|index| self.session(*index));
         sessions
-            .filter_map(|session| session.outbound.as_deref()?.lowest_unfinished(partition))
+            .filter_map(|session| session.outbound.as_deref()?.lowest_needed(partition))
             .chain([self.watermark(partition)])
             .min()
             .unwrap_or(Sequence::ZERO)
@@ -258,10 +265,11 @@ impl ShardState {
 }
 
 fn in_flight_records(outbound: &Outbound) -> Vec<InFlightRecord> {
-    let record = |sent: &crate::proto::session::InFlight| InFlightRecord {
+    let record = |sent: &InFlight| InFlightRecord {
         packet_id: sent.packet_id,
         step: sent.step,
         retain: sent.retain,
+        shared: sent.origin.is_shared(),
         partition: sent.partition,
         sequence: sent.sequence,
         body: outbound
@@ -270,14 +278,19 @@ fn in_flight_records(outbound: &Outbound) -> Vec<InFlightRecord> {
             .find(|(packet_id, _)| *packet_id == sent.packet_id)
             .map(|(_, body)| body.clone()),
     };
-    outbound.in_flight.iter().map(record).collect()
+    // A group gives what is its own to another member when the session is gone.
+    let is_own = |sent: &&InFlight| {
+        !(matches!(sent.origin, Origin::Group(_)) && sent.step == InFlightStep::ExpectPuback)
+    };
+    outbound.in_flight.iter().filter(is_own).map(record).collect()
 }
 
 /// From where the session still has to look at `partition`, if that is before the watermark.
 fn lowest_unsent(outbound: &Outbound, partition: PartitionId) -> Option<Sequence> {
     let queued = outbound.queue.iter();
     queued
-        .filter(|queued| queued.partition == partition && queued.retained_for.is_none())
+        .filter(|queued| queued.partition == partition)
+        .filter(|queued| queued.queued_for == QueuedFor::Subscriptions)
         .map(|queued| queued.sequence)
         .chain(outbound.cursor(partition))
         .min()

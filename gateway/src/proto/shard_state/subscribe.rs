@@ -1,9 +1,10 @@
 //! SUBSCRIBE and UNSUBSCRIBE. Source: MQTT 5.0 §3.8 to §3.11, §4.7, §4.8.
 
+use super::shared::SharedSubscribe;
 use super::waiting::{SubscribeAnswer, Waiting};
-use super::{ConnectionStage, Context, ProtocolError, ShardState};
+use super::{ConnectionStage, Context, ShardState};
 use crate::proto::mqtt::{
-    Properties, Property, ProtocolVersion, QoS, ReasonCode, RetainHandling, Subscribe,
+    PacketId, Properties, Property, QoS, ReasonCode, RetainHandling, SHARE_PREFIX, Subscribe,
     SubscribeAck, SubscriptionOptions, Unsubscribe, encode_suback, encode_unsuback,
     is_valid_filter, parse_shared,
 };
@@ -19,7 +20,7 @@ impl ShardState {
         id: ConnectionId,
         subscribe: &Subscribe<'_>,
         context: &mut Context<'_>,
-    ) -> Result<(), ProtocolError> {
+    ) {
         let identifier = subscribe
             .properties
             .iter()
@@ -28,83 +29,116 @@ impl ShardState {
                 _ => None,
             })
             .unwrap_or(0);
+        let Some(ticket) = self.ticket(index) else {
+            return;
+        };
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         let mut retained = Vec::new();
+        let mut joins: Vec<(&str, SubscriptionOptions)> = Vec::new();
+        let mut waits_for: Vec<(Box<str>, usize)> = Vec::new();
         for (filter, options) in subscribe.filters.iter() {
-            let code =
-                self.subscribe(index, filter, options, identifier, &mut retained, context)?;
+            let code = self.check_filter(index, filter, options.qos, joins.len());
+            let is_granted = (code as u8) < ReasonCode::UnspecifiedError as u8;
+            match filter.strip_prefix(SHARE_PREFIX) {
+                _ if !is_granted => {}
+                Some(name) => {
+                    joins.push((name, options));
+                    waits_for.push((name.into(), codes.len()));
+                }
+                None => {
+                    retained.extend(self.subscribe(index, filter, options, identifier, context));
+                }
+            }
             codes.push(code as u8);
         }
-        let Some(session) = self.session(index) else {
-            return Ok(());
-        };
-        let version = session.connected.version;
-        let ack = SubscribeAck {
-            packet_id: subscribe.packet_id,
-            properties: Properties::NONE,
-            codes: &codes,
-        };
-        let mut bytes = Vec::new();
-        encode_suback(&ack, version, &mut bytes);
-        let answer = SubscribeAnswer { connection: id, bytes, retained };
-        self.answer_when_recorded(index, answer, context);
-        Ok(())
+        let packet_id = subscribe.packet_id;
+        if joins.is_empty() {
+            self.subscribed(index, id, packet_id, &codes, retained, context);
+            return;
+        }
+        let waiting =
+            SharedSubscribe { ticket, connection: id, packet_id, codes, retained, waits_for };
+        let waiting = self.shared_subscribes.insert(waiting);
+        for (name, options) in joins {
+            self.subscribe_shared(index, name, options, identifier, waiting, context);
+        }
     }
 
-    /// Adds or replaces one subscription; returns its Reason Code.
+    /// SUBACK, once the session's record has what was subscribed.
+    pub(super) fn subscribed(
+        &mut self,
+        index: u32,
+        connection: ConnectionId,
+        packet_id: PacketId,
+        codes: &[u8],
+        retained: Vec<u64>,
+        context: &mut Context<'_>,
+    ) {
+        let Some(session) = self.session(index) else {
+            return;
+        };
+        let ack = SubscribeAck { packet_id, properties: Properties::NONE, codes };
+        let mut bytes = Vec::new();
+        encode_suback(&ack, session.connected.version, &mut bytes);
+        let answer = SubscribeAnswer { connection, bytes, retained, settled: Vec::new() };
+        self.answer_when_recorded(index, answer, context);
+    }
+
+    /// The Reason Code for one filter, unless a group refuses it; `joining` shared subscriptions
+    /// will be added before it.
+    ///
+    /// Shared subscriptions are part of 5.0; clients of earlier versions may have them too, as
+    /// topics that begin with `$` are the server's to give a meaning. Source: MQTT 5.0 §4.8.2; MQTT
+    /// 3.1.1 §4.7.2.
+    fn check_filter(&self, index: u32, filter: &str, qos: QoS, joining: usize) -> ReasonCode {
+        let Some(session) = self.session(index) else {
+            return ReasonCode::UnspecifiedError;
+        };
+        let Ok(shared) = parse_shared(filter) else {
+            return ReasonCode::TopicFilterInvalid;
+        };
+        let inner = shared.map_or(filter, |(_, inner)| inner);
+        if !is_valid_filter(inner) || !self.has_accepted_depth(inner) {
+            return ReasonCode::TopicFilterInvalid;
+        }
+        let count = session.subscriptions.len() + session.shared.len() + joining;
+        if count >= self.limits.subscriptions_per_session_max as usize
+            && !self.has_subscription(index, filter)
+        {
+            return ReasonCode::QuotaExceeded;
+        }
+        match qos {
+            QoS::AtMostOnce => ReasonCode::Success,
+            QoS::AtLeastOnce => ReasonCode::GrantedQos1,
+            QoS::ExactlyOnce => ReasonCode::GrantedQos2,
+        }
+    }
+
+    /// Adds or replaces one subscription; returns the request for its retained messages.
     fn subscribe(
         &mut self,
         index: u32,
         filter: &str,
         options: SubscriptionOptions,
         identifier: u32,
-        retained: &mut Vec<u64>,
         context: &mut Context<'_>,
-    ) -> Result<ReasonCode, ProtocolError> {
-        let Some(session) = self.session(index) else {
-            return Ok(ReasonCode::UnspecifiedError);
-        };
-        // Shared subscriptions are part of 5.0; before it `$share` is a topic level like another.
-        let shared = if session.connected.version == ProtocolVersion::V5 {
-            match parse_shared(filter) {
-                Ok(shared) => shared,
-                Err(_) => return Ok(ReasonCode::TopicFilterInvalid),
-            }
-        } else {
-            None
-        };
-        let inner = shared.map_or(filter, |(_, inner)| inner);
-        if !is_valid_filter(inner) || !self.has_accepted_depth(inner) {
-            return Ok(ReasonCode::TopicFilterInvalid);
-        }
-        if session.subscriptions.len() >= self.limits.subscriptions_per_session_max as usize
-            && !self.has_subscription(index, filter)
-        {
-            return Ok(ReasonCode::QuotaExceeded);
-        }
-        if shared.is_some() {
-            if options.no_local {
-                return Err(ProtocolError::NoLocalOnShared);
-            }
-            return Ok(ReasonCode::SharedSubscriptionsNotSupported);
-        }
+    ) -> Option<u64> {
         let is_new = self.add_to_tree(index, filter, options, identifier, context);
         let wants_retained = match options.retain_handling {
             RetainHandling::SendAtSubscribe => true,
             RetainHandling::SendIfNew => is_new,
             RetainHandling::DoNotSend => false,
         };
-        if wants_retained {
-            retained.extend(self.want_retained(index, filter, options, identifier, context));
+        if !wants_retained {
+            return None;
         }
-        Ok(match options.qos {
-            QoS::AtMostOnce => ReasonCode::Success,
-            QoS::AtLeastOnce => ReasonCode::GrantedQos1,
-            QoS::ExactlyOnce => ReasonCode::GrantedQos2,
-        })
+        self.want_retained(index, filter, options, identifier, context)
     }
 
     fn has_subscription(&self, index: u32, filter: &str) -> bool {
+        if let Some(name) = filter.strip_prefix(SHARE_PREFIX) {
+            return self.has_shared(index, name);
+        }
         let filter = self.tree.find(filter);
         filter
             .and_then(|filter| self.tree.subscriber(filter, SubscriberKind::Session, index))
@@ -173,8 +207,14 @@ impl ShardState {
         context: &mut Context<'_>,
     ) {
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
+        let mut settled = Vec::new();
         for filter in unsubscribe.filters.iter() {
-            let existed = self.unsubscribe(index, filter, context);
+            let existed = if let Some(name) = filter.strip_prefix(SHARE_PREFIX) {
+                let own = self.unsubscribe_shared(index, name, context);
+                own.map(|own| settled.extend(own)).is_some()
+            } else {
+                self.unsubscribe(index, filter, context)
+            };
             codes.push(match existed {
                 true => ReasonCode::Success,
                 false => ReasonCode::NoSubscriptionExisted,
@@ -192,7 +232,7 @@ impl ShardState {
         };
         let mut bytes = Vec::new();
         encode_unsuback(&ack, version, &mut bytes);
-        let answer = SubscribeAnswer { connection: id, bytes, retained: Vec::new() };
+        let answer = SubscribeAnswer { connection: id, bytes, retained: Vec::new(), settled };
         self.answer_when_recorded(index, answer, context);
     }
 
@@ -243,7 +283,7 @@ impl ShardState {
     }
 
     /// Answers at once, or for a session that outlives its connection when the change is recorded.
-    fn answer_when_recorded(
+    pub(super) fn answer_when_recorded(
         &mut self,
         index: u32,
         answer: SubscribeAnswer,
@@ -258,6 +298,7 @@ impl ShardState {
     }
 
     pub(super) fn answer_subscribe(&mut self, answer: SubscribeAnswer, context: &mut Context<'_>) {
+        self.settle_own(answer.settled, context);
         let asked_on = self.connection(answer.connection);
         if asked_on.is_none_or(|connection| connection.stage != ConnectionStage::Connected) {
             self.retained_requests.forget(&answer.retained);

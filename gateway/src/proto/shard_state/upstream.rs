@@ -4,10 +4,11 @@
 //! sub-clusters fill it with links. Requests return at once; answers come back through the
 //! `handle_*` functions of [`super::ShardState`], in any order unless stated.
 
+use crate::proto::mqtt::QoS;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
-use crate::proto::session::Ticket;
 use crate::proto::session::record::Qos2Delta;
+use crate::proto::session::{GroupId, Place, Ticket};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
 
@@ -27,6 +28,10 @@ pub trait Upstream {
 
     /// Asks for something that takes time.
     fn request(&mut self, request: Request);
+
+    /// Tells a shared subscription's group, wherever it is. What is said of one session arrives in
+    /// the order it was said.
+    fn tell_group(&mut self, request: GroupRequest);
 
     /// This shard wants messages that match `filter`, from now on.
     fn add_interest(&mut self, filter: &str);
@@ -89,6 +94,79 @@ pub enum Request {
         /// Which records.
         sequences: Vec<Sequence>,
     },
+}
+
+/// What a shard says to the group of a shared subscription. The group is called `ShareName/filter`.
+/// Source: MQTT 5.0 §4.8.2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupRequest {
+    /// A session is a member from now on, or what was agreed with it has changed. Answered by
+    /// [`super::ShardState::handle_joined`].
+    Join {
+        /// Of the group, which is made if there is none.
+        name: Box<str>,
+        /// The session.
+        ticket: Ticket,
+        /// Comes back with the answer.
+        subscribe: u64,
+        /// The granted QoS.
+        qos: QoS,
+        /// Messages it may have unacknowledged.
+        window: u16,
+        /// The session outlives its connection.
+        persistent: bool,
+        /// The group counts the session among those that are offline.
+        returning: bool,
+    },
+    /// A session has unsubscribed, ended or lost its connection. Messages it was given and has not
+    /// said anything of go to others.
+    Part {
+        /// Of the group.
+        name: Box<str>,
+        /// The session.
+        ticket: Ticket,
+        /// The subscription stays: the session is offline.
+        stays: bool,
+        /// Messages the session still speaks for.
+        kept: Vec<Place>,
+    },
+    /// The subscription of a session that is offline is over.
+    Forget {
+        /// Of the group.
+        name: Box<str>,
+    },
+    /// The session is done with a message.
+    Settled {
+        /// Of the group.
+        group: GroupId,
+        /// The session.
+        ticket: Ticket,
+        /// The message, unless the group was told of it before.
+        place: Option<Place>,
+        /// Its place in the session's window is free.
+        finished: bool,
+    },
+    /// Messages that a former member speaks for and will not deliver.
+    Return {
+        /// Of the group.
+        group: GroupId,
+        /// Which.
+        places: Vec<Place>,
+    },
+}
+
+/// A message a group gives to a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedMessage {
+    /// The group.
+    pub group: GroupId,
+    /// Where it is, `None` when it is to be sent with QoS 0.
+    pub place: Option<Place>,
+    /// The group outlives the process: before a PUBLISH of QoS 2 it must be recorded that the
+    /// message is no longer the group's, whether or not the session outlives its connection.
+    pub record: bool,
+    /// The body of its record.
+    pub body: Bytes,
 }
 
 /// A stored session, as [`Request::Session`] finds it.

@@ -1,10 +1,10 @@
 //! What waits until a record is committed: the answers that promise something.
 
 use super::publish::write_ack;
-use super::{Context, ShardState};
+use super::{Context, GroupRequest, ShardState};
 use crate::proto::mqtt::{AckKind, PacketId, ReasonCode};
 use crate::proto::output::ConnectionId;
-use crate::proto::session::{InFlightStep, InboundStep, Stage, Ticket};
+use crate::proto::session::{GroupId, InFlightStep, InboundStep, Place, Stage, Ticket};
 
 /// An answer in line behind a record.
 #[derive(Debug)]
@@ -17,6 +17,9 @@ pub(super) enum Waiting {
     Pubcomp { ticket: Ticket, packet_id: PacketId },
     /// It is recorded that a QoS 2 message may have been sent: it may be sent.
     SendQos2 { ticket: Ticket, packet_id: PacketId },
+    /// It is recorded that a QoS 2 message of a shared subscription may have been sent: it may be
+    /// sent, and is no longer the group's.
+    SendShared { ticket: Ticket, packet_id: PacketId, group: GroupId, place: Place },
     /// It is recorded that the client has a QoS 2 message.
     Pubrel { ticket: Ticket, packet_id: PacketId },
     /// The session's record holds its new subscriptions: the bytes of SUBACK or UNSUBACK, and the
@@ -32,6 +35,8 @@ pub(super) struct SubscribeAnswer {
     pub(super) connection: ConnectionId,
     pub(super) bytes: Vec<u8>,
     pub(super) retained: Vec<u64>,
+    /// Messages of shared subscriptions that are the session's own to finish from here on.
+    pub(super) settled: Vec<(GroupId, Place)>,
 }
 
 impl ShardState {
@@ -46,6 +51,12 @@ impl ShardState {
                 self.answer_pubcomp(ticket, packet_id, context);
             }
             Waiting::SendQos2 { ticket, packet_id } => {
+                self.send_recorded(ticket, packet_id, context);
+            }
+            Waiting::SendShared { ticket, packet_id, group, place } => {
+                let (place, finished) = (Some(place), false);
+                let settled = GroupRequest::Settled { group, ticket, place, finished };
+                context.upstream.tell_group(settled);
                 self.send_recorded(ticket, packet_id, context);
             }
             Waiting::Pubrel { ticket, packet_id } => self.send_pubrel(ticket, packet_id, context),

@@ -1,10 +1,11 @@
 //! What the shards of a node say to each other about their logs.
 
+use super::groups::GroupReply;
 use super::store::thread::StoreReply;
 use crate::proto::output::ShardIndex;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::session::Ticket;
-use crate::proto::shard_state::Replayed;
+use crate::proto::shard_state::{GroupRequest, Replayed};
 use bytes::Bytes;
 
 /// A message to a shard, from another or from a thread beside the shards.
@@ -39,6 +40,10 @@ pub enum NodeMessage {
     Replayed(Ticket, Replayed),
     /// Answers [`Question::Fetch`].
     Fetched(Ticket, PartitionId, Vec<(Sequence, Option<Box<[u8]>>)>),
+    /// A member's shard tells a group of the receiver.
+    ToGroup(ShardIndex, GroupRequest),
+    /// A group tells a member's shard.
+    FromGroup(GroupReply),
     /// From the storage thread.
     Store(StoreReply),
 }

@@ -3,20 +3,25 @@
 //! No I/O: what is to be done to files, the storage thread and other shards is left in
 //! [`Embedded::out`], for the node's handler to perform.
 
+use super::groups::group::GroupOut;
+use super::groups::{GROUP_TICKET, GroupLimits, GroupPut, GroupReply, Groups, group_home};
 use super::log::{Log, LogIo, topic_hash};
 use super::message::{Ask, NodeMessage, Question};
 use super::replays::{ActiveReplay, Answer, Progress};
 use super::store::fold::concerns_state;
+use super::store::groups::StoredGroup;
 use super::store::thread::StoreRequest;
 use crate::proto::output::ShardIndex;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::InterestOwner;
-use crate::proto::session::Ticket;
-use crate::proto::shard_state::{AppendToken, Request, Upstream};
+use crate::proto::session::shared::filter_of;
+use crate::proto::session::{GroupId, Ticket};
+use crate::proto::shard_state::{AppendToken, GroupRequest, Request, Upstream};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -31,6 +36,8 @@ pub struct EmbeddedOut {
     pub messages: Vec<(ShardIndex, NodeMessage)>,
     /// For sessions of this shard.
     pub answers: Vec<(Ticket, Answer)>,
+    /// From groups, for sessions of this shard.
+    pub group_replies: Vec<GroupReply>,
 }
 
 /// Limits of the embedded upstream, per shard.
@@ -40,6 +47,8 @@ pub struct EmbeddedLimits {
     pub tail_bytes_max: usize,
     /// Requests waiting for the storage thread before publishers are held.
     pub store_queue_max: usize,
+    /// Of the groups of shared subscriptions.
+    pub groups: GroupLimits,
 }
 
 /// One shard's part of the embedded upstream.
@@ -56,6 +65,7 @@ pub struct Embedded {
     replays: Vec<ActiveReplay>,
     replays_ready: bool,
     volatile: Volatile,
+    groups: Groups,
     committed: Vec<Chunk>,
     io: Vec<LogIo>,
     /// Per partition of ours, how far the store holds it durably.
@@ -101,6 +111,7 @@ impl Embedded {
             limits,
             interest,
             tails: (0..ends.len()).map(remote).collect(),
+            groups: Groups::new(shard, shard_count, ends.len(), limits.groups),
             ends,
             replays: Vec::new(),
             replays_ready: false,
@@ -215,7 +226,11 @@ impl Embedded {
                 }
             }
             deliver(self, sequence, message);
+            self.offer_to_groups(chunk, sequence, message);
         }
+        self.groups.set_watermark(chunk.partition, chunk.end());
+        self.groups.handle_committed(chunk.end());
+        self.perform_groups();
         for (shard, offsets) in offsets.into_iter().enumerate() {
             if !offsets.is_empty() {
                 let to = ShardIndex(u16::try_from(shard).expect("shards are counted by a u16"));
@@ -293,6 +308,163 @@ impl Embedded {
     #[must_use]
     pub fn has_ready_replays(&self) -> bool {
         self.replays_ready
+    }
+
+    /// What earlier processes left of groups that this shard keeps; before anything is fed.
+    pub fn restore_groups(&mut self, groups: Vec<StoredGroup>) {
+        for group in groups {
+            let filter: Box<str> = filter_of(&group.name).into();
+            if self.groups.restore(group) {
+                self.add_interest(&filter);
+            }
+        }
+    }
+
+    /// A group of this shard is told something by `asker`, a shard.
+    pub fn handle_group_request(&mut self, asker: ShardIndex, request: GroupRequest) {
+        let group = if let GroupRequest::Join { name, .. } = &request {
+            let group = self.groups.find(name).or_else(|| self.create_group(name));
+            let put = self.groups.join(group, asker, &request);
+            if let Some(put) = put {
+                let token = self.append_group(&put);
+                self.groups.set_join_token(Sequence(token.0));
+            }
+            group
+        } else {
+            self.groups.handle(asker, request)
+        };
+        if let Some(group) = group {
+            self.drain_group(group);
+            self.remove_group_if_over(group);
+        }
+        self.perform_groups();
+    }
+
+    /// A group without members yet. Its interest is set before its start is read: from there on
+    /// it is fed everything.
+    fn create_group(&mut self, name: &str) -> Option<GroupId> {
+        let filter = filter_of(name);
+        self.add_interest(filter);
+        let count = u16::try_from(self.ends.len()).expect("partition ids are u16");
+        let starts = (0..count).map(|place| self.feed_start(PartitionId(place))).collect();
+        let created = self.groups.create(name, starts);
+        // The tree counts filters, as interest does: one that was there has its interest already.
+        if created.is_none_or(|(_, first)| !first) {
+            self.remove_interest(filter);
+        }
+        created.map(|(group, _)| group)
+    }
+
+    fn remove_group_if_over(&mut self, group: GroupId) {
+        let Some((name, durable, last)) = self.groups.remove_if_over(group) else {
+            return;
+        };
+        if last {
+            self.remove_interest(filter_of(&name));
+        }
+        if durable {
+            self.append(&Record::GroupDelete { name: &name });
+        }
+    }
+
+    fn append_group(&mut self, put: &GroupPut) -> AppendToken {
+        self.append(&Record::GroupPut { name: &put.name, record: &put.bytes })
+    }
+
+    fn drain_group(&mut self, group: GroupId) {
+        let Self { groups, logs, tails, .. } = self;
+        groups.drain(group, &|partition, sequence| recent(logs, tails, partition, sequence));
+    }
+
+    /// A message of `chunk`, to the groups of this shard.
+    pub fn offer_to_groups(&mut self, chunk: &Chunk, sequence: Sequence, message: &Message<'_>) {
+        if !self.groups.is_empty() {
+            let place = (chunk.partition, sequence);
+            self.groups.offer(place, message, || chunk.body_bytes(sequence));
+        }
+    }
+
+    /// A QoS 0 message, to the groups of this shard.
+    pub fn offer_unacknowledged(&mut self, message: &Message<'_>) {
+        if self.groups.is_empty() {
+            return;
+        }
+        self.groups.offer_unacknowledged(message, || {
+            let mut body = Vec::new();
+            message.encode(&mut body);
+            body.into()
+        });
+        self.perform_groups();
+    }
+
+    /// Another shard's partition was fed to here.
+    pub fn handle_watermark(&mut self, partition: PartitionId, end: Sequence) {
+        self.groups.set_watermark(partition, end);
+        self.perform_groups();
+    }
+
+    /// An answer to a group's question goes to the group; any other is given back.
+    pub fn take_group_answer(&mut self, ticket: Ticket, answer: Answer) -> Option<Answer> {
+        let group = NonZeroU32::new(ticket.epoch).map(GroupId);
+        let Some(group) = group.filter(|_| ticket.session == GROUP_TICKET) else {
+            return Some(answer);
+        };
+        match answer {
+            Answer::Replayed(replayed) => self.groups.handle_replayed(group, replayed),
+            Answer::Fetched(partition, bodies) => {
+                self.groups.handle_fetched(group, partition, bodies);
+            }
+        }
+        self.drain_group(group);
+        self.perform_groups();
+        None
+    }
+
+    /// How many groups this shard keeps.
+    #[must_use]
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Whether [`Embedded::record_groups`] may have something to do.
+    #[must_use]
+    pub fn have_groups_moved(&self) -> bool {
+        self.groups.have_moved()
+    }
+
+    /// Records how far groups are.
+    pub fn record_groups(&mut self) {
+        for put in self.groups.puts() {
+            self.append_group(&put);
+        }
+    }
+
+    /// The lowest sequence of `partition` that a group of this shard still needs.
+    #[must_use]
+    pub fn needed_by_groups(&self, partition: PartitionId) -> Sequence {
+        self.groups.needed(partition)
+    }
+
+    /// Does what groups want done.
+    fn perform_groups(&mut self) {
+        for out in std::mem::take(&mut self.groups.out) {
+            match out {
+                GroupOut::Reply(shard, reply) if shard == self.shard => {
+                    self.out.group_replies.push(reply);
+                }
+                GroupOut::Reply(shard, reply) => {
+                    self.out.messages.push((shard, NodeMessage::FromGroup(reply)));
+                }
+                GroupOut::Replay { group, partition, from, count_max } => {
+                    let filters = self.groups.filter(group).map(Box::from).into_iter().collect();
+                    let question = Question::Replay { from, filters, count_max };
+                    self.route(group_ticket(group), partition, question);
+                }
+                GroupOut::Fetch { group, partition, sequences } => {
+                    self.route(group_ticket(group), partition, Question::Fetch { sequences });
+                }
+            }
+        }
     }
 
     fn answer(&mut self, asker: ShardIndex, ticket: Ticket, answer: Answer) {
@@ -397,6 +569,7 @@ impl Upstream for Embedded {
     }
 
     fn publish(&mut self, message: &Message<'_>) {
+        self.offer_unacknowledged(message);
         let interested = self.others_interested(message.topic);
         if interested == 0 {
             return;
@@ -438,6 +611,22 @@ impl Upstream for Embedded {
         }
     }
 
+    fn tell_group(&mut self, request: GroupRequest) {
+        let owner = match &request {
+            GroupRequest::Join { name, .. }
+            | GroupRequest::Part { name, .. }
+            | GroupRequest::Forget { name } => group_home(name, self.shard_count),
+            GroupRequest::Settled { group, .. } | GroupRequest::Return { group, .. } => {
+                Groups::owner(*group, self.shard_count)
+            }
+        };
+        if owner == self.shard {
+            self.handle_group_request(owner, request);
+        } else {
+            self.out.messages.push((owner, NodeMessage::ToGroup(self.shard, request)));
+        }
+    }
+
     fn add_interest(&mut self, filter: &str) {
         if self.shard_count > 1 {
             self.interest.add(filter);
@@ -456,12 +645,7 @@ impl Upstream for Embedded {
     }
 
     fn recent(&self, partition: PartitionId, sequence: Sequence) -> Option<Bytes> {
-        if let Some(log) = self.logs.iter().find(|log| log.partition() == partition) {
-            return log.recent(sequence);
-        }
-        let tail = self.tails.get(usize::from(partition.0))?;
-        let after = tail.chunks.partition_point(|chunk| chunk.end() <= sequence);
-        tail.chunks.get(after)?.body_bytes(sequence)
+        recent(&self.logs, &self.tails, partition, sequence)
     }
 
     fn feed_start(&self, partition: PartitionId) -> Sequence {
@@ -488,6 +672,25 @@ impl Embedded {
             self.out.messages.push((owner, NodeMessage::Ask(Box::new(ask))));
         }
     }
+}
+
+/// The body of a recent record, if it is still in memory.
+fn recent(
+    logs: &[Log],
+    tails: &[RemoteTail],
+    partition: PartitionId,
+    sequence: Sequence,
+) -> Option<Bytes> {
+    if let Some(log) = logs.iter().find(|log| log.partition() == partition) {
+        return log.recent(sequence);
+    }
+    let tail = tails.get(usize::from(partition.0))?;
+    let after = tail.chunks.partition_point(|chunk| chunk.end() <= sequence);
+    tail.chunks.get(after)?.body_bytes(sequence)
+}
+
+fn group_ticket(group: GroupId) -> Ticket {
+    Ticket { session: GROUP_TICKET, epoch: group.0.get() }
 }
 
 /// Bytes of retained messages in one answer of the store.

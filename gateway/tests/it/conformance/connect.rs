@@ -147,7 +147,7 @@ fn assigned_id(node: &mut SimNode, connect: &[u8]) -> Vec<u8> {
     let client = node.connect();
     let connack = node.exchange(client, connect);
     let (head, id) = connack.split_at(connack.len() - ASSIGNED_ID_BYTES);
-    let expected = b"\x20\x38\0\0\x35\x21\x04\0\x27\0\x10\0\0\x22\0\x20\x2A\0\x12\0\x25";
+    let expected = b"\x20\x36\0\0\x33\x21\x04\0\x27\0\x10\0\0\x22\0\x20\x12\0\x25";
     assert_eq!(head, expected, "{}", connack.escape_ascii());
     id.to_vec()
 }

@@ -10,10 +10,10 @@ pub(super) const ACCEPTED_V3: &[u8] = b"\x20\x02\0\0";
 /// CONNACK of 3.1.1: accepted, session present.
 pub(super) const RESUMED_V3: &[u8] = b"\x20\x02\x01\0";
 /// CONNACK of 5.0: accepted, no session present; Receive Maximum 1,024, Maximum Packet Size 1 MiB,
-/// Topic Alias Maximum 32, no shared subscriptions.
-pub(super) const ACCEPTED_V5: &[u8] = b"\x20\x10\0\0\x0D\x21\x04\0\x27\0\x10\0\0\x22\0\x20\x2A\0";
+/// Topic Alias Maximum 32.
+pub(super) const ACCEPTED_V5: &[u8] = b"\x20\x0E\0\0\x0B\x21\x04\0\x27\0\x10\0\0\x22\0\x20";
 /// As [`ACCEPTED_V5`], session present.
-pub(super) const RESUMED_V5: &[u8] = b"\x20\x10\x01\0\x0D\x21\x04\0\x27\0\x10\0\0\x22\0\x20\x2A\0";
+pub(super) const RESUMED_V5: &[u8] = b"\x20\x0E\x01\0\x0B\x21\x04\0\x27\0\x10\0\0\x22\0\x20";
 
 /// A node with other limits than the usual.
 pub(super) fn node_with(limits: Limits) -> SimNode {

@@ -71,7 +71,7 @@ fn the_server_may_shorten_the_keep_alive() {
         b"\x10\x0E\0\x04MQTT\x05\x02\0\0\0\0\x01c",
     ] {
         let mut node = node_with(limits.clone());
-        let shortened = b"\x20\x13\0\0\x10\x21\x04\0\x27\0\x10\0\0\x22\0\x20\x2A\0\x13\0\x0A";
+        let shortened = b"\x20\x11\0\0\x0E\x21\x04\0\x27\0\x10\0\0\x22\0\x20\x13\0\x0A";
         let client = open(&mut node, connect, shortened);
         check_silence(&mut node, client, Duration::from_secs(15), &[b"\xE0\x01\x8D"]);
     }

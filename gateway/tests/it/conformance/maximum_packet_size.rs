@@ -110,14 +110,14 @@ fn a_message_too_large_does_not_stop_those_behind_it() {
 #[test]
 fn a_client_too_small_for_connack_is_refused() {
     for (connect, expected) in [
-        (b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\x12\0\x01c" as &[u8], ACCEPTED_V5),
+        (b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\x10\0\x01c" as &[u8], ACCEPTED_V5),
         (b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\x14\0\x01c", ACCEPTED_V5),
     ] {
         let mut node = SimNode::new();
         open(&mut node, connect, expected);
     }
     for connect in [
-        b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\x11\0\x01c" as &[u8],
+        b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\x0F\0\x01c" as &[u8],
         b"\x10\x12\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0\x14\0\0",
     ] {
         let mut node = SimNode::new();
@@ -144,7 +144,7 @@ fn a_packet_larger_than_announced_ends_the_connection() {
     largest.resize(64, b'!');
     check(&mut node, client, &largest, &[]);
     check_ends(&mut node, client, b"\x30\x3F\0\x01a", &[]);
-    let accepted = b"\x20\x10\0\0\x0D\x21\x04\0\x27\0\0\0\x40\x22\0\x20\x2A\0";
+    let accepted = b"\x20\x0E\0\0\x0B\x21\x04\0\x27\0\0\0\x40\x22\0\x20";
     let client = open(&mut node, b"\x10\x0E\0\x04MQTT\x05\x02\0\0\0\0\x01c", accepted);
     check_ends(&mut node, client, b"\x30\x3F\0\x01a", &[b"\xE0\x01\x95"]);
 }

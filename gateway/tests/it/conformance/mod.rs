@@ -20,6 +20,7 @@ mod retain;
 mod retained;
 mod scene;
 mod session;
+mod shared;
 mod statements;
 mod subscribe;
 mod topic_alias;

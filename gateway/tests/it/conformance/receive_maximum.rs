@@ -77,7 +77,7 @@ fn a_full_window_delays_nothing_else() {
 fn a_client_that_sends_more_is_disconnected() {
     let limits = Limits { receive_maximum: 2, ..Limits::default() };
     let mut node = node_with(limits);
-    let accepted = b"\x20\x10\0\0\x0D\x21\0\x02\x27\0\x10\0\0\x22\0\x20\x2A\0";
+    let accepted = b"\x20\x0E\0\0\x0B\x21\0\x02\x27\0\x10\0\0\x22\0\x20";
     let client = open(&mut node, b"\x10\x0E\0\x04MQTT\x05\x02\0\0\0\0\x01c", accepted);
     check(&mut node, client, b"\x34\x07\0\x01a\0\x01\0!", &[b"\x50\x02\0\x01"]);
     check(&mut node, client, b"\x34\x07\0\x01a\0\x02\0!", &[b"\x50\x02\0\x02"]);
@@ -96,7 +96,7 @@ fn a_client_that_sends_more_is_disconnected() {
 fn before_5_a_client_that_sends_more_waits() {
     let limits = Limits { receive_maximum: 2, ..Limits::default() };
     let mut node = node_with(limits);
-    let accepted = b"\x20\x10\0\0\x0D\x21\0\x02\x27\0\x10\0\0\x22\0\x20\x2A\0";
+    let accepted = b"\x20\x0E\0\0\x0B\x21\0\x02\x27\0\x10\0\0\x22\0\x20";
     let subscriber = open(&mut node, b"\x10\x0E\0\x04MQTT\x05\x02\0\0\0\0\x01s", accepted);
     check(&mut node, subscriber, b"\x82\x07\0\x01\0\0\x01#\0", &[b"\x90\x04\0\x01\0\0"]);
     let client = open(&mut node, b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c", ACCEPTED_V3);
@@ -135,7 +135,7 @@ fn messages_that_are_being_stored_count() {
         ..Default::default()
     };
     let mut node = SimNode::with(settings);
-    let accepted = b"\x20\x10\0\0\x0D\x21\0\x02\x27\0\x10\0\0\x22\0\x20\x2A\0";
+    let accepted = b"\x20\x0E\0\0\x0B\x21\0\x02\x27\0\x10\0\0\x22\0\x20";
     let client = open(&mut node, b"\x10\x0E\0\x04MQTT\x05\x02\0\0\0\0\x01c", accepted);
     node.holds_io = true;
     check(&mut node, client, b"\x32\x07\0\x01a\0\x01\0!", &[]);

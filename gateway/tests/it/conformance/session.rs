@@ -177,7 +177,7 @@ fn sessions_without_end() {
 fn the_server_may_shorten_the_expiry() {
     let limits = Limits { session_expiry_max_s: 30, ..Limits::default() };
     let mut node = node_with(limits);
-    let shortened = b"\x20\x15\0\0\x12\x11\0\0\0\x1E\x21\x04\0\x27\0\x10\0\0\x22\0\x20\x2A\0";
+    let shortened = b"\x20\x13\0\0\x10\x11\0\0\0\x1E\x21\x04\0\x27\0\x10\0\0\x22\0\x20";
     let client = open(&mut node, KEPT_V5, shortened);
     node.drop_connection(client);
     node.advance(Duration::from_secs(30));

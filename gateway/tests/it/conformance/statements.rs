@@ -1,4 +1,4 @@
-//! Every normative statement is tested, excepted with a reason, or on the list of debts.
+//! Every normative statement is tested, or excepted with a reason.
 //!
 //! `statements-3.1.1.tsv` and `statements-5.0.tsv` hold the ids of appendix B of each standard, in
 //! its order, with whom each binds and a paraphrase of ours. 3.1.1 has 141 (its text prints one as
@@ -17,9 +17,7 @@
 //! form, which is checked but counts as no test. Statements that bind only clients need no test
 //! and may have one.
 //!
-//! `exceptions.tsv` (version, id, reason) holds statements that no test can show; `untested.tsv`
-//! those that one could. The latter only shrinks: `SHRINK_UNTESTED=1 cargo test -p gateway
-//! --test it statements` strikes what is cited by now.
+//! `exceptions.tsv` (version, id, reason) holds statements that no test can show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -107,8 +105,9 @@ fn all_statements() -> BTreeMap<Statement, bool> {
     all
 }
 
-/// The statements of `exceptions.tsv` or `untested.tsv`.
-fn listed(name: &str) -> BTreeSet<Statement> {
+/// The statements of `exceptions.tsv`.
+fn exceptions() -> BTreeSet<Statement> {
+    let name = "exceptions.tsv";
     let mut all = BTreeSet::new();
     for [version, id, reason] in rows(name) {
         let version = Version::ALL.into_iter().find(|known| known.number() == version);
@@ -227,55 +226,32 @@ fn citations_exist_and_name_their_version() {
 }
 
 #[test]
-fn every_statement_is_tested_excepted_or_on_the_list_of_debts() {
+fn every_statement_is_tested_or_excepted() {
     let all = all_statements();
     let tested: BTreeSet<Statement> =
         all_sources().iter().flat_map(|source| citations(&source.text).tested).collect();
-    if std::env::var_os("SHRINK_UNTESTED").is_some() {
-        shrink_untested(&tested);
-    }
-    let exceptions = listed("exceptions.tsv");
-    let untested = listed("untested.tsv");
+    let exceptions = exceptions();
     let mut faults = Vec::new();
     for (statement, binds_server) in &all {
-        let places = [
-            tested.contains(statement),
-            exceptions.contains(statement),
-            untested.contains(statement),
-        ];
-        match (binds_server, places) {
-            (true, [true, false, false] | [false, true, false] | [false, false, true])
-            | (false, [_, false, false]) => {}
-            (true, [false, false, false]) => faults.push(format!("{statement} has no test")),
-            (true, _) => faults.push(format!(
-                "{statement} is tested and on a list, or on two; SHRINK_UNTESTED=1 strikes it"
-            )),
-            (false, _) => faults.push(format!("{statement} binds only clients and needs no row")),
+        match (binds_server, tested.contains(statement), exceptions.contains(statement)) {
+            (true, true, false) | (true, false, true) | (false, _, false) => {}
+            (true, false, false) => faults.push(format!("{statement} has no test")),
+            (true, true, true) => faults.push(format!("{statement} is tested and excepted")),
+            (false, _, true) => {
+                faults.push(format!("{statement} binds only clients and needs no row"));
+            }
         }
     }
-    for statement in exceptions.union(&untested).filter(|statement| !all.contains_key(statement)) {
-        faults.push(format!("there is no {statement}, but a list has it"));
+    for statement in exceptions.iter().filter(|statement| !all.contains_key(statement)) {
+        faults.push(format!("there is no {statement}, but exceptions.tsv has it"));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     let binding = all.values().filter(|binds_server| **binds_server).count();
-    let (exceptions, debt) = (exceptions.len(), untested.len());
+    let exceptions = exceptions.len();
     println!(
-        "MQTT statements that bind a server: {binding}; {} tested, {exceptions} excepted, {debt} \
-         without a test yet",
-        binding - exceptions - debt
+        "MQTT statements that bind a server: {binding}; {} tested, {exceptions} excepted",
+        binding - exceptions
     );
-}
-
-/// Strikes from `untested.tsv` what is tested by now.
-fn shrink_untested(tested: &BTreeSet<Statement>) {
-    let kept: String = rows("untested.tsv")
-        .into_iter()
-        .filter(|[version, id, _]| {
-            !tested.iter().any(|s| s.version.number() == version && s.id == *id)
-        })
-        .map(|row| row.join("\t") + "\n")
-        .collect();
-    fs::write(file("untested.tsv"), kept).expect("the list can be written");
 }
 
 fn v50(id: &str) -> Statement {

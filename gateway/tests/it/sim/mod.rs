@@ -16,6 +16,7 @@ use gateway::proto::output::{Action, ConnectionId, ShardIndex};
 use gateway::proto::partition::PartitionId;
 use gateway::proto::shard_state::{ShardState, home_shard};
 use gateway::proto::time::Timestamp;
+use gateway::upstream::embedded::groups::GroupLimits;
 use gateway::upstream::embedded::log::faulty_files::FaultyFiles;
 use gateway::upstream::embedded::log::files::perform;
 use gateway::upstream::embedded::log::{Durability, LogIo, LogLimits};
@@ -37,6 +38,7 @@ pub(crate) struct SimSettings {
     pub(crate) durability: Durability,
     pub(crate) limits: Limits,
     pub(crate) log_limits: LogLimits,
+    pub(crate) groups: GroupLimits,
     pub(crate) seed: u64,
 }
 
@@ -47,6 +49,7 @@ impl Default for SimSettings {
             durability: Durability::Memory,
             limits: Limits::default(),
             log_limits: LogLimits::default(),
+            groups: GroupLimits::default(),
             seed: 1,
         }
     }
@@ -119,7 +122,7 @@ impl SimNode {
             limits: settings.log_limits,
             now: time,
         };
-        let Recovery { logs, state } = if settings.durability == Durability::Memory {
+        let Recovery { logs, state, groups } = if settings.durability == Durability::Memory {
             Recovery::in_memory(recovery).unwrap()
         } else {
             Recovery::run(&mut files, store, recovery).unwrap()
@@ -137,8 +140,12 @@ impl SimNode {
             sender.send((shard, reply)).unwrap();
         });
         let ends = committed_ends(&logs);
-        let limits = EmbeddedLimits { tail_bytes_max: 1 << 20, store_queue_max: 1_024 };
-        let upstreams = embedded_shards(count, logs, 1_024, limits);
+        let limits = EmbeddedLimits {
+            tail_bytes_max: 1 << 20,
+            store_queue_max: 1_024,
+            groups: settings.groups,
+        };
+        let upstreams = embedded_shards(count, logs, groups, 1_024, limits);
         let shards = upstreams.into_iter().enumerate().map(|(index, upstream)| {
             let shard = ShardIndex(u16::try_from(index).unwrap());
             let seed = settings.seed ^ index as u64;

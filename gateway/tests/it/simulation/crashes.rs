@@ -9,12 +9,18 @@ const SCRIPT: [QoS; 4] = [QoS::ExactlyOnce, QoS::AtLeastOnce, QoS::ExactlyOnce, 
 /// More file operations than the script has.
 const OPERATIONS_MAX: u32 = 500;
 
+/// Two subscribers of their own, or two members of a group.
+const PLAIN: [(&str, QoS); 2] = [("#", QoS::ExactlyOnce), ("a/+", QoS::AtLeastOnce)];
+const SHARED: [(&str, QoS); 2] =
+    [("$share/g/#", QoS::ExactlyOnce), ("$share/g/#", QoS::ExactlyOnce)];
+
 /// Runs the script with a crash after `operations` file operations. Returns whether it came to that.
-fn run(shards: u16, operations: u32) -> Result<bool, Broken> {
+fn run(shards: u16, filters: [(&'static str, QoS); 2], operations: u32) -> Result<bool, Broken> {
     let mut world = World::new(some_settings(shards, u64::from(shards)), false);
     let publisher = world.add("p".to_owned(), true, Vec::new(), true);
-    world.add("s2".to_owned(), true, vec![("#", QoS::ExactlyOnce)], false);
-    world.add("s1".to_owned(), true, vec![("a/+", QoS::AtLeastOnce)], false);
+    for (name, filter) in ["s2", "s1"].into_iter().zip(filters) {
+        world.add(name.to_owned(), true, vec![filter], false);
+    }
     let mut left = operations;
     let mut script = SCRIPT.iter();
     loop {
@@ -40,15 +46,17 @@ fn run(shards: u16, operations: u32) -> Result<bool, Broken> {
 
 #[test]
 fn a_crash_between_any_two_writes_breaks_no_promise() {
-    for shards in [1, 2] {
+    for (shards, filters) in [(1, PLAIN), (2, PLAIN), (1, SHARED), (2, SHARED)] {
         for operations in 0.. {
-            match run(shards, operations) {
+            match run(shards, filters, operations) {
                 Ok(true) => assert!(operations < OPERATIONS_MAX, "the script does not end"),
                 Ok(false) => {
                     assert!(operations > 30, "the script has only {operations} operations");
                     break;
                 }
-                Err(Broken(what)) => panic!("{shards} shards, operation {operations}: {what}"),
+                Err(Broken(what)) => {
+                    panic!("{shards} shards, {filters:?}, operation {operations}: {what}")
+                }
             }
         }
     }

@@ -13,6 +13,8 @@ struct Entry {
     acknowledged: bool,
     /// Persistent subscribers that were subscribed before, and have not got it yet.
     due: BTreeSet<usize>,
+    /// Groups that had a persistent member before, of which none has got it yet.
+    due_groups: BTreeSet<&'static str>,
 }
 
 /// Within one stream messages come in order: same subscriber, publisher, topic, and QoS on both
@@ -29,6 +31,10 @@ pub(crate) struct Ledger {
     /// its publisher repeats it.
     since: BTreeMap<usize, MessageId>,
     deliveries: BTreeMap<(usize, MessageId), u32>,
+    /// By shared filter: its persistent members.
+    groups: BTreeMap<&'static str, BTreeSet<usize>>,
+    /// With which QoS a message came to the members of a group, the lowest, and how often.
+    group_deliveries: BTreeMap<(&'static str, MessageId), (QoS, u32)>,
     newest: BTreeMap<Stream, MessageId>,
 }
 
@@ -41,12 +47,18 @@ impl Ledger {
                 self.since.insert(actor, self.entries.len() as MessageId);
                 if profile.persistent {
                     self.subscribed.insert(actor, profile.subscriptions.clone());
+                    for (filter, _) in shared(profile) {
+                        self.groups.entry(filter).or_default().insert(actor);
+                    }
                 }
             }
             Event::Acknowledged(message) => self.entry(message).acknowledged = true,
             Event::Connected { session_present: true }
             | Event::Abandoned(_)
             | Event::Disconnected(_) => {}
+            Event::Delivered { message, qos, .. } if shared(profile).next().is_some() => {
+                return self.delivered_to_member(profile, message, qos);
+            }
             Event::Delivered { message, qos, .. } => return self.delivered(actor, message, qos),
             Event::Broken(what) => return Some(what),
         }
@@ -65,7 +77,10 @@ impl Ledger {
             wanted.is_some_and(|wanted| wanted.min(qos) > QoS::AtMostOnce)
         });
         let due = takers.map(|(subscriber, _)| *subscriber).collect();
-        self.entries.push(Entry { publisher, topic, qos, acknowledged: false, due });
+        let groups = self.groups.keys().copied();
+        let due_groups = groups.filter(|group| qos > QoS::AtMostOnce && matches(group, topic));
+        let due_groups = due_groups.collect();
+        self.entries.push(Entry { publisher, topic, qos, acknowledged: false, due, due_groups });
         self.entries.len() as MessageId - 1
     }
 
@@ -78,6 +93,38 @@ impl Ledger {
         for entry in &mut self.entries {
             entry.due.remove(&subscriber);
         }
+        let Self { groups, entries, .. } = self;
+        groups.retain(|group, members| {
+            members.remove(&subscriber);
+            if members.is_empty() {
+                for entry in entries.iter_mut() {
+                    entry.due_groups.remove(group);
+                }
+            }
+            !members.is_empty()
+        });
+    }
+
+    /// A member of groups, which has no other subscriptions, got a message.
+    fn delivered_to_member(
+        &mut self,
+        profile: &Profile,
+        message: MessageId,
+        qos: QoS,
+    ) -> Option<String> {
+        let Some(entry) = self.entries.get_mut(usize::try_from(message).unwrap()) else {
+            return Some(format!("message {message} was never sent"));
+        };
+        let mut mine = shared(profile).filter(|(group, _)| matches(group, entry.topic));
+        let (group, granted) = mine.next()?;
+        if qos > granted {
+            return Some(format!("message {message} came with {qos:?}, granted {granted:?}"));
+        }
+        entry.due_groups.remove(group);
+        let delivery = self.group_deliveries.entry((group, message)).or_insert((qos, 0));
+        *delivery = (qos.min(delivery.0), delivery.1 + 1);
+        let doubled = delivery.1 > 1 && delivery.0.min(entry.qos) == QoS::ExactlyOnce;
+        doubled.then(|| format!("message {message} came {} times to {group}", delivery.1))
     }
 
     fn delivered(&mut self, subscriber: usize, message: MessageId, qos: QoS) -> Option<String> {
@@ -108,11 +155,12 @@ impl Ledger {
         None
     }
 
-    /// Acknowledged messages that did not arrive, with those that wait for them.
-    pub(crate) fn missing(&self) -> Vec<(MessageId, &BTreeSet<usize>)> {
+    /// Acknowledged messages that did not arrive.
+    pub(crate) fn missing(&self) -> Vec<MessageId> {
+        let is_due = |entry: &Entry| !entry.due.is_empty() || !entry.due_groups.is_empty();
         let entries = self.entries.iter().enumerate();
-        let lost = entries.filter(|(_, entry)| entry.acknowledged && !entry.due.is_empty());
-        lost.map(|(id, entry)| (id as MessageId, &entry.due)).collect()
+        let lost = entries.filter(|(_, entry)| entry.acknowledged && is_due(entry));
+        lost.map(|(id, _)| id as MessageId).collect()
     }
 
     /// How many messages were acknowledged.
@@ -128,6 +176,18 @@ impl Ledger {
     fn entry(&mut self, message: MessageId) -> &mut Entry {
         &mut self.entries[usize::try_from(message).unwrap()]
     }
+}
+
+/// The shared subscriptions of a client.
+fn shared(profile: &Profile) -> impl Iterator<Item = (&'static str, QoS)> + '_ {
+    let subscriptions = profile.subscriptions.iter().copied();
+    subscriptions.filter(|(filter, _)| filter.starts_with("$share/"))
+}
+
+/// Whether the filter inside a shared one matches.
+fn matches(shared: &str, topic: &str) -> bool {
+    let filter = shared.splitn(3, '/').nth(2).unwrap();
+    gateway::proto::routing::filter_matches(filter, topic)
 }
 
 /// The highest QoS that `filters` give a topic.
@@ -148,10 +208,41 @@ fn a_ledger_notices_loss_doubling_and_disorder() {
     assert_eq!(ledger.missing(), []);
     ledger.entry(first).acknowledged = true;
     ledger.entry(other).acknowledged = true;
-    assert_eq!(ledger.missing(), [(first, &BTreeSet::from([7]))], "lost");
+    assert_eq!(ledger.missing(), [first], "lost");
     assert_eq!(ledger.delivered(7, second, QoS::ExactlyOnce), None);
     assert!(ledger.delivered(7, first, QoS::ExactlyOnce).is_some(), "out of order");
     assert!(ledger.delivered(7, second, QoS::ExactlyOnce).is_some(), "doubled");
     assert!(ledger.delivered(7, 99, QoS::ExactlyOnce).is_some(), "invented");
+    assert_eq!(ledger.missing(), []);
+}
+
+#[test]
+fn a_ledger_notices_what_a_group_loses_and_doubles() {
+    let mut ledger = Ledger::default();
+    let group = "$share/g/a/#";
+    let profile = |qos| Profile {
+        name: String::new(),
+        version: gateway::proto::mqtt::ProtocolVersion::V5,
+        persistent: true,
+        receive_maximum: 1,
+        window: 1,
+        subscriptions: vec![(group, qos)],
+    };
+    for member in [7, 8] {
+        assert_eq!(ledger.hear(member, &profile(QoS::ExactlyOnce), Event::Subscribed), None);
+    }
+    let first = ledger.published(0, "a/b", QoS::ExactlyOnce);
+    let second = ledger.published(0, "a/b", QoS::ExactlyOnce);
+    ledger.entry(first).acknowledged = true;
+    assert_eq!(ledger.missing(), [first], "lost");
+    let mut deliver = |message, qos, granted| {
+        let event = Event::Delivered { message, qos, dup: false };
+        ledger.hear(7, &profile(granted), event)
+    };
+    assert_eq!(deliver(first, QoS::ExactlyOnce, QoS::ExactlyOnce), None);
+    assert!(deliver(first, QoS::ExactlyOnce, QoS::ExactlyOnce).is_some(), "doubled");
+    assert!(deliver(second, QoS::ExactlyOnce, QoS::AtLeastOnce).is_some(), "not granted");
+    assert_eq!(deliver(second, QoS::AtLeastOnce, QoS::AtLeastOnce), None);
+    assert_eq!(deliver(second, QoS::AtLeastOnce, QoS::AtLeastOnce), None, "QoS 1 may repeat");
     assert_eq!(ledger.missing(), []);
 }

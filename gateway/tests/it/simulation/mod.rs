@@ -30,9 +30,17 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 /// One run: storm, calm, and everyone leaves. Returns how many messages were acknowledged.
 fn run(seed: u64, weather: Weather) -> Result<usize, Broken> {
+    run_with(seed, weather, |world| world.populate(3, 4))
+}
+
+fn run_with(
+    seed: u64,
+    weather: Weather,
+    populate: impl FnOnce(&mut World),
+) -> Result<usize, Broken> {
     let shards = u16::try_from(1 + seed % 3).unwrap();
     let mut world = World::new(some_settings(shards, seed), weather.ignore_syncs);
-    world.populate(3, 4);
+    populate(&mut world);
     for _ in 0..STEPS {
         world.step(weather)?;
     }
@@ -69,5 +77,15 @@ fn promises_hold_in_any_weather() {
     let seeds = seeds(SEEDS_DEFAULT);
     let count = seeds.clone().count();
     let acknowledged = run_all(seeds, |seed| run(seed, STORM));
+    assert!(acknowledged > count * 20, "only {acknowledged} messages in {count} runs");
+}
+
+/// As above for shared subscriptions: each message reaches one member of each group, at QoS 2 once.
+#[test]
+fn promises_to_groups_hold_in_any_weather() {
+    let seeds = seeds(SEEDS_DEFAULT);
+    let count = seeds.clone().count();
+    let acknowledged =
+        run_all(seeds, |seed| run_with(seed, STORM, |world| world.populate_groups(3, 5)));
     assert!(acknowledged > count * 20, "only {acknowledged} messages in {count} runs");
 }

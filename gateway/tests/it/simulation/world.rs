@@ -7,12 +7,14 @@ use crate::sim::{SimClient, SimNode, SimSettings};
 use gateway::proto::limits::Limits;
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
 use gateway::proto::shard_state::Counters;
+use gateway::upstream::embedded::groups::GroupLimits;
 use gateway::upstream::embedded::log::{Durability, LogLimits};
 use std::time::Duration;
 
 /// Topics published to; each subscriber takes some of them.
 const TOPICS: [&str; 4] = ["a/1", "a/2", "b/1", "b/2"];
 const FILTERS: [&str; 5] = ["a/+", "#", "b/1", "+/2", "a/1"];
+const GROUPS: [&str; 2] = ["$share/g/#", "$share/g/a/+"];
 const QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V3_1_1, ProtocolVersion::V5];
 
@@ -79,6 +81,11 @@ pub(crate) fn some_settings(shards: u16, seed: u64) -> SimSettings {
             uncommitted_bytes_max: 4_096,
             ..LogLimits::default()
         },
+        groups: GroupLimits {
+            inflight_max: either(2, 64),
+            pending_max: 4,
+            ..GroupLimits::default()
+        },
         seed,
     }
 }
@@ -115,6 +122,24 @@ impl World {
                 }
             }
             self.add(format!("sub-{number}"), persistent, subscriptions, false);
+        }
+    }
+
+    /// Publishers and the members of two groups. Those with QoS 2 are persistent: what begins with a
+    /// client whose session then ends goes to nobody else.
+    pub(crate) fn populate_groups(&mut self, publishers: u64, members: u64) {
+        for number in 0..publishers {
+            let persistent = self.random.below(4) > 0;
+            self.add(format!("pub-{number}"), persistent, Vec::new(), true);
+        }
+        for number in 0..members {
+            let group = GROUPS[usize::try_from(number).unwrap() % GROUPS.len()];
+            // The first of each group keeps it alive.
+            let is_first = number < GROUPS.len() as u64;
+            let persistent = is_first || self.random.below(3) > 0;
+            let highest = if persistent { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+            let qos = *self.random.pick(&[QoS::AtLeastOnce, highest]);
+            self.add(format!("member-{number}"), persistent, vec![(group, qos)], false);
         }
     }
 
@@ -298,7 +323,7 @@ impl World {
             self.node().advance(Duration::from_secs(1));
         }
         let missing = self.ledger.missing();
-        let missing: Vec<_> = missing.into_iter().map(|(id, _)| self.ledger.describe(id)).collect();
+        let missing: Vec<_> = missing.into_iter().map(|id| self.ledger.describe(id)).collect();
         let busy = self.actors.iter().filter(|actor| !actor.client.is_idle());
         let busy: Vec<_> = busy.map(|actor| format!("{:?}", actor.client)).collect();
         let counters = self.counters();
@@ -381,8 +406,11 @@ impl World {
             let state = self.node().shard(shard).state();
             let (sessions, filters) = (state.session_count(), state.filter_count());
             let counters = state.counters().clone();
-            if (sessions, filters) != (0, 0) {
-                let what = format!("{sessions} sessions and {filters} filters stay on {shard}");
+            let groups = self.node().shard(shard).upstream.group_count();
+            if (sessions, filters, groups) != (0, 0, 0) {
+                let what = format!(
+                    "{sessions} sessions, {filters} filters and {groups} groups stay on {shard}"
+                );
                 return Err(self.broken(&what));
             }
             // `clamped` counts a cursor at the start of a boot that wrote nothing, too; what is

@@ -1,7 +1,7 @@
 //! The fold: what each record of a log does to the keyed state, live and in recovery.
 
 use super::state::KeyedState;
-use super::{Space, StoreError};
+use super::{Space, StoreError, groups};
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Qos2Step, Record, SessionPut};
@@ -47,7 +47,13 @@ enum StepKey {
     Outbound = 1,
     /// A message the client has completed, by its place: packet ids are used again.
     Completed = 2,
+    /// As `Completed`, for a message that a shared subscription brought: several can bring the same,
+    /// so the packet id is there, too.
+    SharedCompleted = 3,
 }
+
+/// In the step of an exchange: a shared subscription brought the message.
+const SHARED_STEP: u8 = 0b1000_0000;
 
 /// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,29 +99,33 @@ pub fn fold(
             state.delete(Space::Qos2, packet_key(client_id, StepKey::Inbound, *packet_id));
             Ok(())
         }
-        Record::Qos2Outbound { client_id, packet_id, step, partition, sequence } => {
+        Record::Qos2Outbound { client_id, packet_id, step, partition, sequence, shared } => {
             let key = packet_key(client_id, StepKey::Outbound, *packet_id);
             if *step == Qos2Step::Completed {
                 state.delete(Space::Qos2, key);
-                let key = place_key(client_id, *partition, *sequence);
+                let shared = shared.then_some(*packet_id);
+                let key = place_key(client_id, shared, *partition, *sequence);
                 state.put(Space::Qos2, key, Vec::new());
             } else {
-                state.put(Space::Qos2, key, qos2_value(*step, *partition, *sequence));
+                state.put(Space::Qos2, key, qos2_value(*step, *shared, *partition, *sequence));
             }
+            Ok(())
+        }
+        Record::SharedSent { group, client_id, packet_id, partition, sequence } => {
+            if !client_id.is_empty() {
+                let key = packet_key(client_id, StepKey::Outbound, *packet_id);
+                let value = qos2_value(Qos2Step::Sent, true, *partition, *sequence);
+                state.put(Space::Qos2, key, value);
+            }
+            groups::take(state, group, (*partition, *sequence));
             Ok(())
         }
         Record::Floor { shard, cursors } => {
             state.put(Space::Floors, shard.to_be_bytes().to_vec(), cursors.to_vec());
             Ok(())
         }
-        Record::GroupPut { name, record } => {
-            state.put(Space::Groups, name.as_bytes().to_vec(), record.to_vec());
-            Ok(())
-        }
-        Record::GroupDelete { name } => {
-            state.delete(Space::Groups, name.as_bytes().to_vec());
-            Ok(())
-        }
+        Record::GroupPut { name, record } => groups::put_group(state, name, record),
+        Record::GroupDelete { name } => groups::delete_group(state, name),
     }
 }
 
@@ -128,6 +138,7 @@ pub fn concerns_state(record: &Record<'_>) -> bool {
         | Record::SessionDelete { .. }
         | Record::Qos2Released { .. }
         | Record::Qos2Outbound { .. }
+        | Record::SharedSent { .. }
         | Record::Floor { .. }
         | Record::GroupPut { .. }
         | Record::GroupDelete { .. } => true,
@@ -140,7 +151,8 @@ fn client_id_of<'a>(record: &Record<'a>) -> Option<&'a str> {
         Record::SessionPut(put) => Some(put.client_id),
         Record::SessionDelete { client_id }
         | Record::Qos2Released { client_id, .. }
-        | Record::Qos2Outbound { client_id, .. } => Some(client_id),
+        | Record::Qos2Outbound { client_id, .. }
+        | Record::SharedSent { client_id, .. } => Some(client_id),
         Record::Floor { .. } | Record::GroupPut { .. } | Record::GroupDelete { .. } => None,
     }
 }
@@ -255,6 +267,7 @@ fn step_key_of(kind: u8) -> Option<StepKey> {
         0 => Some(StepKey::Inbound),
         1 => Some(StepKey::Outbound),
         2 => Some(StepKey::Completed),
+        3 => Some(StepKey::SharedCompleted),
         _ => None,
     }
 }
@@ -266,16 +279,24 @@ fn packet_key(client_id: &str, kind: StepKey, packet_id: PacketId) -> Vec<u8> {
     key
 }
 
-fn place_key(client_id: &str, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
-    let mut key = qos2_prefix(client_id);
-    key.push(StepKey::Completed as u8);
+fn place_key(
+    client_id: &str,
+    shared: Option<PacketId>,
+    partition: PartitionId,
+    sequence: Sequence,
+) -> Vec<u8> {
+    let mut key = match shared {
+        Some(packet_id) => packet_key(client_id, StepKey::SharedCompleted, packet_id),
+        None => [&qos2_prefix(client_id)[..], &[StepKey::Completed as u8]].concat(),
+    };
     key.extend_from_slice(&partition.0.to_be_bytes());
     key.extend_from_slice(&sequence.0.to_be_bytes());
     key
 }
 
-fn qos2_value(step: Qos2Step, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
-    [&[step as u8][..], &partition.0.to_be_bytes(), &sequence.0.to_be_bytes()].concat()
+fn qos2_value(step: Qos2Step, shared: bool, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
+    let step = step as u8 | if shared { SHARED_STEP } else { 0 };
+    [&[step][..], &partition.0.to_be_bytes(), &sequence.0.to_be_bytes()].concat()
 }
 
 fn place_of(bytes: &[u8]) -> Option<(PartitionId, Sequence)> {
@@ -292,12 +313,19 @@ fn qos2_delta(key: &[u8], value: &[u8]) -> Option<Qos2Delta> {
         StepKey::Outbound => {
             let (&step, place) = value.split_first()?;
             let (partition, sequence) = place_of(place)?;
-            let step = if step == 0 { Qos2Step::Sent } else { Qos2Step::Received };
-            Qos2Delta::Outbound { packet_id: packet_id()?, step, partition, sequence }
+            let shared = step & SHARED_STEP != 0;
+            let step = if step & !SHARED_STEP == 0 { Qos2Step::Sent } else { Qos2Step::Received };
+            Qos2Delta::Outbound { packet_id: packet_id()?, step, partition, sequence, shared }
         }
         StepKey::Completed => {
             let (partition, sequence) = place_of(rest)?;
             Qos2Delta::Completed(partition, sequence)
+        }
+        StepKey::SharedCompleted => {
+            let (packet_id, place) = rest.split_first_chunk()?;
+            let packet_id = PacketId::new(u16::from_be_bytes(*packet_id))?;
+            let (partition, sequence) = place_of(place)?;
+            Qos2Delta::SharedCompleted { packet_id, partition, sequence }
         }
     })
 }

@@ -6,6 +6,7 @@
 
 pub mod fjall_store;
 pub mod fold;
+pub mod groups;
 pub mod memory_store;
 pub mod needed;
 pub mod recover;
@@ -29,7 +30,7 @@ pub enum Space {
     Qos2,
     /// Topic -> the last retained message, or that there is none since when.
     Retained,
-    /// "ShareName/filter" -> record of the group.
+    /// "ShareName/filter" -> record of the group; with a place, a message taken over by a member.
     Groups,
     /// Shard -> `(partition, sequence)` pairs as in [`Record::Floor`](crate::proto::record::Record).
     Floors,

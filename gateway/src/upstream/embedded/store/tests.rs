@@ -1,18 +1,20 @@
 //! The fold on both stores, the thread, and recovery.
 
 use super::fold::{SessionValue, TimerKind, fold, qos2_deltas};
+use super::groups::{StoredGroup, stored_groups};
 use super::memory_store::MemoryStore;
 use super::recover::{Replacement, fold_logs, settle_sessions};
 use super::retained::matching;
 use super::state::KeyedState;
-use super::thread::{StorageThread, StoreReply, StoreRequest, ThreadConfig};
+use super::thread::{SessionState, StorageThread, StoreReply, StoreRequest, ThreadConfig};
 use super::*;
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::output::ShardIndex;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::record::{Message, Qos2Step, Record, SessionPut};
-use crate::proto::session::record::Qos2Delta;
+use crate::proto::session::record::{Qos2Delta, SessionRecord, SubscriptionRecord};
 use crate::proto::time::Timestamp;
+use crate::upstream::embedded::groups::record::GroupRecord;
 use crate::upstream::embedded::log::faulty_files::FaultyFiles;
 use crate::upstream::embedded::log::{Log, LogLimits};
 use std::num::NonZeroU16;
@@ -71,7 +73,14 @@ fn sent(client_id: &'static str, id: u16) -> Record<'static> {
         step: Qos2Step::Sent,
         partition: PARTITION,
         sequence: Sequence(9),
+        shared: false,
     }
+}
+
+fn shared_sent(client_id: &'static str, id: u16, sequence: u64) -> Record<'static> {
+    let (group, packet_id) = ("g/a", packet_id(id));
+    let (partition, sequence) = (PARTITION, Sequence(sequence));
+    Record::SharedSent { group, client_id, packet_id, partition, sequence }
 }
 
 fn everything(state: &KeyedState) -> Vec<(Space, Vec<u8>, Vec<u8>)> {
@@ -159,6 +168,7 @@ fn the_newest_retained_message_wins_in_any_order() {
 
 #[test]
 fn folding_again_changes_nothing() {
+    let group = GroupRecord { next: vec![(PARTITION, Sequence(10))], open: Vec::new() }.encode();
     let records = [
         put("c", 50, b"12345678"),
         sent("c", 1),
@@ -167,7 +177,12 @@ fn folding_again_changes_nothing() {
         put("c", 70, b"abcdefgh"),
         sent("c", 2),
         Record::Floor { shard: 2, cursors: &[1; 10] },
-        Record::GroupPut { name: "g/a", record: b"r" },
+        shared_sent("c", 3, 7),
+        shared_sent("", 4, 12),
+        Record::GroupPut { name: "g/a", record: &group },
+        shared_sent("c", 5, 13),
+        Record::GroupPut { name: "g/b", record: &group },
+        Record::GroupDelete { name: "g/b" },
         put("d", 70, b"x"),
         Record::SessionDelete { client_id: "d" },
     ];
@@ -301,13 +316,61 @@ fn due_sessions_are_announced_once_to_their_shard() {
     })
     .unwrap();
     let due = answers.recv_timeout(Duration::from_secs(10)).unwrap();
-    thread.requests().send(StoreRequest::Groups { shard: ShardIndex(0), ticket: 1 }).unwrap();
+    let (shard, ticket, client_id) = (ShardIndex(0), 1, "nobody".to_owned());
+    thread.requests().send(StoreRequest::SessionGet { shard, ticket, client_id }).unwrap();
     let client_id = "c".to_owned();
     let at = Timestamp(500);
     assert_eq!(due, (ShardIndex(3), StoreReply::Due { client_id, which: TimerKind::Expiry, at }));
     thread.stop();
     let rest: Vec<(ShardIndex, StoreReply)> = answers.drain().collect();
-    assert_eq!(rest, [(ShardIndex(0), StoreReply::Groups { ticket: 1, groups: vec![] })]);
+    let state = SessionState::default();
+    assert_eq!(rest, [(ShardIndex(0), StoreReply::Session { ticket: 1, state })]);
+}
+
+/// What a member has taken over is not given to another after a restart, until the group's own record
+/// says as much.
+#[test]
+fn groups_are_found_by_the_sessions_that_are_members() {
+    let open = (PARTITION, Sequence(5));
+    let record = GroupRecord { next: vec![(PARTITION, Sequence(10))], open: vec![open] };
+    let bytes = record.encode();
+    let member = SessionRecord {
+        subscriptions: vec![SubscriptionRecord {
+            filter: "$share/g/a".into(),
+            options: 2,
+            identifier: 0,
+            starts: Vec::new(),
+        }],
+        ..SessionRecord::default()
+    };
+    let mut session = Vec::new();
+    member.encode(&mut session);
+    on_both("groups", |mut state| {
+        let put = |client_id| {
+            let (expires_at, will_at) = (Timestamp::NEVER, Timestamp::NEVER);
+            Record::SessionPut(SessionPut { client_id, expires_at, will_at, record: &session })
+        };
+        let records = [
+            put("m"),
+            put("n"),
+            Record::GroupPut { name: "g/b", record: &bytes },
+            shared_sent("m", 1, 5),
+            shared_sent("", 2, 6),
+            shared_sent("m", 3, 10),
+            Record::GroupPut { name: "g/a", record: &bytes },
+        ];
+        for (at, record) in records.iter().enumerate() {
+            fold(&mut state, PARTITION, Sequence(at as u64), record).unwrap();
+        }
+        let groups = stored_groups(&mut state).unwrap();
+        let [StoredGroup { name, members: 2, record: found, taken }] = &groups[..] else {
+            panic!("{groups:?}");
+        };
+        assert_eq!((&**name, found), ("g/a", &record));
+        // 6 is settled: it lies before the record's end and is not open.
+        assert_eq!(*taken, [(PARTITION, Sequence(5)), (PARTITION, Sequence(10))]);
+        assert_eq!(state.keys(Space::Groups, &[]).unwrap().len(), 3, "g/b has no members");
+    });
 }
 
 /// The engine panics on longer keys.

@@ -55,13 +55,6 @@ pub enum StoreRequest {
         /// Bytes of bodies in one answer; there may be several.
         page_bytes: usize,
     },
-    /// All groups.
-    Groups {
-        /// Who asks.
-        shard: ShardIndex,
-        /// Comes back.
-        ticket: u64,
-    },
     /// What a shard's sessions in memory need of a partition. In one queue with the records of
     /// sessions, so that one is never seen to need nothing between memory and store.
     Needed {
@@ -105,13 +98,6 @@ pub enum StoreReply {
         last: bool,
         /// There were more than `max_count`.
         truncated: bool,
-    },
-    /// To `Groups`: names and records.
-    Groups {
-        /// Of the request.
-        ticket: u64,
-        /// All of them.
-        groups: Vec<(String, Vec<u8>)>,
     },
     /// The store could not answer the request.
     Failed {
@@ -319,14 +305,6 @@ impl Storage {
                 let result = self.retained(shard, ticket, &filters, max_count, page_bytes);
                 self.answer(shard, ticket, result);
             }
-            StoreRequest::Groups { shard, ticket } => {
-                let reply = self.groups();
-                self.answer(
-                    shard,
-                    ticket,
-                    reply.map(|groups| StoreReply::Groups { ticket, groups }),
-                );
-            }
             StoreRequest::Needed { shard, partition, sequence } => {
                 self.needed.entry(partition).or_default().insert(shard, sequence);
             }
@@ -413,17 +391,6 @@ impl Storage {
             })?;
         }
         Ok(StoreReply::Retained { ticket, messages: page, last: true, truncated })
-    }
-
-    fn groups(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let mut groups = Vec::new();
-        self.state.scan(Space::Groups, &[], &[], &mut |name, record| {
-            if let Ok(name) = std::str::from_utf8(name) {
-                groups.push((name.to_owned(), record.to_vec()));
-            }
-            true
-        })?;
-        Ok(groups)
     }
 
     fn commit(&mut self) {

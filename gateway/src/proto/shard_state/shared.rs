@@ -1,0 +1,462 @@
+//! Shared subscriptions, as the sessions of this shard see them. Source: MQTT 5.0 §4.8.2.
+//!
+//! ```text
+//! SUBSCRIBE $share ─▶ GroupRequest::Join ─▶ (group) ─▶ handle_joined ─▶ session recorded ─▶ SUBACK
+//! (group) ─▶ handle_shared ─▶ queue or PUBLISH ─▶ PUBACK; QoS 2: before PUBLISH, recorded ─▶ Settled
+//! connection or session ends ─▶ Part: what was not settled goes to another member
+//! ```
+//! A QoS 1 message stays the group's until PUBACK. One of QoS 2 is the session's as soon as it may
+//! have been sent: it is completed with this client or with nobody. Source: MQTT 5.0 [MQTT-4.8.2-4],
+//! [MQTT-4.8.2-5].
+
+use super::deliver::{Terms, Wanted};
+use super::{Context, GroupRequest, ShardState, SharedMessage};
+use crate::proto::mqtt::{PacketId, QoS, ReasonCode, SHARE_PREFIX, SubscriptionOptions};
+use crate::proto::output::ConnectionId;
+use crate::proto::record::{Message, Record};
+use crate::proto::routing::{PackedOptions, filter_matches};
+use crate::proto::session::record::{SessionRecord, SubscriptionRecord};
+use crate::proto::session::shared::filter_of;
+use crate::proto::session::{
+    GroupId, InFlight, InFlightStep, Origin, Outbound, Place, Queued, QueuedFor, Session,
+    SharedSubscription, Stage, Ticket,
+};
+use ahash::AHashMap;
+
+/// SUBSCRIBEs with shared subscriptions whose groups have not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct SharedSubscribes {
+    last_id: u64,
+    open: AHashMap<u64, SharedSubscribe>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct SharedSubscribe {
+    pub(super) ticket: Ticket,
+    pub(super) connection: ConnectionId,
+    pub(super) packet_id: PacketId,
+    /// The Reason Codes so far.
+    pub(super) codes: Vec<u8>,
+    /// The retained messages to ask for.
+    pub(super) retained: Vec<u64>,
+    /// Groups that have not answered, with the place of their Reason Code.
+    pub(super) waits_for: Vec<(Box<str>, usize)>,
+}
+
+impl SharedSubscribes {
+    /// Keeps a SUBSCRIBE until its groups have answered; they say its number.
+    pub(super) fn insert(&mut self, subscribe: SharedSubscribe) -> u64 {
+        self.last_id += 1;
+        self.open.insert(self.last_id, subscribe);
+        self.last_id
+    }
+}
+
+impl ShardState {
+    /// Adds or replaces a shared subscription, and asks its group; 0 for `subscribe` where nobody
+    /// waits for the answer.
+    pub(super) fn subscribe_shared(
+        &mut self,
+        index: u32,
+        name: &str,
+        options: SubscriptionOptions,
+        identifier: u32,
+        subscribe: u64,
+        context: &mut Context<'_>,
+    ) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let options = PackedOptions::from(options);
+        if let Some(known) = session.shared.iter_mut().find(|one| *one.name == *name) {
+            (known.options, known.identifier) = (options, identifier);
+        } else {
+            let added = SharedSubscription {
+                name: name.into(),
+                options,
+                identifier,
+                group: None,
+                returning: false,
+            };
+            session.shared = session.shared.iter().cloned().chain([added]).collect();
+        }
+        self.join_group(index, name, subscribe, context);
+    }
+
+    pub(super) fn has_shared(&self, index: u32, name: &str) -> bool {
+        self.session(index)
+            .is_some_and(|session| session.shared.iter().any(|one| *one.name == *name))
+    }
+
+    fn join_group(&mut self, index: u32, name: &str, subscribe: u64, context: &mut Context<'_>) {
+        let Some(ticket) = self.ticket(index) else {
+            return;
+        };
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let (window, persistent) = (session.connected.window, session.is_persistent());
+        let Some(shared) = session.shared.iter_mut().find(|one| *one.name == *name) else {
+            return;
+        };
+        let returning = std::mem::take(&mut shared.returning);
+        let (name, qos) = (shared.name.clone(), shared.options.qos());
+        context.upstream.tell_group(GroupRequest::Join {
+            name,
+            ticket,
+            subscribe,
+            qos,
+            window,
+            persistent,
+            returning,
+        });
+    }
+
+    /// A session goes online with what it had: its groups hear of it.
+    pub(super) fn rejoin_groups(&mut self, index: u32, context: &mut Context<'_>) {
+        let Some(session) = self.session(index) else {
+            return;
+        };
+        let names: Vec<Box<str>> = session.shared.iter().map(|one| one.name.clone()).collect();
+        for name in names {
+            self.join_group(index, &name, 0, context);
+        }
+    }
+
+    /// The answer to [`GroupRequest::Join`]: the group, or why the session is no member.
+    pub fn handle_joined(
+        &mut self,
+        ticket: Ticket,
+        subscribe: u64,
+        name: &str,
+        joined: Result<GroupId, ReasonCode>,
+        context: &mut Context<'_>,
+    ) {
+        if let Some(session) = self.session_of(ticket) {
+            match joined {
+                Ok(group) => {
+                    let mut shared = session.shared.iter_mut();
+                    if let Some(shared) = shared.find(|one| *one.name == *name) {
+                        shared.group = Some(group);
+                    }
+                }
+                Err(_) => {
+                    let others = session.shared.iter().filter(|one| *one.name != *name);
+                    session.shared = others.cloned().collect();
+                }
+            }
+        }
+        let Some(mut waiting) = self.shared_subscribes.open.remove(&subscribe) else {
+            return;
+        };
+        let Some(place) = waiting.waits_for.iter().position(|(of, _)| **of == *name) else {
+            return;
+        };
+        let (_, code_place) = waiting.waits_for.swap_remove(place);
+        if let Err(reason) = joined
+            && let Some(code) = waiting.codes.get_mut(code_place)
+        {
+            *code = reason as u8;
+        }
+        if !waiting.waits_for.is_empty() {
+            self.shared_subscribes.open.insert(subscribe, waiting);
+            return;
+        }
+        let SharedSubscribe { ticket, connection, packet_id, codes, retained, .. } = waiting;
+        if self.session_of(ticket).is_some_and(|session| session.stage == Stage::Online) {
+            self.subscribed(ticket.session, connection, packet_id, &codes, retained, context);
+        } else {
+            self.retained_requests.forget(&retained);
+        }
+    }
+
+    /// A group gives a message to a session. If that is not there any more, the group hears so by
+    /// itself: [`GroupRequest::Part`] is on its way.
+    pub fn handle_shared(
+        &mut self,
+        ticket: Ticket,
+        message: SharedMessage,
+        context: &mut Context<'_>,
+    ) {
+        let SharedMessage { group, place, record, body } = message;
+        let index = ticket.session;
+        let Some(session) = self.session_of(ticket).filter(|one| one.stage == Stage::Online) else {
+            return;
+        };
+        if !session.shared.iter().any(|one| one.group == Some(group)) {
+            return;
+        }
+        let is_waiting = session.outbound.as_ref().is_some_and(|out| out.is_waiting());
+        let Some((partition, sequence)) = place else {
+            self.send_shared_unacknowledged(index, group, &body, context);
+            return;
+        };
+        let queued_for = QueuedFor::Group { group, record };
+        if is_waiting || !self.has_room(index, context) {
+            self.track_outbound(index);
+            if let Some(session) = self.session_mut(index) {
+                let body = Some(body.as_ref().into());
+                let queued = Queued { partition, queued_for, sequence, body };
+                session.outbound_mut().queue.push_back(queued);
+            }
+            return;
+        }
+        self.send_shared(index, (partition, sequence), group, record, &body, context);
+    }
+
+    /// Sends a QoS 1 or 2 message of a group, for which there is room.
+    pub(super) fn send_shared(
+        &mut self,
+        index: u32,
+        place: Place,
+        group: GroupId,
+        record: bool,
+        body: &[u8],
+        context: &mut Context<'_>,
+    ) {
+        let Some(session) = self.session(index) else {
+            return;
+        };
+        let shared = session.shared.iter().find(|one| one.group == Some(group));
+        let (Some(shared), Some(Record::Message(message))) = (shared, Record::decode(body)) else {
+            return;
+        };
+        let (options, identifiers) = (shared.options, identifiers(shared.identifier));
+        if options.qos() == QoS::AtMostOnce {
+            // Subscribed anew with QoS 0 since the message was given to it.
+            self.send_shared_unacknowledged(index, group, body, context);
+            self.settle_unsent(index, Origin::Group(group), place, context);
+            return;
+        }
+        let terms = Terms {
+            qos: options.qos().min(message.qos),
+            retain: options.retain_as_published() && message.retain,
+            identifiers: &identifiers,
+            origin: Origin::Group(group),
+            record,
+        };
+        self.send_acknowledged(index, place, &message, terms, false, context);
+    }
+
+    fn send_shared_unacknowledged(
+        &mut self,
+        index: u32,
+        group: GroupId,
+        body: &[u8],
+        context: &mut Context<'_>,
+    ) {
+        let Some(session) = self.session(index) else {
+            return;
+        };
+        let shared = session.shared.iter().find(|one| one.group == Some(group));
+        let (Some(shared), Some(Record::Message(message))) = (shared, Record::decode(body)) else {
+            return;
+        };
+        let (options, identifiers) = (shared.options, identifiers(shared.identifier));
+        let wanted = Wanted {
+            qos: QoS::AtMostOnce,
+            retain_as_published: options.retain_as_published(),
+            identifiers: &identifiers,
+        };
+        self.send_unacknowledged(index, &message, wanted, false, context);
+    }
+
+    /// A message that must not be sent was not: it is done.
+    pub(super) fn settle_unsent(
+        &mut self,
+        index: u32,
+        origin: Origin,
+        place: Place,
+        context: &mut Context<'_>,
+    ) {
+        self.settle(index, origin, Some(place), true, context);
+    }
+
+    /// A QoS 2 message that nobody has to record is on its way: it is no longer the group's.
+    pub(super) fn settle_sent(&mut self, index: u32, sent: &InFlight, context: &mut Context<'_>) {
+        let place = (sent.partition, sent.sequence);
+        self.settle(index, sent.origin, Some(place), false, context);
+    }
+
+    /// An exchange is over.
+    pub(super) fn settle_finished(
+        &mut self,
+        index: u32,
+        sent: &InFlight,
+        context: &mut Context<'_>,
+    ) {
+        let place = Some((sent.partition, sent.sequence));
+        let place = place.filter(|_| sent.qos() == QoS::AtLeastOnce);
+        self.settle(index, sent.origin, place, true, context);
+    }
+
+    fn settle(
+        &mut self,
+        index: u32,
+        origin: Origin,
+        place: Option<Place>,
+        finished: bool,
+        context: &mut Context<'_>,
+    ) {
+        if let (Origin::Group(group), Some(ticket)) = (origin, self.ticket(index)) {
+            let settled = GroupRequest::Settled { group, ticket, place, finished };
+            context.upstream.tell_group(settled);
+        }
+    }
+
+    /// The connection or the session ends: its groups take back what was not settled. With `stays`
+    /// the subscriptions remain, and come back with the session.
+    pub(super) fn part_groups(&mut self, index: u32, stays: bool, context: &mut Context<'_>) {
+        let Some(ticket) = self.ticket(index) else {
+            return;
+        };
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let mut returned: Vec<(GroupId, Vec<Place>)> = Vec::new();
+        if let Some(outbound) = &mut session.outbound {
+            outbound.queue.retain(|one| !matches!(one.queued_for, QueuedFor::Group { .. }));
+            returned = take_unacknowledged(outbound);
+        }
+        for shared in &session.shared {
+            let name = shared.name.clone();
+            let kept = uncommitted(session.outbound.as_deref(), shared.group);
+            context.upstream.tell_group(GroupRequest::Part { name, ticket, stays, kept });
+        }
+        if !stays {
+            session.shared = Box::default();
+        }
+        // Of groups the session has left before; the others know from `Part`.
+        for (group, places) in returned {
+            context.upstream.tell_group(GroupRequest::Return { group, places });
+        }
+    }
+
+    /// Ends a shared subscription. What was sent is finished with this client: MQTT 5.0
+    /// [MQTT-3.10.4-3]. Returns what the group must not give to another, `None` when there was no
+    /// such subscription.
+    pub(super) fn unsubscribe_shared(
+        &mut self,
+        index: u32,
+        name: &str,
+        context: &mut Context<'_>,
+    ) -> Option<Vec<(GroupId, Place)>> {
+        let ticket = self.ticket(index)?;
+        let session = self.session_mut(index)?;
+        let removed = session.shared.iter().find(|one| *one.name == *name)?.clone();
+        let others = session.shared.iter().filter(|one| *one.name != *name);
+        session.shared = others.cloned().collect();
+        let (mut kept, mut own) = (Vec::new(), Vec::new());
+        let persistent = session.is_persistent();
+        if let (Some(outbound), Some(group)) = (&mut session.outbound, removed.group) {
+            outbound.queue.retain(
+                |one| !matches!(one.queued_for, QueuedFor::Group { group: of, .. } if of == group),
+            );
+            for sent in outbound.in_flight.iter_mut() {
+                if sent.origin == Origin::Group(group) {
+                    let place = (sent.partition, sent.sequence);
+                    kept.push(place);
+                    if persistent && sent.step == InFlightStep::ExpectPuback {
+                        sent.origin = Origin::Shared;
+                        own.push((group, place));
+                    }
+                }
+            }
+        }
+        let part = GroupRequest::Part { name: removed.name, ticket, stays: false, kept };
+        context.upstream.tell_group(part);
+        Some(own)
+    }
+
+    /// The messages are the session's own to finish, and that is recorded.
+    pub(super) fn settle_own(&mut self, settled: Vec<(GroupId, Place)>, context: &mut Context<'_>) {
+        let nobody = Ticket { session: u32::MAX, epoch: 0 };
+        for (group, place) in settled {
+            let (ticket, place, finished) = (nobody, Some(place), false);
+            let settled = GroupRequest::Settled { group, ticket, place, finished };
+            context.upstream.tell_group(settled);
+        }
+    }
+
+    /// Takes over a stored shared subscription; its group hears of it when the session is online.
+    pub(super) fn restore_shared(
+        &mut self,
+        index: u32,
+        name: &str,
+        options: SubscriptionOptions,
+        identifier: u32,
+    ) {
+        if let Some(session) = self.session_mut(index) {
+            let (options, group) = (PackedOptions::from(options), None);
+            let name = name.into();
+            let added = SharedSubscription { name, options, identifier, group, returning: true };
+            session.shared = session.shared.iter().cloned().chain([added]).collect();
+        }
+    }
+
+    /// A session that was offline is over, and so are its shared subscriptions.
+    pub(super) fn forget_shared(&mut self, record: &SessionRecord, context: &mut Context<'_>) {
+        let filters = record.subscriptions.iter().map(|one| &*one.filter);
+        for name in filters.filter_map(|filter| filter.strip_prefix(SHARE_PREFIX)) {
+            context.upstream.tell_group(GroupRequest::Forget { name: name.into() });
+        }
+    }
+
+    /// The identifier of a shared subscription of the session that matches a message.
+    pub(super) fn shared_identifiers(&self, index: u32, message: &Message<'_>) -> Vec<u32> {
+        let Some(session) = self.session(index) else {
+            return Vec::new();
+        };
+        let mut shared = session.shared.iter();
+        let matching = shared.find(|one| filter_matches(filter_of(&one.name), message.topic));
+        matching.map_or_else(Vec::new, |one| identifiers(one.identifier))
+    }
+}
+
+/// The session's shared subscriptions as they are stored.
+pub(super) fn shared_records(session: &Session) -> impl Iterator<Item = SubscriptionRecord> + '_ {
+    session.shared.iter().map(|shared| SubscriptionRecord {
+        filter: [SHARE_PREFIX, &shared.name].concat().into(),
+        options: SubscriptionOptions::from(shared.options).to_byte(),
+        identifier: shared.identifier,
+        starts: Vec::new(),
+    })
+}
+
+fn identifiers(identifier: u32) -> Vec<u32> {
+    Some(identifier).filter(|identifier| *identifier != 0).into_iter().collect()
+}
+
+/// QoS 2 messages of a group whose record that they were sent is not committed yet: they are the
+/// session's from then on.
+fn uncommitted(outbound: Option<&Outbound>, group: Option<GroupId>) -> Vec<Place> {
+    let (Some(outbound), Some(group)) = (outbound, group) else {
+        return Vec::new();
+    };
+    let is_one = |sent: &&InFlight| {
+        sent.step == InFlightStep::ExpectSentCommit && sent.origin == Origin::Group(group)
+    };
+    let in_flight = outbound.in_flight.iter().filter(is_one);
+    in_flight.map(|sent| (sent.partition, sent.sequence)).collect()
+}
+
+/// Takes out the QoS 1 messages that are their groups', with their groups.
+fn take_unacknowledged(outbound: &mut Outbound) -> Vec<(GroupId, Vec<Place>)> {
+    let mut taken: Vec<(GroupId, Vec<Place>)> = Vec::new();
+    let mut packet_ids = Vec::new();
+    for sent in &outbound.in_flight {
+        if let (Origin::Group(group), InFlightStep::ExpectPuback) = (sent.origin, sent.step) {
+            let place = (sent.partition, sent.sequence);
+            packet_ids.push(sent.packet_id);
+            match taken.iter_mut().find(|(of, _)| *of == group) {
+                Some((_, places)) => places.push(place),
+                None => taken.push((group, vec![place])),
+            }
+        }
+    }
+    for packet_id in packet_ids {
+        outbound.remove(packet_id);
+    }
+    taken
+}
