@@ -8,6 +8,7 @@
 pub mod handler;
 pub mod limits;
 pub mod mqtt;
+pub mod nats;
 pub mod output;
 pub mod partition;
 pub mod record;
