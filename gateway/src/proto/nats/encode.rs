@@ -190,10 +190,10 @@ fn put_fields(
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(operation);
-    out.extend_from_slice(subject.as_str().as_bytes());
+    out.extend_from_slice(subject.as_bytes());
     out.push(b' ');
     if let Some(second) = second {
-        out.extend_from_slice(second.as_str().as_bytes());
+        out.extend_from_slice(second.as_bytes());
         out.push(b' ');
     }
 }

@@ -21,8 +21,10 @@ pub enum InvalidSubject {
 }
 
 /// A checked subject: nothing in it can end a field or a line of the protocol.
+///
+/// Bytes, because that is what a subject is to a server; ours are UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Subject<'a>(&'a str);
+pub struct Subject<'a>(&'a [u8]);
 
 impl<'a> Subject<'a> {
     /// The longest subject used, bytes. A control line holds a subject, a reply subject of at most
@@ -35,8 +37,8 @@ impl<'a> Subject<'a> {
     /// # Errors
     ///
     /// [`InvalidSubject`].
-    pub fn literal(text: &'a str) -> Result<Self, InvalidSubject> {
-        Self::check(text, false)
+    pub fn literal<T: AsRef<[u8]> + ?Sized>(text: &'a T) -> Result<Self, InvalidSubject> {
+        Self::check(text.as_ref(), false)
     }
 
     /// The subject `text`, in which the token `*` stands for any one token and a last token `>`
@@ -45,37 +47,37 @@ impl<'a> Subject<'a> {
     /// # Errors
     ///
     /// [`InvalidSubject`].
-    pub fn filter(text: &'a str) -> Result<Self, InvalidSubject> {
-        Self::check(text, true)
+    pub fn filter<T: AsRef<[u8]> + ?Sized>(text: &'a T) -> Result<Self, InvalidSubject> {
+        Self::check(text.as_ref(), true)
     }
 
     /// A subject made of parts that were checked: as in [`Subject::filter`], without looking again.
     #[must_use]
-    pub fn from_checked(text: &'a str) -> Self {
-        debug_assert!(Self::filter(text).is_ok(), "{text:?} is no subject");
+    pub fn from_checked(text: &'a [u8]) -> Self {
+        debug_assert!(Self::filter(text).is_ok(), "{} is no subject", text.escape_ascii());
         Self(text)
     }
 
-    /// The text.
+    /// The subject as on the wire.
     #[must_use]
-    pub fn as_str(self) -> &'a str {
+    pub fn as_bytes(self) -> &'a [u8] {
         self.0
     }
 
-    fn check(text: &'a str, wildcards: bool) -> Result<Self, InvalidSubject> {
+    fn check(text: &'a [u8], wildcards: bool) -> Result<Self, InvalidSubject> {
         if text.len() > Self::BYTES_MAX {
             return Err(InvalidSubject::TooLong { got_bytes: text.len() });
         }
-        if text.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
+        if text.iter().any(|byte| *byte <= b' ' || *byte == 0x7F) {
             return Err(InvalidSubject::Blank);
         }
-        let mut tokens = text.split('.').peekable();
+        let mut tokens = text.split(|byte| *byte == b'.').peekable();
         while let Some(token) = tokens.next() {
             let is_last = tokens.peek().is_none();
             match token {
-                "" => return Err(InvalidSubject::EmptyToken),
-                "*" if !wildcards => return Err(InvalidSubject::Wildcard),
-                ">" if !wildcards || !is_last => return Err(InvalidSubject::Wildcard),
+                b"" => return Err(InvalidSubject::EmptyToken),
+                b"*" if !wildcards => return Err(InvalidSubject::Wildcard),
+                b">" if !wildcards || !is_last => return Err(InvalidSubject::Wildcard),
                 _ => {}
             }
         }
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn a_subject_cannot_end_a_field() {
         for text in ["a", "a.b", "mqtt$.SYS", "a*.b>", "$JS.API.>x", "é"] {
-            assert_eq!(Subject::literal(text).map(Subject::as_str), Ok(text));
+            assert_eq!(Subject::literal(text).map(Subject::as_bytes), Ok(text.as_bytes()));
         }
         for (text, error) in [
             ("", InvalidSubject::EmptyToken),
