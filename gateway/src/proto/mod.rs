@@ -5,6 +5,7 @@
 //! the simulation drive several whole shards from one seed.
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 pub mod handler;
 pub mod limits;
 pub mod mqtt;
