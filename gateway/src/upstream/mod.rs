@@ -1,3 +1,4 @@
 //! What is behind the gateway: ordered, durable partitions and keyed data.
 
 pub mod embedded;
+pub mod jetstream;

@@ -100,10 +100,10 @@ pub fn elements<'a>(text: &'a str, mut visit: impl FnMut(Value<'a>)) -> Result<(
     input.finish()
 }
 
-/// Appends `text` as a JSON string, quotes included.
-pub fn put_string(text: &str, out: &mut Vec<u8>) {
+/// Appends the UTF-8 text `text` as a JSON string, quotes included.
+pub fn put_string(text: impl AsRef<[u8]>, out: &mut Vec<u8>) {
     out.push(b'"');
-    for byte in text.bytes() {
+    for &byte in text.as_ref() {
         match byte {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
             0..=0x1F => {
