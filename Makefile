@@ -17,7 +17,7 @@ run: ## build the gateway for speed and start it; flags in ARGS="--shards 2"
 build: ## build gateway and loadgen for speed
 	cargo build --release --locked --workspace
 
-tools: ## install what tests need: mosquitto, paho-mqtt, MQTT.js; fails if one cannot be had
+tools: ## install what tests need: mosquitto, paho-mqtt, MQTT.js, nats-server; fails if one cannot be had
 	.ci/tools
 
 test: tools ## all tests, and each benchmark once with tiny inputs
