@@ -1,6 +1,9 @@
 //! Properties of the codec, over random bytes, damaged packets and random values.
 
 pub(crate) mod bodies;
+mod bridge;
+mod nats;
+pub(crate) mod nats_bodies;
 mod values;
 
 use gateway::proto::mqtt::ProtocolVersion::V5;
