@@ -7,6 +7,7 @@ mod codec;
 mod conformance;
 mod engine;
 mod kill;
+mod nats;
 mod process;
 mod properties;
 mod sim;

@@ -68,6 +68,8 @@ pub enum NotATopic {
 }
 
 /// The subjects that together match what a topic filter matches.
+///
+/// Each takes a subscription id of its own: a server passes over a SUB whose id is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilterSubjects<'a> {
     /// Always there.

@@ -2,14 +2,14 @@
 
 mod clients;
 mod configuration;
-mod gateway;
+pub(crate) mod gateway;
 mod hostile;
 mod mosquitto;
 mod raw_client;
 mod rust_client;
 mod sessions;
 mod stopping;
-mod tools;
+pub(crate) mod tools;
 
 /// Shard counts every client is tried with: alone, and with sessions and messages that cross.
 const SHARD_COUNTS: [&str; 2] = ["1", "2"];

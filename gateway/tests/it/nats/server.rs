@@ -1,0 +1,204 @@
+//! A nats-server of a test's own, and a connection to it that speaks through the gateway's codec.
+
+use gateway::proto::nats::{
+    ConnectOptions, Credentials, DecodeLimits, Headers, Info, Operation, Progress, Subject, decode,
+    encode_connect, encode_ping, encode_pong, encode_publish, encode_subscribe,
+};
+use gateway::upstream::jetstream::{Inbox, Token};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use crate::process::gateway::{PATIENCE, TempDirectory};
+use crate::process::tools::tools_folder;
+
+/// What `.ci/tools` installs.
+pub(super) const VERSION: &str = "2.15.1";
+
+/// A running nats-server with JetStream, killed and forgotten when dropped.
+pub(super) struct NatsServer {
+    process: Child,
+    address: SocketAddr,
+    _data: TempDirectory,
+}
+
+impl NatsServer {
+    /// Starts a server on a free loopback port. Returns once it accepts connections.
+    ///
+    /// # Panics
+    ///
+    /// When there is no nats-server: these tests are worth nothing without one.
+    pub(super) fn start() -> Self {
+        let data = TempDirectory::new();
+        let program = tools_folder().join("python/bin/nats-server");
+        let mut process = Command::new(&program)
+            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"])
+            .arg(data.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}: run `make tools`", program.display()));
+        let log = BufReader::new(process.stderr.take().expect("it is piped"));
+        let mut lines = log.lines().map_while(Result::ok);
+        let address = lines
+            .find_map(|line| line.split_once("client connections on ").map(|(_, at)| at.to_owned()))
+            .expect("it says where it listens");
+        assert!(lines.any(|line| line.contains("Server is ready")), "it starts");
+        // Read on, or the server blocks once the pipe is full.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, address: address.parse().unwrap(), _data: data }
+    }
+
+    pub(super) fn connect(&self) -> Connection {
+        Connection::new(self.address)
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A message as it came, kept.
+#[derive(Clone, Debug)]
+pub(super) struct Delivered {
+    pub(super) subject: Vec<u8>,
+    pub(super) sid: u64,
+    pub(super) block: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+}
+
+impl Delivered {
+    pub(super) fn headers(&self) -> Headers<'_> {
+        Headers::from_block(&self.block)
+    }
+}
+
+/// A blocking connection.
+pub(super) struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+    /// To be sent; whoever adds to it calls [`Connection::exchange`].
+    pub(super) out: Vec<u8>,
+    pub(super) inbox: Inbox,
+    pub(super) info: Info,
+    next_token: u64,
+}
+
+/// The subscription to the inbox.
+pub(super) const INBOX_SID: u64 = 1;
+
+impl Connection {
+    fn new(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let inbox = Inbox::new("_GW.test").unwrap();
+        let mut connection = Self {
+            stream,
+            received: Vec::new(),
+            out: Vec::new(),
+            inbox,
+            info: Info::default(),
+            next_token: 0,
+        };
+        let options = ConnectOptions {
+            name: "test",
+            version: "0",
+            tls_required: false,
+            echo: true,
+            credentials: Credentials::None,
+        };
+        encode_connect(&options, &mut connection.out);
+        encode_subscribe(connection.inbox.filter(), None, INBOX_SID, &mut connection.out);
+        assert!(connection.exchange().is_empty());
+        connection
+    }
+
+    pub(super) fn subscribe(&mut self, subject: Subject<'_>, sid: u64) {
+        encode_subscribe(subject, None, sid, &mut self.out);
+    }
+
+    /// The next token and its reply subject, in a buffer of the caller's.
+    pub(super) fn reply_to<'o>(&mut self, out: &'o mut Vec<u8>) -> (Token, Subject<'o>) {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        (token, self.inbox.reply_to(token, out))
+    }
+
+    /// Sends what is in `out` and PING, and returns what is delivered before PONG.
+    ///
+    /// # Panics
+    ///
+    /// When the server says `-ERR`.
+    pub(super) fn exchange(&mut self) -> Vec<Delivered> {
+        let mut delivered = Vec::new();
+        encode_ping(&mut self.out);
+        self.read(&mut delivered, |_, pongs| pongs == 1);
+        delivered
+    }
+
+    /// Sends what is in `out`, and returns what is delivered until `count` answers are there.
+    pub(super) fn answers(&mut self, count: usize) -> Vec<Delivered> {
+        let mut delivered = Vec::new();
+        self.read(&mut delivered, |delivered, _| {
+            delivered.iter().filter(|message| message.sid == INBOX_SID).count() >= count
+        });
+        delivered
+    }
+
+    /// One request of the JetStream API; returns the JSON of its answer.
+    pub(super) fn api(&mut self, subject: &str, body: &str) -> String {
+        let mut reply = Vec::new();
+        let (_, reply_to) = self.reply_to(&mut reply);
+        let subject = Subject::literal(subject).unwrap();
+        encode_publish(subject, Some(reply_to), body.as_bytes(), &mut self.out);
+        let answer = self.answers(1).pop().unwrap();
+        let text = String::from_utf8(answer.payload).unwrap();
+        assert!(!text.contains("\"error\""), "{text}");
+        text
+    }
+
+    fn read(
+        &mut self,
+        delivered: &mut Vec<Delivered>,
+        is_done: impl Fn(&[Delivered], u32) -> bool,
+    ) {
+        let mut progress = Progress::default();
+        let mut pongs = 0;
+        loop {
+            self.stream.write_all(&self.out).unwrap();
+            self.out.clear();
+            let mut consumed = 0;
+            let limits = DecodeLimits::default();
+            while let Some((operation, taken)) =
+                decode(&self.received[consumed..], &limits, &mut progress).unwrap()
+            {
+                match operation {
+                    Operation::Info(text) => self.info = Info::parse(text).unwrap(),
+                    Operation::Message(message) => delivered.push(Delivered {
+                        subject: message.subject.to_vec(),
+                        sid: message.sid,
+                        block: message.headers.block().to_vec(),
+                        payload: message.payload.to_vec(),
+                    }),
+                    Operation::Ping => encode_pong(&mut self.out),
+                    Operation::Pong => pongs += 1,
+                    Operation::Ok => {}
+                    Operation::Err(text) => panic!("-ERR {}", text.escape_ascii()),
+                }
+                consumed += taken;
+            }
+            self.received.drain(..consumed);
+            if is_done(delivered, pongs) {
+                return;
+            }
+            let mut chunk = [0; 65_536];
+            let count = self.stream.read(&mut chunk).expect("the server answers in time");
+            assert!(count > 0, "the server closed the connection");
+            self.received.extend_from_slice(&chunk[..count]);
+        }
+    }
+}
