@@ -106,11 +106,12 @@ fn split_line(text: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((line.strip_suffix(b"\r").unwrap_or(line), rest.get(1..)?))
 }
 
+/// Name and value of a header line: a name has no blank in it, and is not empty.
 fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = memchr::memchr(b':', line)?;
-    let (name, value) = line.split_at(colon);
-    let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
-    is_name.then_some((name, value.get(1..)?.trim_ascii()))
+    let end = memchr::memchr2(b':', b' ', line)?;
+    let (name, value) = line.split_at(end);
+    let value = value.strip_prefix(b":")?;
+    (!name.is_empty()).then_some((name, value.trim_ascii()))
 }
 
 /// What a header block starts with.
