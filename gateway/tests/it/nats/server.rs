@@ -142,10 +142,15 @@ impl Connection {
 
     /// Sends what is in `out`, and returns what is delivered until `count` answers are there.
     pub(super) fn answers(&mut self, count: usize) -> Vec<Delivered> {
-        let mut delivered = Vec::new();
-        self.read(&mut delivered, |delivered, _| {
+        self.until(|delivered| {
             delivered.iter().filter(|message| message.sid == INBOX_SID).count() >= count
-        });
+        })
+    }
+
+    /// Sends what is in `out`, and returns what is delivered until that is enough.
+    pub(super) fn until(&mut self, is_enough: impl Fn(&[Delivered]) -> bool) -> Vec<Delivered> {
+        let mut delivered = Vec::new();
+        self.read(&mut delivered, |delivered, _| is_enough(delivered));
         delivered
     }
 
