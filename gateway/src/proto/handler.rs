@@ -18,6 +18,13 @@ pub trait Handler {
     /// A client connected, or another shard handed a connection over.
     fn opened(&mut self, connection: ConnectionId, peer: SocketAddr, io: &mut Io<Self::Message>);
 
+    /// The connection asked for by [`Io::dials`] under `token` is there, or could not be made. It is
+    /// read from the start; everything else of it comes as for one that was accepted. A handler that
+    /// never dials never hears this.
+    fn dialed(&mut self, token: u64, result: io::Result<ConnectionId>, io: &mut Io<Self::Message>) {
+        let _ = (token, result, io);
+    }
+
     /// Plain bytes came from the connection. Returns how many were consumed, at most
     /// `bytes.len()`; the rest is offered again, with more bytes behind it or after
     /// [`Action::Resume`].
@@ -79,6 +86,19 @@ pub struct Io<M> {
     /// File operations, started at the end of the sweep, at the same time: one that must wait for
     /// another is added when [`Handler::file_done`] has reported that other.
     pub files: Vec<FileOp>,
+    /// Connections to make, begun at the end of the sweep.
+    pub dials: Vec<Dial>,
+}
+
+/// A connection to make. Answered by [`Handler::dialed`], once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// Comes back with the answer.
+    pub token: u64,
+    /// Where to.
+    pub address: SocketAddr,
+    /// When to give up.
+    pub deadline: Timestamp,
 }
 
 impl<M> Io<M> {
@@ -92,6 +112,7 @@ impl<M> Io<M> {
             actions: Vec::new(),
             mesh: MeshOut::new(shard_count),
             files: Vec::new(),
+            dials: Vec::new(),
         }
     }
 }

@@ -9,6 +9,8 @@ pub struct EngineCounters {
     pub accepted: u64,
     /// Connections closed at once because `connections_max` were open.
     pub refused: u64,
+    /// Connections made to servers.
+    pub dialed: u64,
     /// Connections taken over from other shards.
     pub arrived: u64,
     /// Connections handed over to other shards.

@@ -13,6 +13,7 @@
 use super::clock::Clock;
 use super::connections::{Connections, State};
 use super::counters::EngineCounters;
+use super::dial::Dialing;
 use super::gather::Gather;
 use super::mesh::{Parcel, Port};
 use super::node::EngineConfig;
@@ -48,6 +49,7 @@ pub(super) struct Shard<H: Handler> {
     pub(super) unsent: Vec<u32>,
     /// Where a transport unwraps what came in.
     pub(super) plain: Vec<u8>,
+    pub(super) dialing: Dialing,
     listeners: Vec<Listener>,
     clock: Clock,
     stop: Arc<AtomicBool>,
@@ -129,6 +131,7 @@ impl<H: Handler> Shard<H> {
             departing: VecDeque::new(),
             unsent: Vec::new(),
             plain: Vec::new(),
+            dialing: Dialing::default(),
             listeners: parts.listeners.into_iter().map(listener).collect(),
             clock: parts.clock,
             stop: parts.stop,
@@ -202,6 +205,7 @@ impl<H: Handler> Shard<H> {
                 self.handler.file_done(token, result, &mut self.io);
                 self.perform_actions();
             }
+            Event::Connected { place } => self.handle_connected(place),
             Event::Doorbell { more } => {
                 if !more {
                     self.ring.watch_doorbell(self.port.doorbell().waiting());
@@ -301,6 +305,7 @@ impl<H: Handler> Shard<H> {
                 self.finish(id, CloseReason::CloseDeadline);
             }
         }
+        busy |= self.give_up_dialing();
         self.accept_again();
         busy
     }
@@ -354,6 +359,9 @@ impl<H: Handler> Shard<H> {
         std::mem::swap(&mut self.files, &mut self.io.files);
         for operation in self.files.drain(..) {
             self.ring.file(operation);
+        }
+        for dial in std::mem::take(&mut self.io.dials) {
+            self.dial(dial);
         }
         self.flush_sends();
         self.ring.commit_buffers();
@@ -431,6 +439,7 @@ impl<H: Handler> Shard<H> {
         self.handler
             .next_timeout()
             .min(closing)
+            .min(self.dialing.next_deadline())
             .min(accepting.unwrap_or(Timestamp::NEVER))
             .min(self.stop_deadline.unwrap_or(Timestamp::NEVER))
     }

@@ -9,6 +9,7 @@ mod buffers;
 pub mod clock;
 mod connections;
 mod counters;
+mod dial;
 mod engine;
 mod gather;
 mod lifecycle;

@@ -36,6 +36,8 @@ pub(super) enum Event {
     Sent { connection: ConnectionId, buffer: Vec<u8>, result: io::Result<usize> },
     /// A file operation is over.
     File { token: u64, result: io::Result<FileDone> },
+    /// The socket in place `place` of those being connected is connected, or was refused.
+    Connected { place: u32 },
     /// The doorbell was rung. `more`: it is still watched.
     Doorbell { more: bool },
     /// A request whose completion nobody waits for is over.
@@ -79,6 +81,7 @@ const KIND_RECEIVE: u64 = 2;
 const KIND_SEND: u64 = 3;
 const KIND_FILE: u64 = 4;
 const KIND_DOORBELL: u64 = 5;
+const KIND_CONNECT: u64 = 6;
 
 /// Bits of a connection's generation that travel with a request.
 const GENERATION_MASK: u32 = (1 << (KIND_SHIFT - 32)) - 1;
@@ -208,6 +211,15 @@ impl Ring {
         self.push(entry);
     }
 
+    /// Watches a socket that connects: one event, when it has or when it failed.
+    pub(super) fn watch_connecting(&mut self, socket: BorrowedFd<'_>, place: u32) {
+        let events = u32::from(libc::POLLOUT as u16);
+        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), events)
+            .build()
+            .user_data(tag(KIND_CONNECT, 0, place));
+        self.push(entry);
+    }
+
     /// Submits what was gathered and waits until there are so many completions, but not longer than
     /// the duration; without `wait` it only takes what is there.
     ///
@@ -304,6 +316,7 @@ impl Ring {
                 Event::File { token, result }
             }
             KIND_DOORBELL => Event::Doorbell { more },
+            KIND_CONNECT => Event::Connected { place: index },
             _ => Event::Other,
         })
     }

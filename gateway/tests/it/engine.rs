@@ -1,12 +1,12 @@
 //! The engine over real sockets and io_uring, with a handler that speaks one letter commands.
 
-use gateway::proto::handler::{CloseReason, FileDone, FileOp, Handler, Io, Sender};
+use gateway::proto::handler::{CloseReason, Dial, FileDone, FileOp, Handler, Io, Sender};
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
 use gateway::proto::time::Timestamp;
-use gateway::shard::{BoundNode, EngineConfig, EngineCounters, Node};
+use gateway::shard::{BoundNode, EngineConfig, EngineCounters, Node, listener};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender as Report, channel};
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ struct Lines {
     file_user: Option<ConnectionId>,
     timeout: Timestamp,
     timeout_user: Option<ConnectionId>,
+    /// Who asked for `!dial`.
+    dial_user: Option<ConnectionId>,
     held: Vec<ConnectionId>,
 }
 
@@ -48,6 +50,7 @@ impl Lines {
             file_user: None,
             timeout: Timestamp::NEVER,
             timeout_user: None,
+            dial_user: None,
             held: Vec::new(),
         }
     }
@@ -82,6 +85,18 @@ impl Lines {
                 io.mesh.send(other, Word::Say { back_to, number: 41 });
             }
             b"!file" => self.begin_file(id, io),
+            dial if dial.starts_with(b"!dial ") => {
+                let [_, address, milliseconds] =
+                    &dial.split(|byte| *byte == b' ').collect::<Vec<_>>()[..]
+                else {
+                    panic!("an address and milliseconds");
+                };
+                let address = std::str::from_utf8(address).unwrap().parse().unwrap();
+                let wait = std::str::from_utf8(milliseconds).unwrap().parse().unwrap();
+                let deadline = io.now.after(Duration::from_millis(wait));
+                self.dial_user = Some(id);
+                io.dials.push(Dial { token: 77, address, deadline });
+            }
             b"!later" => {
                 self.timeout = io.now.after(Duration::from_millis(30));
                 self.timeout_user = Some(id);
@@ -116,6 +131,19 @@ impl Handler for Lines {
         assert!(peer.ip().is_loopback());
         assert!(self.open.insert(id, 0).is_none(), "opened once");
         self.tell(Told::Opened(io.shard));
+    }
+
+    fn dialed(&mut self, token: u64, result: io::Result<ConnectionId>, io: &mut Io<Word>) {
+        assert_eq!(token, 77);
+        let user = self.dial_user.expect("somebody asked");
+        match result {
+            Ok(link) => {
+                assert!(self.open.insert(link, 1).is_none(), "a connection like another");
+                say(io, link, b"hello");
+                say(io, user, b"connected");
+            }
+            Err(error) => say(io, user, format!("{:?}", error.kind()).as_bytes()),
+        }
     }
 
     fn received(&mut self, id: ConnectionId, bytes: &[u8], io: &mut Io<Word>) -> usize {
@@ -548,7 +576,7 @@ fn a_stop_says_goodbye_and_waits_for_it() {
 
 #[test]
 fn an_address_that_is_taken_is_reported_at_once() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = vec![taken.local_addr().unwrap()];
     let error = BoundNode::<Word>::bind(EngineConfig { listen, ..config() }).map(drop).unwrap_err();
     assert!(error.to_string().contains("cannot listen on 127.0.0.1"), "{error}");
@@ -629,4 +657,59 @@ fn running_ticks(name: &str) -> u64 {
             Some(fields.get(11)? + fields.get(12)?)
         })
         .sum()
+}
+
+/// A link to a server is a connection like another, only that the shard made it.
+#[test]
+fn dials_a_server_and_talks_both_ways() {
+    let running = Running::start(1);
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = running.connect();
+    stream.write_all(format!("!dial {} 5000\n", server.local_addr().unwrap()).as_bytes()).unwrap();
+    let (mut link, _) = server.accept().unwrap();
+    link.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(read_line(&mut stream), b"connected");
+    assert_eq!(read_line(&mut link), b"hello");
+    for split in [1, 7, 100_000] {
+        let text: Vec<u8> = (0..4_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+        let mut reader = link.try_clone().unwrap();
+        let length = text.len();
+        let echoed = std::thread::spawn(move || {
+            let mut echoed = vec![0; length];
+            reader.read_exact(&mut echoed).unwrap();
+            echoed
+        });
+        for piece in text.chunks(split) {
+            link.write_all(piece).unwrap();
+        }
+        assert_eq!(echoed.join().unwrap(), text);
+    }
+    drop(link);
+    assert_eq!(running.closed(), CloseReason::PeerClosed);
+    let counters = running.stop();
+    assert_eq!(counters[0].dialed, 1);
+}
+
+#[test]
+fn a_server_that_refuses_or_never_answers_is_reported() {
+    let running = Running::start(1);
+    let mut stream = running.connect();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    check(&mut stream, format!("!dial {nobody} 5000\n").as_bytes(), b"ConnectionRefused");
+    // A listener whose backlog is full answers nothing.
+    let full = full_listener();
+    let address = listener::local_address(&full).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        waiting.push(stream);
+    }
+    check(&mut stream, format!("!dial {address} 50\n").as_bytes(), b"TimedOut");
+    check(&mut stream, b"still here\n", b"still here");
+    let counters = running.stop();
+    assert_eq!(counters[0].dialed, 0);
+}
+
+/// A listener with room for one connection that nobody accepts.
+fn full_listener() -> OwnedFd {
+    listener::listen("127.0.0.1:0".parse().unwrap(), 0).unwrap()
 }
