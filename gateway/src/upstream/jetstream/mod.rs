@@ -9,6 +9,7 @@
 
 pub mod batch;
 pub mod direct_get;
+pub mod link;
 pub mod publish;
 pub mod stored;
 
