@@ -7,8 +7,8 @@ use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::files::Files;
 use crate::upstream::embedded::log::recover::partitions_in;
 use crate::upstream::embedded::log::{Durability, Log, LogLimits, RecoveryReport, recover};
-use crate::upstream::embedded::store::fold::SessionValue;
 use crate::upstream::embedded::store::groups::{StoredGroup, stored_groups};
+use crate::upstream::embedded::store::fold::{SessionValue, floor_cursors};
 use crate::upstream::embedded::store::memory_store::MemoryStore;
 use crate::upstream::embedded::store::recover::{Replacement, fold_logs, settle_sessions};
 use crate::upstream::embedded::store::state::KeyedState;
@@ -134,12 +134,7 @@ fn floors(state: &KeyedState) -> Result<Floors, StoreError> {
     let mut floors = Floors::new();
     state.scan(Space::Floors, &[], &[], &mut |key, value| {
         if let Ok(shard) = key.try_into() {
-            let cursors = value.chunks_exact(10).filter_map(|place| {
-                let (partition, sequence) = place.split_first_chunk()?;
-                let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
-                Some((PartitionId(u16::from_le_bytes(*partition)), Sequence(sequence)))
-            });
-            floors.insert(u16::from_be_bytes(shard), cursors.collect());
+            floors.insert(u16::from_be_bytes(shard), floor_cursors(value));
         }
         true
     })?;

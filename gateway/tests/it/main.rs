@@ -8,6 +8,7 @@ mod conformance;
 mod engine;
 mod kill;
 mod nats;
+mod limits;
 mod process;
 mod properties;
 mod sim;

@@ -220,10 +220,14 @@ impl SessionRecord {
 ///
 /// Messages in flight count too: their content must stay. Appends to `out`, nothing for a record
 /// that cannot be read.
-pub fn needed_of(bytes: &[u8], out: &mut Vec<(PartitionId, Sequence)>) {
-    let Some(record) = SessionRecord::decode(bytes) else {
-        return;
-    };
+///
+/// Returns the shard whose floor an online session follows; then nothing is appended: what it
+/// needs is the floor, which goes on while the record stays as it was.
+pub fn needed_of(bytes: &[u8], out: &mut Vec<(PartitionId, Sequence)>) -> Option<u16> {
+    let record = SessionRecord::decode(bytes)?;
+    if record.online && record.floor_shard.is_some() {
+        return record.floor_shard;
+    }
     out.extend_from_slice(&record.cursors);
     for sent in record.in_flight.iter().filter(|sent| sent.body.is_none()) {
         match out.iter_mut().find(|(partition, _)| *partition == sent.partition) {
@@ -231,6 +235,7 @@ pub fn needed_of(bytes: &[u8], out: &mut Vec<(PartitionId, Sequence)>) {
             None => out.push((sent.partition, sent.sequence)),
         }
     }
+    None
 }
 
 /// The names of the groups whose member a stored session is, `ShareName/filter`.
@@ -501,11 +506,21 @@ mod tests {
 
     #[test]
     fn messages_in_flight_are_needed_too() {
-        let mut bytes = Vec::new();
-        sample().encode(&mut bytes);
         let mut needed = Vec::new();
-        needed_of(&bytes, &mut needed);
+        let offline = SessionRecord { online: false, ..sample() };
+        let mut bytes = Vec::new();
+        offline.encode(&mut bytes);
+        assert_eq!(needed_of(&bytes, &mut needed), None);
         assert_eq!(needed, [(P0, Sequence(50)), (P1, Sequence(7))]);
+    }
+
+    #[test]
+    fn an_online_session_that_follows_a_floor_needs_the_floor() {
+        let following = SessionRecord { online: true, floor_shard: Some(3), ..sample() };
+        let (mut bytes, mut needed) = (Vec::new(), Vec::new());
+        following.encode(&mut bytes);
+        assert_eq!(needed_of(&bytes, &mut needed), Some(3));
+        assert_eq!(needed, []);
     }
 
     #[test]

@@ -122,6 +122,7 @@ pub fn fold(
         }
         Record::Floor { shard, cursors } => {
             state.put(Space::Floors, shard.to_be_bytes().to_vec(), cursors.to_vec());
+            state.needed.set_floor(*shard, floor_cursors(cursors));
             Ok(())
         }
         Record::GroupPut { name, record } => groups::put_group(state, name, record),
@@ -143,6 +144,17 @@ pub fn concerns_state(record: &Record<'_>) -> bool {
         | Record::GroupPut { .. }
         | Record::GroupDelete { .. } => true,
     }
+}
+
+/// The pairs of a [`Record::Floor`].
+#[must_use]
+pub fn floor_cursors(cursors: &[u8]) -> Vec<(PartitionId, Sequence)> {
+    let place = |place: &[u8]| {
+        let (partition, sequence) = place.split_first_chunk()?;
+        let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
+        Some((PartitionId(u16::from_le_bytes(*partition)), Sequence(sequence)))
+    };
+    cursors.chunks_exact(10).filter_map(place).collect()
 }
 
 fn client_id_of<'a>(record: &Record<'a>) -> Option<&'a str> {
@@ -196,11 +208,7 @@ pub(super) fn replace_session(
     put: &SessionPut<'_>,
 ) -> Result<(), StoreError> {
     forget_session(state, put.client_id)?;
-    let mut cursors = Vec::new();
-    (state.cursors_of)(put.record, &mut cursors);
-    for (partition, cursor) in cursors {
-        state.needed.add(partition, cursor);
-    }
+    state.session_added(put.record);
     let SessionPut { expires_at, will_at, record, client_id } = *put;
     set_timer(state, expires_at, TimerKind::Expiry, client_id);
     set_timer(state, will_at, TimerKind::Will, client_id);
@@ -229,11 +237,7 @@ fn forget_session(state: &mut KeyedState, client_id: &str) -> Result<(), StoreEr
     let key = client_id.as_bytes().to_vec();
     let value = state.get(Space::Sessions, &key)?;
     let Some(session) = value.as_deref().and_then(SessionValue::decode) else { return Ok(()) };
-    let mut cursors = Vec::new();
-    (state.cursors_of)(session.record, &mut cursors);
-    for (partition, cursor) in cursors {
-        state.needed.remove(partition, cursor);
-    }
+    state.session_removed(session.record);
     let expiry = timer_key(session.expires_at, TimerKind::Expiry, client_id);
     let will = timer_key(session.will_at, TimerKind::Will, client_id);
     state.delete(Space::Timers, expiry);

@@ -111,6 +111,7 @@ pub fn settle_sessions(
     for key in state.keys(Space::Floors, &[])? {
         state.delete(Space::Floors, key);
     }
+    state.needed.forget_floors();
     state.persist()?;
     Ok(count)
 }

@@ -37,15 +37,37 @@ impl KeyedState {
             Some(FORMAT_VERSION) => {}
             Some(found) => return Err(StoreError::Format { found, known: FORMAT_VERSION }),
         }
-        let mut cursors = Vec::new();
+        let mut needed = Needed::default();
         state.scan(Space::Sessions, &[], &[], &mut |_, value| {
             if let Some(session) = super::fold::SessionValue::decode(value) {
-                cursors_of(session.record, &mut cursors);
+                let mut cursors = Vec::new();
+                let follows = cursors_of(session.record, &mut cursors);
+                needed.add_session(follows, &cursors);
             }
             true
         })?;
-        cursors.drain(..).for_each(|(partition, cursor)| state.needed.add(partition, cursor));
+        state.needed = needed;
         Ok(state)
+    }
+
+    /// A session is stored with this record.
+    pub(super) fn session_added(&mut self, record: &[u8]) {
+        let mut cursors = Vec::new();
+        let follows = (self.cursors_of)(record, &mut cursors);
+        self.needed.add_session(follows, &cursors);
+    }
+
+    /// A stored session had this record and is replaced or gone.
+    pub(super) fn session_removed(&mut self, record: &[u8]) {
+        let mut cursors = Vec::new();
+        let follows = (self.cursors_of)(record, &mut cursors);
+        self.needed.remove_session(follows, &cursors);
+    }
+
+    /// How many sessions are stored.
+    #[must_use]
+    pub fn session_count(&self) -> u64 {
+        self.needed.session_count()
     }
 
     /// The value of `key`, uncommitted changes included.

@@ -23,10 +23,11 @@ use std::time::Duration;
 const PARTITION: PartitionId = PartitionId(4);
 
 /// The records of these tests hold one cursor, in its eight bytes.
-fn cursors_of(record: &[u8], out: &mut Vec<(PartitionId, Sequence)>) {
+fn cursors_of(record: &[u8], out: &mut Vec<(PartitionId, Sequence)>) -> Option<u16> {
     if let Ok(cursor) = record.try_into() {
         out.push((PARTITION, Sequence(u64::from_be_bytes(cursor))));
     }
+    None
 }
 
 fn memory() -> KeyedState {
