@@ -193,8 +193,9 @@ limits! {
     tail_bytes_max: u32, "bytes a shard", 8_388_608, 65_536 to 1_073_741_824;
     /// The size at which a log starts its next segment file; also the step of retention.
     ///
-    /// Cost: disk; with `durability = "memory"`, memory, and then a sixteenth of memory shared
-    /// by the shards if that is less.
+    /// Cost: disk. With `durability = "memory"`, memory, two or three segments a shard also when no
+    /// session is behind; the default is 8 MiB then, or a sixteenth of memory shared by the shards
+    /// if that is less.
     segment_bytes: u32, "bytes a segment", 67_108_864, 65_536 to 1_073_741_824;
     /// What the logs of all shards may take. When it is full of what sessions still need,
     /// publishers are held.

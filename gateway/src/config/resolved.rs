@@ -16,6 +16,8 @@ pub const SHARDS_MAX: u16 = 64;
 /// Where the log goes if neither the operator nor systemd says so.
 const DATA_DEFAULT: &str = "gateway-data";
 const SYNC_INTERVAL_MS_DEFAULT: u64 = 1_000;
+/// Unless the machine is small, or told otherwise: see `Resolver::limit_default`.
+const SEGMENT_BYTES_IN_MEMORY: u64 = 8 << 20;
 const SYNC_INTERVAL_MS_MAX: u64 = 60_000;
 
 /// The configuration in force. Nothing in it means "default": it is what the program does.
@@ -220,13 +222,16 @@ impl Resolver<'_> {
         })
     }
 
-    /// The table's default, or less of what is kept in memory on a machine that has little: a
-    /// log in memory gets a quarter of it, cut into at least four segments a shard.
+    /// The table's default, or less of what is kept in memory: a log in memory gets a quarter of
+    /// it, cut into at least four segments a shard, and these are small, because what is not needed
+    /// any more goes by whole segments.
     fn limit_default(&self, limit: &LimitSpec, durability: Durability, shards: u16) -> u64 {
         let log_bytes = self.environment.memory_bytes / 4;
         let room = match (durability, limit.key) {
             (Durability::Memory, "retention_bytes") => log_bytes,
-            (Durability::Memory, "segment_bytes") => log_bytes / (4 * u64::from(shards)),
+            (Durability::Memory, "segment_bytes") => {
+                SEGMENT_BYTES_IN_MEMORY.min(log_bytes / (4 * u64::from(shards)))
+            }
             _ => return limit.default,
         };
         room.clamp(limit.min, limit.default)

@@ -111,7 +111,7 @@ fn defaults_follow_the_machine() {
 fn a_log_in_memory_takes_a_quarter_of_it_by_default() {
     let config = running(&["--durability", "memory"]);
     assert_eq!(config.limits.retention_bytes, MEMORY_BYTES / 4);
-    assert_eq!(config.limits.segment_bytes, 64 << 20);
+    assert_eq!(config.limits.segment_bytes, 8 << 20);
     let config = running(&["--durability", "memory", "--limit", "retention_bytes=1_000_000_000"]);
     assert_eq!(config.limits.retention_bytes, 1_000_000_000);
 }
@@ -119,10 +119,10 @@ fn a_log_in_memory_takes_a_quarter_of_it_by_default() {
 #[test]
 fn a_log_in_memory_starts_on_a_small_machine() {
     let mut environment = environment();
-    (environment.cores, environment.memory_bytes) = (16, 2 << 30);
+    (environment.cores, environment.memory_bytes) = (16, 1 << 30);
     let request = Request::from_command_line(["gateway", "--durability", "memory"], &environment);
     let Request::Run(config) = request else { panic!("{request:?}") };
-    assert_eq!(config.limits.segment_bytes, 8 << 20, "512 MiB in 64 segments");
+    assert_eq!(config.limits.segment_bytes, 4 << 20, "256 MiB in 64 segments");
 }
 
 #[test]

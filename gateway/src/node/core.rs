@@ -161,6 +161,13 @@ impl ShardCore {
         for (to, message) in self.upstream.out.messages.drain(..) {
             io.mesh.send(to, message);
         }
+        self.resume_held(io);
+    }
+
+    /// Lets held publishers go on if what held them is over. It may be over without anything being
+    /// committed: retention was trimmed, or the storage thread took its requests.
+    pub fn resume_held(&mut self, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| state.resume_held(context));
     }
 
     /// A chunk of this shard's own log is committed: acknowledges and delivers it.
@@ -183,6 +190,9 @@ impl ShardCore {
         let end = chunk.end();
         self.with(io, |state, context| state.handle_watermark(partition, end, context));
         self.schedule_beacon(io.now);
+        if self.upstream.wants_trim() {
+            self.beacon_due = io.now;
+        }
     }
 
     fn handle_group_reply(&mut self, reply: GroupReply, io: &mut Io<NodeMessage>) {
@@ -304,6 +314,10 @@ impl ShardCore {
         self.upstream.record_groups();
         self.upstream.note_progress();
         self.upstream.trim(io.now);
+        // With all publishers held nothing is committed, so nothing else would look again.
+        if self.upstream.own_log().is_full() {
+            self.schedule_beacon(io.now);
+        }
     }
 
     /// Another shard's partition moved: says what is still needed of it.

@@ -57,6 +57,7 @@ impl MqttShard {
             self.core.upstream.handle_io(partition, token, Err(fault));
         }
         self.send_to_store(io.now);
+        self.core.resume_held(io);
     }
 
     fn ask_for_file(&mut self, shard: ShardIndex, partition: PartitionId, request: LogIo) {

@@ -92,6 +92,7 @@ impl Gateway {
             persist_interval: PERSIST_INTERVAL,
             clock: Box::new(move || clock.now()),
             shards,
+            in_memory: log_durability(config) == LogDurability::Memory,
             shard_of: Box::new(move |client_id| home_shard(client_id, shards)),
         };
         let storage =

@@ -189,8 +189,9 @@ impl ShardState {
         }
     }
 
-    /// Lets held publishers go on once the upstream has caught up with them.
-    pub(super) fn resume_held(&mut self, context: &mut Context<'_>) {
+    /// Lets held publishers go on once the upstream has caught up with them. Called when something
+    /// is committed, and by whoever knows that the upstream has room again.
+    pub fn resume_held(&mut self, context: &mut Context<'_>) {
         if self.held.is_empty() || context.upstream.is_congested() {
             return;
         }

@@ -545,6 +545,11 @@ impl Embedded {
         });
     }
 
+    /// Whether the own log should be trimmed sooner than others are.
+    pub fn wants_trim(&mut self) -> bool {
+        self.logs.first_mut().is_some_and(Log::wants_trim)
+    }
+
     /// Drops segments that nobody needs.
     pub fn trim(&mut self, now: Timestamp) {
         for (place, log) in self.logs.iter_mut().enumerate() {

@@ -63,8 +63,8 @@ pub(super) fn enter(node: &mut SimNode, connect: &[u8]) -> SimClient {
     client
 }
 
-/// Takes what the client got and acknowledges every PUBLISH of QoS 1 in it, which must be all
-/// there is. Returns how many.
+/// Takes what the client got until nothing more comes, and acknowledges it. Returns how many
+/// messages there were.
 #[track_caller]
 pub(super) fn acknowledge_all(node: &mut SimNode, client: SimClient, topic: &str) -> usize {
     let mut count = 0;
@@ -73,21 +73,26 @@ pub(super) fn acknowledge_all(node: &mut SimNode, client: SimClient, topic: &str
         if got.is_empty() {
             return count;
         }
-        let mut rest = got.as_slice();
-        while let [first, after @ ..] = rest {
-            assert_eq!(first & 0xF6, 0x32, "PUBLISH of QoS 1");
-            let (length, at) = match *after {
-                [low, high, ..] if low > 127 => {
-                    (usize::from(low & 127) + usize::from(high) * 128, 2)
-                }
-                [low, ..] => (usize::from(low), 1),
-                [] => panic!("a whole packet"),
-            };
-            let id = 2 + topic.len();
-            let body = &after[at..at + length];
-            node.send(client, &[0x40, 2, body[id], body[id + 1]]);
-            count += 1;
-            rest = &after[at + length..];
-        }
+        count += acknowledge(node, client, topic, &got);
     }
+}
+
+/// Acknowledges every PUBLISH of QoS 1 in `got`, which must hold nothing else. Returns how many.
+#[track_caller]
+pub(super) fn acknowledge(node: &mut SimNode, client: SimClient, topic: &str, got: &[u8]) -> usize {
+    let mut count = 0;
+    let mut rest = got;
+    while let [first, after @ ..] = rest {
+        assert_eq!(first & 0xF6, 0x32, "PUBLISH of QoS 1");
+        let (length, at) = match *after {
+            [low, high, ..] if low > 127 => (usize::from(low & 127) + usize::from(high) * 128, 2),
+            [low, ..] => (usize::from(low), 1),
+            [] => panic!("a whole packet"),
+        };
+        let (body, id) = (&after[at..at + length], 2 + topic.len());
+        node.send(client, &[0x40, 2, body[id], body[id + 1]]);
+        count += 1;
+        rest = &after[at + length..];
+    }
+    count
 }

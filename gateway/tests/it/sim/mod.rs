@@ -134,6 +134,7 @@ impl SimNode {
             persist_interval: Duration::from_secs(1),
             clock: Box::new(move || Timestamp(clock.load(Ordering::Relaxed))),
             shards: count,
+            in_memory: settings.durability == Durability::Memory,
             shard_of: Box::new(move |client_id| home_shard(client_id, count)),
         };
         let storage = Storage::new(state, None, config, move |shard, reply| {
@@ -329,6 +330,9 @@ impl SimNode {
             while let Some(request) = self.store_requests.pop_front() {
                 assert!(self.storage.handle(request), "nothing stops the store");
                 moved = true;
+            }
+            if self.settings.durability == Durability::Memory {
+                self.storage.finish_batch();
             }
             while let Ok((shard, reply)) = self.replies.try_recv() {
                 let at = &mut self.shards[usize::from(shard.0)];

@@ -44,6 +44,8 @@ pub struct Log {
     /// The file being written and where its next group goes.
     pub(super) file: Option<(SegmentId, u64)>,
     pub(super) spare: Spare,
+    /// The newest segment when [`Log::wants_trim`] was asked last.
+    pub(super) last_seen: Option<SegmentId>,
     pub(super) next_number: u32,
     pub(super) next_token: u64,
     /// Requests that need no order: what to do when they are done.
@@ -139,6 +141,7 @@ impl Log {
             stage: Stage::Idle,
             file: None,
             spare: Spare::None,
+            last_seen: Some(id),
             next_number: id.number + 1,
             next_token: 1,
             others: HashMap::new(),

@@ -7,6 +7,14 @@ use crate::proto::partition::Sequence;
 use crate::proto::time::Timestamp;
 
 impl Log {
+    /// Whether a segment was begun since the last call: in memory, the moment to see what can go.
+    /// Files cost no memory and are trimmed once a while.
+    pub fn wants_trim(&mut self) -> bool {
+        let newest = self.segments.back().map(|segment| segment.id);
+        self.durability == Durability::Memory
+            && std::mem::replace(&mut self.last_seen, newest) != newest
+    }
+
     /// Drops the oldest segments that lie below `folded` and either below `needed` or are older
     /// than [`retention_age`](super::LogLimits::retention_age). Returns how many.
     ///

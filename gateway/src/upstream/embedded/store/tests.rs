@@ -260,6 +260,7 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
         persist_interval: Duration::from_millis(10),
         clock: Box::new(|| Timestamp(1_000)),
         shards: 4,
+        in_memory: false,
         shard_of: Box::new(|_| ShardIndex(3)),
     };
     let files = Box::new(FaultyFiles::new(1));
@@ -307,6 +308,7 @@ fn due_sessions_are_announced_once_to_their_shard() {
         persist_interval: Duration::from_millis(1),
         clock: Box::new(|| Timestamp(NOW.fetch_add(10, Ordering::Relaxed))),
         shards: 4,
+        in_memory: false,
         shard_of: Box::new(|_| ShardIndex(3)),
     };
     let mut state = memory();

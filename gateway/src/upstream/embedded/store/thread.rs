@@ -163,6 +163,9 @@ pub struct ThreadConfig {
     pub clock: Box<dyn Fn() -> Timestamp + Send>,
     /// How many shards there are.
     pub shards: u16,
+    /// Nothing outlives the process: what is folded counts as persisted at once, so that logs in
+    /// memory are trimmed promptly.
+    pub in_memory: bool,
     /// Where the session of a client id lives.
     pub shard_of: Box<dyn Fn(&str) -> ShardIndex + Send>,
 }
@@ -217,6 +220,15 @@ impl StorageThread {
     }
 }
 
+/// See [`StoreReply::Folded`].
+#[derive(Debug)]
+struct Told {
+    shard: ShardIndex,
+    folded: Sequence,
+    /// `None` when the shard must hear of `folded`.
+    needed: Option<Sequence>,
+}
+
 /// What the thread does, without the thread: for tests, which call it step by step.
 pub struct Storage {
     state: KeyedState,
@@ -225,6 +237,8 @@ pub struct Storage {
     reply: Box<dyn Fn(ShardIndex, StoreReply) + Send>,
     /// Which shard serves the partitions that were applied, and how far they are folded.
     owners: BTreeMap<PartitionId, (ShardIndex, Sequence)>,
+    /// What the shards of all partitions were told last.
+    told: BTreeMap<PartitionId, Told>,
     /// What sessions in memory need, by partition and shard.
     needed: BTreeMap<PartitionId, BTreeMap<ShardIndex, Sequence>>,
     /// Timers that were told to their shards and still stand.
@@ -246,6 +260,7 @@ impl Storage {
             config,
             reply: Box::new(reply),
             owners: BTreeMap::new(),
+            told: BTreeMap::new(),
             needed: BTreeMap::new(),
             announced: BTreeSet::new(),
             failing: false,
@@ -272,7 +287,7 @@ impl Storage {
                 Err(flume::RecvTimeoutError::Timeout) => {}
                 Err(flume::RecvTimeoutError::Disconnected) => goes_on = false,
             }
-            self.commit();
+            self.finish_batch();
             while self.failing && goes_on && self.state.change_count() > CHANGES_MAX {
                 std::thread::park_timeout(RETRY_INTERVAL);
                 self.commit();
@@ -393,6 +408,15 @@ impl Storage {
         Ok(StoreReply::Retained { ticket, messages: page, last: true, truncated })
     }
 
+    /// Commits what a few requests have changed; in memory that is also persisted.
+    pub fn finish_batch(&mut self) {
+        if self.config.in_memory {
+            self.persist();
+        } else {
+            self.commit();
+        }
+    }
+
     fn commit(&mut self) {
         let result = self.state.commit();
         self.report(result);
@@ -403,11 +427,25 @@ impl Storage {
         let persisted = result.is_ok();
         self.report(result);
         if persisted {
-            for (partition, (shard, folded)) in std::mem::take(&mut self.owners) {
-                let needed = self.needed(partition);
-                (self.reply)(shard, StoreReply::Folded { partition, folded, needed });
+            self.tell_progress();
+        }
+    }
+
+    /// Tells the shards of partitions that were folded further, or are needed less: a session of
+    /// any shard may have moved on.
+    fn tell_progress(&mut self) {
+        let mut told = std::mem::take(&mut self.told);
+        for (partition, (shard, folded)) in std::mem::take(&mut self.owners) {
+            told.insert(partition, Told { shard, folded, needed: None });
+        }
+        for (partition, told) in &mut told {
+            let needed = self.needed(*partition);
+            if told.needed.replace(needed) != Some(needed) {
+                let (partition, folded) = (*partition, told.folded);
+                (self.reply)(told.shard, StoreReply::Folded { partition, folded, needed });
             }
         }
+        self.told = told;
     }
 
     /// What any session needs of a partition: all of it, until every shard has said what its
