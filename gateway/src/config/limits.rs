@@ -169,15 +169,21 @@ limits! {
     ///
     /// Cost: how long a vanished client holds its socket, times one and a half.
     keep_alive_max_s: u16, "seconds", 0, 0 to 65_535;
-    /// Sessions that outlive their connection. Not enforced yet.
+    /// Sessions, connected and stored. A CONNECT that needs a new one beyond is answered with Quota
+    /// Exceeded (5.0) or Server unavailable (before); to an existing one a client always comes back.
     ///
     /// Cost: some 200 bytes of disk and the filters, each; no memory while offline.
     sessions_max: u32, "sessions a node", 10_000_000, 1 to 1_000_000_000;
-    /// Topics with a retained message. Not enforced yet.
+    /// Topics with a retained message. A PUBLISH that needs one more is answered with Quota Exceeded
+    /// (5.0, QoS 1 and 2), or else delivered and not retained. Replacing and deleting always work.
+    ///
+    /// May be exceeded by retained wills, and by one message of each connection whose PUBLISH is
+    /// looked at in the same moment.
     ///
     /// Cost: disk.
     retained_messages_max: u32, "messages a node", 10_000_000, 0 to 1_000_000_000;
-    /// Bytes of all retained messages, topic names included. Not enforced yet.
+    /// Bytes of all retained messages, topic names included. At it, as `retained_messages_max`;
+    /// replacing a message by a larger one may exceed it, too.
     ///
     /// Cost: itself, on disk.
     retained_bytes_max: u64, "bytes a node", 10_737_418_240, 0 to 1_099_511_627_776;

@@ -13,9 +13,9 @@ use crate::proto::time::Timestamp;
 use crate::upstream::embedded::groups::GroupReply;
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::replays::Answer;
-use crate::upstream::embedded::shard::{Embedded, unpack};
+use crate::upstream::embedded::shard::{Embedded, unpack, unpack_connection};
 use crate::upstream::embedded::store::fold::TimerKind;
-use crate::upstream::embedded::store::thread::StoreReply;
+use crate::upstream::embedded::store::thread::{Asked, StoreReply};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -293,10 +293,17 @@ impl ShardCore {
                 };
                 self.with(io, |state, context| state.handle_due(&client_id, due, context));
             }
-            StoreReply::Failed { ticket } => {
-                // Asked again by the client, when its CONNECT or SUBSCRIBE times out.
-                tracing::warn!(ticket, "the keyed store could not answer");
+            StoreReply::RetainedRoom { ticket, fits } => {
+                let id = unpack_connection(ticket);
+                self.with(io, |state, context| state.handle_retained_room(id, fits, context));
             }
+            StoreReply::Failed { ticket, asked } => self.with(io, |state, context| match asked {
+                Asked::Session => state.handle_session_failed(unpack(ticket), context),
+                Asked::Retained => state.handle_retained_failed(ticket, context),
+                Asked::RetainedRoom => {
+                    state.handle_retained_room(unpack_connection(ticket), true, context);
+                }
+            }),
         }
     }
 

@@ -23,9 +23,11 @@ use crate::upstream::embedded::groups::{GroupLimits, group_home};
 use crate::upstream::embedded::log::files::{Files, RealFiles};
 use crate::upstream::embedded::log::{Durability as LogDurability, Log, LogLimits};
 use crate::upstream::embedded::message::NodeMessage;
+use crate::upstream::embedded::quota::{Quota, QuotaLimits};
 use crate::upstream::embedded::shard::{Embedded, EmbeddedLimits};
 use crate::upstream::embedded::store::fjall_store::FjallStore;
 use crate::upstream::embedded::store::groups::StoredGroup;
+use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
 use handler::MqttShard;
 use recovery::{Recovery, RecoveryError, RecoverySettings};
@@ -87,11 +89,13 @@ impl Gateway {
             }
         };
         let shards = config.shards;
+        let quota = Arc::new(recovered_quota(config, &state));
         let thread = ThreadConfig {
             queue_requests_max: config.limits.storage_queue_max as usize,
             persist_interval: PERSIST_INTERVAL,
             clock: Box::new(move || clock.now()),
             shards,
+            quota: Arc::clone(&quota),
             in_memory: log_durability(config) == LogDurability::Memory,
             shard_of: Box::new(move |client_id| home_shard(client_id, shards)),
         };
@@ -104,7 +108,7 @@ impl Gateway {
             groups: group_limits(config),
         };
         let slots = config.limits.interest_slots as usize;
-        let upstreams = embedded_shards(shards, logs, groups, slots, limits);
+        let upstreams = embedded_shards(shards, logs, groups, slots, limits, &quota);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
@@ -216,6 +220,16 @@ fn log_limits(config: &Config) -> LogLimits {
     }
 }
 
+/// What the node may keep, and what recovery found of it.
+fn recovered_quota(config: &Config, state: &KeyedState) -> Quota {
+    let limits = QuotaLimits {
+        sessions_max: config.limits.sessions_max.into(),
+        retained_messages_max: config.limits.retained_messages_max.into(),
+        retained_bytes_max: config.limits.retained_bytes_max,
+    };
+    Quota::new(limits, state.session_count(), state.retained_usage())
+}
+
 fn log_durability(config: &Config) -> LogDurability {
     match config.durability {
         Durability::Fsync => LogDurability::Fsync,
@@ -254,6 +268,7 @@ pub fn embedded_shards(
     groups: Vec<StoredGroup>,
     interest_slots: usize,
     limits: EmbeddedLimits,
+    quota: &Arc<Quota>,
 ) -> Vec<Embedded> {
     let seed = ahash::RandomState::new().hash_one(interest_slots);
     let interest = Arc::new(InterestTable::new(count, interest_slots, seed));
@@ -275,7 +290,8 @@ pub fn embedded_shards(
         let shard = ShardIndex(u16::try_from(index).expect("shards are counted by a u16"));
         let owner = InterestOwner::new(Arc::clone(&interest), shard);
         let committed = Arc::clone(&committed);
-        let mut embedded = Embedded::new(shard, count, committed, logs, owner, limits);
+        let quota = Arc::clone(quota);
+        let mut embedded = Embedded::new(shard, count, committed, logs, owner, limits, quota);
         embedded.restore_groups(groups);
         embedded
     };

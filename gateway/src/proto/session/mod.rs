@@ -104,6 +104,10 @@ pub struct Session {
     pub stored: bool,
     /// The upstream was asked for stored state and has not answered.
     pub asked: bool,
+    /// Counted by [`reserve_session`](super::shard_state::Upstream::reserve_session).
+    pub counted: bool,
+    /// Its last record is committed, and only an answer about its predecessor keeps it in memory.
+    pub saved: bool,
     /// Covered by the shard's floor: see ARCHITECTURE.md, "Sessions, cursors, going live".
     pub follows_floor: bool,
     /// Some of its subscriptions may match the same topic.
@@ -140,6 +144,8 @@ impl Session {
             stage: Stage::ExpectState,
             stored: false,
             asked: false,
+            counted: false,
+            saved: false,
             follows_floor: false,
             may_overlap: false,
             qos2_deltas: 0,

@@ -29,6 +29,14 @@ pub(super) struct PendingConnect {
     server_keep_alive_s: Option<u16>,
     session_expiry_lowered: bool,
     held: bool,
+    /// Has the count of the session it ends by its clean start.
+    counted: bool,
+}
+
+impl PendingConnect {
+    pub(super) fn is_counted(&self) -> bool {
+        self.counted
+    }
 }
 
 /// The shard that owns the session of `client_id` on a node of `shard_count` shards.
@@ -160,6 +168,7 @@ impl ShardState {
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
             session_expiry_lowered: is_v5 && connected.session_expiry_s != asked_expiry_s,
             held: false,
+            counted: false,
         })
     }
 
@@ -203,7 +212,7 @@ impl ShardState {
     }
 
     /// Gives the session of `client_id` to the connection, now or when it can be had.
-    fn admit(&mut self, client_id: &str, pending: PendingConnect, context: &mut Context<'_>) {
+    fn admit(&mut self, client_id: &str, mut pending: PendingConnect, context: &mut Context<'_>) {
         let Some(index) = self.find_client(client_id) else {
             self.start_session(client_id, pending, context);
             return;
@@ -215,6 +224,7 @@ impl ShardState {
             Stage::Online => self.take_over(index, pending, context),
             Stage::ExpectState | Stage::ExpectSaved => {
                 if let Some(earlier) = self.pending_connects.remove(&index) {
+                    pending.counted |= earlier.counted;
                     self.drop_connection(earlier.connection, context);
                 }
                 self.attach(index, &pending);
@@ -223,7 +233,7 @@ impl ShardState {
                 let clean_start = pending.connected.clean_start;
                 self.pending_connects.insert(index, Box::new(pending));
                 if is_waiting_for_state && clean_start {
-                    self.go_online(index, false, context);
+                    self.start_clean(index, context);
                 }
             }
         }
@@ -247,8 +257,31 @@ impl ShardState {
             context.upstream.request(Request::Session { ticket, client_id: client_id.into() });
         }
         if clean_start {
+            self.start_clean(index, context);
+        }
+    }
+
+    /// A clean start does not wait for what is stored, unless the node is full of sessions: then it
+    /// may go on only if it ends one.
+    fn start_clean(&mut self, index: u32, context: &mut Context<'_>) {
+        if self.count_session(index, false, context) {
             self.go_online(index, false, context);
         }
+    }
+
+    /// Counts the session of a CONNECT, or takes over the count of the one it continues or ends.
+    /// Returns false, with nothing changed, when there is none and the node is full.
+    fn count_session(&mut self, index: u32, was_stored: bool, context: &mut Context<'_>) -> bool {
+        let pending = self.pending_connects.get_mut(&index);
+        let was_counted = pending.is_some_and(|one| std::mem::take(&mut one.counted));
+        if was_counted && was_stored {
+            context.upstream.release_session();
+        }
+        let counted = was_counted || was_stored || context.upstream.reserve_session();
+        if let Some(session) = self.session_mut(index) {
+            session.counted = counted;
+        }
+        counted
     }
 
     /// The connection is the one this session talks to, or will talk to.
@@ -264,7 +297,7 @@ impl ShardState {
     }
 
     /// The session is online elsewhere on this shard. Source: MQTT 5.0 [MQTT-3.1.4-3].
-    fn take_over(&mut self, index: u32, pending: PendingConnect, context: &mut Context<'_>) {
+    fn take_over(&mut self, index: u32, mut pending: PendingConnect, context: &mut Context<'_>) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
@@ -272,6 +305,7 @@ impl ShardState {
         let client_id = session.client_id.clone();
         let former = session.connection.take();
         let will = session.will.take_if(|will| ends || will.delay_s == 0);
+        pending.counted = ends && std::mem::take(&mut session.counted);
         session.will = None;
         if let Some(former) = former {
             self.write_disconnect(former, ReasonCode::SessionTakenOver, context);
@@ -319,7 +353,7 @@ impl ShardState {
             return;
         };
         session.asked = false;
-        let index = ticket.session;
+        let (index, saved) = (ticket.session, session.saved);
         let client_id = session.client_id.clone();
         if session.stage != Stage::ExpectState {
             // Clean start: online already, or gone again; what is stored has ended.
@@ -329,15 +363,66 @@ impl ShardState {
                 Some(_) => self.discard_stored(&client_id, stored.as_ref(), context),
                 None => {}
             }
+            if stored.is_some() {
+                // The session that has ended; the one here has a count of its own.
+                context.upstream.release_session();
+            }
+            if saved {
+                self.handle_saved(ticket, context);
+            }
+            return;
+        }
+        if !self.count_session(index, stored.is_some(), context) {
+            self.counters.sessions_refused += 1;
+            self.refuse_pending(index, ProtocolError::SessionQuotaExceeded, context);
             return;
         }
         let now = context.now;
-        let live = stored.as_ref().filter(|stored| stored.expires_at > now);
+        let pending = self.pending_connects.get(&index);
+        let clean_start = pending.is_some_and(|pending| pending.connected.clean_start);
+        let live = stored.as_ref().filter(|stored| stored.expires_at > now && !clean_start);
         let restored = live.is_some_and(|stored| self.restore_session(index, stored, context));
         if !restored && stored.is_some() {
             self.discard_stored(&client_id, stored.as_ref(), context);
         }
         self.go_online(index, restored, context);
+    }
+
+    /// The store could not answer [`Request::Session`].
+    pub fn handle_session_failed(&mut self, ticket: Ticket, context: &mut Context<'_>) {
+        self.counters.store_failures += 1;
+        if ticket.session == super::BACKGROUND {
+            // Its timer is not told again: the question has to be.
+            self.store_retry.background.push(ticket.epoch);
+            self.schedule_store_retry(context.now);
+            return;
+        }
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
+        session.asked = false;
+        let (stage, stored, saved) = (session.stage, session.stored, session.saved);
+        if stage == Stage::ExpectState {
+            self.refuse_pending(ticket.session, ProtocolError::StoreUnavailable, context);
+            return;
+        }
+        // A clean start that went on without the answer. Whatever was stored must not come back;
+        // its will, if it had one, is not published, and if it was there it stays counted until
+        // the next start.
+        if !stored {
+            self.record_end(ticket.session, context);
+        }
+        if saved {
+            self.handle_saved(ticket, context);
+        }
+    }
+
+    /// Refuses the CONNECT that waits for a session.
+    fn refuse_pending(&mut self, index: u32, error: ProtocolError, context: &mut Context<'_>) {
+        let connection = self.pending_connects.get(&index).map(|pending| pending.connection);
+        if let Some(connection) = connection {
+            self.refuse(connection, error, context);
+        }
     }
 
     /// CONNACK: the connection may go on. Source: MQTT 5.0 §3.2.

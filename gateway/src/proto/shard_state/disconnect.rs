@@ -54,7 +54,10 @@ impl ShardState {
     ) {
         let waits = self.pending_connects.get(&index).is_some_and(|one| one.connection == id);
         if waits {
-            self.pending_connects.remove(&index);
+            let pending = self.pending_connects.remove(&index);
+            if pending.is_some_and(|pending| pending.is_counted()) {
+                context.upstream.release_session();
+            }
             let is_new =
                 self.session(index).is_some_and(|session| session.stage == Stage::ExpectState);
             if is_new {
@@ -114,6 +117,9 @@ impl ShardState {
         let Some(session) = self.session_mut(index) else {
             return;
         };
+        if std::mem::take(&mut session.counted) {
+            context.upstream.release_session();
+        }
         if !session.stored && !session.asked {
             self.remove_session(index);
             return;
@@ -175,8 +181,15 @@ impl ShardState {
         self.background_counter = self.background_counter.wrapping_add(1);
         let id = self.background_counter;
         self.background.insert(id, (client_id.into(), due));
-        let ticket = Ticket { session: BACKGROUND, epoch: id };
-        context.upstream.request(Request::Session { ticket, client_id: client_id.into() });
+        self.ask_background(id, context);
+    }
+
+    pub(super) fn ask_background(&mut self, id: u32, context: &mut Context<'_>) {
+        if let Some((client_id, _)) = self.background.get(&id) {
+            let client_id = client_id.clone();
+            let ticket = Ticket { session: BACKGROUND, epoch: id };
+            context.upstream.request(Request::Session { ticket, client_id });
+        }
     }
 
     pub(super) fn handle_due_session(
@@ -195,6 +208,7 @@ impl ShardState {
         match due {
             Due::Expiry if has_expired => {
                 self.discard_stored(&client_id, Some(&stored), context);
+                context.upstream.release_session();
             }
             // The end of the session publishes the will too: with both due, only that one does.
             Due::Will if !has_expired && stored.will_at <= context.now => {

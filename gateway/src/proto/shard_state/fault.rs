@@ -51,6 +51,12 @@ pub enum ProtocolError {
     /// The client takes no packets as large as CONNACK.
     #[error("maximum packet size below that of CONNACK")]
     ConnackTooLarge,
+    /// CONNECT needs a new session and the node has `sessions_max`.
+    #[error("no more sessions")]
+    SessionQuotaExceeded,
+    /// What is stored of the session could not be read.
+    #[error("session store unavailable")]
+    StoreUnavailable,
     /// DISCONNECT arrived with a reason only a server may give, or similar.
     #[error("packet not allowed here")]
     NotAllowedHere,
@@ -74,6 +80,8 @@ impl ProtocolError {
             Self::ServerShuttingDown => ReasonCode::ServerShuttingDown,
             Self::ClientIdentifierNotValid => ReasonCode::ClientIdentifierNotValid,
             Self::ConnackTooLarge => ReasonCode::PacketTooLarge,
+            Self::SessionQuotaExceeded => ReasonCode::QuotaExceeded,
+            Self::StoreUnavailable => ReasonCode::ServerUnavailable,
             Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
         }
     }
@@ -82,14 +90,22 @@ impl ProtocolError {
     fn connect_return_code(self) -> Option<u8> {
         match self {
             Self::ClientIdentifierNotValid => Some(2),
-            Self::ServerShuttingDown => Some(3),
+            Self::ServerShuttingDown | Self::SessionQuotaExceeded | Self::StoreUnavailable => {
+                Some(3)
+            }
             _ => None,
         }
     }
 
     /// Whether the client is to blame, and is counted.
     fn is_fault(self) -> bool {
-        !matches!(self, Self::SessionTakenOver | Self::ServerShuttingDown)
+        !matches!(
+            self,
+            Self::SessionTakenOver
+                | Self::ServerShuttingDown
+                | Self::SessionQuotaExceeded
+                | Self::StoreUnavailable
+        )
     }
 }
 

@@ -17,6 +17,7 @@ mod outbound_acks;
 mod publish;
 mod replay;
 mod retained;
+mod retained_room;
 mod saving;
 mod shared;
 mod subscribe;
@@ -42,7 +43,8 @@ use ahash::RandomState;
 use connect::PendingConnect;
 use encode::FanOut;
 use hashbrown::HashTable;
-use retained::RetainedRequests;
+use retained::{RetainedRequests, StoreRetry};
+use retained_room::RetainedRoom;
 use shared::SharedSubscribes;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -90,6 +92,14 @@ pub struct Counters {
     pub unfetchable: u64,
     /// Stored sessions that could not be read.
     pub unreadable_sessions: u64,
+    /// CONNECT packets refused because the node had `sessions_max`.
+    pub sessions_refused: u64,
+    /// Messages not retained because of `retained_messages_max` or `retained_bytes_max`.
+    pub retained_refused: u64,
+    /// Subscriptions that got none or not all retained messages because the store failed.
+    pub retained_given_up: u64,
+    /// Questions the keyed store could not answer.
+    pub store_failures: u64,
 }
 
 /// A connection as the core sees it; its place is the engine's.
@@ -149,6 +159,10 @@ pub struct ShardState {
     held: Vec<ConnectionId>,
     retained_requests: RetainedRequests,
     shared_subscribes: SharedSubscribes,
+    /// Connections whose next PUBLISH is to be retained and waits for, or has, the word that there
+    /// is room.
+    retained_rooms: HashMap<ConnectionId, RetainedRoom, RandomState>,
+    store_retry: StoreRetry,
     /// Per partition, up to where this shard has seen the feed.
     watermarks: Vec<Sequence>,
     /// Sessions that have an `Outbound`, and maybe some that had.
@@ -197,6 +211,8 @@ impl ShardState {
             held: Vec::new(),
             retained_requests: RetainedRequests::default(),
             shared_subscribes: SharedSubscribes::default(),
+            retained_rooms: HashMap::with_hasher(random.clone()),
+            store_retry: StoreRetry::default(),
             watermarks: Vec::new(),
             with_outbound: Vec::new(),
             floor: Vec::new(),
@@ -302,6 +318,9 @@ impl ShardState {
                     if connecting && self.is_handed_over(id, &packet, context) {
                         return at;
                     }
+                    if !connecting && self.waits_for_retained_room(id, &packet, context) {
+                        return at;
+                    }
                     at += length;
                     if let Err(error) = self.handle_packet(id, packet, context) {
                         self.refuse(id, error, context);
@@ -366,6 +385,7 @@ impl ShardState {
             return;
         };
         self.keep_alives.clear(id.index);
+        self.retained_rooms.remove(&id);
         let session = connection.session;
         if let Some(slot) = self.connections.get_mut(id.index as usize) {
             slot.stage = ConnectionStage::Vacant;
@@ -379,7 +399,8 @@ impl ShardState {
     /// When [`ShardState::handle_timeout`] has something to do next.
     #[must_use]
     pub fn next_timeout(&self) -> Timestamp {
-        self.keep_alives.next_timeout().min(self.floor_due)
+        let store_retry = self.store_retry.due.unwrap_or(Timestamp::NEVER);
+        self.keep_alives.next_timeout().min(self.floor_due).min(store_retry)
     }
 
     /// Time has passed: closes silent connections, records the floor.
@@ -391,6 +412,9 @@ impl ShardState {
         }
         if context.now >= self.floor_due {
             self.record_floor(context);
+        }
+        if self.store_retry.due.is_some_and(|due| due <= context.now) {
+            self.retry_store(context);
         }
     }
 

@@ -55,7 +55,7 @@ impl ShardState {
         let ledger = session.is_persistent();
         let topic = self.resolve_topic(index, publish.topic, own.topic_alias);
         topic.and_then(|topic| {
-            let message = Message {
+            let mut message = Message {
                 publisher: &client_id,
                 qos: publish.qos,
                 retain: publish.retain,
@@ -67,6 +67,9 @@ impl ShardState {
                 properties,
                 payload: publish.payload,
             };
+            if self.is_refused_by_room(id, &mut message, publish, context) {
+                return Ok(());
+            }
             match publish.packet_id {
                 None => {
                     self.publish_unacknowledged(&message, context);
@@ -112,6 +115,18 @@ impl ShardState {
         inbound.aliases.set(alias, topic);
         inbound.has_aliases = true;
         Ok(None)
+    }
+
+    /// The topic of a PUBLISH, by its name or by an alias that was set.
+    pub(super) fn known_topic(&mut self, index: u32, publish: &Publish<'_>) -> Option<Box<str>> {
+        if !publish.topic.is_empty() {
+            return Some(publish.topic.into());
+        }
+        let alias = publish.properties.iter().find_map(|property| match property {
+            Property::TopicAlias(alias) => Some(alias),
+            _ => None,
+        });
+        self.session_mut(index)?.inbound.as_ref()?.aliases.get(alias?).map(Into::into)
     }
 
     /// Whether a client may publish to this topic.
@@ -218,7 +233,7 @@ impl ShardState {
         self.held = held;
     }
 
-    fn is_open(&mut self, index: u32, packet_id: PacketId) -> bool {
+    pub(super) fn is_open(&mut self, index: u32, packet_id: PacketId) -> bool {
         self.session_mut(index)
             .and_then(|session| session.inbound.as_mut())
             .is_some_and(|inbound| inbound.find(packet_id).is_some())

@@ -8,7 +8,9 @@ use crate::proto::mqtt::{QoS, SubscriptionOptions};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::{Queued, QueuedFor, Stage, Ticket};
+use crate::proto::time::Timestamp;
 use ahash::AHashMap;
+use std::time::Duration;
 
 /// What was asked of the upstream and not answered.
 #[derive(Debug, Default)]
@@ -27,7 +29,24 @@ struct RetainedRequest {
     starts: Vec<Sequence>,
     /// As `starts`, for QoS 0 messages, which are live before they are committed.
     unacknowledged_start: (PartitionId, Sequence),
+    /// A part of the answer came.
+    answered: bool,
+    /// How often the store could not answer.
+    failures: u8,
 }
+
+/// Questions the store could not answer, to be asked again.
+#[derive(Debug, Default)]
+pub(super) struct StoreRetry {
+    pub(super) background: Vec<u32>,
+    retained: Vec<u64>,
+    pub(super) due: Option<Timestamp>,
+}
+
+/// How long a failing store is left alone.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// Then a subscription does without the retained messages it asked for.
+const RETAINED_FAILURES_MAX: u8 = 5;
 
 impl RetainedRequests {
     /// Drops requests that were never made.
@@ -55,6 +74,8 @@ impl ShardState {
             identifier,
             starts: self.feed_starts(context),
             unacknowledged_start: context.upstream.append_position(),
+            answered: false,
+            failures: 0,
         };
         self.retained_requests.last_id += 1;
         let id = self.retained_requests.last_id;
@@ -84,9 +105,10 @@ impl ShardState {
         done: bool,
         context: &mut Context<'_>,
     ) {
-        let Some(request) = self.retained_requests.open.remove(&id) else {
+        let Some(mut request) = self.retained_requests.open.remove(&id) else {
             return;
         };
+        request.answered = true;
         let is_there =
             self.session_of(request.ticket).is_some_and(|session| session.stage == Stage::Online);
         if !is_there {
@@ -98,6 +120,38 @@ impl ShardState {
         self.drain(request.ticket.session, context);
         if !done {
             self.retained_requests.open.insert(id, request);
+        }
+    }
+
+    /// The store could not answer [`Request::Retained`], or not go on: asked again while nothing was
+    /// delivered, since what was would come twice.
+    pub fn handle_retained_failed(&mut self, id: u64, context: &mut Context<'_>) {
+        self.counters.store_failures += 1;
+        let Some(request) = self.retained_requests.open.get_mut(&id) else {
+            return;
+        };
+        request.failures += 1;
+        if request.answered || request.failures >= RETAINED_FAILURES_MAX {
+            self.counters.retained_given_up += 1;
+            self.retained_requests.open.remove(&id);
+            return;
+        }
+        self.store_retry.retained.push(id);
+        self.schedule_store_retry(context.now);
+    }
+
+    pub(super) fn schedule_store_retry(&mut self, now: Timestamp) {
+        self.store_retry.due.get_or_insert(now.after(STORE_RETRY));
+    }
+
+    /// Asks again what the store could not answer.
+    pub(super) fn retry_store(&mut self, context: &mut Context<'_>) {
+        let StoreRetry { background, retained, .. } = std::mem::take(&mut self.store_retry);
+        for id in background {
+            self.ask_background(id, context);
+        }
+        for id in retained {
+            self.request_retained(id, context);
         }
     }
 

@@ -255,6 +255,11 @@ impl ShardState {
         if !is_waited_for {
             return;
         }
+        // What it was asked about its predecessor is still to be answered, and must reach it.
+        if let Some(session) = self.session_of(ticket).filter(|session| session.asked) {
+            session.saved = true;
+            return;
+        }
         let Some(session) = self.remove_session(ticket.session) else {
             return;
         };

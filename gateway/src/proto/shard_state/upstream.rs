@@ -5,6 +5,7 @@
 //! `handle_*` functions of [`super::ShardState`], in any order unless stated.
 
 use crate::proto::mqtt::QoS;
+use crate::proto::output::ConnectionId;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::record::Qos2Delta;
@@ -42,6 +43,16 @@ pub trait Upstream {
     /// More is appended and not committed than the limit allows: publishers must wait.
     fn is_congested(&self) -> bool;
 
+    /// Counts a session that begins; false when `sessions_max` are there and it must not.
+    fn reserve_session(&mut self) -> bool;
+
+    /// A session that was counted is over.
+    fn release_session(&mut self);
+
+    /// Whether a message to be retained is within the limits whatever its topic and those of others
+    /// on their way are. If not, [`Request::RetainedRoom`] finds out.
+    fn has_retained_room(&self, message: &Message<'_>) -> bool;
+
     /// The body of a recent record, if it is still in memory.
     fn recent(&self, partition: PartitionId, sequence: Sequence) -> Option<Bytes>;
 
@@ -71,6 +82,15 @@ pub enum Request {
         filter: Box<str>,
         /// At most so many.
         count_max: u32,
+    },
+    /// Whether a message may be retained: [`super::ShardState::handle_retained_room`].
+    RetainedRoom {
+        /// Whose PUBLISH waits; comes back with the answer.
+        connection: ConnectionId,
+        /// Its topic name.
+        topic: Box<str>,
+        /// Of message and topic name.
+        bytes: u64,
     },
     /// Messages of a partition from a place on: [`super::ShardState::handle_replayed`].
     Replay {

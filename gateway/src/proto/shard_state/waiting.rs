@@ -25,6 +25,8 @@ pub(super) enum Waiting {
     /// The session's record holds its new subscriptions: the bytes of SUBACK or UNSUBACK, and the
     /// retained messages to ask for.
     SubscribeAck(Box<SubscribeAnswer>),
+    /// Everything appended before is committed: the store can be asked about a retained message.
+    AskRetainedRoom { connection: ConnectionId, topic: Box<str>, bytes: u64 },
     /// The record of a session that went offline.
     Saved { ticket: Ticket },
 }
@@ -61,6 +63,9 @@ impl ShardState {
             }
             Waiting::Pubrel { ticket, packet_id } => self.send_pubrel(ticket, packet_id, context),
             Waiting::SubscribeAck(answer) => self.answer_subscribe(*answer, context),
+            Waiting::AskRetainedRoom { connection, topic, bytes } => {
+                self.ask_retained_room(connection, topic, bytes, context);
+            }
             Waiting::Saved { ticket } => self.handle_saved(ticket, context),
         }
     }

@@ -3,6 +3,7 @@
 pub mod groups;
 pub mod log;
 pub mod message;
+pub mod quota;
 pub mod replays;
 pub mod shard;
 pub mod store;

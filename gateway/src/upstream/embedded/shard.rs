@@ -7,11 +7,13 @@ use super::groups::group::GroupOut;
 use super::groups::{GROUP_TICKET, GroupLimits, GroupPut, GroupReply, Groups, group_home};
 use super::log::{Log, LogIo, topic_hash};
 use super::message::{Ask, NodeMessage, Question};
+use super::quota::Quota;
 use super::replays::{ActiveReplay, Answer, Progress};
 use super::store::fold::concerns_state;
 use super::store::groups::StoredGroup;
+use super::store::retained::retained_bytes;
 use super::store::thread::StoreRequest;
-use crate::proto::output::ShardIndex;
+use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::InterestOwner;
@@ -60,6 +62,7 @@ pub struct Embedded {
     /// The shard's own log first, then those of partitions that no shard appends to any more.
     logs: Vec<Log>,
     limits: EmbeddedLimits,
+    quota: Arc<Quota>,
     interest: InterestOwner,
     tails: Vec<RemoteTail>,
     replays: Vec<ActiveReplay>,
@@ -101,6 +104,7 @@ impl Embedded {
         logs: Vec<Log>,
         interest: InterestOwner,
         limits: EmbeddedLimits,
+        quota: Arc<Quota>,
     ) -> Self {
         let remote = |_| RemoteTail::default();
         let folded = logs.iter().map(Log::committed_end).collect();
@@ -109,6 +113,7 @@ impl Embedded {
             shard,
             shard_count,
             limits,
+            quota,
             interest,
             tails: (0..ends.len()).map(remote).collect(),
             groups: Groups::new(shard, shard_count, ends.len(), limits.groups),
@@ -568,6 +573,9 @@ impl Upstream for Embedded {
             Record::Message(message) => Some(topic_hash(message.topic)),
             _ => None,
         };
+        if let Some(bytes) = retained_bytes(record) {
+            self.quota.retained_appended(bytes);
+        }
         let log = self.logs.first_mut().expect("a shard has its own log");
         let sequence = log.append(hash, |body| record.encode(body));
         AppendToken(sequence.0)
@@ -605,6 +613,14 @@ impl Upstream for Embedded {
                     filters: vec![filter.into()],
                     max_count: count_max as usize,
                     page_bytes: RETAINED_PAGE_BYTES,
+                });
+            }
+            Request::RetainedRoom { connection, topic, bytes } => {
+                self.out.store.push_back(StoreRequest::RetainedRoom {
+                    shard: self.shard,
+                    ticket: pack_connection(connection),
+                    topic: topic.into(),
+                    bytes,
                 });
             }
             Request::Replay { ticket, partition, from, filters, count_max } => {
@@ -647,6 +663,19 @@ impl Upstream for Embedded {
     fn is_congested(&self) -> bool {
         let log = self.own_log();
         log.is_behind() || log.is_full() || self.out.store.len() >= self.limits.store_queue_max
+    }
+
+    fn reserve_session(&mut self) -> bool {
+        self.quota.reserve_session()
+    }
+
+    fn release_session(&mut self) {
+        self.quota.release_session();
+    }
+
+    fn has_retained_room(&self, message: &Message<'_>) -> bool {
+        retained_bytes(&Record::Message(*message))
+            .is_none_or(|bytes| self.quota.has_retained_room(bytes))
     }
 
     fn recent(&self, partition: PartitionId, sequence: Sequence) -> Option<Bytes> {
@@ -713,6 +742,18 @@ pub fn unpack(packed: u64) -> Ticket {
     let low = u32::try_from(packed & u64::from(u32::MAX)).expect("32 bits are left");
     let high = u32::try_from(packed >> 32).expect("32 bits are left");
     Ticket { session: high, epoch: low }
+}
+
+/// A connection as the storage thread carries it.
+fn pack_connection(id: ConnectionId) -> u64 {
+    pack(Ticket { session: id.index, epoch: id.generation })
+}
+
+/// Undoes `pack_connection`.
+#[must_use]
+pub fn unpack_connection(packed: u64) -> ConnectionId {
+    let Ticket { session, epoch } = unpack(packed);
+    ConnectionId { index: session, generation: epoch }
 }
 
 /// The shard numbers whose bits are set.

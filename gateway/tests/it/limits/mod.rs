@@ -1,4 +1,6 @@
 //! What happens at the limits of a whole node: quotas, retention, queues, a store that fails.
 
 mod packets;
+mod quota;
 mod retention;
+mod store_failures;

@@ -21,6 +21,7 @@ use gateway::upstream::embedded::log::faulty_files::FaultyFiles;
 use gateway::upstream::embedded::log::files::perform;
 use gateway::upstream::embedded::log::{Durability, LogIo, LogLimits};
 use gateway::upstream::embedded::message::NodeMessage;
+use gateway::upstream::embedded::quota::{Quota, QuotaLimits};
 use gateway::upstream::embedded::shard::EmbeddedLimits;
 use gateway::upstream::embedded::store::KeyedStore;
 use gateway::upstream::embedded::store::thread::{Storage, StoreReply, StoreRequest, ThreadConfig};
@@ -39,6 +40,7 @@ pub(crate) struct SimSettings {
     pub(crate) limits: Limits,
     pub(crate) log_limits: LogLimits,
     pub(crate) groups: GroupLimits,
+    pub(crate) quota_limits: QuotaLimits,
     pub(crate) seed: u64,
 }
 
@@ -50,6 +52,7 @@ impl Default for SimSettings {
             limits: Limits::default(),
             log_limits: LogLimits::default(),
             groups: GroupLimits::default(),
+            quota_limits: QuotaLimits::default(),
             seed: 1,
         }
     }
@@ -84,6 +87,7 @@ pub(crate) struct SimNode {
     pub(crate) files: FaultyFiles,
     shards: Vec<SimShard>,
     storage: Storage,
+    pub(crate) quota: Arc<Quota>,
     survivor: Survivor,
     replies: mpsc::Receiver<(ShardIndex, StoreReply)>,
     sockets: Vec<Socket>,
@@ -129,11 +133,14 @@ impl SimNode {
         };
         let (sender, replies) = mpsc::channel();
         let clock = Arc::clone(&now);
+        let (sessions, retained) = (state.session_count(), state.retained_usage());
+        let quota = Arc::new(Quota::new(settings.quota_limits, sessions, retained));
         let config = ThreadConfig {
             queue_requests_max: 1_024,
             persist_interval: Duration::from_secs(1),
             clock: Box::new(move || Timestamp(clock.load(Ordering::Relaxed))),
             shards: count,
+            quota: Arc::clone(&quota),
             in_memory: settings.durability == Durability::Memory,
             shard_of: Box::new(move |client_id| home_shard(client_id, count)),
         };
@@ -146,7 +153,7 @@ impl SimNode {
             store_queue_max: 1_024,
             groups: settings.groups,
         };
-        let upstreams = embedded_shards(count, logs, groups, 1_024, limits);
+        let upstreams = embedded_shards(count, logs, groups, 1_024, limits, &quota);
         let shards = upstreams.into_iter().enumerate().map(|(index, upstream)| {
             let shard = ShardIndex(u16::try_from(index).unwrap());
             let seed = settings.seed ^ index as u64;
@@ -159,6 +166,7 @@ impl SimNode {
             files,
             shards: shards.collect(),
             storage,
+            quota,
             survivor,
             replies,
             sockets: Vec::new(),
@@ -289,6 +297,16 @@ impl SimNode {
         self.shards[shard].core.upstream.handle_io(partition, token, result);
         self.run();
         true
+    }
+
+    /// So many reads of the keyed store fail from now on. Not with logs in memory.
+    pub(crate) fn fail_store_reads(&mut self, count: u32) {
+        self.survivor.failing_reads.store(count, Ordering::Relaxed);
+    }
+
+    /// How many sessions are stored, as far as is folded.
+    pub(crate) fn stored_sessions(&self) -> u64 {
+        self.storage.state().session_count()
     }
 
     /// The core of a shard, to look at.

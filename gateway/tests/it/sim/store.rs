@@ -2,7 +2,8 @@
 
 use gateway::upstream::embedded::store::memory_store::MemoryStore;
 use gateway::upstream::embedded::store::{Changes, KeyedStore, Space, StoreError};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 
 /// What a crash of the node leaves of its keyed store.
 #[derive(Debug)]
@@ -11,6 +12,8 @@ pub(crate) struct Survivor {
     committed: mpsc::Receiver<Written>,
     /// Committed since the last persist.
     recent: Changes,
+    /// So many reads fail from now on.
+    pub(crate) failing_reads: Arc<AtomicU32>,
 }
 
 #[derive(Debug)]
@@ -29,8 +32,9 @@ impl Survivor {
         let (written, committed) = mpsc::channel();
         let mut memory = MemoryStore::default();
         memory.commit(&persisted).unwrap();
-        let survivor = Self { persisted, committed, recent: Changes::new() };
-        (Box::new(CrashingStore { memory, written }), survivor)
+        let failing_reads = Arc::new(AtomicU32::new(0));
+        let store = CrashingStore { memory, written, failing_reads: Arc::clone(&failing_reads) };
+        (Box::new(store), Self { persisted, committed, recent: Changes::new(), failing_reads })
     }
 
     /// The store after the crash: what was committed and not persisted may be there or not.
@@ -56,10 +60,22 @@ impl Survivor {
 struct CrashingStore {
     memory: MemoryStore,
     written: mpsc::Sender<Written>,
+    failing_reads: Arc<AtomicU32>,
+}
+
+impl CrashingStore {
+    fn read(&self) -> Result<(), StoreError> {
+        let fewer = |count: u32| count.checked_sub(1);
+        match self.failing_reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer) {
+            Ok(_) => Err(StoreError::Engine(std::io::Error::other("told to fail").into())),
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 impl KeyedStore for CrashingStore {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read()?;
         self.memory.get(space, key)
     }
 
@@ -70,6 +86,7 @@ impl KeyedStore for CrashingStore {
         from: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
+        self.read()?;
         self.memory.scan(space, prefix, from, visit)
     }
 

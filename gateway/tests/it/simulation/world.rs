@@ -9,6 +9,7 @@ use gateway::proto::mqtt::{ProtocolVersion, QoS};
 use gateway::proto::shard_state::Counters;
 use gateway::upstream::embedded::groups::GroupLimits;
 use gateway::upstream::embedded::log::{Durability, LogLimits};
+use gateway::upstream::embedded::quota::QuotaLimits;
 use std::time::Duration;
 
 /// Topics published to; each subscriber takes some of them.
@@ -87,6 +88,7 @@ pub(crate) fn some_settings(shards: u16, seed: u64) -> SimSettings {
             ..GroupLimits::default()
         },
         seed,
+        quota_limits: QuotaLimits::default(),
     }
 }
 
@@ -418,6 +420,12 @@ impl World {
             if counters.unfetchable + counters.unreadable_sessions + counters.faults > 0 {
                 return Err(self.broken(&format!("shard {shard} has counted {counters:?}")));
             }
+        }
+        let (counted, stored) = (self.node().quota.sessions(), self.node().stored_sessions());
+        // Some may be left: a CONNECT cut off before its CONNACK has ended nothing.
+        if counted != stored {
+            let what = format!("{counted} sessions are counted and {stored} stored");
+            return Err(self.broken(&what));
         }
         Ok(())
     }

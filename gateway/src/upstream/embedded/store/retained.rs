@@ -11,6 +11,7 @@ use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::filter_matches;
 use crate::proto::time::Timestamp;
+use crate::upstream::embedded::quota::Usage;
 use std::time::Duration;
 
 /// A retained message.
@@ -40,9 +41,10 @@ pub(super) fn put(
 ) -> Result<(), StoreError> {
     let mut value = stamp(message.received_at, partition, sequence);
     let known = state.get(Space::Retained, message.topic.as_bytes())?;
-    if known.is_some_and(|known| known.get(..STAMP_BYTES) > Some(value.as_slice())) {
+    if known.as_ref().is_some_and(|known| known.get(..STAMP_BYTES) > Some(value.as_slice())) {
         return Ok(());
     }
+    let before = usage_of(message.topic, known.as_deref());
     if message.payload.is_empty() {
         let purge_at = message.received_at.after(TOMBSTONE_AGE);
         set_timer(state, purge_at, TimerKind::Retained, message.topic);
@@ -51,8 +53,41 @@ pub(super) fn put(
         let expires_at = message.expires_at().unwrap_or(Timestamp::NEVER);
         set_timer(state, expires_at, TimerKind::Retained, message.topic);
     }
+    state.count_retained(before, usage_of(message.topic, Some(&value)));
     state.put(Space::Retained, message.topic.as_bytes().to_vec(), value);
     Ok(())
+}
+
+/// What `topic` with this stored value counts for; nothing for a tombstone.
+pub(super) fn usage_of(topic: &str, value: Option<&[u8]>) -> Usage {
+    match value {
+        Some(value) if value.len() > STAMP_BYTES => {
+            Usage { messages: 1, bytes: (topic.len() + value.len() - STAMP_BYTES) as u64 }
+        }
+        Some(_) | None => Usage::default(),
+    }
+}
+
+/// What a record adds to the retained messages if its topic is new, `None` if it is no message to
+/// be retained. Counted when it is appended, and taken back when it is folded.
+#[must_use]
+pub fn retained_bytes(record: &Record<'_>) -> Option<u64> {
+    match record {
+        Record::Message(message) if message.retain && !message.payload.is_empty() => {
+            Some((message.topic.len() + message.encoded_bytes()) as u64)
+        }
+        _ => None,
+    }
+}
+
+/// Whether `topic` has a retained message, which a new one replaces.
+///
+/// # Errors
+///
+/// [`StoreError::Engine`].
+pub fn is_retained(state: &KeyedState, topic: &str) -> Result<bool, StoreError> {
+    let value = state.get(Space::Retained, topic.as_bytes())?;
+    Ok(usage_of(topic, value.as_deref()).messages > 0)
 }
 
 /// Forgets the tombstone or expired message of `topic`, unless what is there now is neither.
@@ -69,6 +104,7 @@ pub(super) fn purge(state: &mut KeyedState, topic: &str, now: Timestamp) -> Resu
         _ => received_at.after(TOMBSTONE_AGE),
     };
     if ends_at <= now {
+        state.count_retained(usage_of(topic, Some(&value)), Usage::default());
         state.delete(Space::Retained, topic.as_bytes().to_vec());
     }
     Ok(())

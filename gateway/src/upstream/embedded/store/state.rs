@@ -3,6 +3,7 @@
 use super::needed::{CursorsOf, Needed};
 use super::{Changes, KeyedStore, Space, StoreError};
 use crate::proto::partition::{PartitionId, Sequence};
+use crate::upstream::embedded::quota::Usage;
 use std::ops::Bound;
 
 /// A store, with the changes of the batch being made on top.
@@ -11,6 +12,7 @@ pub struct KeyedState {
     changes: Changes,
     pub(super) needed: Needed,
     pub(super) cursors_of: CursorsOf,
+    retained: Usage,
 }
 
 impl std::fmt::Debug for KeyedState {
@@ -21,6 +23,8 @@ impl std::fmt::Debug for KeyedState {
 
 const FORMAT_VERSION: u64 = 1;
 const FORMAT_KEY: &[u8] = b"format";
+/// Messages and bytes retained (u64 each, big endian).
+const RETAINED_KEY: &[u8] = b"retained";
 const FOLDED_PREFIX: &[u8] = b"folded/";
 
 impl KeyedState {
@@ -31,7 +35,8 @@ impl KeyedState {
     /// [`StoreError::Engine`], and [`StoreError::Format`] for the store of another version.
     pub fn open(store: Box<dyn KeyedStore>, cursors_of: CursorsOf) -> Result<Self, StoreError> {
         let needed = Needed::default();
-        let mut state = Self { store, changes: Changes::new(), needed, cursors_of };
+        let mut state =
+            Self { store, changes: Changes::new(), needed, cursors_of, retained: Usage::default() };
         match state.get(Space::Meta, FORMAT_KEY)?.as_deref().and_then(u64_of) {
             None => state.put(Space::Meta, FORMAT_KEY.to_vec(), be(FORMAT_VERSION)),
             Some(FORMAT_VERSION) => {}
@@ -47,7 +52,42 @@ impl KeyedState {
             true
         })?;
         state.needed = needed;
+        state.retained = state.stored_usage()?;
         Ok(state)
+    }
+
+    /// How much is retained, as the store says; counted once for a store that does not say.
+    fn stored_usage(&self) -> Result<Usage, StoreError> {
+        if let Some(value) = self.get(Space::Meta, RETAINED_KEY)?
+            && let Some((messages, bytes)) = value.split_at_checked(8)
+            && let (Some(messages), Some(bytes)) = (u64_of(messages), u64_of(bytes))
+        {
+            return Ok(Usage { messages, bytes });
+        }
+        let mut sum = Usage::default();
+        self.scan(Space::Retained, &[], &[], &mut |topic, value| {
+            let topic = std::str::from_utf8(topic).unwrap_or_default();
+            let one = super::retained::usage_of(topic, Some(value));
+            sum = Usage { messages: sum.messages + one.messages, bytes: sum.bytes + one.bytes };
+            true
+        })?;
+        Ok(sum)
+    }
+
+    /// What is retained for one topic changes. Stored with the change itself, so both are there
+    /// after a crash or neither.
+    pub(super) fn count_retained(&mut self, before: Usage, after: Usage) {
+        let Usage { messages, bytes } = &mut self.retained;
+        *messages = (*messages + after.messages).saturating_sub(before.messages);
+        *bytes = (*bytes + after.bytes).saturating_sub(before.bytes);
+        let value = [be(*messages), be(*bytes)].concat();
+        self.put(Space::Meta, RETAINED_KEY.to_vec(), value);
+    }
+
+    /// How many messages are retained, and how large they are.
+    #[must_use]
+    pub fn retained_usage(&self) -> Usage {
+        self.retained
     }
 
     /// A session is stored with this record.

@@ -17,7 +17,9 @@ use crate::proto::time::Timestamp;
 use crate::upstream::embedded::groups::record::GroupRecord;
 use crate::upstream::embedded::log::faulty_files::FaultyFiles;
 use crate::upstream::embedded::log::{Log, LogLimits};
+use crate::upstream::embedded::quota::{Quota, QuotaLimits, Usage};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 const PARTITION: PartitionId = PartitionId(4);
@@ -260,6 +262,7 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
         persist_interval: Duration::from_millis(10),
         clock: Box::new(|| Timestamp(1_000)),
         shards: 4,
+        quota: Arc::new(Quota::new(QuotaLimits::default(), 0, Usage::default())),
         in_memory: false,
         shard_of: Box::new(|_| ShardIndex(3)),
     };
@@ -308,6 +311,7 @@ fn due_sessions_are_announced_once_to_their_shard() {
         persist_interval: Duration::from_millis(1),
         clock: Box::new(|| Timestamp(NOW.fetch_add(10, Ordering::Relaxed))),
         shards: 4,
+        quota: Arc::new(Quota::new(QuotaLimits::default(), 0, Usage::default())),
         in_memory: false,
         shard_of: Box::new(|_| ShardIndex(3)),
     };

@@ -14,8 +14,10 @@ use crate::proto::session::record::Qos2Delta;
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::files::{Files, perform};
 use crate::upstream::embedded::log::{IoDone, IoFault, IoToken, LogIo};
+use crate::upstream::embedded::quota::Quota;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -54,6 +56,17 @@ pub enum StoreRequest {
         max_count: usize,
         /// Bytes of bodies in one answer; there may be several.
         page_bytes: usize,
+    },
+    /// Whether a message of so many bytes may be retained for a topic.
+    RetainedRoom {
+        /// Who asks.
+        shard: ShardIndex,
+        /// Comes back.
+        ticket: u64,
+        /// Its topic name.
+        topic: String,
+        /// As [`Quota`] counts them.
+        bytes: u64,
     },
     /// What a shard's sessions in memory need of a partition. In one queue with the records of
     /// sessions, so that one is never seen to need nothing between memory and store.
@@ -99,10 +112,19 @@ pub enum StoreReply {
         /// There were more than `max_count`.
         truncated: bool,
     },
+    /// To `RetainedRoom`.
+    RetainedRoom {
+        /// Of the request.
+        ticket: u64,
+        /// The topic has a retained message, which may be replaced, or there is room for one more.
+        fits: bool,
+    },
     /// The store could not answer the request.
     Failed {
         /// Of the request.
         ticket: u64,
+        /// Which kind of request.
+        asked: Asked,
     },
     /// To `File`: for [`Log::handle_io`](crate::upstream::embedded::log::Log::handle_io).
     File {
@@ -131,6 +153,17 @@ pub enum StoreReply {
         /// The deadline.
         at: Timestamp,
     },
+}
+
+/// What a request that failed had asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// [`StoreRequest::SessionGet`].
+    Session,
+    /// [`StoreRequest::Retained`].
+    Retained,
+    /// [`StoreRequest::RetainedRoom`].
+    RetainedRoom,
 }
 
 /// What is stored of a session.
@@ -163,6 +196,8 @@ pub struct ThreadConfig {
     pub clock: Box<dyn Fn() -> Timestamp + Send>,
     /// How many shards there are.
     pub shards: u16,
+    /// What the node may keep.
+    pub quota: Arc<Quota>,
     /// Nothing outlives the process: what is folded counts as persisted at once, so that logs in
     /// memory are trimmed promptly.
     pub in_memory: bool,
@@ -244,6 +279,8 @@ pub struct Storage {
     /// Timers that were told to their shards and still stand.
     announced: BTreeSet<Vec<u8>>,
     failing: bool,
+    /// Which quotas were full when they were looked at last: sessions, retained messages.
+    full: [bool; 2],
 }
 
 impl Storage {
@@ -264,7 +301,14 @@ impl Storage {
             needed: BTreeMap::new(),
             announced: BTreeSet::new(),
             failing: false,
+            full: [false; 2],
         }
+    }
+
+    /// The keyed state, to look at.
+    #[must_use]
+    pub fn state(&self) -> &KeyedState {
+        &self.state
     }
 
     fn run(&mut self, requests: &flume::Receiver<StoreRequest>) {
@@ -300,6 +344,24 @@ impl Storage {
     pub fn tick(&mut self, now: Timestamp) {
         self.persist();
         self.announce_due(now);
+        self.config.quota.set_retained(self.state.retained_usage());
+        self.report_full();
+    }
+
+    /// Logs once a change when a quota of the node is full or no longer.
+    fn report_full(&mut self) {
+        let quota = &self.config.quota;
+        let states = [
+            ("sessions_max", quota.are_sessions_full()),
+            ("retained_messages_max or retained_bytes_max", !quota.fits_beside_stored(1)),
+        ];
+        for ((limit, is_full), was_full) in states.into_iter().zip(&mut self.full) {
+            match (std::mem::replace(was_full, is_full), is_full) {
+                (false, true) => tracing::warn!(limit, "full: new ones are refused"),
+                (true, false) => tracing::info!(limit, "has room again"),
+                (true, true) | (false, false) => {}
+            }
+        }
     }
 
     /// Handles one request; false for the last one.
@@ -310,15 +372,20 @@ impl Storage {
             }
             StoreRequest::SessionGet { shard, ticket, client_id } => {
                 let reply = self.session(&client_id);
-                self.answer(
-                    shard,
-                    ticket,
-                    reply.map(|state| StoreReply::Session { ticket, state }),
-                );
+                let reply = reply.map(|state| StoreReply::Session { ticket, state });
+                self.answer(shard, (ticket, Asked::Session), reply);
             }
             StoreRequest::Retained { shard, ticket, filters, max_count, page_bytes } => {
                 let result = self.retained(shard, ticket, &filters, max_count, page_bytes);
-                self.answer(shard, ticket, result);
+                self.answer(shard, (ticket, Asked::Retained), result);
+            }
+            StoreRequest::RetainedRoom { shard, ticket, topic, bytes } => {
+                let known = retained::is_retained(&self.state, &topic);
+                let reply = known.map(|known| StoreReply::RetainedRoom {
+                    ticket,
+                    fits: known || self.config.quota.fits_beside_stored(bytes),
+                });
+                self.answer(shard, (ticket, Asked::RetainedRoom), reply);
             }
             StoreRequest::Needed { shard, partition, sequence } => {
                 self.needed.entry(partition).or_default().insert(shard, sequence);
@@ -333,12 +400,17 @@ impl Storage {
         true
     }
 
-    fn answer(&mut self, shard: ShardIndex, ticket: u64, reply: Result<StoreReply, StoreError>) {
+    fn answer(
+        &mut self,
+        shard: ShardIndex,
+        (ticket, asked): (u64, Asked),
+        reply: Result<StoreReply, StoreError>,
+    ) {
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
                 self.report(Err(error));
-                StoreReply::Failed { ticket }
+                StoreReply::Failed { ticket, asked }
             }
         };
         (self.reply)(shard, reply);
@@ -355,11 +427,17 @@ impl Storage {
         for &sequence in sequences {
             let record = chunk.body(sequence).and_then(Record::decode);
             let Some(record) = record.filter(concerns_state) else { continue };
+            let retained_bytes = retained::retained_bytes(&record);
             // A fold that cannot read the store must not be passed over: the records of this
             // partition stay unfolded on disk until it can.
             while let Err(error) = fold(&mut self.state, partition, sequence, &record) {
                 self.report(Err(error));
                 std::thread::park_timeout(RETRY_INTERVAL);
+            }
+            // In this order: never too low.
+            self.config.quota.set_retained(self.state.retained_usage());
+            if let Some(bytes) = retained_bytes {
+                self.config.quota.retained_folded(bytes);
             }
         }
         self.state.set_folded(partition, folded_to);
