@@ -228,10 +228,18 @@ limits! {
     /// Cost: kernel memory during a storm.
     backlog: u16, "connections a shard", 65_535, 16 to 65_535;
     /// Batches one shard may have under way to another. Beyond that they gather in one more batch
-    /// on the sender's side, which goes when there is room; it has no bound of its own yet.
+    /// on the sender's side, which goes when there is room: see `mesh_bytes_max`.
     ///
     /// Cost: 16 bytes each; the messages are shared, not copied.
     mesh_batches_max: u16, "batches a pair of shards", 1_024, 2 to 32_768;
+    /// Bytes in the batch that gathers for a shard whose `mesh_batches_max` are under way. Beyond
+    /// that the sending shard holds its publishers, and QoS 0 for that shard is dropped and counted.
+    ///
+    /// What is in its log already comes on top, so up to `append_bytes_max` more.
+    ///
+    /// Cost: itself, in memory, unless the log's tail has it anyway; not part of the check against
+    /// the machine's memory, because the first pair at the limit holds the shard's publishers.
+    mesh_bytes_max: u32, "bytes a pair of shards", 16_777_216, 65_536 to 1_073_741_824;
     /// Requests and folds that wait for the storage thread, a shard. Beyond that the shard holds
     /// its publishers.
     ///

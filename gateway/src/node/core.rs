@@ -159,14 +159,19 @@ impl ShardCore {
             self.schedule_beacon(io.now);
         }
         for (to, message) in self.upstream.out.messages.drain(..) {
-            io.mesh.send(to, message);
+            let bytes = message.bytes();
+            io.mesh.send_sized(to, message, bytes);
         }
+        self.upstream.note_waiting(|shard| io.mesh.waiting_bytes(shard));
         self.resume_held(io);
     }
 
     /// Lets held publishers go on if what held them is over. It may be over without anything being
     /// committed: retention was trimmed, or the storage thread took its requests.
     pub fn resume_held(&mut self, io: &mut Io<NodeMessage>) {
+        if self.upstream.is_mesh_full() {
+            self.upstream.note_waiting(|shard| io.mesh.waiting_bytes(shard));
+        }
         self.with(io, |state, context| state.resume_held(context));
     }
 

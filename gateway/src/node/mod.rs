@@ -106,6 +106,7 @@ impl Gateway {
             tail_bytes_max: config.limits.tail_bytes_max as usize,
             store_queue_max: config.limits.storage_queue_max as usize,
             groups: group_limits(config),
+            mesh_bytes_max: config.limits.mesh_bytes_max as usize,
         };
         let slots = config.limits.interest_slots as usize;
         let upstreams = embedded_shards(shards, logs, groups, slots, limits, &quota);

@@ -192,7 +192,8 @@ pub enum FileDone {
 /// Messages on their way to other shards, gathered into one batch a target.
 ///
 /// A batch that finds its target's queue full stays here, and [`MeshOut::is_congested`] says so
-/// until it has gone: the handler then stops taking in what makes more of them.
+/// until it has gone. [`MeshOut::waiting_bytes`] says how much it holds by then: beyond a limit the
+/// handler stops taking in what makes more.
 #[derive(Debug)]
 pub struct MeshOut<M> {
     lanes: Vec<Lane<M>>,
@@ -201,6 +202,9 @@ pub struct MeshOut<M> {
 #[derive(Debug)]
 struct Lane<M> {
     batch: Vec<M>,
+    /// Of the messages in `batch`; what was taken last keeps its own for `put_back`.
+    bytes: usize,
+    taken_bytes: usize,
     congested: bool,
 }
 
@@ -208,7 +212,12 @@ impl<M> MeshOut<M> {
     /// No messages yet, for a node of `shard_count` shards.
     #[must_use]
     pub fn new(shard_count: u16) -> Self {
-        let lanes = (0..shard_count).map(|_| Lane { batch: Vec::new(), congested: false });
+        let lanes = (0..shard_count).map(|_| Lane {
+            batch: Vec::new(),
+            bytes: 0,
+            taken_bytes: 0,
+            congested: false,
+        });
         Self { lanes: lanes.collect() }
     }
 
@@ -218,7 +227,25 @@ impl<M> MeshOut<M> {
     ///
     /// When `to` is not a shard of this node.
     pub fn send(&mut self, to: ShardIndex, message: M) {
-        self.lane_mut(to).batch.push(message);
+        self.send_sized(to, message, size_of::<M>());
+    }
+
+    /// As [`MeshOut::send`], of a message that keeps `bytes` in memory.
+    ///
+    /// # Panics
+    ///
+    /// As [`MeshOut::send`].
+    pub fn send_sized(&mut self, to: ShardIndex, message: M, bytes: usize) {
+        let lane = self.lane_mut(to);
+        lane.batch.push(message);
+        lane.bytes += bytes;
+    }
+
+    /// The bytes of the messages for `to` that wait because its queue is full, 0 when it is not.
+    #[must_use]
+    pub fn waiting_bytes(&self, to: ShardIndex) -> usize {
+        let lane = self.lanes.get(usize::from(to.0));
+        lane.filter(|lane| lane.congested).map_or(0, |lane| lane.bytes)
     }
 
     /// Whether an earlier batch for `to` is still here because its queue is full.
@@ -237,6 +264,7 @@ impl<M> MeshOut<M> {
     pub fn take(&mut self, to: ShardIndex) -> Option<Vec<M>> {
         let lane = self.lane_mut(to);
         lane.congested = false;
+        lane.taken_bytes = std::mem::take(&mut lane.bytes);
         (!lane.batch.is_empty()).then(|| std::mem::take(&mut lane.batch))
     }
 
@@ -245,10 +273,29 @@ impl<M> MeshOut<M> {
         let lane = self.lane_mut(to);
         debug_assert!(lane.batch.is_empty(), "nothing is added between take and put_back");
         lane.batch = batch;
+        lane.bytes = lane.taken_bytes;
         lane.congested = true;
     }
 
     fn lane_mut(&mut self, to: ShardIndex) -> &mut Lane<M> {
         self.lanes.get_mut(usize::from(to.0)).expect("the target is a shard of this node")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_full_queue_keeps_here_counts_as_waiting() {
+        let (mut mesh, to) = (MeshOut::new(2), ShardIndex(1));
+        mesh.send_sized(to, 'a', 10);
+        assert_eq!(mesh.waiting_bytes(to), 0, "not tried yet");
+        let batch = mesh.take(to).expect("one message");
+        mesh.put_back(to, batch);
+        mesh.send_sized(to, 'b', 5);
+        assert_eq!(mesh.waiting_bytes(to), 15);
+        assert_eq!(mesh.take(to), Some(vec!['a', 'b']));
+        assert_eq!(mesh.waiting_bytes(to), 0, "gone");
     }
 }

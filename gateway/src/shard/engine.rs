@@ -86,6 +86,9 @@ struct Listener {
 /// How long accepting pauses after an error that will not go away by itself at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How soon a full queue of another shard is tried again: it does not tell when it has room.
+const MESH_RETRY: Duration = Duration::from_millis(1);
+
 /// The longest sleep, for the clock's sake; a shard with nothing to do wakes that often.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 
@@ -409,7 +412,10 @@ impl<H: Handler> Shard<H> {
     /// now, so that more may be on its way.
     fn wait(&mut self, busy: bool) -> io::Result<()> {
         let until = self.next_deadline().millis_since(self.io.now);
-        let wait = SLEEP_MAX.min(Duration::from_millis(until));
+        let mut wait = SLEEP_MAX.min(Duration::from_millis(until));
+        if !self.departing.is_empty() || self.io.mesh.is_any_congested() {
+            wait = wait.min(MESH_RETRY);
+        }
         // Sends complete while they are submitted, nearly always: they are no reason to wake.
         self.expected = self.ring.take_sends_started();
         if self.mesh_pending || wait.is_zero() || !self.port.doorbell().may_wait() {

@@ -141,7 +141,7 @@ impl ShardState {
     }
 
     pub(super) fn schedule_store_retry(&mut self, now: Timestamp) {
-        self.store_retry.due.get_or_insert(now.after(STORE_RETRY));
+        self.store_retry.due.get_or_insert_with(|| now.after(STORE_RETRY));
     }
 
     /// Asks again what the store could not answer.

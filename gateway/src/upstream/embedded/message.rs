@@ -48,6 +48,26 @@ pub enum NodeMessage {
     Store(StoreReply),
 }
 
+impl NodeMessage {
+    /// What the message keeps in memory, roughly. Chunks count in full, although they may be shared
+    /// with other messages and with the log's tail.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let content = match self {
+            Self::Feed { chunk, offsets } => chunk.bytes.len() + offsets.len() * 4,
+            Self::Volatile { bytes, offsets } => bytes.len() + offsets.len() * 4,
+            Self::Replayed(_, replayed) => {
+                replayed.messages.iter().map(|(_, body)| body.len()).sum()
+            }
+            Self::Fetched(_, _, bodies) => {
+                bodies.iter().map(|(_, body)| body.as_ref().map_or(0, |body| body.len())).sum()
+            }
+            Self::Watermark { .. } | Self::Ask(_) | Self::Store(_) => 0,
+        };
+        content + size_of::<Self>()
+    }
+}
+
 /// A question about a log of another shard.
 #[derive(Debug)]
 pub struct Ask {

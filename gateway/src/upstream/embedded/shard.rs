@@ -51,6 +51,8 @@ pub struct EmbeddedLimits {
     pub store_queue_max: usize,
     /// Of the groups of shared subscriptions.
     pub groups: GroupLimits,
+    /// Bytes for one other shard that wait because its queue is full, before publishers are held.
+    pub mesh_bytes_max: usize,
 }
 
 /// One shard's part of the embedded upstream.
@@ -75,6 +77,10 @@ pub struct Embedded {
     folded: Vec<Sequence>,
     /// Per partition of ours, from where sessions need it.
     needed: Vec<Sequence>,
+    /// The shards for which [`EmbeddedLimits::mesh_bytes_max`] wait, a bit each.
+    mesh_full: u64,
+    /// QoS 0 messages dropped because they were for such a shard, once for each. Since the start.
+    pub mesh_dropped: u64,
     /// What is to be done; taken by the handler.
     pub out: EmbeddedOut,
 }
@@ -129,6 +135,8 @@ impl Embedded {
             folded,
             needed,
             logs,
+            mesh_full: 0,
+            mesh_dropped: 0,
             out: EmbeddedOut::default(),
         }
     }
@@ -137,6 +145,19 @@ impl Embedded {
     #[must_use]
     pub fn owner(&self, partition: PartitionId) -> ShardIndex {
         ShardIndex(partition.0 % self.shard_count)
+    }
+
+    /// How much waits for each other shard because its queue is full.
+    pub fn note_waiting(&mut self, waiting_bytes: impl Fn(ShardIndex) -> usize) {
+        let full = (0..self.shard_count)
+            .filter(|shard| waiting_bytes(ShardIndex(*shard)) >= self.limits.mesh_bytes_max);
+        self.mesh_full = full.fold(0, |bits, shard| bits | 1 << shard);
+    }
+
+    /// Whether too much waits for any other shard.
+    #[must_use]
+    pub fn is_mesh_full(&self) -> bool {
+        self.mesh_full != 0
     }
 
     /// The logs of this shard with their committed ends.
@@ -584,6 +605,8 @@ impl Upstream for Embedded {
     fn publish(&mut self, message: &Message<'_>) {
         self.offer_unacknowledged(message);
         let interested = self.others_interested(message.topic);
+        self.mesh_dropped += u64::from((interested & self.mesh_full).count_ones());
+        let interested = interested & !self.mesh_full;
         if interested == 0 {
             return;
         }
@@ -662,7 +685,10 @@ impl Upstream for Embedded {
 
     fn is_congested(&self) -> bool {
         let log = self.own_log();
-        log.is_behind() || log.is_full() || self.out.store.len() >= self.limits.store_queue_max
+        log.is_behind()
+            || log.is_full()
+            || self.is_mesh_full()
+            || self.out.store.len() >= self.limits.store_queue_max
     }
 
     fn reserve_session(&mut self) -> bool {

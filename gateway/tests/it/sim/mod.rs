@@ -97,7 +97,12 @@ pub(crate) struct SimNode {
     store_requests: VecDeque<StoreRequest>,
     /// File operations are left in `pending_io` instead of being performed at once.
     pub(crate) holds_io: bool,
+    /// The queues between shards are full: nothing gets from one to another.
+    pub(crate) mesh_is_full: bool,
 }
+
+/// Bytes that wait for a shard before publishers are held.
+pub(crate) const SIM_MESH_BYTES_MAX: usize = 65_536;
 
 const START_MS: u64 = 1_700_000_000_000;
 
@@ -152,6 +157,7 @@ impl SimNode {
             tail_bytes_max: 1 << 20,
             store_queue_max: 1_024,
             groups: settings.groups,
+            mesh_bytes_max: SIM_MESH_BYTES_MAX,
         };
         let upstreams = embedded_shards(count, logs, groups, 1_024, limits, &quota);
         let shards = upstreams.into_iter().enumerate().map(|(index, upstream)| {
@@ -174,6 +180,7 @@ impl SimNode {
             pending_io: VecDeque::new(),
             store_requests: VecDeque::new(),
             holds_io: false,
+            mesh_is_full: false,
             settings,
         }
     }
@@ -309,6 +316,12 @@ impl SimNode {
         self.storage.state().session_count()
     }
 
+    /// Shards reach each other again.
+    pub(crate) fn empty_mesh(&mut self) {
+        self.mesh_is_full = false;
+        self.run();
+    }
+
     /// The core of a shard, to look at.
     pub(crate) fn shard(&self, shard: usize) -> &ShardCore {
         &self.shards[shard].core
@@ -403,7 +416,12 @@ impl SimNode {
         }
         for to in 0..count {
             let target = ShardIndex(u16::try_from(to).unwrap());
-            for message in self.shards[index].io.mesh.take(target).unwrap_or_default() {
+            let batch = self.shards[index].io.mesh.take(target).unwrap_or_default();
+            if self.mesh_is_full && to != index && !batch.is_empty() {
+                self.shards[index].io.mesh.put_back(target, batch);
+                continue;
+            }
+            for message in batch {
                 let other = &mut self.shards[to];
                 other.io.now = Timestamp(self.now.load(Ordering::Relaxed));
                 other.core.message(message, &mut other.io);
