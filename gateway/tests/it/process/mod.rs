@@ -5,6 +5,7 @@ mod configuration;
 pub(crate) mod gateway;
 mod hostile;
 mod mosquitto;
+mod quotas;
 mod raw_client;
 mod rust_client;
 mod sessions;

@@ -400,3 +400,63 @@ fn the_longest_names_do_no_harm() {
         assert_eq!(topics(&state, &too_long).len(), 1);
     });
 }
+
+/// What is counted as it changes is what there is, and what the next start finds: from its note, or
+/// by counting where an older store has none.
+#[test]
+fn retained_usage_is_that_of_what_is_stored() {
+    let name = format!("mqtt-store-usage-{}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    let open = || {
+        let store = fjall_store::FjallStore::open(&directory, 1 << 20).unwrap();
+        KeyedState::open(Box::new(store), cursors_of).unwrap()
+    };
+    let mut state = open();
+    let expiring = Message { expiry_interval_s: Some(1), ..message("e", b"x", 1) };
+    let stored = |topic: &str, message: Message<'_>| (topic.len() + message.encoded_bytes()) as u64;
+    let records = [
+        message("a", b"first", 1),
+        message("b", b"x", 1),
+        message("a", b"second, and longer", 2),
+        message("a", b"too late", 1),
+        message("b", b"", 2),
+        message("never", b"", 2),
+        expiring,
+    ];
+    for (at, record) in records.into_iter().enumerate() {
+        let sequence = Sequence(at as u64);
+        fold(&mut state, PARTITION, sequence, &Record::Message(record)).unwrap();
+    }
+    let kept = stored("a", message("a", b"second, and longer", 2));
+    let bytes = kept + stored("e", expiring);
+    assert_eq!(state.retained_usage(), Usage { messages: 2, bytes });
+    retained::purge(&mut state, "e", Timestamp(60_000)).unwrap();
+    retained::purge(&mut state, "b", Timestamp(u64::MAX)).unwrap();
+    let usage = Usage { messages: 1, bytes: kept };
+    assert_eq!(state.retained_usage(), usage);
+    state.persist().unwrap();
+    drop(state);
+    let mut state = open();
+    assert_eq!(state.retained_usage(), usage, "noted");
+    state.delete(Space::Meta, b"retained".to_vec());
+    state.persist().unwrap();
+    drop(state);
+    assert_eq!(open().retained_usage(), usage, "counted");
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// A session is counted once however often it is recorded.
+#[test]
+fn stored_sessions_are_counted() {
+    let mut state = memory();
+    for (at, client_id) in ["a", "b", "a"].into_iter().enumerate() {
+        let sequence = Sequence(at as u64);
+        fold(&mut state, PARTITION, sequence, &put(client_id, 500, b"")).unwrap();
+    }
+    assert_eq!(state.session_count(), 2);
+    for client_id in ["a", "never"] {
+        let delete = Record::SessionDelete { client_id };
+        fold(&mut state, PARTITION, Sequence(9), &delete).unwrap();
+    }
+    assert_eq!(state.session_count(), 1);
+}
