@@ -2,7 +2,7 @@
 
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::session::NEVER_EXPIRES;
-use crate::proto::session::record::{self, SessionRecord};
+use crate::proto::session::record::{self, Qos2Delta, SessionRecord};
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::files::Files;
 use crate::upstream::embedded::log::recover::partitions_in;
@@ -127,7 +127,7 @@ fn report(partition: PartitionId, report: &RecoveryReport) {
 /// expiry runs from now on.
 fn settle(state: &mut KeyedState, now: Timestamp) -> Result<u64, StoreError> {
     let floors = floors(state)?;
-    settle_sessions(state, &mut |_, session| settled(&session, &floors, now))
+    settle_sessions(state, &mut |_, session, steps| settled(&session, steps, &floors, now))
 }
 
 fn floors(state: &KeyedState) -> Result<Floors, StoreError> {
@@ -141,13 +141,21 @@ fn floors(state: &KeyedState) -> Result<Floors, StoreError> {
     Ok(floors)
 }
 
-fn settled(session: &SessionValue<'_>, floors: &Floors, now: Timestamp) -> Option<Replacement> {
+fn settled(
+    session: &SessionValue<'_>,
+    steps: &[Qos2Delta],
+    floors: &Floors,
+    now: Timestamp,
+) -> Option<Replacement> {
     let mut record = SessionRecord::decode(session.record)?;
     if !record.online {
         return None;
     }
     let floor = record.floor_shard.and_then(|shard| floors.get(&shard));
     record::settle(&mut record, floor.map_or(&[], Vec::as_slice));
+    for step in steps.iter().filter(|step| step.is_shared()) {
+        record.apply(*step);
+    }
     let expires_at = match record.session_expiry_s {
         NEVER_EXPIRES => Timestamp::NEVER,
         seconds => now.after_seconds(seconds),

@@ -100,6 +100,18 @@ pub enum Qos2Delta {
     },
 }
 
+impl Qos2Delta {
+    /// Whether a shared subscription brought the message.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        match self {
+            Self::Inbound(_) | Self::Completed(..) => false,
+            Self::Outbound { shared, .. } => shared,
+            Self::SharedCompleted { .. } => true,
+        }
+    }
+}
+
 const FLAG_ONLINE: u8 = 1;
 const FLAG_FLOOR: u8 = 2;
 const FLAG_WILL: u8 = 4;

@@ -62,7 +62,12 @@ impl NodeMessage {
             Self::Fetched(_, _, bodies) => {
                 bodies.iter().map(|(_, body)| body.as_ref().map_or(0, |body| body.len())).sum()
             }
-            Self::Watermark { .. } | Self::Ask(_) | Self::Store(_) => 0,
+            Self::FromGroup(GroupReply::Message { message, .. }) => message.body.len(),
+            Self::Watermark { .. }
+            | Self::Ask(_)
+            | Self::ToGroup(..)
+            | Self::FromGroup(GroupReply::Joined { .. })
+            | Self::Store(_) => 0,
         };
         content + size_of::<Self>()
     }

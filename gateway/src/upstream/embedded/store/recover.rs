@@ -1,9 +1,10 @@
 //! From the store and the logs of the last boot to the state of this one.
 
-use super::fold::{SessionValue, fold, replace_session};
+use super::fold::{SessionValue, fold, qos2_deltas, replace_session};
 use super::state::KeyedState;
 use super::{Space, StoreError};
 use crate::proto::record::{Record, SessionPut};
+use crate::proto::session::record::{Qos2Delta, shared_of};
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::Log;
 use crate::upstream::embedded::log::files::Files;
@@ -57,8 +58,14 @@ pub struct Replacement {
     pub record: Vec<u8>,
 }
 
+/// Decides about a session: whose it is, its record, and the steps since that.
+pub type Settle<'a> = dyn FnMut(&str, SessionValue<'_>, &[Qos2Delta]) -> Option<Replacement> + 'a;
+
 /// Shows every session to `settle` and writes what it returns instead: sessions that were
 /// connected at the crash are not any more. Returns how many were replaced.
+///
+/// It is also shown the steps since the record of a session with shared subscriptions: a message
+/// they brought may lie before everything else the session needs, so its record must name it.
 ///
 /// The floors that those sessions followed are forgotten afterwards.
 ///
@@ -68,10 +75,7 @@ pub struct Replacement {
 /// # Errors
 ///
 /// [`StoreError::Engine`].
-pub fn settle_sessions(
-    state: &mut KeyedState,
-    settle: &mut dyn FnMut(&str, SessionValue<'_>) -> Option<Replacement>,
-) -> Result<u64, StoreError> {
+pub fn settle_sessions(state: &mut KeyedState, settle: &mut Settle<'_>) -> Result<u64, StoreError> {
     let mut from = Vec::new();
     let mut count = 0;
     loop {
@@ -83,13 +87,18 @@ pub fn settle_sessions(
             last = Some(key.to_vec());
             if let (Ok(client_id), Some(session)) =
                 (std::str::from_utf8(key), SessionValue::decode(value))
-                && let Some(replacement) = settle(client_id, session)
             {
+                let steps = match shared_of(session.record).is_empty() {
+                    true => Ok(Vec::new()),
+                    false => qos2_deltas(state, client_id),
+                };
+                let replacement = steps.map(|steps| settle(client_id, session, &steps));
                 replacements.push((client_id.to_owned(), replacement));
             }
             visited < BATCH_CHANGES
         })?;
         for (client_id, with) in replacements {
+            let Some(with) = with? else { continue };
             let Replacement { expires_at, will_at, record } = &with;
             let put = SessionPut {
                 client_id: &client_id,

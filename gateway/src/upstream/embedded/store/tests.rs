@@ -233,7 +233,7 @@ fn recovery_folds_the_logs_and_settles_sessions() {
     assert_eq!(fold_logs(&mut state, &mut files, &logs).unwrap(), 3);
     assert_eq!(state.folded(PARTITION).unwrap(), logs[0].committed_end());
     assert_eq!(fold_logs(&mut state, &mut files, &logs).unwrap(), 0, "all is folded");
-    let mut settle = |_: &str, session: SessionValue<'_>| {
+    let mut settle = |_: &str, session: SessionValue<'_>, _: &[Qos2Delta]| {
         (session.expires_at == Timestamp::NEVER).then(|| Replacement {
             expires_at: Timestamp(77),
             will_at: Timestamp::NEVER,
@@ -377,6 +377,14 @@ fn groups_are_found_by_the_sessions_that_are_members() {
         // 6 is settled: it lies before the record's end and is not open.
         assert_eq!(*taken, [(PARTITION, Sequence(5)), (PARTITION, Sequence(10))]);
         assert_eq!(state.keys(Space::Groups, &[]).unwrap().len(), 3, "g/b has no members");
+        // The session's record does not know of them: what keeps them in the log must be told.
+        let mut shown = Vec::new();
+        let mut settle = |client_id: &str, _: SessionValue<'_>, steps: &[Qos2Delta]| {
+            shown.push((client_id.to_owned(), steps.len()));
+            None
+        };
+        settle_sessions(&mut state, &mut settle).unwrap();
+        assert_eq!(shown, [("m".to_owned(), 2), ("n".to_owned(), 0)]);
     });
 }
 
