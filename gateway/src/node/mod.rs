@@ -19,6 +19,7 @@ use crate::proto::shard_state::{ShardState, home_shard};
 use crate::proto::time::Timestamp;
 use crate::shard::clock::Clock;
 use crate::shard::{BoundNode, EngineConfig, EngineCounters, Node, StartError, requirements};
+use crate::upstream::embedded::ends::PartitionEnds;
 use crate::upstream::embedded::log::files::{Files, RealFiles};
 use crate::upstream::embedded::log::{Durability as LogDurability, Log, LogLimits};
 use crate::upstream::embedded::message::NodeMessage;
@@ -32,7 +33,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// How often the keyed store is persisted, and timers of offline sessions are looked at.
@@ -215,12 +215,12 @@ fn log_directory(config: &Config) -> PathBuf {
     config.data.join("log")
 }
 
-/// The committed ends by partition id, for all shards to see.
-fn shared_ends(ends: &[(PartitionId, Sequence)]) -> Arc<[AtomicU64]> {
+/// The ends of all partitions by id, for all shards to see.
+fn shared_ends(ends: &[(PartitionId, Sequence)]) -> Arc<[PartitionEnds]> {
     let count = ends.iter().map(|(partition, _)| usize::from(partition.0) + 1).max().unwrap_or(0);
     let end_of = |place: usize| {
         let known = ends.iter().find(|(partition, _)| usize::from(partition.0) == place);
-        AtomicU64::new(known.map_or(0, |(_, end)| end.0))
+        PartitionEnds::recovered(known.map_or(Sequence::ZERO, |(_, end)| *end))
     };
     (0..count).map(end_of).collect()
 }
@@ -242,7 +242,7 @@ pub fn embedded_shards(
 ) -> Vec<Embedded> {
     let seed = ahash::RandomState::new().hash_one(interest_slots);
     let interest = Arc::new(InterestTable::new(count, interest_slots, seed));
-    let committed = shared_ends(&committed_ends(&logs));
+    let ends = shared_ends(&committed_ends(&logs));
     let mut of_shard: Vec<Vec<Log>> = (0..count).map(|_| Vec::new()).collect();
     for log in logs {
         // The shard's own log is the one with its number: it comes first, as ids ascend.
@@ -253,7 +253,7 @@ pub fn embedded_shards(
     let make = |(index, logs)| {
         let shard = ShardIndex(u16::try_from(index).expect("shards are counted by a u16"));
         let owner = InterestOwner::new(Arc::clone(&interest), shard);
-        Embedded::new(shard, count, Arc::clone(&committed), logs, owner, limits)
+        Embedded::new(shard, count, Arc::clone(&ends), logs, owner, limits)
     };
     of_shard.into_iter().enumerate().map(make).collect()
 }

@@ -110,7 +110,7 @@ impl ShardState {
             return;
         }
         // Only of its own partition has this shard seen everything, whatever it was interested in.
-        let (own, _) = context.upstream.append_position();
+        let own = context.upstream.own_partition();
         let watermarks = self.watermarks.clone();
         let Some(session) = self.session_mut(index) else {
             return;

@@ -128,11 +128,13 @@ impl ShardState {
         message: &Message<'_>,
         context: &mut Context<'_>,
     ) {
-        self.handle_message(None, message, context);
-        context.upstream.publish(message);
+        // First of all: a subscription that comes too late to get it live finds that it must wait
+        // for it.
         if message.retain {
             context.upstream.append(&Record::Message(*message));
         }
+        self.handle_message(None, message, context);
+        context.upstream.publish(message);
     }
 
     fn publish_acknowledged(

@@ -25,8 +25,9 @@ struct RetainedRequest {
     identifier: u32,
     /// Per partition, from where on the subscription is served live.
     starts: Vec<Sequence>,
-    /// As `starts`, for QoS 0 messages, which are live before they are committed.
-    unacknowledged_start: (PartitionId, Sequence),
+    /// As `starts`, for QoS 0 messages, which are live before they are committed; what is earlier
+    /// is waited for.
+    unacknowledged_starts: Vec<Sequence>,
 }
 
 impl RetainedRequests {
@@ -48,13 +49,15 @@ impl ShardState {
         identifier: u32,
         context: &Context<'_>,
     ) -> Option<u64> {
+        let starts = self.feed_starts(context);
+        let retained_end = |partition| context.upstream.retained_end(partition);
         let request = RetainedRequest {
             ticket: self.ticket(index)?,
             filter: filter.into(),
             qos: options.qos,
             identifier,
-            starts: self.feed_starts(context),
-            unacknowledged_start: context.upstream.append_position(),
+            starts,
+            unacknowledged_starts: self.partitions().map(retained_end).collect(),
         };
         self.retained_requests.last_id += 1;
         let id = self.retained_requests.last_id;
@@ -64,15 +67,20 @@ impl ShardState {
 
     /// Per partition, from where on this shard is fed what matches the filters it has now.
     pub(super) fn feed_starts(&self, context: &Context<'_>) -> Vec<Sequence> {
+        self.partitions().map(|partition| context.upstream.feed_start(partition)).collect()
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
         let count = u16::try_from(self.watermarks.len()).expect("partition ids are u16");
-        (0..count).map(|place| context.upstream.feed_start(PartitionId(place))).collect()
+        (0..count).map(PartitionId)
     }
 
     pub(super) fn request_retained(&mut self, id: u64, context: &mut Context<'_>) {
         if let Some(request) = self.retained_requests.open.get(&id) {
             let filter = request.filter.clone();
+            let after = request.unacknowledged_starts.clone();
             let count_max = self.limits.retained_per_subscribe_max;
-            context.upstream.request(Request::Retained { id, filter, count_max });
+            context.upstream.request(Request::Retained { id, filter, after, count_max });
         }
     }
 
@@ -111,14 +119,12 @@ impl ShardState {
         let Some(Record::Message(message)) = Record::decode(&body) else {
             return;
         };
-        let is_live = if message.qos == QoS::AtMostOnce {
-            let (own, start) = request.unacknowledged_start;
-            partition == own && sequence >= start
-        } else {
-            let start = request.starts.get(usize::from(partition.0));
-            start.is_some_and(|start| sequence >= *start)
+        let starts = match message.qos {
+            QoS::AtMostOnce => &request.unacknowledged_starts,
+            QoS::AtLeastOnce | QoS::ExactlyOnce => &request.starts,
         };
-        if is_live {
+        let start = starts.get(usize::from(partition.0));
+        if start.is_some_and(|start| sequence >= *start) {
             return;
         }
         let index = request.ticket.session;

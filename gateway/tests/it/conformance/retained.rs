@@ -58,6 +58,24 @@ fn the_last_retained_message_of_a_topic_goes_to_new_subscriptions_at_the_lower_q
     });
 }
 
+/// MQTT 5.0 [MQTT-3.3.1-5], [MQTT-3.3.1-9]; MQTT 3.1.1 [MQTT-3.3.1-5], [MQTT-3.3.1-6]: at QoS 0 it is
+/// live before it is stored, and between the two it is neither.
+#[test]
+fn a_subscription_waits_for_a_retained_message_that_is_not_stored_yet() {
+    everywhere(|mut scene| {
+        let (publisher, subscriber) = (scene.enter(b'p'), scene.enter(b's'));
+        scene.node.holds_io = true;
+        for (client, topic) in [(publisher, "t"), (subscriber, "u")] {
+            let publish = scene.packet(0x31, &sized(topic), b"x");
+            scene.check(publisher, &publish, &[]);
+            scene.subscribe_loosely(client, topic);
+            while scene.node.perform_one() {}
+            let suback = scene.packet(0x90, &[0, 1], &[1]);
+            scene.expect(client, &[suback, publish].concat());
+        }
+    });
+}
+
 /// MQTT 5.0 [MQTT-3.3.1-6], [MQTT-3.3.1-7], [MQTT-3.3.1-12]; MQTT 3.1.1 [MQTT-3.3.1-9],
 /// [MQTT-3.3.1-10], [MQTT-3.3.1-11].
 #[test]

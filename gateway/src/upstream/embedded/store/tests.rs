@@ -5,7 +5,7 @@ use super::memory_store::MemoryStore;
 use super::recover::{Replacement, fold_logs, settle_sessions};
 use super::retained::matching;
 use super::state::KeyedState;
-use super::thread::{StorageThread, StoreReply, StoreRequest, ThreadConfig};
+use super::thread::{RetainedQuery, StorageThread, StoreReply, StoreRequest, ThreadConfig};
 use super::*;
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::output::ShardIndex;
@@ -262,9 +262,9 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
     requests.send(StoreRequest::Apply { shard, chunk, sequences, folded_to }).unwrap();
     requests.send(StoreRequest::SessionGet { shard, ticket: 8, client_id }).unwrap();
     let filters = vec!["a/+".to_owned()];
-    requests
-        .send(StoreRequest::Retained { shard, ticket: 9, filters, max_count: 9, page_bytes: 1 })
-        .unwrap();
+    let after = Vec::new();
+    let query = RetainedQuery { shard, ticket: 9, filters, after, max_count: 9, page_bytes: 1 };
+    requests.send(StoreRequest::Retained(query)).unwrap();
     thread.stop();
     let answers: Vec<(ShardIndex, StoreReply)> = answers.drain().collect();
     assert!(matches!(

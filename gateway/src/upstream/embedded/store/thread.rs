@@ -43,18 +43,7 @@ pub enum StoreRequest {
         client_id: String,
     },
     /// The retained messages that match filters.
-    Retained {
-        /// Who asks.
-        shard: ShardIndex,
-        /// Comes back.
-        ticket: u64,
-        /// Answered one after the other.
-        filters: Vec<String>,
-        /// Messages given for one request.
-        max_count: usize,
-        /// Bytes of bodies in one answer; there may be several.
-        page_bytes: usize,
-    },
+    Retained(RetainedQuery),
     /// All groups.
     Groups {
         /// Who asks.
@@ -83,6 +72,23 @@ pub enum StoreRequest {
     },
     /// Persist and end.
     Stop,
+}
+
+/// A question for retained messages.
+#[derive(Clone, Debug)]
+pub struct RetainedQuery {
+    /// Who asks.
+    pub shard: ShardIndex,
+    /// Comes back.
+    pub ticket: u64,
+    /// Answered one after the other.
+    pub filters: Vec<String>,
+    /// Answered when every partition, by its id, is folded up to here.
+    pub after: Vec<Sequence>,
+    /// Messages given for one request.
+    pub max_count: usize,
+    /// Bytes of bodies in one answer; there may be several.
+    pub page_bytes: usize,
 }
 
 /// What the storage thread answers.
@@ -187,6 +193,9 @@ const BATCH_REQUESTS_MAX: usize = 1_024;
 const CHANGES_MAX: usize = 65_536;
 /// Deadlines announced in one go.
 const DUE_MAX: usize = 1_024;
+/// Questions for retained messages that wait for records to come. One more is answered with what
+/// is there.
+const EARLY_QUERIES_MAX: usize = 65_536;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The running thread.
@@ -239,6 +248,10 @@ pub struct Storage {
     reply: Box<dyn Fn(ShardIndex, StoreReply) + Send>,
     /// Which shard serves the partitions that were applied, and how far they are folded.
     owners: BTreeMap<PartitionId, (ShardIndex, Sequence)>,
+    /// How far the partitions are folded that were applied since the start.
+    folded: BTreeMap<PartitionId, Sequence>,
+    /// Questions that are ahead of it.
+    early_queries: Vec<RetainedQuery>,
     /// What sessions in memory need, by partition and shard.
     needed: BTreeMap<PartitionId, BTreeMap<ShardIndex, Sequence>>,
     /// Timers that were told to their shards and still stand.
@@ -260,6 +273,8 @@ impl Storage {
             config,
             reply: Box::new(reply),
             owners: BTreeMap::new(),
+            folded: BTreeMap::new(),
+            early_queries: Vec::new(),
             needed: BTreeMap::new(),
             announced: BTreeSet::new(),
             failing: false,
@@ -315,9 +330,12 @@ impl Storage {
                     reply.map(|state| StoreReply::Session { ticket, state }),
                 );
             }
-            StoreRequest::Retained { shard, ticket, filters, max_count, page_bytes } => {
-                let result = self.retained(shard, ticket, &filters, max_count, page_bytes);
-                self.answer(shard, ticket, result);
+            StoreRequest::Retained(query) => {
+                if is_early(&self.folded, &query) && self.early_queries.len() < EARLY_QUERIES_MAX {
+                    self.early_queries.push(query);
+                } else {
+                    self.answer_retained(&query);
+                }
             }
             StoreRequest::Groups { shard, ticket } => {
                 let reply = self.groups();
@@ -371,6 +389,19 @@ impl Storage {
         }
         self.state.set_folded(partition, folded_to);
         self.owners.insert(partition, (shard, folded_to));
+        self.folded.insert(partition, folded_to);
+        let waiting = std::mem::take(&mut self.early_queries);
+        for query in waiting {
+            match is_early(&self.folded, &query) {
+                true => self.early_queries.push(query),
+                false => self.answer_retained(&query),
+            }
+        }
+    }
+
+    fn answer_retained(&mut self, query: &RetainedQuery) {
+        let result = self.retained(query);
+        self.answer(query.shard, query.ticket, result);
     }
 
     fn session(&self, client_id: &str) -> Result<SessionState, StoreError> {
@@ -384,14 +415,8 @@ impl Storage {
     }
 
     /// Sends all pages but the last, which it returns.
-    fn retained(
-        &self,
-        shard: ShardIndex,
-        ticket: u64,
-        filters: &[String],
-        max_count: usize,
-        page_bytes: usize,
-    ) -> Result<StoreReply, StoreError> {
+    fn retained(&self, query: &RetainedQuery) -> Result<StoreReply, StoreError> {
+        let &RetainedQuery { shard, ticket, ref filters, max_count, page_bytes, .. } = query;
         let (mut page, mut bytes, mut count, mut truncated) = (Vec::new(), 0, 0, false);
         for (filter_index, filter) in filters.iter().enumerate() {
             retained::matching(&self.state, filter, &mut |message| {
@@ -508,4 +533,13 @@ impl Storage {
             Ok(()) | Err(_) => {}
         }
     }
+}
+
+/// Whether records that the question is about are still to come.
+fn is_early(folded: &BTreeMap<PartitionId, Sequence>, query: &RetainedQuery) -> bool {
+    let known = |place| {
+        let partition = PartitionId(u16::try_from(place).expect("partition ids are u16"));
+        folded.get(&partition).copied().unwrap_or(Sequence::ZERO)
+    };
+    query.after.iter().enumerate().any(|(place, end)| known(place) < *end)
 }
