@@ -84,7 +84,7 @@ impl ShardState {
     }
 
     /// The topic an alias stands for, or `None` when `topic` is it. Sets the alias if both are there.
-    /// Source: MQTT 5.0 §3.3.2.3.4.
+    /// Source: MQTT 5.0 §3.3.2.3.4, §3.3.4.
     fn resolve_topic(
         &mut self,
         index: u32,
@@ -98,16 +98,16 @@ impl ShardState {
         let Some(alias) = alias else {
             return Ok(None);
         };
-        let invalid = ProtocolError::TopicAliasInvalid { alias };
         if alias > alias_maximum {
-            return Err(invalid);
+            return Err(ProtocolError::TopicAliasInvalid { alias });
         }
         let Some(session) = self.session_mut(index) else {
             return Ok(None);
         };
         let inbound = session.inbound_mut();
         if topic.is_empty() {
-            return inbound.aliases.get(alias).map(|topic| Some(topic.into())).ok_or(invalid);
+            let known = inbound.aliases.get(alias).map(|topic| Some(topic.into()));
+            return known.ok_or(ProtocolError::TopicAliasNotSet { alias });
         }
         inbound.aliases.set(alias, topic);
         inbound.has_aliases = true;

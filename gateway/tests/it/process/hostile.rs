@@ -344,6 +344,6 @@ fn the_highest_topic_alias_passes_and_the_next_does_not() {
         check_disconnected(check_answers(gateway, &alias(5), &[]), 0x94);
         check_disconnected(check_answers(gateway, &alias(0), &[]), 0x94);
         let unset = publish(V5, "", Some(1), &[0x23, 0, 3], b"");
-        check_disconnected(check_answers(gateway, &unset, &[]), 0x94);
+        check_disconnected(check_answers(gateway, &unset, &[]), 0x82);
     });
 }
