@@ -95,6 +95,7 @@ struct Connection {
     stage: ConnectionStage,
     version: ProtocolVersion,
     held: bool,
+    /// When the last whole packet came.
     last_received: Timestamp,
 }
 
@@ -267,9 +268,6 @@ impl ShardState {
         context: &mut Context<'_>,
     ) -> usize {
         let mut at = 0;
-        if let Some(connection) = self.connection_mut(id) {
-            connection.last_received = context.now;
-        }
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(connection) = self.connection(id) else {
                 return bytes.len();
@@ -294,6 +292,12 @@ impl ShardState {
                 Ok(Some((packet, length))) => {
                     if connecting && self.is_handed_over(id, &packet, context) {
                         return at;
+                    }
+                    // Whole packets are signs of life, not bytes: one that never ends is silence.
+                    if at == 0
+                        && let Some(connection) = self.connection_mut(id)
+                    {
+                        connection.last_received = context.now;
                     }
                     at += length;
                     if let Err(error) = self.handle_packet(id, packet, context) {
