@@ -151,12 +151,11 @@ fn engine_config(config: &Config) -> EngineConfig {
         );
         connections_max = possible;
     }
-    let per_shard = connections_max / u64::from(config.shards.max(1));
     EngineConfig {
         shards: config.shards,
         listen: config.listen.iter().map(|listen| listen.address).collect(),
         backlog: i32::from(limits.backlog.min(32_767).cast_signed()),
-        connections_max: u32::try_from(per_shard).unwrap_or(u32::MAX),
+        connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
         receive_buffers: limits.receive_buffers,
         receive_buffer_bytes: limits.receive_buffer_bytes,
         partial_bytes_max: limits.maximum_packet_size_bytes as usize

@@ -56,7 +56,7 @@ impl Control {
 
 /// Starts a gateway, lets `attack` loose on it twice, and checks each time that the control
 /// client is served, and that descriptors and memory come back.
-fn survives(flags: &[&str], attack: impl Fn(&Gateway)) {
+pub(super) fn survives(flags: &[&str], attack: impl Fn(&Gateway)) {
     let gateway = Gateway::start(&[&["--shards", "2"], flags].concat());
     let mut control = Control::new(&gateway);
     control.check();
@@ -70,6 +70,8 @@ fn survives(flags: &[&str], attack: impl Fn(&Gateway)) {
     }
     let growth = resident[1].saturating_sub(resident[0]);
     assert!(growth <= GROWTH_BYTES_MAX, "grew by {growth} bytes: {resident:?}");
+    // A client that stays would be waited for.
+    drop(control);
     gateway.stop();
 }
 
@@ -86,7 +88,7 @@ fn wait_for_descriptors(gateway: &Gateway, count: usize, control: &mut Control) 
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bound on real time")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 

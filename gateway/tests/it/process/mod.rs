@@ -3,6 +3,7 @@
 mod clients;
 mod configuration;
 mod gateway;
+mod greedy;
 mod hostile;
 mod mosquitto;
 mod raw_client;
