@@ -12,7 +12,8 @@ pub mod record;
 pub use aliases::{InboundAliases, OutboundAliases, TopicForm};
 pub use inbound::{Inbound, InboundQos2, InboundStep};
 pub use outbound::{
-    Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, SubscriptionStart, Unsent,
+    Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, RetainedRequest, SubscriptionStart,
+    Unsent,
 };
 
 use super::mqtt::{ProtocolVersion, QoS};

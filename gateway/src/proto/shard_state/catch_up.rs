@@ -393,6 +393,7 @@ impl ShardState {
             }
             let Some(queued) = outbound.queue.pop_front() else {
                 self.ask_for_more(index, context);
+                self.ask_for_retained(index, context);
                 return;
             };
             self.send_queued(index, queued, context);

@@ -157,7 +157,7 @@ impl ShardState {
         };
         outbound.remove(packet_id);
         let has_unsent = !outbound.unsent.is_empty();
-        let has_more = !outbound.queue.is_empty() || !outbound.behind.is_empty();
+        let has_more = outbound.has_more();
         if has_unsent {
             self.send_unsent(index, context);
         }

@@ -1,41 +1,37 @@
 //! Retained messages for a new subscription. Source: MQTT 5.0 §3.3.1.3, §3.8.3.1, §3.8.4.
 //!
-//! The values are the upstream's; the shard asks for those that match a filter when SUBACK goes out.
-//! What is newer than the subscription was or will be delivered live, and is skipped here.
+//! The values are the upstream's; the shard asks for those that match a filter when SUBACK went out,
+//! a page at a time, and for the next when the client has taken what came. What is newer than the
+//! subscription was or will be delivered live, and is skipped here.
 
 use super::{Context, Request, RetainedMessage, ShardState};
 use crate::proto::mqtt::{QoS, SubscriptionOptions};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
-use crate::proto::session::{Queued, Stage, Ticket};
+use crate::proto::session::{Queued, RetainedRequest, Stage, Ticket};
 use ahash::AHashMap;
 
-/// What was asked of the upstream and not answered.
+/// Requests for retained messages that are on their way.
 #[derive(Debug, Default)]
 pub(super) struct RetainedRequests {
     last_id: u64,
-    open: AHashMap<u64, RetainedRequest>,
-}
-
-#[derive(Debug)]
-struct RetainedRequest {
-    ticket: Ticket,
-    filter: Box<str>,
-    qos: QoS,
-    identifier: u32,
-    /// Per partition, from where on the subscription is served live.
-    starts: Vec<Sequence>,
-    /// As `starts`, for QoS 0 messages, which are live before they are committed; what is earlier
-    /// is waited for.
-    unacknowledged_starts: Vec<Sequence>,
+    /// For subscriptions whose SUBACK has to wait.
+    early: AHashMap<u64, (Ticket, RetainedRequest)>,
+    /// Asked of the upstream and not answered, with the session.
+    asked: AHashMap<u64, u32>,
 }
 
 impl RetainedRequests {
     /// Drops requests that were never made.
     pub(super) fn forget(&mut self, ids: &[u64]) {
         for id in ids {
-            self.open.remove(id);
+            self.early.remove(id);
         }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
     }
 }
 
@@ -49,19 +45,20 @@ impl ShardState {
         identifier: u32,
         context: &Context<'_>,
     ) -> Option<u64> {
+        let ticket = self.ticket(index)?;
         let starts = self.feed_starts(context);
         let retained_end = |partition| context.upstream.retained_end(partition);
         let request = RetainedRequest {
-            ticket: self.ticket(index)?,
             filter: filter.into(),
             qos: options.qos,
             identifier,
             starts,
             unacknowledged_starts: self.partitions().map(retained_end).collect(),
+            from: "".into(),
+            asked: None,
         };
-        self.retained_requests.last_id += 1;
-        let id = self.retained_requests.last_id;
-        self.retained_requests.open.insert(id, request);
+        let id = self.retained_requests.next_id();
+        self.retained_requests.early.insert(id, (ticket, request));
         Some(id)
     }
 
@@ -75,42 +72,82 @@ impl ShardState {
         (0..count).map(PartitionId)
     }
 
+    /// The SUBACK of a subscription went out: its retained messages may follow.
     pub(super) fn request_retained(&mut self, id: u64, context: &mut Context<'_>) {
-        if let Some(request) = self.retained_requests.open.get(&id) {
-            let filter = request.filter.clone();
-            let after = request.unacknowledged_starts.clone();
-            let count_max = self.limits.retained_per_subscribe_max;
-            context.upstream.request(Request::Retained { id, filter, after, count_max });
-        }
+        let Some((ticket, request)) = self.retained_requests.early.remove(&id) else {
+            return;
+        };
+        self.track_outbound(ticket.session);
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
+        // Subscribing again and again without reading must not make the line longer.
+        let waiting = &mut session.outbound_mut().retained;
+        waiting.retain(|other| other.asked.is_some() || other.filter != request.filter);
+        waiting.push_back(request);
+        self.drain(ticket.session, context);
     }
 
-    /// The answer to [`Request::Retained`], in pieces; `done` with the last.
+    /// Asks for the next page of retained messages, if a subscription of the session waits for one.
+    pub(super) fn ask_for_retained(&mut self, index: u32, context: &mut Context<'_>) {
+        let count_max = self.limits.retained_page_max;
+        let Self { sessions, retained_requests, .. } = self;
+        let slot = sessions.get_mut(index as usize);
+        let session = slot.and_then(|slot| slot.session.as_deref_mut());
+        let waiting = session.and_then(|session| session.outbound.as_mut());
+        let Some(request) = waiting
+            .and_then(|outbound| outbound.retained.front_mut())
+            .filter(|request| request.asked.is_none())
+        else {
+            return;
+        };
+        let id = retained_requests.next_id();
+        request.asked = Some(id);
+        retained_requests.asked.insert(id, index);
+        let (filter, from) = (request.filter.clone(), request.from.clone());
+        let after = request.unacknowledged_starts.clone();
+        context.upstream.request(Request::Retained { id, filter, from, after, count_max });
+    }
+
+    /// The answer to [`Request::Retained`]: a page, and where the next one begins if there is one.
     pub fn handle_retained(
         &mut self,
         id: u64,
         messages: Vec<RetainedMessage>,
-        done: bool,
+        next: Option<Box<str>>,
         context: &mut Context<'_>,
     ) {
-        let Some(request) = self.retained_requests.open.remove(&id) else {
+        let Some(index) = self.retained_requests.asked.remove(&id) else {
             return;
         };
-        let is_there =
-            self.session_of(request.ticket).is_some_and(|session| session.stage == Stage::Online);
-        if !is_there {
+        let Some(session) = self.session_mut(index) else {
             return;
+        };
+        let is_online = session.stage == Stage::Online;
+        let waiting = session.outbound.as_mut().map(|outbound| &mut outbound.retained);
+        let is_asked = |request: &RetainedRequest| request.asked == Some(id);
+        let Some(mut request) = waiting
+            .filter(|waiting| waiting.front().is_some_and(is_asked))
+            .and_then(|waiting| waiting.pop_front())
+        else {
+            return;
+        };
+        if is_online && self.has_subscription(index, &request.filter) {
+            for retained in messages {
+                self.deliver_retained(index, &request, retained, context);
+            }
+            if let (Some(next), Some(session)) = (next, self.session_mut(index)) {
+                request.from = next;
+                request.asked = None;
+                session.outbound_mut().retained.push_front(request);
+            }
         }
-        for retained in messages {
-            self.deliver_retained(&request, retained, context);
-        }
-        self.drain(request.ticket.session, context);
-        if !done {
-            self.retained_requests.open.insert(id, request);
-        }
+        self.drain(index, context);
     }
 
     fn deliver_retained(
         &mut self,
+        index: u32,
         request: &RetainedRequest,
         retained: RetainedMessage,
         context: &mut Context<'_>,
@@ -127,7 +164,6 @@ impl ShardState {
         if start.is_some_and(|start| sequence >= *start) {
             return;
         }
-        let index = request.ticket.session;
         if request.qos.min(message.qos) == QoS::AtMostOnce {
             self.send_retained(index, &message, request.identifier, context);
             return;

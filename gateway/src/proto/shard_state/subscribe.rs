@@ -104,7 +104,7 @@ impl ShardState {
         })
     }
 
-    fn has_subscription(&self, index: u32, filter: &str) -> bool {
+    pub(super) fn has_subscription(&self, index: u32, filter: &str) -> bool {
         let filter = self.tree.find(filter);
         filter
             .and_then(|filter| self.tree.subscriber(filter, SubscriberKind::Session, index))

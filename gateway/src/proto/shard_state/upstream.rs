@@ -64,16 +64,19 @@ pub enum Request {
         /// Whose.
         client_id: Box<str>,
     },
-    /// The retained messages that match a filter: [`super::ShardState::handle_retained`].
+    /// A page of the retained messages that match a filter, in the order of their topics:
+    /// [`super::ShardState::handle_retained`].
     Retained {
         /// Comes back with the answer.
         id: u64,
         /// A filter without `$share`.
         filter: Box<str>,
+        /// Where the last page said that the next one begins; empty for the first.
+        from: Box<str>,
         /// Not answered before every partition is known up to here: see
         /// [`Upstream::retained_end`].
         after: Vec<Sequence>,
-        /// At most so many.
+        /// At most so many a page.
         count_max: u32,
     },
     /// Messages of a partition from a place on: [`super::ShardState::handle_replayed`].

@@ -429,11 +429,12 @@ impl Upstream for Embedded {
                 let client_id = client_id.into();
                 self.out.store.push_back(StoreRequest::SessionGet { shard, ticket, client_id });
             }
-            Request::Retained { id, filter, after, count_max } => {
+            Request::Retained { id, filter, from, after, count_max } => {
                 self.out.store.push_back(StoreRequest::Retained(RetainedQuery {
                     shard: self.shard,
                     ticket: id,
-                    filters: vec![filter.into()],
+                    filter: filter.into(),
+                    from: from.into(),
                     after,
                     max_count: count_max as usize,
                     page_bytes: RETAINED_PAGE_BYTES,

@@ -74,20 +74,22 @@ pub enum StoreRequest {
     Stop,
 }
 
-/// A question for retained messages.
+/// A question for a page of retained messages.
 #[derive(Clone, Debug)]
 pub struct RetainedQuery {
     /// Who asks.
     pub shard: ShardIndex,
     /// Comes back.
     pub ticket: u64,
-    /// Answered one after the other.
-    pub filters: Vec<String>,
+    /// Which.
+    pub filter: String,
+    /// `next` of the page before; empty for the first.
+    pub from: String,
     /// Answered when every partition, by its id, is folded up to here.
     pub after: Vec<Sequence>,
-    /// Messages given for one request.
+    /// Messages in a page, at most.
     pub max_count: usize,
-    /// Bytes of bodies in one answer; there may be several.
+    /// Bytes of bodies that end a page.
     pub page_bytes: usize,
 }
 
@@ -105,12 +107,10 @@ pub enum StoreReply {
     Retained {
         /// Of the request.
         ticket: u64,
-        /// With the index of the filter that matched.
-        messages: Vec<(usize, Retained)>,
-        /// No page follows.
-        last: bool,
-        /// There were more than `max_count`.
-        truncated: bool,
+        /// In the order of their topics.
+        messages: Vec<Retained>,
+        /// Where the next page begins, unless this is the last.
+        next: Option<String>,
     },
     /// To `Groups`: names and records.
     Groups {
@@ -399,9 +399,13 @@ impl Storage {
         }
     }
 
+    /// A store that fails ends the pages: the session must not wait for one for ever.
     fn answer_retained(&mut self, query: &RetainedQuery) {
-        let result = self.retained(query);
-        self.answer(query.shard, query.ticket, result);
+        let reply = self.retained(query).unwrap_or_else(|error| {
+            self.report(Err(error));
+            StoreReply::Retained { ticket: query.ticket, messages: Vec::new(), next: None }
+        });
+        (self.reply)(query.shard, reply);
     }
 
     fn session(&self, client_id: &str) -> Result<SessionState, StoreError> {
@@ -414,30 +418,15 @@ impl Storage {
         Ok(SessionState { found, qos2: qos2_deltas(&self.state, client_id)? })
     }
 
-    /// Sends all pages but the last, which it returns.
     fn retained(&self, query: &RetainedQuery) -> Result<StoreReply, StoreError> {
-        let &RetainedQuery { shard, ticket, ref filters, max_count, page_bytes, .. } = query;
-        let (mut page, mut bytes, mut count, mut truncated) = (Vec::new(), 0, 0, false);
-        for (filter_index, filter) in filters.iter().enumerate() {
-            retained::matching(&self.state, filter, &mut |message| {
-                truncated = count == max_count;
-                if truncated {
-                    return false;
-                }
-                if bytes >= page_bytes {
-                    let messages = std::mem::take(&mut page);
-                    let page =
-                        StoreReply::Retained { ticket, messages, last: false, truncated: false };
-                    (self.reply)(shard, page);
-                    bytes = 0;
-                }
-                bytes += message.body.len();
-                count += 1;
-                page.push((filter_index, message));
-                true
-            })?;
-        }
-        Ok(StoreReply::Retained { ticket, messages: page, last: true, truncated })
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        let mut take = |message: Retained| {
+            bytes += message.body.len();
+            messages.push(message);
+            messages.len() < query.max_count && bytes < query.page_bytes
+        };
+        let next = retained::matching(&self.state, &query.filter, &query.from, &mut take)?;
+        Ok(StoreReply::Retained { ticket: query.ticket, messages, next })
     }
 
     fn groups(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
