@@ -269,18 +269,15 @@ impl ShardCore {
                 let ticket = unpack(ticket);
                 self.with(io, |state, context| state.handle_session(ticket, stored, context));
             }
-            StoreReply::Retained { ticket, messages, last, truncated } => {
-                if truncated {
-                    tracing::debug!("more retained messages match than one subscription is sent");
-                }
-                let messages = messages.into_iter().map(|(_, found)| RetainedMessage {
+            StoreReply::Retained { ticket, messages, next } => {
+                let messages = messages.into_iter().map(|found| RetainedMessage {
                     partition: found.partition,
                     sequence: found.sequence,
                     body: found.body.into(),
                 });
-                let messages = messages.collect();
+                let (messages, next) = (messages.collect(), next.map(String::into_boxed_str));
                 self.with(io, |state, context| {
-                    state.handle_retained(ticket, messages, last, context);
+                    state.handle_retained(ticket, messages, next, context);
                 });
             }
             StoreReply::Folded { partition, folded, needed } => {

@@ -19,6 +19,7 @@ use crate::proto::shard_state::{ShardState, home_shard};
 use crate::proto::time::Timestamp;
 use crate::shard::clock::Clock;
 use crate::shard::{BoundNode, EngineConfig, EngineCounters, Node, StartError, requirements};
+use crate::upstream::embedded::ends::PartitionEnds;
 use crate::upstream::embedded::groups::{GroupLimits, group_home};
 use crate::upstream::embedded::log::files::{Files, RealFiles};
 use crate::upstream::embedded::log::{Durability as LogDurability, Log, LogLimits};
@@ -36,7 +37,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// How often the keyed store is persisted, and timers of offline sessions are looked at.
@@ -160,12 +160,11 @@ fn engine_config(config: &Config) -> EngineConfig {
         );
         connections_max = possible;
     }
-    let per_shard = connections_max / u64::from(config.shards.max(1));
     EngineConfig {
         shards: config.shards,
         listen: config.listen.iter().map(|listen| listen.address).collect(),
         backlog: i32::from(limits.backlog.min(32_767).cast_signed()),
-        connections_max: u32::try_from(per_shard).unwrap_or(u32::MAX),
+        connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
         receive_buffers: limits.receive_buffers,
         receive_buffer_bytes: limits.receive_buffer_bytes,
         partial_bytes_max: limits.maximum_packet_size_bytes as usize
@@ -244,12 +243,12 @@ fn log_directory(config: &Config) -> PathBuf {
     config.data.join("log")
 }
 
-/// The committed ends by partition id, for all shards to see.
-fn shared_ends(ends: &[(PartitionId, Sequence)]) -> Arc<[AtomicU64]> {
+/// The ends of all partitions by id, for all shards to see.
+fn shared_ends(ends: &[(PartitionId, Sequence)]) -> Arc<[PartitionEnds]> {
     let count = ends.iter().map(|(partition, _)| usize::from(partition.0) + 1).max().unwrap_or(0);
     let end_of = |place: usize| {
         let known = ends.iter().find(|(partition, _)| usize::from(partition.0) == place);
-        AtomicU64::new(known.map_or(0, |(_, end)| end.0))
+        PartitionEnds::recovered(known.map_or(Sequence::ZERO, |(_, end)| *end))
     };
     (0..count).map(end_of).collect()
 }
@@ -273,7 +272,7 @@ pub fn embedded_shards(
 ) -> Vec<Embedded> {
     let seed = ahash::RandomState::new().hash_one(interest_slots);
     let interest = Arc::new(InterestTable::new(count, interest_slots, seed));
-    let committed = shared_ends(&committed_ends(&logs));
+    let ends = shared_ends(&committed_ends(&logs));
     let mut of_shard: Vec<Vec<Log>> = (0..count).map(|_| Vec::new()).collect();
     for log in logs {
         // The shard's own log is the one with its number: it comes first, as ids ascend.
@@ -290,9 +289,8 @@ pub fn embedded_shards(
     let make = |(index, (logs, groups))| {
         let shard = ShardIndex(u16::try_from(index).expect("shards are counted by a u16"));
         let owner = InterestOwner::new(Arc::clone(&interest), shard);
-        let committed = Arc::clone(&committed);
-        let quota = Arc::clone(quota);
-        let mut embedded = Embedded::new(shard, count, committed, logs, owner, limits, quota);
+        let (ends, quota) = (Arc::clone(&ends), Arc::clone(quota));
+        let mut embedded = Embedded::new(shard, count, ends, logs, owner, limits, quota);
         embedded.restore_groups(groups);
         embedded
     };

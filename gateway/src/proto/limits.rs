@@ -30,8 +30,8 @@ pub struct Limits {
     pub session_expiry_max_s: u32,
     /// Longest keep alive granted, seconds; 0 grants what is asked for.
     pub keep_alive_max_s: u16,
-    /// Retained messages sent for one SUBSCRIBE filter.
-    pub retained_per_subscribe_max: u32,
+    /// Retained messages asked for at a time, a session.
+    pub retained_page_max: u32,
     /// Outbound QoS 2 steps recorded before a session's whole state is recorded anew.
     pub qos2_deltas_max: u16,
 }
@@ -52,7 +52,7 @@ impl Default for Limits {
             topic_levels_max: 128,
             session_expiry_max_s: u32::MAX,
             keep_alive_max_s: 0,
-            retained_per_subscribe_max: 10_000,
+            retained_page_max: 1_024,
             qos2_deltas_max: 256,
         }
     }

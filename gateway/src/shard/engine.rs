@@ -25,7 +25,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A shard: its ring, its connections and its handler.
@@ -35,6 +35,8 @@ pub(super) struct Shard<H: Handler> {
     pub(super) io: Io<H::Message>,
     pub(super) ring: Ring,
     pub(super) connections: Connections,
+    /// Connections of the node; one that is on its way between shards counts.
+    pub(super) open_count: Arc<AtomicU32>,
     pub(super) port: Port<H::Message>,
     pub(super) counters: EngineCounters,
     /// Receives that found no buffer, in the order they did.
@@ -72,6 +74,7 @@ pub(super) struct Parts<H: Handler> {
     pub(super) listeners: Vec<OwnedFd>,
     pub(super) clock: Clock,
     pub(super) stop: Arc<AtomicBool>,
+    pub(super) open_count: Arc<AtomicU32>,
 }
 
 /// A listening socket. Without one, the shard has stopped accepting.
@@ -126,6 +129,7 @@ impl<H: Handler> Shard<H> {
             handler: parts.handler,
             ring,
             connections: Connections::default(),
+            open_count: parts.open_count,
             port: parts.port,
             counters: EngineCounters::default(),
             starved: VecDeque::new(),

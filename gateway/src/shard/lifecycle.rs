@@ -17,18 +17,19 @@ use rustix::net::{self, Shutdown, sockopt};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 impl<H: Handler> Shard<H> {
     /// A client connected.
     pub(super) fn open(&mut self, socket: OwnedFd) {
-        if self.connections.count() >= self.config.connections_max as usize {
+        // Gone already: nobody to serve.
+        let Ok(peer) = peer_address(&socket) else { return };
+        if !self.takes_place() {
             self.counters.refused += 1;
             return;
         }
         self.counters.accepted += 1;
-        // Gone already: nobody to serve.
-        let Ok(peer) = peer_address(&socket) else { return };
         let id = self.connections.insert(socket, Transport::default());
         self.io.outbox.clear(id.index);
         self.handler.opened(id, peer, &mut self.io);
@@ -36,13 +37,16 @@ impl<H: Handler> Shard<H> {
         self.settle(id);
     }
 
+    /// Counts one more connection of the node, unless that is one too many.
+    fn takes_place(&self) -> bool {
+        let max = self.config.connections_max;
+        let one_more = |count: u32| (count < max).then_some(count + 1);
+        self.open_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
     /// A connection comes from another shard.
     pub(super) fn arrive(&mut self, moving: Moving) {
         let Moving { socket, peer, transport, received, queued } = moving;
-        if self.connections.count() >= self.config.connections_max as usize {
-            self.counters.refused += 1;
-            return;
-        }
         self.counters.arrived += 1;
         let id = self.connections.insert(socket, transport);
         self.io.outbox.clear(id.index);
@@ -304,6 +308,7 @@ impl<H: Handler> Shard<H> {
                 self.leaving.remove(&id.index);
                 // The one place where a socket is closed.
                 drop(self.connections.remove(id.index));
+                self.open_count.fetch_sub(1, Ordering::Relaxed);
             }
             return;
         }

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Limits and addresses of the engine.
@@ -28,7 +28,8 @@ pub struct EngineConfig {
     /// Connections that may wait to be accepted, a listening socket. Default 65,535, cut by the
     /// kernel to `net.core.somaxconn`.
     pub backlog: i32,
-    /// Connections of one shard. Default 8,192. Costs a descriptor and 32 bytes each, in use.
+    /// Connections of all shards together. Default 8,192. Costs a descriptor and 32 bytes each, in
+    /// use.
     pub connections_max: u32,
     /// Receive buffers of one shard, a power of two up to 32,768. Default 256.
     pub receive_buffers: u16,
@@ -133,8 +134,7 @@ impl<M: Send + 'static> BoundNode<M> {
     /// The first requirement or address that fails.
     pub fn bind(mut config: EngineConfig) -> Result<Self, StartError> {
         config.shards = config.shards.max(1);
-        let connections = u64::from(config.connections_max) * u64::from(config.shards);
-        requirements::check(config.shards, connections)?;
+        requirements::check(config.shards, config.connections_max.into())?;
         let setup = |error| StartError::Shard { shard: ShardIndex(0), error };
         let mut shards = Vec::new();
         let mut senders = Vec::new();
@@ -179,6 +179,7 @@ impl<M: Send + 'static> BoundNode<M> {
             stop: Arc::new(AtomicBool::new(false)),
             threads: Vec::new(),
         };
+        let open_count = Arc::new(AtomicU32::new(0));
         let (ready, is_ready) = std::sync::mpsc::channel();
         let count = self.shards.len();
         for (index, (port, listeners)) in self.shards.into_iter().enumerate() {
@@ -186,6 +187,7 @@ impl<M: Send + 'static> BoundNode<M> {
             node.doorbells.push(port.doorbell_handle());
             let (config, stop) = (Arc::clone(&self.config), Arc::clone(&node.stop));
             let (make_handler, ready) = (make_handler.clone(), ready.clone());
+            let open_count = Arc::clone(&open_count);
             let placement = match cores.get(index) {
                 Some(&core) if config.pin && count <= cores.len() => Placement::Fixed(core),
                 _ => Placement::Unbound,
@@ -193,7 +195,8 @@ impl<M: Send + 'static> BoundNode<M> {
             let main = move || async move {
                 let _guard = AbortOnPanic;
                 let handler = make_handler(shard);
-                let parts = Parts { config, handler, shard, port, listeners, clock, stop };
+                let parts =
+                    Parts { config, handler, shard, port, listeners, clock, stop, open_count };
                 let shard = match Shard::new(parts) {
                     Ok(engine) => engine,
                     Err(error) => {

@@ -13,7 +13,8 @@ pub mod shared;
 pub use aliases::{InboundAliases, OutboundAliases, TopicForm};
 pub use inbound::{Inbound, InboundQos2, InboundStep};
 pub use outbound::{
-    Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, QueuedFor, SubscriptionStart, Unsent,
+    Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, QueuedFor, RetainedRequest,
+    SubscriptionStart, Unsent,
 };
 pub use shared::{GroupId, Origin, Place, SharedSubscription};
 

@@ -154,6 +154,28 @@ pub struct SubscriptionStart {
     pub start: Sequence,
 }
 
+/// Retained messages that a subscription is still to be sent, page by page.
+#[derive(Debug)]
+pub struct RetainedRequest {
+    /// The filter subscribed to.
+    pub filter: Box<str>,
+    /// What the subscription was granted.
+    pub qos: QoS,
+    /// Its Subscription Identifier, 0 for none.
+    pub identifier: u32,
+    /// Per partition, from where on the subscription is served live.
+    pub starts: Vec<Sequence>,
+    /// As `starts`, for QoS 0 messages, which are live before they are committed; what is earlier
+    /// is waited for.
+    pub unacknowledged_starts: Vec<Sequence>,
+    /// Where the next page begins: see `from` of [`crate::proto::shard_state::Request::Retained`].
+    pub from: Box<str>,
+    /// The question for it that is under way.
+    pub asked: Option<u64>,
+    /// How often in a row the store could not answer it.
+    pub failures: u8,
+}
+
 /// Outbound state of a session, allocated when first needed.
 #[derive(Debug, Default)]
 pub struct Outbound {
@@ -178,6 +200,8 @@ pub struct Outbound {
     pub completed: Vec<(PartitionId, Sequence)>,
     /// See [`SubscriptionStart`].
     pub starts: Vec<SubscriptionStart>,
+    /// One after the other; gone with the connection.
+    pub retained: VecDeque<RetainedRequest>,
 }
 
 impl Outbound {
@@ -189,7 +213,14 @@ impl Outbound {
             && self.behind.is_empty()
             && self.completed.is_empty()
             && self.starts.is_empty()
+            && self.retained.is_empty()
             && self.refetching == 0
+    }
+
+    /// Whether there is something to send, or to ask for, when there is room.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        !self.queue.is_empty() || !self.behind.is_empty() || !self.retained.is_empty()
     }
 
     /// Whether a live message has to wait its turn behind others.

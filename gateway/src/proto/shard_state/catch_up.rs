@@ -118,7 +118,7 @@ impl ShardState {
             return;
         }
         // Only of its own partition has this shard seen everything, whatever it was interested in.
-        let (own, _) = context.upstream.append_position();
+        let own = context.upstream.own_partition();
         let watermarks = self.watermarks.clone();
         let Some(session) = self.session_mut(index) else {
             return;
@@ -408,6 +408,7 @@ impl ShardState {
             }
             let Some(queued) = outbound.queue.pop_front() else {
                 self.ask_for_more(index, context);
+                self.ask_for_retained(index, context);
                 return;
             };
             self.send_queued(index, queued, context);

@@ -24,9 +24,15 @@ pub enum ProtocolError {
     /// More unacknowledged QoS 1 and 2 messages than our Receive Maximum.
     #[error("receive maximum exceeded")]
     ReceiveMaximumExceeded,
-    /// A topic alias that was not set, or above our Topic Alias Maximum.
-    #[error("topic alias {alias} is not set or too high")]
+    /// A topic alias above our Topic Alias Maximum.
+    #[error("topic alias {alias} is too high")]
     TopicAliasInvalid {
+        /// As received.
+        alias: u16,
+    },
+    /// No topic name, and a topic alias that was not set. Source: MQTT 5.0 §3.3.4.
+    #[error("topic alias {alias} is not set")]
+    TopicAliasNotSet {
         /// As received.
         alias: u16,
     },
@@ -71,6 +77,7 @@ impl ProtocolError {
             | Self::SecondConnect
             | Self::UnexpectedAuth
             | Self::SessionExpiryRaised
+            | Self::TopicAliasNotSet { .. }
             | Self::NotAllowedHere => ReasonCode::ProtocolError,
             Self::KeepAliveTimeout => ReasonCode::KeepAliveTimeout,
             Self::ReceiveMaximumExceeded => ReasonCode::ReceiveMaximumExceeded,

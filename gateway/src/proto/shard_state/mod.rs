@@ -110,6 +110,7 @@ struct Connection {
     stage: ConnectionStage,
     version: ProtocolVersion,
     held: bool,
+    /// When the last whole packet came.
     last_received: Timestamp,
 }
 
@@ -290,9 +291,6 @@ impl ShardState {
         context: &mut Context<'_>,
     ) -> usize {
         let mut at = 0;
-        if let Some(connection) = self.connection_mut(id) {
-            connection.last_received = context.now;
-        }
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(connection) = self.connection(id) else {
                 return bytes.len();
@@ -320,6 +318,12 @@ impl ShardState {
                     }
                     if !connecting && self.waits_for_retained_room(id, &packet, context) {
                         return at;
+                    }
+                    // Whole packets are signs of life, not bytes: one that never ends is silence.
+                    if at == 0
+                        && let Some(connection) = self.connection_mut(id)
+                    {
+                        connection.last_received = context.now;
                     }
                     at += length;
                     if let Err(error) = self.handle_packet(id, packet, context) {

@@ -160,7 +160,7 @@ impl ShardState {
         };
         let removed = outbound.remove(packet_id);
         let has_unsent = !outbound.unsent.is_empty();
-        let has_more = !outbound.queue.is_empty() || !outbound.behind.is_empty();
+        let has_more = outbound.has_more();
         if let Some(sent) = removed {
             self.settle_finished(index, &sent, context);
         }

@@ -87,7 +87,7 @@ impl ShardState {
     }
 
     /// The topic an alias stands for, or `None` when `topic` is it. Sets the alias if both are there.
-    /// Source: MQTT 5.0 §3.3.2.3.4.
+    /// Source: MQTT 5.0 §3.3.2.3.4, §3.3.4.
     fn resolve_topic(
         &mut self,
         index: u32,
@@ -101,16 +101,16 @@ impl ShardState {
         let Some(alias) = alias else {
             return Ok(None);
         };
-        let invalid = ProtocolError::TopicAliasInvalid { alias };
         if alias > alias_maximum {
-            return Err(invalid);
+            return Err(ProtocolError::TopicAliasInvalid { alias });
         }
         let Some(session) = self.session_mut(index) else {
             return Ok(None);
         };
         let inbound = session.inbound_mut();
         if topic.is_empty() {
-            return inbound.aliases.get(alias).map(|topic| Some(topic.into())).ok_or(invalid);
+            let known = inbound.aliases.get(alias).map(|topic| Some(topic.into()));
+            return known.ok_or(ProtocolError::TopicAliasNotSet { alias });
         }
         inbound.aliases.set(alias, topic);
         inbound.has_aliases = true;
@@ -143,11 +143,13 @@ impl ShardState {
         message: &Message<'_>,
         context: &mut Context<'_>,
     ) {
-        self.handle_message(None, message, context);
-        context.upstream.publish(message);
+        // First of all: a subscription that comes too late to get it live finds that it must wait
+        // for it.
         if message.retain {
             context.upstream.append(&Record::Message(*message));
         }
+        self.handle_message(None, message, context);
+        context.upstream.publish(message);
     }
 
     fn publish_acknowledged(

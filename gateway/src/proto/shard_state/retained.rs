@@ -1,45 +1,34 @@
 //! Retained messages for a new subscription. Source: MQTT 5.0 §3.3.1.3, §3.8.3.1, §3.8.4.
 //!
-//! The values are the upstream's; the shard asks for those that match a filter when SUBACK goes out.
-//! What is newer than the subscription was or will be delivered live, and is skipped here.
+//! The values are the upstream's; the shard asks for those that match a filter when SUBACK went out,
+//! a page at a time, and for the next when the client has taken what came. What is newer than the
+//! subscription was or will be delivered live, and is skipped here.
 
 use super::{Context, Request, RetainedMessage, ShardState};
 use crate::proto::mqtt::{QoS, SubscriptionOptions};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
-use crate::proto::session::{Queued, QueuedFor, Stage, Ticket};
+use crate::proto::session::{Queued, QueuedFor, RetainedRequest, Stage, Ticket};
 use crate::proto::time::Timestamp;
 use ahash::AHashMap;
 use std::time::Duration;
 
-/// What was asked of the upstream and not answered.
+/// Requests for retained messages that are on their way.
 #[derive(Debug, Default)]
 pub(super) struct RetainedRequests {
     last_id: u64,
-    open: AHashMap<u64, RetainedRequest>,
-}
-
-#[derive(Debug)]
-struct RetainedRequest {
-    ticket: Ticket,
-    filter: Box<str>,
-    qos: QoS,
-    identifier: u32,
-    /// Per partition, from where on the subscription is served live.
-    starts: Vec<Sequence>,
-    /// As `starts`, for QoS 0 messages, which are live before they are committed.
-    unacknowledged_start: (PartitionId, Sequence),
-    /// A part of the answer came.
-    answered: bool,
-    /// How often the store could not answer.
-    failures: u8,
+    /// For subscriptions whose SUBACK has to wait.
+    early: AHashMap<u64, (Ticket, RetainedRequest)>,
+    /// Asked of the upstream and not answered, with the session.
+    asked: AHashMap<u64, u32>,
 }
 
 /// Questions the store could not answer, to be asked again.
 #[derive(Debug, Default)]
 pub(super) struct StoreRetry {
     pub(super) background: Vec<u32>,
-    retained: Vec<u64>,
+    /// Sessions that wait for retained messages.
+    retained: Vec<Ticket>,
     pub(super) due: Option<Timestamp>,
 }
 
@@ -52,8 +41,13 @@ impl RetainedRequests {
     /// Drops requests that were never made.
     pub(super) fn forget(&mut self, ids: &[u64]) {
         for id in ids {
-            self.open.remove(id);
+            self.early.remove(id);
         }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
     }
 }
 
@@ -67,76 +61,131 @@ impl ShardState {
         identifier: u32,
         context: &Context<'_>,
     ) -> Option<u64> {
+        let ticket = self.ticket(index)?;
+        let starts = self.feed_starts(context);
+        let retained_end = |partition| context.upstream.retained_end(partition);
         let request = RetainedRequest {
-            ticket: self.ticket(index)?,
             filter: filter.into(),
             qos: options.qos,
             identifier,
-            starts: self.feed_starts(context),
-            unacknowledged_start: context.upstream.append_position(),
-            answered: false,
+            starts,
+            unacknowledged_starts: self.partitions().map(retained_end).collect(),
+            from: "".into(),
+            asked: None,
             failures: 0,
         };
-        self.retained_requests.last_id += 1;
-        let id = self.retained_requests.last_id;
-        self.retained_requests.open.insert(id, request);
+        let id = self.retained_requests.next_id();
+        self.retained_requests.early.insert(id, (ticket, request));
         Some(id)
     }
 
     /// Per partition, from where on this shard is fed what matches the filters it has now.
     pub(super) fn feed_starts(&self, context: &Context<'_>) -> Vec<Sequence> {
+        self.partitions().map(|partition| context.upstream.feed_start(partition)).collect()
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
         let count = u16::try_from(self.watermarks.len()).expect("partition ids are u16");
-        (0..count).map(|place| context.upstream.feed_start(PartitionId(place))).collect()
+        (0..count).map(PartitionId)
     }
 
+    /// The SUBACK of a subscription went out: its retained messages may follow.
     pub(super) fn request_retained(&mut self, id: u64, context: &mut Context<'_>) {
-        if let Some(request) = self.retained_requests.open.get(&id) {
-            let filter = request.filter.clone();
-            let count_max = self.limits.retained_per_subscribe_max;
-            context.upstream.request(Request::Retained { id, filter, count_max });
-        }
+        let Some((ticket, request)) = self.retained_requests.early.remove(&id) else {
+            return;
+        };
+        self.track_outbound(ticket.session);
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
+        // Subscribing again and again without reading must not make the line longer.
+        let waiting = &mut session.outbound_mut().retained;
+        waiting.retain(|other| other.asked.is_some() || other.filter != request.filter);
+        waiting.push_back(request);
+        self.drain(ticket.session, context);
     }
 
-    /// The answer to [`Request::Retained`], in pieces; `done` with the last.
+    /// Asks for the next page of retained messages, if a subscription of the session waits for one.
+    pub(super) fn ask_for_retained(&mut self, index: u32, context: &mut Context<'_>) {
+        let count_max = self.limits.retained_page_max;
+        let Self { sessions, retained_requests, .. } = self;
+        let slot = sessions.get_mut(index as usize);
+        let session = slot.and_then(|slot| slot.session.as_deref_mut());
+        let waiting = session.and_then(|session| session.outbound.as_mut());
+        let Some(request) = waiting
+            .and_then(|outbound| outbound.retained.front_mut())
+            .filter(|request| request.asked.is_none())
+        else {
+            return;
+        };
+        let id = retained_requests.next_id();
+        request.asked = Some(id);
+        retained_requests.asked.insert(id, index);
+        let (filter, from) = (request.filter.clone(), request.from.clone());
+        let after = request.unacknowledged_starts.clone();
+        context.upstream.request(Request::Retained { id, filter, from, after, count_max });
+    }
+
+    /// The answer to [`Request::Retained`]: a page, and where the next one begins if there is one.
     pub fn handle_retained(
         &mut self,
         id: u64,
         messages: Vec<RetainedMessage>,
-        done: bool,
+        next: Option<Box<str>>,
         context: &mut Context<'_>,
     ) {
-        let Some(mut request) = self.retained_requests.open.remove(&id) else {
+        let Some(index) = self.retained_requests.asked.remove(&id) else {
             return;
         };
-        request.answered = true;
-        let is_there =
-            self.session_of(request.ticket).is_some_and(|session| session.stage == Stage::Online);
-        if !is_there {
+        let Some(session) = self.session_mut(index) else {
             return;
+        };
+        let is_online = session.stage == Stage::Online;
+        let waiting = session.outbound.as_mut().map(|outbound| &mut outbound.retained);
+        let is_asked = |request: &RetainedRequest| request.asked == Some(id);
+        let Some(mut request) = waiting
+            .filter(|waiting| waiting.front().is_some_and(is_asked))
+            .and_then(|waiting| waiting.pop_front())
+        else {
+            return;
+        };
+        if is_online && self.has_subscription(index, &request.filter) {
+            for retained in messages {
+                self.deliver_retained(index, &request, retained, context);
+            }
+            if let (Some(next), Some(session)) = (next, self.session_mut(index)) {
+                request.from = next;
+                (request.asked, request.failures) = (None, 0);
+                session.outbound_mut().retained.push_front(request);
+            }
         }
-        for retained in messages {
-            self.deliver_retained(&request, retained, context);
-        }
-        self.drain(request.ticket.session, context);
-        if !done {
-            self.retained_requests.open.insert(id, request);
-        }
+        self.drain(index, context);
     }
 
-    /// The store could not answer [`Request::Retained`], or not go on: asked again while nothing was
-    /// delivered, since what was would come twice.
+    /// The store could not answer [`Request::Retained`]: the page is asked for again later.
     pub fn handle_retained_failed(&mut self, id: u64, context: &mut Context<'_>) {
         self.counters.store_failures += 1;
-        let Some(request) = self.retained_requests.open.get_mut(&id) else {
+        let Some(index) = self.retained_requests.asked.remove(&id) else {
+            return;
+        };
+        let Some(ticket) = self.ticket(index) else {
+            return;
+        };
+        let Some(outbound) = self.session_mut(index).and_then(|one| one.outbound.as_mut()) else {
+            return;
+        };
+        let is_asked = |request: &&mut RetainedRequest| request.asked == Some(id);
+        let Some(request) = outbound.retained.front_mut().filter(is_asked) else {
             return;
         };
         request.failures += 1;
-        if request.answered || request.failures >= RETAINED_FAILURES_MAX {
+        if request.failures >= RETAINED_FAILURES_MAX {
+            outbound.retained.pop_front();
             self.counters.retained_given_up += 1;
-            self.retained_requests.open.remove(&id);
+            self.drain(index, context);
             return;
         }
-        self.store_retry.retained.push(id);
+        self.store_retry.retained.push(ticket);
         self.schedule_store_retry(context.now);
     }
 
@@ -150,13 +199,19 @@ impl ShardState {
         for id in background {
             self.ask_background(id, context);
         }
-        for id in retained {
-            self.request_retained(id, context);
+        for ticket in retained {
+            let session = self.session_of(ticket).and_then(|session| session.outbound.as_mut());
+            if let Some(request) = session.and_then(|outbound| outbound.retained.front_mut()) {
+                // Nothing is under way: whoever comes first was answered, or failed.
+                request.asked = None;
+                self.drain(ticket.session, context);
+            }
         }
     }
 
     fn deliver_retained(
         &mut self,
+        index: u32,
         request: &RetainedRequest,
         retained: RetainedMessage,
         context: &mut Context<'_>,
@@ -165,17 +220,14 @@ impl ShardState {
         let Some(Record::Message(message)) = Record::decode(&body) else {
             return;
         };
-        let is_live = if message.qos == QoS::AtMostOnce {
-            let (own, start) = request.unacknowledged_start;
-            partition == own && sequence >= start
-        } else {
-            let start = request.starts.get(usize::from(partition.0));
-            start.is_some_and(|start| sequence >= *start)
+        let starts = match message.qos {
+            QoS::AtMostOnce => &request.unacknowledged_starts,
+            QoS::AtLeastOnce | QoS::ExactlyOnce => &request.starts,
         };
-        if is_live {
+        let start = starts.get(usize::from(partition.0));
+        if start.is_some_and(|start| sequence >= *start) {
             return;
         }
-        let index = request.ticket.session;
         if request.qos.min(message.qos) == QoS::AtMostOnce {
             self.send_retained(index, &message, request.identifier, context);
             return;

@@ -135,7 +135,7 @@ impl ShardState {
         self.want_retained(index, filter, options, identifier, context)
     }
 
-    fn has_subscription(&self, index: u32, filter: &str) -> bool {
+    pub(super) fn has_subscription(&self, index: u32, filter: &str) -> bool {
         if let Some(name) = filter.strip_prefix(SHARE_PREFIX) {
             return self.has_shared(index, name);
         }

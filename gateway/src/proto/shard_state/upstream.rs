@@ -60,8 +60,14 @@ pub trait Upstream {
     /// this shard, if [`Upstream::add_interest`] came before this call.
     fn feed_start(&self, partition: PartitionId) -> Sequence;
 
-    /// The partition this shard appends to, and the sequence its next record will get at least.
-    fn append_position(&self) -> (PartitionId, Sequence);
+    /// Up to where [`Request::Retained`] has to know `partition`, to be called after
+    /// [`Upstream::feed_start`]: every retained message that this shard is not fed lies below. One of
+    /// QoS 0 that does not and matches a filter is given to this shard, if
+    /// [`Upstream::add_interest`] came before this call.
+    fn retained_end(&self, partition: PartitionId) -> Sequence;
+
+    /// The partition this shard appends to.
+    fn own_partition(&self) -> PartitionId;
 }
 
 /// A question to the upstream.
@@ -74,13 +80,19 @@ pub enum Request {
         /// Whose.
         client_id: Box<str>,
     },
-    /// The retained messages that match a filter: [`super::ShardState::handle_retained`].
+    /// A page of the retained messages that match a filter, in the order of their topics:
+    /// [`super::ShardState::handle_retained`].
     Retained {
         /// Comes back with the answer.
         id: u64,
         /// A filter without `$share`.
         filter: Box<str>,
-        /// At most so many.
+        /// Where the last page said that the next one begins; empty for the first.
+        from: Box<str>,
+        /// Not answered before every partition is known up to here: see
+        /// [`Upstream::retained_end`].
+        after: Vec<Sequence>,
+        /// At most so many a page.
         count_max: u32,
     },
     /// Whether a message may be retained: [`super::ShardState::handle_retained_room`].

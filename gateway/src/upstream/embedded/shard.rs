@@ -3,6 +3,7 @@
 //! No I/O: what is to be done to files, the storage thread and other shards is left in
 //! [`Embedded::out`], for the node's handler to perform.
 
+use super::ends::PartitionEnds;
 use super::groups::group::GroupOut;
 use super::groups::{GROUP_TICKET, GroupLimits, GroupPut, GroupReply, Groups, group_home};
 use super::log::{Log, LogIo, topic_hash};
@@ -12,7 +13,8 @@ use super::replays::{ActiveReplay, Answer, Progress};
 use super::store::fold::concerns_state;
 use super::store::groups::StoredGroup;
 use super::store::retained::retained_bytes;
-use super::store::thread::StoreRequest;
+use super::store::thread::{RetainedQuery, StoreRequest};
+use crate::proto::mqtt::QoS;
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
@@ -25,7 +27,6 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// What is to be done.
 #[derive(Debug, Default)]
@@ -59,8 +60,10 @@ pub struct EmbeddedLimits {
 pub struct Embedded {
     shard: ShardIndex,
     shard_count: u16,
-    /// Of every partition of the node, up to where it is committed; each written by its shard only.
-    ends: Arc<[AtomicU64]>,
+    /// Of every partition of the node, by its id.
+    ends: Arc<[PartitionEnds]>,
+    /// Behind the last retained message of the own log.
+    retained_end: Sequence,
     /// The shard's own log first, then those of partitions that no shard appends to any more.
     logs: Vec<Log>,
     limits: EmbeddedLimits,
@@ -100,13 +103,13 @@ struct Volatile {
 }
 
 impl Embedded {
-    /// The upstream of `shard`. `logs` begins with the shard's own; `ends` holds, for every partition
-    /// of the node by its id, the end of what is committed.
+    /// The upstream of `shard`. `logs` begins with the shard's own; `ends` has every partition of the
+    /// node by its id.
     #[must_use]
     pub fn new(
         shard: ShardIndex,
         shard_count: u16,
-        ends: Arc<[AtomicU64]>,
+        ends: Arc<[PartitionEnds]>,
         logs: Vec<Log>,
         interest: InterestOwner,
         limits: EmbeddedLimits,
@@ -124,6 +127,7 @@ impl Embedded {
             tails: (0..ends.len()).map(remote).collect(),
             groups: Groups::new(shard, shard_count, ends.len(), limits.groups),
             ends,
+            retained_end: Sequence::ZERO,
             replays: Vec::new(),
             replays_ready: false,
             volatile: Volatile {
@@ -221,10 +225,10 @@ impl Embedded {
         chunk: &Chunk,
         mut deliver: impl FnMut(&mut Self, Sequence, &Message<'_>),
     ) {
-        if let Some(end) = self.ends.get(usize::from(chunk.partition.0)) {
-            end.store(chunk.end().0, Ordering::Release);
-            // See `feed_start`.
-            fence(Ordering::SeqCst);
+        if let Some(ends) = self.ends.get(usize::from(chunk.partition.0)) {
+            // In this order: who finds these messages committed must find them retained too.
+            ends.raise_retained(self.retained_end.min(chunk.end()));
+            ends.set_committed(chunk.end());
         }
         let mut offsets: Vec<Vec<u32>> = Vec::new();
         let mut concerned = Vec::new();
@@ -239,7 +243,7 @@ impl Embedded {
                 continue;
             };
             // QoS 0 went to everyone when it came; its record is for the retained value.
-            if message.qos == crate::proto::mqtt::QoS::AtMostOnce {
+            if message.qos == QoS::AtMostOnce {
                 continue;
             }
             let offset = u32::try_from(sequence.0 - chunk.first.0).expect("chunks are below 4 GiB");
@@ -599,6 +603,11 @@ impl Upstream for Embedded {
         }
         let log = self.logs.first_mut().expect("a shard has its own log");
         let sequence = log.append(hash, |body| record.encode(body));
+        if let Record::Message(message) = record
+            && message.retain
+        {
+            self.note_retained(sequence, message.qos);
+        }
         AppendToken(sequence.0)
     }
 
@@ -629,14 +638,16 @@ impl Upstream for Embedded {
                 let client_id = client_id.into();
                 self.out.store.push_back(StoreRequest::SessionGet { shard, ticket, client_id });
             }
-            Request::Retained { id, filter, count_max } => {
-                self.out.store.push_back(StoreRequest::Retained {
+            Request::Retained { id, filter, from, after, count_max } => {
+                self.out.store.push_back(StoreRequest::Retained(RetainedQuery {
                     shard: self.shard,
                     ticket: id,
-                    filters: vec![filter.into()],
+                    filter: filter.into(),
+                    from: from.into(),
+                    after,
                     max_count: count_max as usize,
                     page_bytes: RETAINED_PAGE_BYTES,
-                });
+                }));
             }
             Request::RetainedRoom { connection, topic, bytes } => {
                 self.out.store.push_back(StoreRequest::RetainedRoom {
@@ -709,20 +720,31 @@ impl Upstream for Embedded {
     }
 
     fn feed_start(&self, partition: PartitionId) -> Sequence {
-        // With the fence in `feed`: if this load misses an end, that shard's look at the interest
-        // table, which follows the store of the end, sees what was added before this call.
-        fence(Ordering::SeqCst);
-        let end = self.ends.get(usize::from(partition.0));
-        Sequence(end.map_or(0, |end| end.load(Ordering::Acquire)))
+        let ends = self.ends.get(usize::from(partition.0));
+        ends.map_or(Sequence::ZERO, PartitionEnds::committed)
     }
 
-    fn append_position(&self) -> (PartitionId, Sequence) {
-        let log = self.own_log();
-        (log.partition(), log.append_position())
+    fn retained_end(&self, partition: PartitionId) -> Sequence {
+        let ends = self.ends.get(usize::from(partition.0));
+        ends.map_or(Sequence::ZERO, PartitionEnds::retained)
+    }
+
+    fn own_partition(&self) -> PartitionId {
+        self.own_log().partition()
     }
 }
 
 impl Embedded {
+    /// A retained message was appended to the own log. One of QoS 0 is delivered before it is
+    /// committed, so a subscription may come too late for that and has to wait for the store.
+    fn note_retained(&mut self, sequence: Sequence, qos: QoS) {
+        self.retained_end = Sequence(sequence.0 + 1);
+        let ends = self.ends.get(usize::from(self.own_partition().0));
+        if let Some(ends) = ends.filter(|_| qos == QoS::AtMostOnce) {
+            ends.raise_retained(self.retained_end);
+        }
+    }
+
     fn route(&mut self, ticket: Ticket, partition: PartitionId, question: Question) {
         let ask = Ask { asker: self.shard, ticket, partition, question };
         let owner = self.owner(partition);

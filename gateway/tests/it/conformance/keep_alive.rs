@@ -51,6 +51,18 @@ fn every_packet_is_a_sign_of_life() {
     check_silence(&mut node, client, Duration::from_secs(15), &[]);
 }
 
+/// MQTT 5.0 [MQTT-3.1.2-22]; MQTT 3.1.1 [MQTT-3.1.2-24]: a part of a packet is none.
+#[test]
+fn a_packet_that_comes_byte_by_byte_is_silence() {
+    let mut node = SimNode::new();
+    let client = open(&mut node, b"\x10\x0D\0\x04MQTT\x04\x02\0\x0A\0\x01c", ACCEPTED_V3);
+    for byte in b"\x30\x7F\0\x01abcdefghij" {
+        node.advance(Duration::from_secs(1));
+        check(&mut node, client, &[*byte], &[]);
+    }
+    check_silence(&mut node, client, Duration::from_secs(1), &[]);
+}
+
 /// MQTT 5.0 §3.1.2.10; MQTT 3.1.1 §3.1.2.10.
 #[test]
 fn keep_alive_0_never_ends() {

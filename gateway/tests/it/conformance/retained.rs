@@ -58,6 +58,83 @@ fn the_last_retained_message_of_a_topic_goes_to_new_subscriptions_at_the_lower_q
     });
 }
 
+/// MQTT 5.0 [MQTT-3.3.1-9]; MQTT 3.1.1 [MQTT-3.3.1-6]: all of them, at the pace of the client.
+#[test]
+fn retained_messages_come_in_pages_to_a_client_that_takes_them() {
+    const COUNT: usize = 30;
+    let limits = Limits {
+        retained_page_max: 4,
+        inflight_max: 3,
+        client_write_bytes_max: 64,
+        ..Limits::default()
+    };
+    everywhere_with(SimSettings { limits, ..SimSettings::default() }, |mut scene| {
+        let (publisher, subscriber) = (scene.enter(b'p'), scene.enter(b's'));
+        let name = |number: usize| format!("t/{number:02}");
+        for number in 0..COUNT {
+            retain(&mut scene, publisher, (number % 3).try_into().unwrap(), &name(number), b"x");
+        }
+        retain(&mut scene, publisher, 1, "t", b"x");
+        for qos in 0..2 {
+            scene.node.stall(subscriber, true);
+            let options = [sized("t/#"), vec![qos]].concat();
+            let subscribe = scene.packet(0x82, &[0, 1], &options);
+            // However often it asks, what waits for it is bounded.
+            for _ in 0..20 {
+                scene.node.send(subscriber, &subscribe);
+            }
+            scene.node.stall(subscriber, false);
+            let mut stream = scene.take(subscriber);
+            let mut seen = Vec::new();
+            let suback = scene.packet(0x90, &[0, 1], &[qos]);
+            while !stream.is_empty() {
+                let rest = stream.split_off(2 + usize::from(stream[1]));
+                if stream[0] & 0xF0 == 0x30 {
+                    let length = usize::from(stream[3]);
+                    seen.push(String::from_utf8(stream[4..4 + length].to_vec()).unwrap());
+                    if stream[0] & 6 != 0 {
+                        let id = &stream[4 + length..6 + length];
+                        let answer = scene.node.exchange(subscriber, &[&[0x40, 2], id].concat());
+                        stream = [rest, answer].concat();
+                        continue;
+                    }
+                } else {
+                    assert_eq!(stream, suback, "{}", scene.label());
+                }
+                stream = rest;
+            }
+            let once: Vec<String> =
+                std::iter::once("t".to_owned()).chain((0..COUNT).map(name)).collect();
+            // The first was interrupted, and of those that waited the last is left.
+            let whole = seen.split_off(seen.len() - once.len());
+            assert!(seen.len() < COUNT, "{}", scene.label());
+            for mut some in [seen, whole] {
+                // At QoS 0 and 1 they have an order each.
+                some.sort_unstable();
+                assert_eq!(some, once[..some.len()], "{}", scene.label());
+            }
+        }
+    });
+}
+
+/// MQTT 5.0 [MQTT-3.3.1-5], [MQTT-3.3.1-9]; MQTT 3.1.1 [MQTT-3.3.1-5], [MQTT-3.3.1-6]: at QoS 0 it is
+/// live before it is stored, and between the two it is neither.
+#[test]
+fn a_subscription_waits_for_a_retained_message_that_is_not_stored_yet() {
+    everywhere(|mut scene| {
+        let (publisher, subscriber) = (scene.enter(b'p'), scene.enter(b's'));
+        scene.node.holds_io = true;
+        for (client, topic) in [(publisher, "t"), (subscriber, "u")] {
+            let publish = scene.packet(0x31, &sized(topic), b"x");
+            scene.check(publisher, &publish, &[]);
+            scene.subscribe_loosely(client, topic);
+            while scene.node.perform_one() {}
+            let suback = scene.packet(0x90, &[0, 1], &[1]);
+            scene.expect(client, &[suback, publish].concat());
+        }
+    });
+}
+
 /// MQTT 5.0 [MQTT-3.3.1-6], [MQTT-3.3.1-7], [MQTT-3.3.1-12]; MQTT 3.1.1 [MQTT-3.3.1-9],
 /// [MQTT-3.3.1-10], [MQTT-3.3.1-11].
 #[test]

@@ -180,7 +180,7 @@ impl Scene {
         assert!(self.node.is_closed(client), "after {}: {}", hex(sent), self.label());
     }
 
-    fn label(&self) -> String {
+    pub(super) fn label(&self) -> String {
         let SimSettings { shards, durability, .. } = &self.node.settings;
         format!("{:?}, {shards} shards, {durability:?}", self.speaks)
     }

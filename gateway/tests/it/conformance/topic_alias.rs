@@ -44,20 +44,20 @@ fn every_alias_up_to_the_maximum_is_accepted() {
     }
 }
 
-/// MQTT 5.0 §3.3.4, reason code 0x94: above the maximum, 0, or never set.
+/// MQTT 5.0 §3.3.4: above the maximum or 0, reason code 0x94; no topic and never set, 0x82.
 #[test]
 fn other_aliases_end_the_connection() {
-    for sent in [
-        b"\x30\x08\0\x01a\x03\x23\0\x21!" as &[u8],
-        b"\x30\x08\0\x01a\x03\x23\xFF\xFF!",
-        b"\x30\x08\0\x01a\x03\x23\0\0!",
-        b"\x30\x07\0\0\x03\x23\0\x02!",
-        b"\x30\x07\0\0\x03\x23\0\x21!",
+    for (sent, disconnect) in [
+        (b"\x30\x08\0\x01a\x03\x23\0\x21!" as &[u8], b"\xE0\x01\x94"),
+        (b"\x30\x08\0\x01a\x03\x23\xFF\xFF!", b"\xE0\x01\x94"),
+        (b"\x30\x08\0\x01a\x03\x23\0\0!", b"\xE0\x01\x94"),
+        (b"\x30\x07\0\0\x03\x23\0\x02!", b"\xE0\x01\x82"),
+        (b"\x30\x07\0\0\x03\x23\0\x21!", b"\xE0\x01\x94"),
     ] {
         let mut node = SimNode::new();
         let listener = listener(&mut node);
         let publisher = publisher(&mut node);
-        check_ends(&mut node, publisher, sent, &[b"\xE0\x01\x94"]);
+        check_ends(&mut node, publisher, sent, &[disconnect]);
         check_received(&mut node, listener, &[]);
     }
 }
@@ -87,7 +87,7 @@ fn aliases_end_with_the_connection() {
     node.drop_connection(client);
     let client = open(&mut node, connect, RESUMED_V5);
     check(&mut node, client, b"\x30\x05\0\x01a\x003", &[b"\x30\x08\0\x01a\x03\x23\0\x013"]);
-    check_ends(&mut node, client, b"\x30\x07\0\0\x03\x23\0\x014", &[b"\xE0\x01\x94"]);
+    check_ends(&mut node, client, b"\x30\x07\0\0\x03\x23\0\x014", &[b"\xE0\x01\x82"]);
 
     // Taken over, without a moment offline.
     let client = open(&mut node, connect, RESUMED_V5);
@@ -99,7 +99,7 @@ fn aliases_end_with_the_connection() {
     );
     let newer = open(&mut node, connect, RESUMED_V5);
     check(&mut node, newer, b"\x30\x05\0\x01a\x006", &[b"\x30\x08\0\x01a\x03\x23\0\x016"]);
-    check_ends(&mut node, newer, b"\x30\x07\0\0\x03\x23\0\x017", &[b"\xE0\x01\x94"]);
+    check_ends(&mut node, newer, b"\x30\x07\0\0\x03\x23\0\x017", &[b"\xE0\x01\x82"]);
 }
 
 /// MQTT 5.0 [MQTT-3.1.2-26] [MQTT-3.3.2-11]: no more than the client takes.

@@ -56,7 +56,7 @@ impl Control {
 
 /// Starts a gateway, lets `attack` loose on it twice, and checks each time that the control
 /// client is served, and that descriptors and memory come back.
-fn survives(flags: &[&str], attack: impl Fn(&Gateway)) {
+pub(super) fn survives(flags: &[&str], attack: impl Fn(&Gateway)) {
     let gateway = Gateway::start(&[&["--shards", "2"], flags].concat());
     let mut control = Control::new(&gateway);
     control.check();
@@ -70,6 +70,8 @@ fn survives(flags: &[&str], attack: impl Fn(&Gateway)) {
     }
     let growth = resident[1].saturating_sub(resident[0]);
     assert!(growth <= GROWTH_BYTES_MAX, "grew by {growth} bytes: {resident:?}");
+    // A client that stays would be waited for.
+    drop(control);
     gateway.stop();
 }
 
@@ -86,7 +88,7 @@ fn wait_for_descriptors(gateway: &Gateway, count: usize, control: &mut Control) 
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bound on real time")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }
 
@@ -344,6 +346,6 @@ fn the_highest_topic_alias_passes_and_the_next_does_not() {
         check_disconnected(check_answers(gateway, &alias(5), &[]), 0x94);
         check_disconnected(check_answers(gateway, &alias(0), &[]), 0x94);
         let unset = publish(V5, "", Some(1), &[0x23, 0, 3], b"");
-        check_disconnected(check_answers(gateway, &unset, &[]), 0x94);
+        check_disconnected(check_answers(gateway, &unset, &[]), 0x82);
     });
 }

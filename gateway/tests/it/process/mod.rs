@@ -3,6 +3,7 @@
 mod clients;
 mod configuration;
 pub(crate) mod gateway;
+mod greedy;
 mod hostile;
 mod mosquitto;
 mod quotas;

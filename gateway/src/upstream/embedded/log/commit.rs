@@ -283,17 +283,6 @@ impl Log {
         self.committed
     }
 
-    /// The sequence the next record gets, unless what is not committed has to move to another
-    /// segment first.
-    #[must_use]
-    pub fn append_position(&self) -> Sequence {
-        if self.open.is_empty() {
-            let waiting = self.pending.back().or_else(|| self.unsynced.back());
-            return waiting.map_or(self.committed, |group| group.chunk.end());
-        }
-        Sequence(self.open_first.0 + self.open.len() as u64)
-    }
-
     /// The body of a committed record, if it is still in memory.
     #[must_use]
     pub fn recent(&self, sequence: Sequence) -> Option<Bytes> {

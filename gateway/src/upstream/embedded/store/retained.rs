@@ -110,8 +110,12 @@ pub(super) fn purge(state: &mut KeyedState, topic: &str, now: Timestamp) -> Resu
     Ok(())
 }
 
-/// Visits the retained messages that match `filter`, in the order of their topics, while `visit`
-/// returns true. Looks at those only that begin like the filter up to its first wildcard.
+/// Keys looked at for one page: others wait for the storage thread meanwhile.
+const LOOKED_AT_MAX: usize = 65_536;
+
+/// Visits the retained messages that match `filter` from `from` on, in the order of their topics,
+/// while `visit` returns true. Looks at those only that begin like the filter up to its first
+/// wildcard. Returns where to go on, `None` at the end.
 ///
 /// # Errors
 ///
@@ -119,16 +123,18 @@ pub(super) fn purge(state: &mut KeyedState, topic: &str, now: Timestamp) -> Resu
 pub fn matching(
     state: &KeyedState,
     filter: &str,
+    from: &str,
     visit: &mut dyn FnMut(Retained) -> bool,
-) -> Result<(), StoreError> {
-    let mut goes_on = true;
+) -> Result<Option<String>, StoreError> {
+    let (mut next, mut looked_at) = (None, 0);
     let mut show = |key: &[u8], value: &[u8]| {
+        looked_at += 1;
         let Ok(topic) = std::str::from_utf8(key) else { return true };
-        if goes_on
-            && filter_matches(filter, topic)
-            && let Some(found) = decode(topic, value)
-        {
-            goes_on = visit(found);
+        let found = filter_matches(filter, topic).then(|| decode(topic, value)).flatten();
+        let goes_on = found.is_none_or(&mut *visit) && looked_at < LOOKED_AT_MAX;
+        if !goes_on {
+            // Nothing sorts between a topic name and this, and no topic name has a NUL.
+            next = Some(format!("{topic}\0"));
         }
         goes_on
     };
@@ -136,16 +142,19 @@ pub fn matching(
         if let Some(value) = state.get(Space::Retained, filter.as_bytes())? {
             show(filter.as_bytes(), &value);
         }
-        return Ok(());
+        return Ok(None);
     };
     let prefix = filter.get(..wildcard).unwrap_or_default();
     // "a/#" matches "a", too, which does not begin with "a/". Source: MQTT 5.0 §4.7.1.2.
-    if let Some(parent) = filter.strip_suffix("/#").filter(|parent| parent.len() < wildcard)
+    let parent = filter.strip_suffix("/#").filter(|parent| parent.len() < wildcard);
+    if let Some(parent) = parent.filter(|_| from.is_empty())
         && let Some(value) = state.get(Space::Retained, parent.as_bytes())?
+        && !show(parent.as_bytes(), &value)
     {
-        show(parent.as_bytes(), &value);
+        return Ok(next);
     }
-    state.scan(Space::Retained, prefix.as_bytes(), &[], &mut show)
+    state.scan(Space::Retained, prefix.as_bytes(), from.as_bytes(), &mut show)?;
+    Ok(next)
 }
 
 fn stamp(received_at: Timestamp, partition: PartitionId, sequence: Sequence) -> Vec<u8> {

@@ -6,7 +6,9 @@ use super::memory_store::MemoryStore;
 use super::recover::{Replacement, fold_logs, settle_sessions};
 use super::retained::matching;
 use super::state::KeyedState;
-use super::thread::{SessionState, StorageThread, StoreReply, StoreRequest, ThreadConfig};
+use super::thread::{
+    RetainedQuery, SessionState, StorageThread, StoreReply, StoreRequest, ThreadConfig,
+};
 use super::*;
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::output::ShardIndex;
@@ -101,7 +103,7 @@ fn everything(state: &KeyedState) -> Vec<(Space, Vec<u8>, Vec<u8>)> {
 
 fn topics(state: &KeyedState, filter: &str) -> Vec<String> {
     let mut found = Vec::new();
-    matching(state, filter, &mut |retained| {
+    matching(state, filter, "", &mut |retained| {
         found.push(retained.topic);
         true
     })
@@ -281,10 +283,14 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
     let client_id = "c".to_owned();
     requests.send(StoreRequest::Apply { shard, chunk, sequences, folded_to }).unwrap();
     requests.send(StoreRequest::SessionGet { shard, ticket: 8, client_id }).unwrap();
-    let filters = vec!["a/+".to_owned()];
-    requests
-        .send(StoreRequest::Retained { shard, ticket: 9, filters, max_count: 9, page_bytes: 1 })
-        .unwrap();
+    let mut after = vec![Sequence::ZERO; usize::from(PARTITION.0)];
+    after.push(folded_to);
+    for from in ["", "a/b\0", "a/c\0"] {
+        let (filter, from, after) = ("a/+".to_owned(), from.to_owned(), after.clone());
+        let (ticket, max_count, page_bytes) = (9, 9, 1);
+        let query = RetainedQuery { shard, ticket, filter, from, after, max_count, page_bytes };
+        requests.send(StoreRequest::Retained(query)).unwrap();
+    }
     thread.stop();
     let answers: Vec<(ShardIndex, StoreReply)> = answers.drain().collect();
     assert!(matches!(
@@ -292,10 +298,11 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
         StoreReply::Session { ticket: 8, state } if state.found.is_some()
     ));
     let pages = answers.iter().filter_map(|(_, reply)| match reply {
-        StoreReply::Retained { messages, last, .. } => Some((messages.len(), *last)),
+        StoreReply::Retained { messages, next, .. } => Some((messages.len(), next.as_deref())),
         _ => None,
     });
-    assert_eq!(pages.collect::<Vec<_>>(), [(1, false), (1, true)]);
+    let expected = [(1, Some("a/b\0")), (1, Some("a/c\0")), (0, None)];
+    assert_eq!(pages.collect::<Vec<_>>(), expected);
     let needed = Sequence::ZERO;
     let folded = StoreReply::Folded { partition: PARTITION, folded: folded_to, needed };
     assert_eq!(answers.last(), Some(&(shard, folded)));

@@ -45,18 +45,7 @@ pub enum StoreRequest {
         client_id: String,
     },
     /// The retained messages that match filters.
-    Retained {
-        /// Who asks.
-        shard: ShardIndex,
-        /// Comes back.
-        ticket: u64,
-        /// Answered one after the other.
-        filters: Vec<String>,
-        /// Messages given for one request.
-        max_count: usize,
-        /// Bytes of bodies in one answer; there may be several.
-        page_bytes: usize,
-    },
+    Retained(RetainedQuery),
     /// Whether a message of so many bytes may be retained for a topic.
     RetainedRoom {
         /// Who asks.
@@ -91,6 +80,25 @@ pub enum StoreRequest {
     Stop,
 }
 
+/// A question for a page of retained messages.
+#[derive(Clone, Debug)]
+pub struct RetainedQuery {
+    /// Who asks.
+    pub shard: ShardIndex,
+    /// Comes back.
+    pub ticket: u64,
+    /// Which.
+    pub filter: String,
+    /// `next` of the page before; empty for the first.
+    pub from: String,
+    /// Answered when every partition, by its id, is folded up to here.
+    pub after: Vec<Sequence>,
+    /// Messages in a page, at most.
+    pub max_count: usize,
+    /// Bytes of bodies that end a page.
+    pub page_bytes: usize,
+}
+
 /// What the storage thread answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreReply {
@@ -105,12 +113,10 @@ pub enum StoreReply {
     Retained {
         /// Of the request.
         ticket: u64,
-        /// With the index of the filter that matched.
-        messages: Vec<(usize, Retained)>,
-        /// No page follows.
-        last: bool,
-        /// There were more than `max_count`.
-        truncated: bool,
+        /// In the order of their topics.
+        messages: Vec<Retained>,
+        /// Where the next page begins, unless this is the last.
+        next: Option<String>,
     },
     /// To `RetainedRoom`.
     RetainedRoom {
@@ -211,6 +217,9 @@ const BATCH_REQUESTS_MAX: usize = 1_024;
 const CHANGES_MAX: usize = 65_536;
 /// Deadlines announced in one go.
 const DUE_MAX: usize = 1_024;
+/// Questions for retained messages that wait for records to come. One more is answered with what
+/// is there.
+const EARLY_QUERIES_MAX: usize = 65_536;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The running thread.
@@ -274,6 +283,10 @@ pub struct Storage {
     owners: BTreeMap<PartitionId, (ShardIndex, Sequence)>,
     /// What the shards of all partitions were told last.
     told: BTreeMap<PartitionId, Told>,
+    /// How far the partitions are folded that were applied since the start.
+    folded: BTreeMap<PartitionId, Sequence>,
+    /// Questions that are ahead of it.
+    early_queries: Vec<RetainedQuery>,
     /// What sessions in memory need, by partition and shard.
     needed: BTreeMap<PartitionId, BTreeMap<ShardIndex, Sequence>>,
     /// Timers that were told to their shards and still stand.
@@ -298,6 +311,8 @@ impl Storage {
             reply: Box::new(reply),
             owners: BTreeMap::new(),
             told: BTreeMap::new(),
+            folded: BTreeMap::new(),
+            early_queries: Vec::new(),
             needed: BTreeMap::new(),
             announced: BTreeSet::new(),
             failing: false,
@@ -375,9 +390,12 @@ impl Storage {
                 let reply = reply.map(|state| StoreReply::Session { ticket, state });
                 self.answer(shard, (ticket, Asked::Session), reply);
             }
-            StoreRequest::Retained { shard, ticket, filters, max_count, page_bytes } => {
-                let result = self.retained(shard, ticket, &filters, max_count, page_bytes);
-                self.answer(shard, (ticket, Asked::Retained), result);
+            StoreRequest::Retained(query) => {
+                if is_early(&self.folded, &query) && self.early_queries.len() < EARLY_QUERIES_MAX {
+                    self.early_queries.push(query);
+                } else {
+                    self.answer_retained(&query);
+                }
             }
             StoreRequest::RetainedRoom { shard, ticket, topic, bytes } => {
                 let known = retained::is_retained(&self.state, &topic);
@@ -442,6 +460,19 @@ impl Storage {
         }
         self.state.set_folded(partition, folded_to);
         self.owners.insert(partition, (shard, folded_to));
+        self.folded.insert(partition, folded_to);
+        let waiting = std::mem::take(&mut self.early_queries);
+        for query in waiting {
+            match is_early(&self.folded, &query) {
+                true => self.early_queries.push(query),
+                false => self.answer_retained(&query),
+            }
+        }
+    }
+
+    fn answer_retained(&mut self, query: &RetainedQuery) {
+        let reply = self.retained(query);
+        self.answer(query.shard, (query.ticket, Asked::Retained), reply);
     }
 
     fn session(&self, client_id: &str) -> Result<SessionState, StoreError> {
@@ -454,36 +485,15 @@ impl Storage {
         Ok(SessionState { found, qos2: qos2_deltas(&self.state, client_id)? })
     }
 
-    /// Sends all pages but the last, which it returns.
-    fn retained(
-        &self,
-        shard: ShardIndex,
-        ticket: u64,
-        filters: &[String],
-        max_count: usize,
-        page_bytes: usize,
-    ) -> Result<StoreReply, StoreError> {
-        let (mut page, mut bytes, mut count, mut truncated) = (Vec::new(), 0, 0, false);
-        for (filter_index, filter) in filters.iter().enumerate() {
-            retained::matching(&self.state, filter, &mut |message| {
-                truncated = count == max_count;
-                if truncated {
-                    return false;
-                }
-                if bytes >= page_bytes {
-                    let messages = std::mem::take(&mut page);
-                    let page =
-                        StoreReply::Retained { ticket, messages, last: false, truncated: false };
-                    (self.reply)(shard, page);
-                    bytes = 0;
-                }
-                bytes += message.body.len();
-                count += 1;
-                page.push((filter_index, message));
-                true
-            })?;
-        }
-        Ok(StoreReply::Retained { ticket, messages: page, last: true, truncated })
+    fn retained(&self, query: &RetainedQuery) -> Result<StoreReply, StoreError> {
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        let mut take = |message: Retained| {
+            bytes += message.body.len();
+            messages.push(message);
+            messages.len() < query.max_count && bytes < query.page_bytes
+        };
+        let next = retained::matching(&self.state, &query.filter, &query.from, &mut take)?;
+        Ok(StoreReply::Retained { ticket: query.ticket, messages, next })
     }
 
     /// Commits what a few requests have changed; in memory that is also persisted.
@@ -591,4 +601,13 @@ impl Storage {
             Ok(()) | Err(_) => {}
         }
     }
+}
+
+/// Whether records that the question is about are still to come.
+fn is_early(folded: &BTreeMap<PartitionId, Sequence>, query: &RetainedQuery) -> bool {
+    let known = |place| {
+        let partition = PartitionId(u16::try_from(place).expect("partition ids are u16"));
+        folded.get(&partition).copied().unwrap_or(Sequence::ZERO)
+    };
+    query.after.iter().enumerate().any(|(place, end)| known(place) < *end)
 }
