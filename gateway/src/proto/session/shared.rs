@@ -8,7 +8,7 @@ use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::routing::PackedOptions;
 use std::num::NonZeroU32;
 
-/// Names a group while the node runs; never used twice.
+/// Names a group while the node runs; used again only when all numbers were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub NonZeroU32);
 

@@ -169,9 +169,16 @@ impl Groups {
     }
 
     fn next_id(&mut self) -> GroupId {
-        let id = self.made * u32::from(self.shard_count.max(1)) + u32::from(self.shard.0) + 1;
-        self.made += 1;
-        GroupId(NonZeroU32::new(id).expect("one more than something"))
+        let (shard, shard_count) = (u32::from(self.shard.0), u32::from(self.shard_count.max(1)));
+        loop {
+            let id = self.made * shard_count + shard + 1;
+            // Clients make and end groups as fast as they like: numbers go round.
+            self.made = (self.made + 1) % ((u32::MAX - shard_count) / shard_count);
+            let id = GroupId(NonZeroU32::new(id).expect("one more than something"));
+            if !self.groups.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     fn insert(&mut self, id: GroupId, group: Group) -> bool {
