@@ -202,9 +202,7 @@ impl ShardCore {
 
     fn handle_group_reply(&mut self, reply: GroupReply, io: &mut Io<NodeMessage>) {
         self.with(io, |state, context| match reply {
-            GroupReply::Joined { ticket, subscribe, name, joined } => {
-                state.handle_joined(ticket, subscribe, &name, joined, context);
-            }
+            GroupReply::Joined { ticket, joined } => state.handle_joined(ticket, joined, context),
             GroupReply::Message { ticket, message } => {
                 state.handle_shared(ticket, message, context);
             }

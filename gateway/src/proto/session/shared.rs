@@ -24,8 +24,12 @@ pub struct SharedSubscription {
     pub options: PackedOptions,
     /// Subscription Identifier, 0 for none.
     pub identifier: u32,
+    /// Tells it from earlier ones of the same name.
+    pub number: u64,
     /// The group has said that the session is a member.
     pub group: Option<GroupId>,
+    /// The group would find the session in its record: from then on the session's may name it.
+    pub granted: bool,
     /// The session was offline, and the group counts it among those.
     pub returning: bool,
 }

@@ -27,7 +27,7 @@ mod waiting;
 pub use connect::home_shard;
 pub use fault::ProtocolError;
 pub use upstream::{
-    AppendToken, Due, GroupRequest, Replayed, Request, RetainedMessage, SharedMessage,
+    AppendToken, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage, SharedMessage,
     StoredSession, Upstream,
 };
 

@@ -10,8 +10,8 @@
 //! [MQTT-4.8.2-5].
 
 use super::deliver::{Terms, Wanted};
-use super::{Context, GroupRequest, ShardState, SharedMessage};
-use crate::proto::mqtt::{PacketId, QoS, ReasonCode, SHARE_PREFIX, SubscriptionOptions};
+use super::{Context, GroupRequest, Joined, ShardState, SharedMessage};
+use crate::proto::mqtt::{PacketId, QoS, SHARE_PREFIX, SubscriptionOptions};
 use crate::proto::output::ConnectionId;
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::{PackedOptions, filter_matches};
@@ -47,8 +47,13 @@ pub(super) struct SharedSubscribe {
 impl SharedSubscribes {
     /// Keeps a SUBSCRIBE until its groups have answered; they say its number.
     pub(super) fn insert(&mut self, subscribe: SharedSubscribe) -> u64 {
+        let id = self.next_id();
+        self.open.insert(id, subscribe);
+        id
+    }
+
+    fn next_id(&mut self) -> u64 {
         self.last_id += 1;
-        self.open.insert(self.last_id, subscribe);
         self.last_id
     }
 }
@@ -72,16 +77,35 @@ impl ShardState {
         if let Some(known) = session.shared.iter_mut().find(|one| *one.name == *name) {
             (known.options, known.identifier) = (options, identifier);
         } else {
-            let added = SharedSubscription {
-                name: name.into(),
-                options,
-                identifier,
-                group: None,
-                returning: false,
-            };
-            session.shared = session.shared.iter().cloned().chain([added]).collect();
+            self.add_shared(index, name, options, identifier, false);
         }
         self.join_group(index, name, subscribe, context);
+    }
+
+    /// A shared subscription the session did not have, or with `is_stored` one it was stored with.
+    fn add_shared(
+        &mut self,
+        index: u32,
+        name: &str,
+        options: PackedOptions,
+        identifier: u32,
+        is_stored: bool,
+    ) {
+        let number = self.shared_subscribes.next_id();
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let mut shared = std::mem::take(&mut session.shared).into_vec();
+        shared.push(SharedSubscription {
+            name: name.into(),
+            options,
+            identifier,
+            number,
+            group: None,
+            granted: is_stored,
+            returning: is_stored,
+        });
+        session.shared = shared.into_boxed_slice();
     }
 
     pub(super) fn has_shared(&self, index: u32, name: &str) -> bool {
@@ -101,11 +125,12 @@ impl ShardState {
             return;
         };
         let returning = std::mem::take(&mut shared.returning);
-        let (name, qos) = (shared.name.clone(), shared.options.qos());
+        let (name, qos, number) = (shared.name.clone(), shared.options.qos(), shared.number);
         context.upstream.tell_group(GroupRequest::Join {
             name,
             ticket,
             subscribe,
+            number,
             qos,
             window,
             persistent,
@@ -125,36 +150,32 @@ impl ShardState {
     }
 
     /// The answer to [`GroupRequest::Join`]: the group, or why the session is no member.
-    pub fn handle_joined(
-        &mut self,
-        ticket: Ticket,
-        subscribe: u64,
-        name: &str,
-        joined: Result<GroupId, ReasonCode>,
-        context: &mut Context<'_>,
-    ) {
+    pub fn handle_joined(&mut self, ticket: Ticket, joined: Joined, context: &mut Context<'_>) {
+        let Joined { subscribe, number, name, group, recorded } = joined;
+        // An answer about one that was ended meanwhile says nothing of the next of the same name.
         if let Some(session) = self.session_of(ticket) {
-            match joined {
+            match group {
                 Ok(group) => {
                     let mut shared = session.shared.iter_mut();
-                    if let Some(shared) = shared.find(|one| *one.name == *name) {
+                    if let Some(shared) = shared.find(|one| one.number == number) {
                         shared.group = Some(group);
+                        shared.granted |= recorded;
                     }
                 }
-                Err(_) => {
-                    let others = session.shared.iter().filter(|one| *one.name != *name);
-                    session.shared = others.cloned().collect();
-                }
+                Err(_) => drop(take_shared(session, |one| one.number == number)),
             }
+        }
+        if !recorded {
+            return;
         }
         let Some(mut waiting) = self.shared_subscribes.open.remove(&subscribe) else {
             return;
         };
-        let Some(place) = waiting.waits_for.iter().position(|(of, _)| **of == *name) else {
+        let Some(place) = waiting.waits_for.iter().position(|(of, _)| *of == name) else {
             return;
         };
         let (_, code_place) = waiting.waits_for.swap_remove(place);
-        if let Err(reason) = joined
+        if let Err(reason) = group
             && let Some(code) = waiting.codes.get_mut(code_place)
         {
             *code = reason as u8;
@@ -322,6 +343,8 @@ impl ShardState {
         for shared in &session.shared {
             let name = shared.name.clone();
             let kept = uncommitted(session.outbound.as_deref(), shared.group);
+            // What was not granted is not recorded.
+            let stays = stays && shared.granted;
             context.upstream.tell_group(GroupRequest::Part { name, ticket, stays, kept });
         }
         if !stays {
@@ -344,9 +367,7 @@ impl ShardState {
     ) -> Option<Vec<(GroupId, Place)>> {
         let ticket = self.ticket(index)?;
         let session = self.session_mut(index)?;
-        let removed = session.shared.iter().find(|one| *one.name == *name)?.clone();
-        let others = session.shared.iter().filter(|one| *one.name != *name);
-        session.shared = others.cloned().collect();
+        let removed = take_shared(session, |one| *one.name == *name)?;
         let (mut kept, mut own) = (Vec::new(), Vec::new());
         let persistent = session.is_persistent();
         if let (Some(outbound), Some(group)) = (&mut session.outbound, removed.group) {
@@ -387,12 +408,7 @@ impl ShardState {
         options: SubscriptionOptions,
         identifier: u32,
     ) {
-        if let Some(session) = self.session_mut(index) {
-            let (options, group) = (PackedOptions::from(options), None);
-            let name = name.into();
-            let added = SharedSubscription { name, options, identifier, group, returning: true };
-            session.shared = session.shared.iter().cloned().chain([added]).collect();
-        }
+        self.add_shared(index, name, PackedOptions::from(options), identifier, true);
     }
 
     /// A session that was offline is over, and so are its shared subscriptions.
@@ -414,9 +430,21 @@ impl ShardState {
     }
 }
 
-/// The session's shared subscriptions as they are stored.
+/// Takes out a shared subscription.
+fn take_shared(
+    session: &mut Session,
+    is_it: impl Fn(&SharedSubscription) -> bool,
+) -> Option<SharedSubscription> {
+    let place = session.shared.iter().position(is_it)?;
+    let mut shared = std::mem::take(&mut session.shared).into_vec();
+    let taken = shared.remove(place);
+    session.shared = shared.into_boxed_slice();
+    Some(taken)
+}
+
+/// The session's shared subscriptions as they are stored: not before the group is.
 pub(super) fn shared_records(session: &Session) -> impl Iterator<Item = SubscriptionRecord> + '_ {
-    session.shared.iter().map(|shared| SubscriptionRecord {
+    session.shared.iter().filter(|shared| shared.granted).map(|shared| SubscriptionRecord {
         filter: [SHARE_PREFIX, &shared.name].concat().into(),
         options: SubscriptionOptions::from(shared.options).to_byte(),
         identifier: shared.identifier,

@@ -4,7 +4,7 @@
 //! sub-clusters fill it with links. Requests return at once; answers come back through the
 //! `handle_*` functions of [`super::ShardState`], in any order unless stated.
 
-use crate::proto::mqtt::QoS;
+use crate::proto::mqtt::{QoS, ReasonCode};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
@@ -141,6 +141,8 @@ pub enum GroupRequest {
         ticket: Ticket,
         /// Comes back with the answer.
         subscribe: u64,
+        /// Comes back with the answer.
+        number: u64,
         /// The granted QoS.
         qos: QoS,
         /// Messages it may have unacknowledged.
@@ -185,6 +187,23 @@ pub enum GroupRequest {
         /// Which.
         places: Vec<Place>,
     },
+}
+
+/// The answer to [`GroupRequest::Join`].
+///
+/// A persistent member may hear it twice: when it is one, and when that is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Of the request.
+    pub subscribe: u64,
+    /// Of the request: which subscription of this name.
+    pub number: u64,
+    /// Of the group.
+    pub name: Box<str>,
+    /// The group, or why not.
+    pub group: Result<GroupId, ReasonCode>,
+    /// The group's record is committed, if it has one.
+    pub recorded: bool,
 }
 
 /// A message a group gives to a member.

@@ -414,3 +414,113 @@ fn a_shared_subscription_has_its_identifier() {
         scene.expect(member, &[0x3C, 9, 0, 1, b't', 0, 1, 2, 0x0B, 7, b'x']);
     });
 }
+
+/// Performs what files were asked to do, until nothing is left.
+fn let_files_work(scene: &mut Scene) {
+    while scene.node.perform_one() {}
+    scene.node.holds_io = false;
+}
+
+fn on_disk(play: impl Fn(Scene)) {
+    everywhere(|scene| {
+        if scene.node.settings.durability == Durability::Fsync {
+            play(scene);
+        }
+    });
+}
+
+/// UNSUBSCRIBE of the group.
+fn unsubscribe(scene: &Scene) -> Vec<u8> {
+    scene.packet(0xA2, &[0, 5], &sized(GROUP))
+}
+
+/// SUBSCRIBE to the group.
+fn subscribe(scene: &Scene, qos: u8) -> Vec<u8> {
+    scene.packet(0x82, &[0, 1], &[sized(GROUP), vec![qos]].concat())
+}
+
+/// A member that waits for its SUBACK until its group is recorded takes what it is given.
+#[test]
+fn what_a_joining_member_is_given_is_not_lost() {
+    on_disk(|mut scene| {
+        let first = scene.enter(b'a');
+        scene.subscribe(first, GROUP, 1);
+        let (second, _) = scene.enter_kept(b'b');
+        let publisher = scene.enter(b'p');
+        scene.node.holds_io = true;
+        for payload in 1..=4 {
+            let publish = scene.packet(0x32, &[0, 1, b't', 0, payload], &[payload]);
+            scene.node.send(publisher, &publish);
+        }
+        let subscribe = subscribe(&scene, 1);
+        scene.node.send(second, &subscribe);
+        let_files_work(&mut scene);
+        let length = delivered(&scene, 0x32, 1, 1).len();
+        let (one, mut other) = (scene.take(first), scene.take(second));
+        let suback = scene.packet(0x90, &[0, 1], &[1]);
+        let at = other.windows(suback.len()).position(|bytes| bytes == suback).unwrap();
+        other.drain(at..at + suback.len());
+        assert_eq!((one.len() + other.len()) / length, 4);
+    });
+}
+
+/// A client that subscribes and leaves before the group has refused it takes nobody's place.
+#[test]
+fn a_subscription_that_was_not_granted_is_not_kept() {
+    let groups = GroupLimits { members_max: 1, ..GroupLimits::default() };
+    let settings = SimSettings { groups, ..SimSettings::default() };
+    everywhere_with(settings, |mut scene| {
+        let (member, _) = scene.enter_kept(b'a');
+        scene.subscribe(member, GROUP, 1);
+        scene.node.drop_connection(member);
+        let (other, _) = scene.enter_kept(b'b');
+        let leave = [subscribe(&scene, 1), vec![0xE0, 0]].concat();
+        scene.node.send(other, &leave);
+        let other = scene.come_back(b'b');
+        let unsubscribe = unsubscribe(&scene);
+        let unsuback = scene.packet(0xB0, &[0, 5], scene.either(&[], &[0x11]));
+        scene.check(other, &unsubscribe, &unsuback);
+        let publisher = scene.enter(b'p');
+        publish(&mut scene, publisher, 1, 1);
+        let member = scene.come_back(b'a');
+        let missed = delivered(&scene, 0x32, 1, 1);
+        scene.expect(member, &missed);
+    });
+}
+
+/// As above where the group would have taken it: it is rid of it.
+#[test]
+fn a_group_whose_only_member_left_before_it_knew_ends() {
+    on_disk(|mut scene| {
+        let (member, _) = scene.enter_kept(b'a');
+        scene.node.holds_io = true;
+        let leave = [subscribe(&scene, 1), vec![0xE0, 0]].concat();
+        scene.node.send(member, &leave);
+        let_files_work(&mut scene);
+        let groups = 0..usize::from(scene.node.settings.shards);
+        let groups = groups.map(|shard| scene.node.shard(shard).upstream.group_count());
+        assert_eq!(groups.sum::<usize>(), 0);
+    });
+}
+
+/// Answers to a subscription that was ended meanwhile, and what its group gave, are not the next's.
+#[test]
+fn subscribing_anew_in_haste_doubles_nothing() {
+    let groups = GroupLimits { inflight_max: 1, ..GroupLimits::default() };
+    let settings = SimSettings { groups, ..SimSettings::default() };
+    everywhere_with(settings, |mut scene| {
+        let busy = scene.enter(b'a');
+        scene.subscribe(busy, GROUP, 2);
+        let publisher = scene.enter(b'p');
+        publish(&mut scene, publisher, 2, 1);
+        publish(&mut scene, publisher, 2, 2);
+        let hasty = scene.enter(b'b');
+        let subscribe = subscribe(&scene, 2);
+        let bytes = [&subscribe[..], &unsubscribe(&scene), &subscribe].concat();
+        scene.node.send(hasty, &bytes);
+        let got = scene.take(hasty);
+        let message = delivered(&scene, 0x34, 1, 2);
+        let copies = got.windows(3).filter(|bytes| *bytes == &message[..3]).count();
+        assert_eq!(copies, 1, "{got:x?}");
+    });
+}

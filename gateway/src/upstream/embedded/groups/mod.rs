@@ -15,7 +15,7 @@ use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::Message;
 use crate::proto::routing::{PackedOptions, Subscriber, SubscriberKind, SubscriptionTree};
 use crate::proto::session::{GroupId, Place, Ticket};
-use crate::proto::shard_state::{GroupRequest, Replayed, SharedMessage, home_shard};
+use crate::proto::shard_state::{GroupRequest, Joined, Replayed, SharedMessage, home_shard};
 use ahash::AHashMap;
 use bytes::Bytes;
 use group::{Group, GroupOut, MemberKey};
@@ -48,12 +48,8 @@ pub enum GroupReply {
     Joined {
         /// The member.
         ticket: Ticket,
-        /// Of the request.
-        subscribe: u64,
-        /// Of the group.
-        name: Box<str>,
-        /// The group, or why not.
-        joined: Result<GroupId, ReasonCode>,
+        /// What it is told.
+        joined: Joined,
     },
     /// For `ShardState::handle_shared`.
     Message {
@@ -210,8 +206,16 @@ impl Groups {
         shard: ShardIndex,
         request: &GroupRequest,
     ) -> Option<GroupPut> {
-        let GroupRequest::Join { name, ticket, subscribe, qos, window, persistent, returning } =
-            request
+        let GroupRequest::Join {
+            name,
+            ticket,
+            subscribe,
+            number,
+            qos,
+            window,
+            persistent,
+            returning,
+        } = request
         else {
             return None;
         };
@@ -226,15 +230,18 @@ impl Groups {
             }
             None => (Err(ReasonCode::QuotaExceeded), false),
         };
-        let (ticket, subscribe, name) = (*ticket, *subscribe, name.clone());
-        let reply = GroupReply::Joined { ticket, subscribe, name: name.clone(), joined };
         let put = if becomes_durable { self.put(id?) } else { None };
         // Whoever joins while the first record is under way waits for it, too.
         let behind = self.joining.back().map(|(token, ..)| *token);
-        match (&put, behind) {
-            (Some(_), _) => self.joining.push_back((Sequence(u64::MAX), shard, reply)),
-            (None, Some(token)) => self.joining.push_back((token, shard, reply)),
-            (None, None) => self.out.push(GroupOut::Reply(shard, reply)),
+        let waits_for = if put.is_some() { Some(Sequence(u64::MAX)) } else { behind };
+        let (ticket, subscribe, number, name) = (*ticket, *subscribe, *number, name.clone());
+        let joined = Joined { subscribe, number, name, group: joined, recorded: true };
+        // It is given messages from now on: it must know whose they are.
+        let recorded = waits_for.is_none();
+        let first = Joined { recorded, ..joined.clone() };
+        self.out.push(GroupOut::Reply(shard, GroupReply::Joined { ticket, joined: first }));
+        if let Some(token) = waits_for {
+            self.joining.push_back((token, shard, GroupReply::Joined { ticket, joined }));
         }
         put
     }
