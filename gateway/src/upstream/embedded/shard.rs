@@ -342,9 +342,10 @@ impl Embedded {
 
     /// What earlier processes left of groups that this shard keeps; before anything is fed.
     pub fn restore_groups(&mut self, groups: Vec<StoredGroup>) {
+        let starts = self.feed_starts();
         for group in groups {
             let filter: Box<str> = filter_of(&group.name).into();
-            if self.groups.restore(group) {
+            if self.groups.restore(group, starts.clone()) {
                 self.add_interest(&filter);
             }
         }
@@ -375,14 +376,18 @@ impl Embedded {
     fn create_group(&mut self, name: &str) -> Option<GroupId> {
         let filter = filter_of(name);
         self.add_interest(filter);
-        let count = u16::try_from(self.ends.len()).expect("partition ids are u16");
-        let starts = (0..count).map(|place| self.feed_start(PartitionId(place))).collect();
+        let starts = self.feed_starts();
         let created = self.groups.create(name, starts);
         // The tree counts filters, as interest does: one that was there has its interest already.
         if created.is_none_or(|(_, first)| !first) {
             self.remove_interest(filter);
         }
         created.map(|(group, _)| group)
+    }
+
+    fn feed_starts(&self) -> Vec<Sequence> {
+        let count = u16::try_from(self.ends.len()).expect("partition ids are u16");
+        (0..count).map(|place| self.feed_start(PartitionId(place))).collect()
     }
 
     fn remove_group_if_over(&mut self, group: GroupId) {

@@ -439,6 +439,19 @@ fn subscribe(scene: &Scene, qos: u8) -> Vec<u8> {
     scene.packet(0x82, &[0, 1], &[sized(GROUP), vec![qos]].concat())
 }
 
+/// CONNECT with Clean Start; its answer is left to look at.
+fn start_clean(scene: &mut Scene, letter: u8) -> SimClient {
+    let connect = start_clean_packet(scene, letter);
+    let client = scene.node.connect();
+    scene.node.send(client, &connect);
+    client
+}
+
+fn start_clean_packet(scene: &Scene, letter: u8) -> Vec<u8> {
+    let level = *scene.either(&[4], &[5]).first().unwrap();
+    scene.packet(0x10, &[0, 4, b'M', b'Q', b'T', b'T', level, 2, 0, 0], &[0, 1, letter])
+}
+
 /// A member that waits for its SUBACK until its group is recorded takes what it is given.
 #[test]
 fn what_a_joining_member_is_given_is_not_lost() {
@@ -523,4 +536,49 @@ fn subscribing_anew_in_haste_doubles_nothing() {
         let copies = got.windows(3).filter(|bytes| *bytes == &message[..3]).count();
         assert_eq!(copies, 1, "{got:x?}");
     });
+}
+
+/// The logs are on their own: the group's end can be committed, and its member's not.
+#[test]
+fn a_crash_while_a_group_ends_brings_nothing_back() {
+    on_disk(|scene| {
+        let (settings, speaks) = (scene.node.settings.clone(), scene.speaks);
+        let shards = usize::from(settings.shards);
+        let letters = (b'a'..b'g').flat_map(|letter| (0..shards).map(move |shard| (letter, shard)));
+        for (letter, shard) in letters {
+            for unsubscribes in [true, false] {
+                let mut scene = Scene::with(speaks, settings.clone());
+                let publisher = scene.enter(b'p');
+                publish(&mut scene, publisher, 1, 0);
+                let (member, _) = scene.enter_kept(letter);
+                scene.subscribe(member, GROUP, 2);
+                publish(&mut scene, publisher, 2, 1);
+                let message = delivered(&scene, 0x34, 1, 1);
+                scene.expect(member, &message);
+                scene.check(member, &[0x50, 2, 0, 1], &[0x62, 2, 0, 1]);
+                scene.check(member, &[0x70, 2, 0, 1], &[]);
+                scene.node.holds_io = true;
+                if unsubscribes {
+                    let unsubscribe = unsubscribe(&scene);
+                    scene.node.send(member, &unsubscribe);
+                } else {
+                    start_clean(&mut scene, letter);
+                }
+                let_files_of_one_work(&mut scene, shard);
+                let mut scene = scene.crash();
+                let (member, _) = scene.enter_kept(letter);
+                scene.expect(member, &[]);
+            }
+        }
+    });
+}
+
+/// Performs what files of one shard were asked to do, and nothing else.
+fn let_files_of_one_work(scene: &mut Scene, shard: usize) {
+    let pending = |scene: &Scene| scene.node.pending_io.iter().position(|(of, ..)| *of == shard);
+    while let Some(place) = pending(scene) {
+        let operation = scene.node.pending_io.remove(place).unwrap();
+        scene.node.pending_io.push_front(operation);
+        scene.node.perform_one();
+    }
 }

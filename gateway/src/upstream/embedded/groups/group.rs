@@ -97,10 +97,11 @@ impl Group {
         offline: u32,
         record: &GroupRecord,
         taken: Vec<Place>,
-        partitions: u16,
+        partitions: usize,
     ) -> Self {
         let mut group = Self::new(id, name, Vec::new());
         (group.offline, group.durable) = (offline, true);
+        let partitions = u16::try_from(partitions).expect("partition ids are u16");
         for partition in (0..partitions).map(PartitionId) {
             let next = record.next.iter().find(|(of, _)| *of == partition);
             // A partition that the record does not know is newer than it.
@@ -111,6 +112,12 @@ impl Group {
         group.returned = open.map(|place| (*place, None)).collect();
         group.outbound.completed = taken;
         group
+    }
+
+    /// A group that an earlier process has ended, while the last member's session was not yet
+    /// recorded without it: nobody waits for what was published since its end.
+    pub(super) fn begun_anew(id: GroupId, name: &str, offline: u32, starts: Vec<Sequence>) -> Self {
+        Self { offline, durable: true, dirty: true, ..Self::new(id, name, starts) }
     }
 
     pub(super) fn name(&self) -> &str {

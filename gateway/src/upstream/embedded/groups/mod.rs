@@ -144,11 +144,15 @@ impl Groups {
     }
 
     /// What an earlier process left. Returns whether its filter is the first of its kind here.
-    pub(super) fn restore(&mut self, stored: StoredGroup) -> bool {
+    /// A group that has no record begins at `starts`, by partition.
+    pub(super) fn restore(&mut self, stored: StoredGroup, starts: Vec<Sequence>) -> bool {
         let StoredGroup { name, members, record, taken } = stored;
         let id = self.next_id();
-        let partitions = u16::try_from(self.watermarks.len()).expect("partition ids are u16");
-        let group = Group::restored(id, &name, members, &record, taken, partitions);
+        let group = match record {
+            Some(record) => Group::restored(id, &name, members, &record, taken, starts.len()),
+            None => Group::begun_anew(id, &name, members, starts),
+        };
+        self.moved |= group.dirty;
         self.insert(id, group)
     }
 

@@ -32,8 +32,9 @@ pub struct StoredGroup {
     pub name: Box<str>,
     /// Stored sessions that have the subscription.
     pub members: u32,
-    /// Its last record.
-    pub record: GroupRecord,
+    /// Its last record; `None` where the group has ended, and the end of its last member's
+    /// subscription was not committed any more.
+    pub record: Option<GroupRecord>,
     /// Messages that members have taken over since.
     pub taken: Vec<Place>,
 }
@@ -92,7 +93,7 @@ pub fn stored_groups(state: &mut KeyedState) -> Result<Vec<StoredGroup>, StoreEr
     let mut groups = Vec::with_capacity(members.len());
     for (name, members) in members {
         let record = state.get(Space::Groups, &key(&name, Kind::Record))?;
-        let record = record.as_deref().and_then(GroupRecord::decode).unwrap_or_default();
+        let record = record.as_deref().and_then(GroupRecord::decode);
         let taken = state.keys(Space::Groups, &key(&name, Kind::Taken))?;
         let taken = taken.iter().filter_map(|key| place_of(key)).collect();
         groups.push(StoredGroup { name, members, record, taken });

@@ -380,7 +380,7 @@ fn groups_are_found_by_the_sessions_that_are_members() {
         let [StoredGroup { name, members: 2, record: found, taken }] = &groups[..] else {
             panic!("{groups:?}");
         };
-        assert_eq!((&**name, found), ("g/a", &record));
+        assert_eq!((&**name, found), ("g/a", &Some(record.clone())));
         // 6 is settled: it lies before the record's end and is not open.
         assert_eq!(*taken, [(PARTITION, Sequence(5)), (PARTITION, Sequence(10))]);
         assert_eq!(state.keys(Space::Groups, &[]).unwrap().len(), 3, "g/b has no members");
