@@ -69,6 +69,20 @@ pub struct Connected {
     pub problem_information: bool,
 }
 
+impl Connected {
+    /// Of a session that no client has.
+    pub const NOTHING: Self = Self {
+        version: ProtocolVersion::V5,
+        clean_start: true,
+        silence_max_ms: 0,
+        session_expiry_s: 0,
+        window: 0,
+        maximum_packet_size: 0,
+        topic_alias_maximum: 0,
+        problem_information: false,
+    };
+}
+
 /// A Will, owned. Source: MQTT 5.0 §3.1.2.5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredWill {
@@ -101,7 +115,7 @@ pub struct Session {
     pub epoch: u32,
     /// See [`Stage`].
     pub stage: Stage,
-    /// The log or the store holds a record of this session.
+    /// The log or the store holds a record of this session, or of an earlier one of the client.
     pub stored: bool,
     /// The upstream was asked for stored state and has not answered.
     pub asked: bool,

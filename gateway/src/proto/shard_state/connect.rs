@@ -360,7 +360,10 @@ impl ShardState {
             let is_discarded = session.stored || session.stage == Stage::ExpectSaved;
             match &stored {
                 Some(stored) if is_discarded => self.end_stored(&client_id, stored, context),
-                Some(_) => self.discard_stored(&client_id, stored.as_ref(), context),
+                Some(stored) => {
+                    self.discard_stored(&client_id, stored, context);
+                    self.outlast_stored(index);
+                }
                 None => {}
             }
             if stored.is_some() {
@@ -382,10 +385,22 @@ impl ShardState {
         let clean_start = pending.is_some_and(|pending| pending.connected.clean_start);
         let live = stored.as_ref().filter(|stored| stored.expires_at > now && !clean_start);
         let restored = live.is_some_and(|stored| self.restore_session(index, stored, context));
-        if !restored && stored.is_some() {
-            self.discard_stored(&client_id, stored.as_ref(), context);
+        let discarded = stored.as_ref().filter(|_| !restored);
+        if let Some(stored) = discarded {
+            self.discard_stored(&client_id, stored, context);
         }
         self.go_online(index, restored, context);
+        if discarded.is_some() {
+            self.outlast_stored(index);
+        }
+    }
+
+    /// The client's former session has ended just now. Until that is committed, who asks the store
+    /// would find it, and it would end twice: this session stays in memory so long.
+    fn outlast_stored(&mut self, index: u32) {
+        if let Some(session) = self.session_mut(index) {
+            session.stored = true;
+        }
     }
 
     /// The store could not answer [`Request::Session`].

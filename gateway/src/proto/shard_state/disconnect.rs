@@ -9,7 +9,7 @@ use crate::proto::mqtt::{Disconnect, Property, ReasonCode};
 use crate::proto::output::ConnectionId;
 use crate::proto::record::{Record, SessionPut};
 use crate::proto::session::record::SessionRecord;
-use crate::proto::session::{Stage, Ticket};
+use crate::proto::session::{Connected, Stage, Ticket};
 use crate::proto::time::Timestamp;
 
 impl ShardState {
@@ -148,13 +148,12 @@ impl ShardState {
     pub(super) fn discard_stored(
         &mut self,
         client_id: &str,
-        stored: Option<&StoredSession>,
+        stored: &StoredSession,
         context: &mut Context<'_>,
-    ) {
-        context.upstream.append(&Record::SessionDelete { client_id });
-        if let Some(stored) = stored {
-            self.end_stored(client_id, stored, context);
-        }
+    ) -> AppendToken {
+        let token = context.upstream.append(&Record::SessionDelete { client_id });
+        self.end_stored(client_id, stored, context);
+        token
     }
 
     /// A stored session has ended: its delayed will is due, and its shared subscriptions are over.
@@ -207,8 +206,10 @@ impl ShardState {
         let has_expired = stored.expires_at <= context.now;
         match due {
             Due::Expiry if has_expired => {
-                self.discard_stored(&client_id, Some(&stored), context);
+                let token = self.discard_stored(&client_id, &stored, context);
                 context.upstream.release_session();
+                let ticket = self.insert_ended(&client_id);
+                self.waiting.push_back((token, Waiting::Saved { ticket }));
             }
             // The end of the session publishes the will too: with both due, only that one does.
             Due::Will if !has_expired && stored.will_at <= context.now => {
@@ -216,6 +217,15 @@ impl ShardState {
             }
             Due::Expiry | Due::Will => {}
         }
+    }
+
+    /// A client's session that has ended, in memory until that is committed: who asks the store
+    /// before would find it again, and it would end twice.
+    fn insert_ended(&mut self, client_id: &str) -> Ticket {
+        let index = self.insert_session(client_id, Connected::NOTHING);
+        let session = self.session_mut(index).expect("just inserted");
+        session.stage = Stage::ExpectSaved;
+        Ticket { session: index, epoch: session.epoch }
     }
 
     /// A will was delayed long enough; the session goes on without it.

@@ -250,13 +250,12 @@ impl ShardState {
 
     /// The session's offline record is committed: it leaves memory, and whoever waits for it comes.
     pub(super) fn handle_saved(&mut self, ticket: Ticket, context: &mut Context<'_>) {
-        let is_waited_for =
-            self.session_of(ticket).is_some_and(|session| session.stage == Stage::ExpectSaved);
-        if !is_waited_for {
+        let session = self.session_of(ticket);
+        let Some(session) = session.filter(|session| session.stage == Stage::ExpectSaved) else {
             return;
-        }
-        // What it was asked about its predecessor is still to be answered, and must reach it.
-        if let Some(session) = self.session_of(ticket).filter(|session| session.asked) {
+        };
+        // What the store will say is still needed: for the will and the groups of the former session.
+        if session.asked {
             session.saved = true;
             return;
         }

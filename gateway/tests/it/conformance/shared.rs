@@ -582,3 +582,74 @@ fn let_files_of_one_work(scene: &mut Scene, shard: usize) {
         scene.node.perform_one();
     }
 }
+
+/// What a session was stored with ends once, however often the store is asked before that is
+/// committed.
+#[test]
+fn a_session_that_expires_while_its_client_comes_back_leaves_its_groups_once() {
+    on_disk(|mut scene| {
+        if scene.speaks == super::scene::Speaks::V311 {
+            return;
+        }
+        let (member, _) = scene.enter_kept(b'a');
+        scene.subscribe(member, GROUP, 1);
+        scene.node.drop_connection(member);
+        let (brief, _) = scene.connect(b'b', false, &[0x11, 0, 0, 0, 1]);
+        scene.subscribe(brief, GROUP, 1);
+        scene.node.drop_connection(brief);
+        scene.node.holds_io = true;
+        scene.node.advance(std::time::Duration::from_secs(3));
+        let connect = [0, 4, b'M', b'Q', b'T', b'T', 5, 0, 0, 0, 0, 0, 1, b'b'];
+        let brief = scene.node.connect();
+        scene.node.send(brief, &framed(0x10, &connect));
+        let_files_work(&mut scene);
+        assert_eq!(scene.take(brief).get(..4).map(|bytes| bytes[3]), Some(0));
+        let publisher = scene.enter(b'p');
+        publish(&mut scene, publisher, 1, 1);
+        let member = scene.come_back(b'a');
+        let missed = delivered(&scene, 0x32, 1, 1);
+        scene.expect(member, &missed);
+    });
+}
+
+/// As above where a clean start ends it, and another comes before that is committed.
+#[test]
+fn two_clean_starts_in_haste_leave_the_groups_once() {
+    on_disk(|mut scene| {
+        let (member, _) = scene.enter_kept(b'a');
+        scene.subscribe(member, GROUP, 1);
+        scene.node.drop_connection(member);
+        let (other, _) = scene.enter_kept(b'b');
+        scene.subscribe(other, GROUP, 1);
+        scene.node.drop_connection(other);
+        scene.node.holds_io = true;
+        for _ in 0..2 {
+            let other = start_clean(&mut scene, b'b');
+            scene.node.send(other, &[0xE0, 0]);
+        }
+        let_files_work(&mut scene);
+        let publisher = scene.enter(b'p');
+        publish(&mut scene, publisher, 1, 1);
+        let member = scene.come_back(b'a');
+        let missed = delivered(&scene, 0x32, 1, 1);
+        scene.expect(member, &missed);
+    });
+}
+
+/// A session that is over before the store has said what its clean start ended.
+#[test]
+fn a_clean_start_that_is_over_at_once_leaves_the_groups() {
+    everywhere(|mut scene| {
+        let (member, _) = scene.enter_kept(b'a');
+        scene.subscribe(member, GROUP, 1);
+        scene.node.drop_connection(member);
+        let client = scene.node.connect();
+        let bytes = [start_clean_packet(&scene, b'a'), vec![0xE0, 0]].concat();
+        scene.node.send(client, &bytes);
+        let groups = 0..usize::from(scene.node.settings.shards);
+        let groups = groups.map(|shard| scene.node.shard(shard).upstream.group_count());
+        assert_eq!(groups.sum::<usize>(), 0);
+        let (_, session_present) = scene.enter_kept(b'a');
+        assert!(!session_present);
+    });
+}
