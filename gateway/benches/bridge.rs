@@ -39,6 +39,10 @@ fn main() {
     run("topic-to-subject-escaped", topic_to_subject_escaped);
     run("subject-to-topic", subject_to_topic);
     run("ring-owner", ring_owner);
+    run("ring-new-16", |operations| ring_new(operations, 16));
+    if !test {
+        run("ring-new-1024", |operations| ring_new(operations, 1_024));
+    }
 }
 
 fn decode_msg(operations: u32) {
@@ -172,14 +176,26 @@ fn prefix() -> TopicPrefix {
     TopicPrefix::new("mqtt").expect("a literal subject")
 }
 
-fn ring_owner(operations: u32) {
-    let members = (0..16).map(|partition| Member {
+/// A table of as many members of weight 1.
+fn table(count: u16) -> RingTable {
+    let members = (0..count).map(|partition| Member {
         partition: PartitionId(partition),
         weight: 1,
         sub_cluster: "a".to_owned(),
     });
-    let table = RingTable::new(1, members.collect()).expect("a table within its limits");
-    let ring = Ring::new(&table);
+    RingTable::new(1, members.collect()).expect("a table within its limits")
+}
+
+/// Computing a ring takes long, so it is done for one of 100,000 operations.
+fn ring_new(operations: u32, count: u16) {
+    let table = table(count);
+    report(operations.div_ceil(100_000), || {
+        black_box(Ring::new(black_box(&table)));
+    });
+}
+
+fn ring_owner(operations: u32) {
+    let ring = Ring::new(&table(16));
     let topics: Vec<String> = (0..1_024).map(|site| format!("site/{site}/line/3/temp")).collect();
     let mut next = topics.iter().cycle();
     report(operations, || {

@@ -81,7 +81,7 @@ impl RingTable {
     /// The highest weight of one member.
     pub const WEIGHT_MAX: u16 = 100;
     /// The highest sum of all weights, and so the most partitions: each unit costs one hash a slot
-    /// when the ring is computed, some 50 ms in all at the limit.
+    /// when the ring is computed, some 0.4 s in all at the limit.
     pub const WEIGHT_SUM_MAX: u32 = 1_024;
     /// The longest name of a sub-cluster, bytes.
     pub const SUB_CLUSTER_BYTES_MAX: usize = 32;
