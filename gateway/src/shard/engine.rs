@@ -158,7 +158,9 @@ impl<H: Handler> Shard<H> {
             let expected = std::mem::take(&mut self.expected);
             self.arrived = reaped.saturating_sub(expected);
             let busy = self.sweep(&mut events);
-            self.gather.woke(self.arrived, self.io.now);
+            if self.arrived > 0 || expected == 0 {
+                self.gather.woke(self.arrived, self.io.now);
+            }
             if self.is_over() {
                 break;
             }
@@ -428,15 +430,13 @@ impl<H: Handler> Shard<H> {
         if !self.port.doorbell().may_wait() {
             return self.ring.enter(None);
         }
-        self.counters.parks += u64::from(!busy);
         if self.expected > 0 {
             // One that does not complete at once must not keep what else comes waiting for long.
-            self.ring.enter(Some((self.expected, wait.min(EXPECTED_WAIT))))?;
-            if self.ring.completions() != self.expected {
-                return Ok(());
-            }
+            // Taken first, so that the sleep that follows is as long as it may be.
+            return self.ring.enter(Some((self.expected, wait.min(EXPECTED_WAIT))));
         }
-        self.ring.enter(Some((self.expected + 1, wait)))
+        self.counters.parks += u64::from(!busy);
+        self.ring.enter(Some((1, wait)))
     }
 
     fn next_deadline(&self) -> Timestamp {

@@ -234,11 +234,6 @@ impl Ring {
         }
     }
 
-    /// Completions that are there and not reaped.
-    pub(super) fn completions(&mut self) -> usize {
-        self.uring.completion().len()
-    }
-
     /// How many sends were started since the last call.
     pub(super) fn take_sends_started(&mut self) -> usize {
         std::mem::take(&mut self.sends_started)
