@@ -220,6 +220,12 @@ limits! {
     ///
     /// Cost: 8 bytes each. Too few make shards look at messages that do not concern them.
     interest_slots: u32, "words a node", 1_048_576, 1_024 to 1_073_741_824, power of two;
+    /// The filter that tells of which client ids a session may be stored, so that the CONNECT of any
+    /// other need not ask the storage thread.
+    ///
+    /// Cost: a page where a stored session falls, itself at most: with as many stored sessions as
+    /// bytes or fewer, this is all the memory they take. With more, most are asked for in vain.
+    session_filter_bytes: u32, "bytes a node", 4_194_304, 1_024 to 1_073_741_824, power of two;
     /// What waiting for more may add to the way of a message from shard to shard while messages come
     /// in a stream: shards then wake by the clock, not for each message, so that one costs less CPU.
     /// With `durability = "fsync"` or `"interval"` each write and sync of the log may add as much.

@@ -24,6 +24,7 @@ use crate::upstream::embedded::log::{Durability as LogDurability, Log, LogLimits
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::shard::{Embedded, EmbeddedLimits};
 use crate::upstream::embedded::store::fjall_store::FjallStore;
+use crate::upstream::embedded::store::stored_sessions::StoredSessions;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
 use handler::MqttShard;
 use recovery::{Recovery, RecoveryError, RecoverySettings};
@@ -92,6 +93,7 @@ impl Gateway {
             shards,
             shard_of: Box::new(move |client_id| home_shard(client_id, shards)),
         };
+        let stored_sessions = state.stored_sessions();
         let storage =
             StorageThread::spawn(state, files, thread, reply).map_err(GatewayError::Thread)?;
         let ends = committed_ends(&logs);
@@ -100,7 +102,7 @@ impl Gateway {
             store_queue_max: config.limits.storage_queue_max as usize,
         };
         let slots = config.limits.interest_slots as usize;
-        let upstreams = embedded_shards(shards, logs, slots, limits);
+        let upstreams = embedded_shards(shards, logs, slots, &stored_sessions, limits);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
@@ -238,6 +240,7 @@ pub fn embedded_shards(
     count: u16,
     logs: Vec<Log>,
     interest_slots: usize,
+    stored_sessions: &Arc<StoredSessions>,
     limits: EmbeddedLimits,
 ) -> Vec<Embedded> {
     let seed = ahash::RandomState::new().hash_one(interest_slots);
@@ -252,8 +255,9 @@ pub fn embedded_shards(
     }
     let make = |(index, logs)| {
         let shard = ShardIndex(u16::try_from(index).expect("shards are counted by a u16"));
+        let stored = Arc::clone(stored_sessions);
         let owner = InterestOwner::new(Arc::clone(&interest), shard);
-        Embedded::new(shard, count, Arc::clone(&committed), logs, owner, limits)
+        Embedded::new(shard, count, Arc::clone(&committed), logs, owner, stored, limits)
     };
     of_shard.into_iter().enumerate().map(make).collect()
 }
@@ -271,7 +275,9 @@ fn recover(
     now: Timestamp,
 ) -> Result<(Recovery, Option<Box<dyn Files + Send>>), RecoveryError> {
     let (durability, limits) = (log_durability(config), log_limits(config));
-    let settings = RecoverySettings { shards: config.shards, durability, limits, now };
+    let session_filter_bytes = config.limits.session_filter_bytes as usize;
+    let settings =
+        RecoverySettings { shards: config.shards, durability, limits, session_filter_bytes, now };
     if durability == LogDurability::Memory {
         return Ok((Recovery::in_memory(settings)?, None));
     }

@@ -7,6 +7,7 @@ use super::log::{Log, LogIo, topic_hash};
 use super::message::{Ask, NodeMessage, Question};
 use super::replays::{ActiveReplay, Answer, Progress};
 use super::store::fold::concerns_state;
+use super::store::stored_sessions::StoredSessions;
 use super::store::thread::StoreRequest;
 use crate::proto::output::ShardIndex;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
@@ -52,6 +53,7 @@ pub struct Embedded {
     logs: Vec<Log>,
     limits: EmbeddedLimits,
     interest: InterestOwner,
+    stored_sessions: Arc<StoredSessions>,
     tails: Vec<RemoteTail>,
     replays: Vec<ActiveReplay>,
     replays_ready: bool,
@@ -90,6 +92,7 @@ impl Embedded {
         ends: Arc<[AtomicU64]>,
         logs: Vec<Log>,
         interest: InterestOwner,
+        stored_sessions: Arc<StoredSessions>,
         limits: EmbeddedLimits,
     ) -> Self {
         let remote = |_| RemoteTail::default();
@@ -100,6 +103,7 @@ impl Embedded {
             shard_count,
             limits,
             interest,
+            stored_sessions,
             tails: (0..ends.len()).map(remote).collect(),
             ends,
             replays: Vec::new(),
@@ -389,6 +393,10 @@ impl Upstream for Embedded {
     fn append(&mut self, record: &Record<'_>) -> AppendToken {
         let hash = match record {
             Record::Message(message) => Some(topic_hash(message.topic)),
+            Record::SessionPut(put) => {
+                self.stored_sessions.add(put.client_id);
+                None
+            }
             _ => None,
         };
         let log = self.logs.first_mut().expect("a shard has its own log");
@@ -448,6 +456,10 @@ impl Upstream for Embedded {
         if self.shard_count > 1 {
             self.interest.remove(filter);
         }
+    }
+
+    fn may_have_session(&self, client_id: &str) -> bool {
+        self.stored_sessions.may_have(client_id)
     }
 
     fn is_congested(&self) -> bool {

@@ -90,6 +90,7 @@ pub(crate) struct SimNode {
     store_requests: VecDeque<StoreRequest>,
     /// File operations are left in `pending_io` instead of being performed at once.
     pub(crate) holds_io: bool,
+    sessions_asked_for: u64,
 }
 
 const START_MS: u64 = 1_700_000_000_000;
@@ -117,6 +118,7 @@ impl SimNode {
             shards: count,
             durability: settings.durability,
             limits: settings.log_limits,
+            session_filter_bytes: 1_024,
             now: time,
         };
         let Recovery { logs, state } = if settings.durability == Durability::Memory {
@@ -133,12 +135,13 @@ impl SimNode {
             shards: count,
             shard_of: Box::new(move |client_id| home_shard(client_id, count)),
         };
+        let stored_sessions = state.stored_sessions();
         let storage = Storage::new(state, None, config, move |shard, reply| {
             sender.send((shard, reply)).unwrap();
         });
         let ends = committed_ends(&logs);
         let limits = EmbeddedLimits { tail_bytes_max: 1 << 20, store_queue_max: 1_024 };
-        let upstreams = embedded_shards(count, logs, 1_024, limits);
+        let upstreams = embedded_shards(count, logs, 1_024, &stored_sessions, limits);
         let shards = upstreams.into_iter().enumerate().map(|(index, upstream)| {
             let shard = ShardIndex(u16::try_from(index).unwrap());
             let seed = settings.seed ^ index as u64;
@@ -158,6 +161,7 @@ impl SimNode {
             pending_io: VecDeque::new(),
             store_requests: VecDeque::new(),
             holds_io: false,
+            sessions_asked_for: 0,
             settings,
         }
     }
@@ -283,6 +287,11 @@ impl SimNode {
         true
     }
 
+    /// How often a shard asked the store for a session.
+    pub(crate) fn sessions_asked_for(&self) -> u64 {
+        self.sessions_asked_for
+    }
+
     /// The core of a shard, to look at.
     pub(crate) fn shard(&self, shard: usize) -> &ShardCore {
         &self.shards[shard].core
@@ -320,6 +329,8 @@ impl SimNode {
                 moved |= self.drain_shard(index);
             }
             while let Some(request) = self.store_requests.pop_front() {
+                let is_get = matches!(request, StoreRequest::SessionGet { .. });
+                self.sessions_asked_for += u64::from(is_get);
                 assert!(self.storage.handle(request), "nothing stops the store");
                 moved = true;
             }

@@ -1,9 +1,11 @@
 //! The keyed state: a store and the changes that are not in it yet.
 
 use super::needed::{CursorsOf, Needed};
+use super::stored_sessions::StoredSessions;
 use super::{Changes, KeyedStore, Space, StoreError};
 use crate::proto::partition::{PartitionId, Sequence};
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// A store, with the changes of the batch being made on top.
 pub struct KeyedState {
@@ -11,6 +13,7 @@ pub struct KeyedState {
     changes: Changes,
     pub(super) needed: Needed,
     pub(super) cursors_of: CursorsOf,
+    pub(super) stored: Arc<StoredSessions>,
 }
 
 impl std::fmt::Debug for KeyedState {
@@ -24,23 +27,33 @@ const FORMAT_KEY: &[u8] = b"format";
 const FOLDED_PREFIX: &[u8] = b"folded/";
 
 impl KeyedState {
-    /// The state in `store`. Reads every session once, for the cursors of [`Needed`].
+    /// The state in `store`. Reads every session once, for the cursors of [`Needed`] and for
+    /// `stored`, which has to be empty.
     ///
     /// # Errors
     ///
     /// [`StoreError::Engine`], and [`StoreError::Format`] for the store of another version.
-    pub fn open(store: Box<dyn KeyedStore>, cursors_of: CursorsOf) -> Result<Self, StoreError> {
+    pub fn open(
+        store: Box<dyn KeyedStore>,
+        cursors_of: CursorsOf,
+        stored: StoredSessions,
+    ) -> Result<Self, StoreError> {
         let needed = Needed::default();
-        let mut state = Self { store, changes: Changes::new(), needed, cursors_of };
+        let stored = Arc::new(stored);
+        let mut state = Self { store, changes: Changes::new(), needed, cursors_of, stored };
         match state.get(Space::Meta, FORMAT_KEY)?.as_deref().and_then(u64_of) {
             None => state.put(Space::Meta, FORMAT_KEY.to_vec(), be(FORMAT_VERSION)),
             Some(FORMAT_VERSION) => {}
             Some(found) => return Err(StoreError::Format { found, known: FORMAT_VERSION }),
         }
         let mut cursors = Vec::new();
-        state.scan(Space::Sessions, &[], &[], &mut |_, value| {
-            if let Some(session) = super::fold::SessionValue::decode(value) {
+        let stored = &state.stored;
+        state.scan(Space::Sessions, &[], &[], &mut |key, value| {
+            if let (Ok(client_id), Some(session)) =
+                (std::str::from_utf8(key), super::fold::SessionValue::decode(value))
+            {
                 cursors_of(session.record, &mut cursors);
+                stored.add(client_id);
             }
             true
         })?;
@@ -154,6 +167,12 @@ impl KeyedState {
 
     pub(super) fn set_folded(&mut self, partition: PartitionId, to: Sequence) {
         self.put(Space::Meta, folded_key(partition), be(to.0));
+    }
+
+    /// Which client ids may have a stored session, kept current by the fold.
+    #[must_use]
+    pub fn stored_sessions(&self) -> Arc<StoredSessions> {
+        Arc::clone(&self.stored)
     }
 
     /// Below which sequence of `partition` no offline session needs anything, `None` when none

@@ -5,7 +5,8 @@ use super::memory_store::MemoryStore;
 use super::recover::{Replacement, fold_logs, settle_sessions};
 use super::retained::matching;
 use super::state::KeyedState;
-use super::thread::{StorageThread, StoreReply, StoreRequest, ThreadConfig};
+use super::stored_sessions::StoredSessions;
+use super::thread::{Storage, StorageThread, StoreReply, StoreRequest, ThreadConfig};
 use super::*;
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::output::ShardIndex;
@@ -28,7 +29,8 @@ fn cursors_of(record: &[u8], out: &mut Vec<(PartitionId, Sequence)>) {
 }
 
 fn memory() -> KeyedState {
-    KeyedState::open(Box::new(MemoryStore::default()), cursors_of).unwrap()
+    KeyedState::open(Box::new(MemoryStore::default()), cursors_of, StoredSessions::default())
+        .unwrap()
 }
 
 /// Runs `test` on a state in memory and on one in fjall.
@@ -36,7 +38,7 @@ fn on_both(name: &str, test: impl Fn(KeyedState)) {
     test(memory());
     let directory = std::env::temp_dir().join(format!("mqtt-store-{name}-{}", std::process::id()));
     let store = fjall_store::FjallStore::open(&directory, 1 << 20).unwrap();
-    test(KeyedState::open(Box::new(store), cursors_of).unwrap());
+    test(KeyedState::open(Box::new(store), cursors_of, StoredSessions::default()).unwrap());
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
@@ -247,7 +249,10 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
         shard_of: Box::new(|_| ShardIndex(3)),
     };
     let files = Box::new(FaultyFiles::new(1));
-    let thread = StorageThread::spawn(memory(), Some(files), config, move |shard, reply| {
+    let state = memory();
+    // As the shard does that appends the record.
+    state.stored_sessions().add("c");
+    let thread = StorageThread::spawn(state, Some(files), config, move |shard, reply| {
         replies.send((shard, reply)).unwrap();
     })
     .unwrap();
@@ -328,5 +333,41 @@ fn the_longest_names_do_no_harm() {
         }
         assert_eq!(state.keys(Space::Sessions, &[]).unwrap(), [longest.as_bytes()]);
         assert_eq!(topics(&state, &too_long).len(), 1);
+    });
+}
+
+/// A shard counts a record when it appends it; whatever the fold makes of it, the count then is
+/// whether a session is stored.
+#[test]
+fn the_filter_of_stored_sessions_follows_the_fold() {
+    on_both("filter", |state| {
+        let stored = state.stored_sessions();
+        let config = ThreadConfig {
+            queue_requests_max: 1,
+            persist_interval: Duration::from_secs(1),
+            clock: Box::new(|| Timestamp(1)),
+            shards: 1,
+            shard_of: Box::new(|_| ShardIndex(0)),
+        };
+        let mut storage = Storage::new(state, None, config, |_, _| {});
+        let delete = || Record::SessionDelete { client_id: "c" };
+        for (records, is_stored) in [
+            (vec![delete()], false),
+            (vec![put("c", 500, b"")], true),
+            (vec![put("c", 600, b""), put("c", 700, b"")], true),
+            (vec![delete(), delete()], false),
+            (vec![delete(), put("c", 500, b""), delete()], false),
+        ] {
+            for record in &records {
+                if let Record::SessionPut(put) = record {
+                    stored.add(put.client_id);
+                    assert!(stored.may_have("c"), "on its way");
+                }
+            }
+            let (chunk, sequences) = chunk_of(&records);
+            let (shard, folded_to) = (ShardIndex(0), chunk.end());
+            storage.handle(StoreRequest::Apply { shard, chunk, sequences, folded_to });
+            assert_eq!(stored.may_have("c"), is_stored, "{records:?}");
+        }
     });
 }

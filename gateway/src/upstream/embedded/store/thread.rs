@@ -368,6 +368,10 @@ impl Storage {
                 self.report(Err(error));
                 std::thread::park_timeout(RETRY_INTERVAL);
             }
+            if let Record::SessionPut(put) = &record {
+                // The shard counted it on its way; now the fold has.
+                self.state.stored.remove(put.client_id);
+            }
         }
         self.state.set_folded(partition, folded_to);
         self.owners.insert(partition, (shard, folded_to));
