@@ -249,11 +249,19 @@ limits! {
     ///
     /// Cost: 8 bytes each. Too few make shards look at messages that do not concern them.
     interest_slots: u32, "words a node", 1_048_576, 1_024 to 1_073_741_824, power of two;
-    /// How long a shard that gets a stream of messages waits for more before it handles the first:
-    /// fewer wake-ups, so less CPU a message, for that much delay. 0 turns it off.
+    /// The filter that tells of which client ids a session may be stored, so that the CONNECT of any
+    /// other need not ask the storage thread.
+    ///
+    /// Cost: a page where a stored session falls, itself at most: with as many stored sessions as
+    /// bytes or fewer, this is all the memory they take. With more, most are asked for in vain.
+    session_filter_bytes: u32, "bytes a node", 4_194_304, 1_024 to 1_073_741_824, power of two;
+    /// What waiting for more may add to the way of a message from shard to shard while messages come
+    /// in a stream: shards then wake by the clock, not for each message, so that one costs less CPU.
+    /// With `durability = "fsync"` or `"interval"` each write and sync of the log may add as much.
+    /// 0 turns it off.
     ///
     /// A lone client that waits for each answer is not delayed.
-    gather_wait_us: u32, "microseconds", 250, 0 to 10_000;
+    gather_wait_us: u32, "microseconds", 1_000, 0 to 10_000;
     /// How long a shutdown may take to say goodbye and save sessions.
     ///
     /// Cost: none. What was acknowledged is safe however short it is.

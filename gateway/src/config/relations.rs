@@ -12,7 +12,7 @@ const IDLE_CONNECTION_BYTES: u64 = 3_900 + 512;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBounds {
     /// Buffers that are there from the start or fill under load, whoever is connected: receive
-    /// buffers, uncommitted appends, log tails, the interest table.
+    /// buffers, uncommitted appends, log tails, the interest table, the session filter.
     pub fixed_bytes: u64,
     /// `connections_max` connections that are idle, kernel memory included.
     pub idle_connections_bytes: u64,
@@ -28,7 +28,10 @@ impl MemoryBounds {
         let shard = receive + u64::from(limits.append_bytes_max) + u64::from(limits.tail_bytes_max);
         let log = if log_in_memory { limits.retention_bytes } else { 0 };
         Self {
-            fixed_bytes: shard * u64::from(shards) + u64::from(limits.interest_slots) * 8 + log,
+            fixed_bytes: shard * u64::from(shards)
+                + u64::from(limits.interest_slots) * 8
+                + u64::from(limits.session_filter_bytes)
+                + log,
             idle_connections_bytes: u64::from(limits.connections_max) * IDLE_CONNECTION_BYTES,
             busy_connection_bytes: u64::from(limits.maximum_packet_size_bytes)
                 + u64::from(limits.client_write_bytes_max),
@@ -107,7 +110,7 @@ pub(super) fn check_memory(
             expected: format!(
                 "fixed buffers of at most {share} bytes, three quarters of memory, not {}: lower \
                  shards, receive_buffers, receive_buffer_bytes, append_bytes_max, \
-                 tail_bytes_max, interest_slots, or with durability memory retention_bytes",
+                 tail_bytes_max, interest_slots, session_filter_bytes, or with durability memory retention_bytes",
                 bounds.fixed_bytes
             ),
             origin: Origin::Default,

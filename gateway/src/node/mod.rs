@@ -25,7 +25,7 @@ use crate::upstream::embedded::log::files::{Files, RealFiles};
 use crate::upstream::embedded::log::{Durability as LogDurability, Log, LogLimits};
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::quota::{Quota, QuotaLimits};
-use crate::upstream::embedded::shard::{Embedded, EmbeddedLimits};
+use crate::upstream::embedded::shard::{Embedded, EmbeddedLimits, Shared};
 use crate::upstream::embedded::store::fjall_store::FjallStore;
 use crate::upstream::embedded::store::groups::StoredGroup;
 use crate::upstream::embedded::store::state::KeyedState;
@@ -99,6 +99,7 @@ impl Gateway {
             in_memory: log_durability(config) == LogDurability::Memory,
             shard_of: Box::new(move |client_id| home_shard(client_id, shards)),
         };
+        let stored_sessions = state.stored_sessions();
         let storage =
             StorageThread::spawn(state, files, thread, reply).map_err(GatewayError::Thread)?;
         let ends = committed_ends(&logs);
@@ -109,7 +110,8 @@ impl Gateway {
             mesh_bytes_max: config.limits.mesh_bytes_max as usize,
         };
         let slots = config.limits.interest_slots as usize;
-        let upstreams = embedded_shards(shards, logs, groups, slots, limits, &quota);
+        let shared = Shared { stored_sessions, quota };
+        let upstreams = embedded_shards(shards, logs, groups, slots, limits, &shared);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
@@ -268,7 +270,7 @@ pub fn embedded_shards(
     groups: Vec<StoredGroup>,
     interest_slots: usize,
     limits: EmbeddedLimits,
-    quota: &Arc<Quota>,
+    shared: &Shared,
 ) -> Vec<Embedded> {
     let seed = ahash::RandomState::new().hash_one(interest_slots);
     let interest = Arc::new(InterestTable::new(count, interest_slots, seed));
@@ -289,8 +291,8 @@ pub fn embedded_shards(
     let make = |(index, (logs, groups))| {
         let shard = ShardIndex(u16::try_from(index).expect("shards are counted by a u16"));
         let owner = InterestOwner::new(Arc::clone(&interest), shard);
-        let (ends, quota) = (Arc::clone(&ends), Arc::clone(quota));
-        let mut embedded = Embedded::new(shard, count, ends, logs, owner, limits, quota);
+        let (ends, shared) = (Arc::clone(&ends), shared.clone());
+        let mut embedded = Embedded::new(shard, count, ends, logs, owner, limits, shared);
         embedded.restore_groups(groups);
         embedded
     };
@@ -310,7 +312,9 @@ fn recover(
     now: Timestamp,
 ) -> Result<(Recovery, Option<Box<dyn Files + Send>>), RecoveryError> {
     let (durability, limits) = (log_durability(config), log_limits(config));
-    let settings = RecoverySettings { shards: config.shards, durability, limits, now };
+    let session_filter_bytes = config.limits.session_filter_bytes as usize;
+    let settings =
+        RecoverySettings { shards: config.shards, durability, limits, session_filter_bytes, now };
     if durability == LogDurability::Memory {
         return Ok((Recovery::in_memory(settings)?, None));
     }

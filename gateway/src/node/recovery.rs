@@ -12,6 +12,7 @@ use crate::upstream::embedded::store::groups::{StoredGroup, stored_groups};
 use crate::upstream::embedded::store::memory_store::MemoryStore;
 use crate::upstream::embedded::store::recover::{Replacement, fold_logs, settle_sessions};
 use crate::upstream::embedded::store::state::KeyedState;
+use crate::upstream::embedded::store::stored_sessions::StoredSessions;
 use crate::upstream::embedded::store::{KeyedStore, Space, StoreError};
 use std::collections::BTreeMap;
 use std::io;
@@ -35,8 +36,16 @@ pub struct RecoverySettings {
     pub durability: Durability,
     /// Of each log.
     pub limits: LogLimits,
+    /// Of the filter that tells of whom a session may be stored.
+    pub session_filter_bytes: usize,
     /// The time of this boot.
     pub now: Timestamp,
+}
+
+impl RecoverySettings {
+    fn filter(&self) -> StoredSessions {
+        StoredSessions::new(self.session_filter_bytes)
+    }
 }
 
 /// Why there is nothing to start from.
@@ -66,7 +75,7 @@ impl Recovery {
         settings: RecoverySettings,
     ) -> Result<Self, RecoveryError> {
         let logs = open_logs(files, settings)?;
-        let mut state = KeyedState::open(store, record::needed_of)?;
+        let mut state = KeyedState::open(store, record::needed_of, settings.filter())?;
         let record_count = fold_logs(&mut state, files, &logs)?;
         let settled = settle(&mut state, settings.now)?;
         let groups = stored_groups(&mut state)?;
@@ -84,7 +93,7 @@ impl Recovery {
             .map(|shard| Log::in_memory(PartitionId(shard), settings.limits, settings.now))
             .collect();
         let store: Box<dyn KeyedStore> = Box::new(MemoryStore::default());
-        let state = KeyedState::open(store, record::needed_of)?;
+        let state = KeyedState::open(store, record::needed_of, settings.filter())?;
         Ok(Self { logs, state, groups: Vec::new() })
     }
 }
@@ -92,7 +101,7 @@ impl Recovery {
 /// The log of every shard, and of every partition found: with fewer shards than before, some
 /// are only read.
 fn open_logs(files: &mut dyn Files, settings: RecoverySettings) -> io::Result<Vec<Log>> {
-    let RecoverySettings { shards, durability, limits, now } = settings;
+    let RecoverySettings { shards, durability, limits, now, .. } = settings;
     let mut partitions = partitions_in(&files.list()?);
     partitions.extend((0..shards).map(PartitionId));
     partitions.sort_unstable();

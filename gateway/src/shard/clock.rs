@@ -26,4 +26,10 @@ impl Clock {
         let elapsed = self.start.elapsed().as_millis();
         Timestamp(self.start_ms.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
     }
+
+    /// Microseconds since the start; the same on every shard of a node.
+    #[must_use]
+    pub fn micros(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }

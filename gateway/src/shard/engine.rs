@@ -61,6 +61,8 @@ pub(super) struct Shard<H: Handler> {
     gather: Gather,
     /// Completions of sends that the last submission is sure to bring.
     expected: usize,
+    /// What the last wait brought: completions that were not expected, and parcels.
+    arrived: usize,
     dirty: Vec<u32>,
     files: Vec<FileOp>,
 }
@@ -95,7 +97,7 @@ const MESH_RETRY: Duration = Duration::from_millis(1);
 /// The longest sleep, for the clock's sake; a shard with nothing to do wakes that often.
 const SLEEP_MAX: Duration = Duration::from_secs(3_600);
 
-/// The longest wait for the completions of sends that were just submitted and one more event.
+/// The longest wait for the completions of sends that were just submitted.
 const EXPECTED_WAIT: Duration = Duration::from_millis(1);
 
 /// Events that end a gathering wait early.
@@ -123,6 +125,7 @@ impl<H: Handler> Shard<H> {
             failing: false,
         };
         let now = parts.clock.now();
+        let gather = Gather::new(parts.shard, config.shards, config.gather_wait, now);
         Ok(Self {
             io: Io::new(parts.shard, config.shards, now),
             config,
@@ -144,8 +147,9 @@ impl<H: Handler> Shard<H> {
             stop: parts.stop,
             stop_deadline: None,
             mesh_pending: true,
-            gather: Gather::new(now),
+            gather,
             expected: 0,
+            arrived: 0,
             dirty: Vec::new(),
             files: Vec::new(),
         })
@@ -162,8 +166,11 @@ impl<H: Handler> Shard<H> {
             let reaped = self.ring.reap(&mut completions, &mut events);
             self.counters.completions += reaped as u64;
             let expected = std::mem::take(&mut self.expected);
-            self.gather.woke(reaped.saturating_sub(expected), self.clock.now());
+            self.arrived = reaped.saturating_sub(expected);
             let busy = self.sweep(&mut events);
+            if self.arrived > 0 || expected == 0 {
+                self.gather.woke(self.arrived, self.io.now);
+            }
             if self.is_over() {
                 break;
             }
@@ -214,6 +221,8 @@ impl<H: Handler> Shard<H> {
             }
             Event::Connected { place } => self.handle_connected(place),
             Event::Doorbell { more } => {
+                // What it announces is counted where it is taken.
+                self.arrived = self.arrived.saturating_sub(1);
                 if !more {
                     self.ring.watch_doorbell(self.port.doorbell().waiting());
                 }
@@ -269,8 +278,12 @@ impl<H: Handler> Shard<H> {
         for _ in 0..self.config.mesh_slots {
             match self.port.receive(from) {
                 None => return,
-                Some(Parcel::Connection(moving)) => self.arrive(*moving),
+                Some(Parcel::Connection(moving)) => {
+                    self.arrived += 1;
+                    self.arrive(*moving);
+                }
                 Some(Parcel::Messages(batch)) => {
+                    self.arrived += 1;
                     for message in batch {
                         self.handler.message(sender, message, &mut self.io);
                         self.perform_actions();
@@ -284,6 +297,7 @@ impl<H: Handler> Shard<H> {
     fn receive_from_threads(&mut self) {
         for _ in 0..self.config.mesh_slots {
             let Some(message) = self.port.receive_from_threads() else { return };
+            self.arrived += 1;
             self.handler.message(Sender::Thread, message, &mut self.io);
             self.perform_actions();
         }
@@ -422,17 +436,22 @@ impl<H: Handler> Shard<H> {
         }
         // Sends complete while they are submitted, nearly always: they are no reason to wake.
         self.expected = self.ring.take_sends_started();
-        if self.mesh_pending || wait.is_zero() || !self.port.doorbell().may_wait() {
+        if self.mesh_pending || wait.is_zero() {
             return self.ring.enter(None);
         }
-        if !self.config.gather_wait.is_zero() && self.gather.is_on() {
-            let wait = wait.min(self.config.gather_wait);
+        if self.arrived > 0 && self.gather.is_on() {
+            // Not announced to the doorbell: who has something need not wake a shard that soon wakes
+            // by itself.
+            let wait = wait.min(self.gather.wait(self.clock.micros()));
             return self.ring.enter(Some((self.expected + GATHER_EVENTS, wait)));
+        }
+        if !self.port.doorbell().may_wait() {
+            return self.ring.enter(None);
         }
         if self.expected > 0 {
             // One that does not complete at once must not keep what else comes waiting for long.
-            let wait = wait.min(EXPECTED_WAIT);
-            return self.ring.enter(Some((self.expected + 1, wait)));
+            // Taken first, so that the sleep that follows is as long as it may be.
+            return self.ring.enter(Some((self.expected, wait.min(EXPECTED_WAIT))));
         }
         self.counters.parks += u64::from(!busy);
         self.ring.enter(Some((1, wait)))

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! CONNECT ─┬─ no session in memory ──▶ ExpectState ──(stored state)──▶ Online
+//!          ├─ none can be stored ────▶ Online at once
 //!          ├─ clean start ───────────▶ Online at once; what is stored is deleted when found
 //!          ├─ session online ────────▶ takeover: DISCONNECT 0x8E to the old connection ─▶ Online
 //!          └─ session being saved ───▶ waits until that is committed, then ExpectState
@@ -239,7 +240,8 @@ impl ShardState {
         }
     }
 
-    /// Makes a session for a client that has none in memory, and asks for what is stored.
+    /// Makes a session for a client that has none in memory, and asks for what is stored, if
+    /// anything can be.
     pub(super) fn start_session(
         &mut self,
         client_id: &str,
@@ -250,14 +252,20 @@ impl ShardState {
         let index = self.insert_session(client_id, pending.connected);
         self.attach(index, &pending);
         self.pending_connects.insert(index, Box::new(pending));
+        let asks = context.upstream.may_have_session(client_id);
         if let Some(session) = self.session_mut(index) {
-            session.asked = true;
+            session.asked = asks;
         }
-        if let Some(ticket) = self.ticket(index) {
+        if asks && let Some(ticket) = self.ticket(index) {
             context.upstream.request(Request::Session { ticket, client_id: client_id.into() });
         }
-        if clean_start {
+        if clean_start && asks {
             self.start_clean(index, context);
+        } else if !asks && self.count_session(index, false, context) {
+            self.go_online(index, false, context);
+        } else if !asks {
+            self.counters.sessions_refused += 1;
+            self.refuse_pending(index, ProtocolError::SessionQuotaExceeded, context);
         }
     }
 

@@ -27,6 +27,10 @@ pub trait Upstream {
     /// Gives a QoS 0 message to every other shard or gateway with interest, stored nowhere.
     fn publish(&mut self, message: &Message<'_>);
 
+    /// Whether a session of `client_id` may be stored, or is on its way there; false is certain, and
+    /// then [`Request::Session`] need not be asked.
+    fn may_have_session(&self, client_id: &str) -> bool;
+
     /// Asks for something that takes time.
     fn request(&mut self, request: Request);
 

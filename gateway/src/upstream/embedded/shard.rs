@@ -13,6 +13,7 @@ use super::replays::{ActiveReplay, Answer, Progress};
 use super::store::fold::concerns_state;
 use super::store::groups::StoredGroup;
 use super::store::retained::retained_bytes;
+use super::store::stored_sessions::StoredSessions;
 use super::store::thread::{RetainedQuery, StoreRequest};
 use crate::proto::mqtt::QoS;
 use crate::proto::output::{ConnectionId, ShardIndex};
@@ -56,6 +57,15 @@ pub struct EmbeddedLimits {
     pub mesh_bytes_max: usize,
 }
 
+/// What all shards and the storage thread see.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Which client ids may have a stored session.
+    pub stored_sessions: Arc<StoredSessions>,
+    /// What is counted against the limits of the node.
+    pub quota: Arc<Quota>,
+}
+
 /// One shard's part of the embedded upstream.
 pub struct Embedded {
     shard: ShardIndex,
@@ -67,7 +77,7 @@ pub struct Embedded {
     /// The shard's own log first, then those of partitions that no shard appends to any more.
     logs: Vec<Log>,
     limits: EmbeddedLimits,
-    quota: Arc<Quota>,
+    shared: Shared,
     interest: InterestOwner,
     tails: Vec<RemoteTail>,
     replays: Vec<ActiveReplay>,
@@ -113,7 +123,7 @@ impl Embedded {
         logs: Vec<Log>,
         interest: InterestOwner,
         limits: EmbeddedLimits,
-        quota: Arc<Quota>,
+        shared: Shared,
     ) -> Self {
         let remote = |_| RemoteTail::default();
         let folded = logs.iter().map(Log::committed_end).collect();
@@ -122,7 +132,7 @@ impl Embedded {
             shard,
             shard_count,
             limits,
-            quota,
+            shared,
             interest,
             tails: (0..ends.len()).map(remote).collect(),
             groups: Groups::new(shard, shard_count, ends.len(), limits.groups),
@@ -601,10 +611,14 @@ impl Upstream for Embedded {
     fn append(&mut self, record: &Record<'_>) -> AppendToken {
         let hash = match record {
             Record::Message(message) => Some(topic_hash(message.topic)),
+            Record::SessionPut(put) => {
+                self.shared.stored_sessions.add(put.client_id);
+                None
+            }
             _ => None,
         };
         if let Some(bytes) = retained_bytes(record) {
-            self.quota.retained_appended(bytes);
+            self.shared.quota.retained_appended(bytes);
         }
         let log = self.logs.first_mut().expect("a shard has its own log");
         let sequence = log.append(hash, |body| record.encode(body));
@@ -699,6 +713,10 @@ impl Upstream for Embedded {
         }
     }
 
+    fn may_have_session(&self, client_id: &str) -> bool {
+        self.shared.stored_sessions.may_have(client_id)
+    }
+
     fn is_congested(&self) -> bool {
         let log = self.own_log();
         log.is_behind()
@@ -708,16 +726,16 @@ impl Upstream for Embedded {
     }
 
     fn reserve_session(&mut self) -> bool {
-        self.quota.reserve_session()
+        self.shared.quota.reserve_session()
     }
 
     fn release_session(&mut self) {
-        self.quota.release_session();
+        self.shared.quota.release_session();
     }
 
     fn has_retained_room(&self, message: &Message<'_>) -> bool {
         retained_bytes(&Record::Message(*message))
-            .is_none_or(|bytes| self.quota.has_retained_room(bytes))
+            .is_none_or(|bytes| self.shared.quota.has_retained_room(bytes))
     }
 
     fn recent(&self, partition: PartitionId, sequence: Sequence) -> Option<Bytes> {

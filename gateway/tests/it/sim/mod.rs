@@ -22,7 +22,7 @@ use gateway::upstream::embedded::log::files::perform;
 use gateway::upstream::embedded::log::{Durability, LogIo, LogLimits};
 use gateway::upstream::embedded::message::NodeMessage;
 use gateway::upstream::embedded::quota::{Quota, QuotaLimits};
-use gateway::upstream::embedded::shard::EmbeddedLimits;
+use gateway::upstream::embedded::shard::{EmbeddedLimits, Shared};
 use gateway::upstream::embedded::store::KeyedStore;
 use gateway::upstream::embedded::store::thread::{Storage, StoreReply, StoreRequest, ThreadConfig};
 use std::collections::VecDeque;
@@ -99,6 +99,7 @@ pub(crate) struct SimNode {
     pub(crate) holds_io: bool,
     /// The queues between shards are full: nothing gets from one to another.
     pub(crate) mesh_is_full: bool,
+    sessions_asked_for: u64,
 }
 
 /// Bytes that wait for a shard before publishers are held.
@@ -129,6 +130,7 @@ impl SimNode {
             shards: count,
             durability: settings.durability,
             limits: settings.log_limits,
+            session_filter_bytes: 1_024,
             now: time,
         };
         let Recovery { logs, state, groups } = if settings.durability == Durability::Memory {
@@ -149,6 +151,7 @@ impl SimNode {
             in_memory: settings.durability == Durability::Memory,
             shard_of: Box::new(move |client_id| home_shard(client_id, count)),
         };
+        let stored_sessions = state.stored_sessions();
         let storage = Storage::new(state, None, config, move |shard, reply| {
             sender.send((shard, reply)).unwrap();
         });
@@ -159,7 +162,8 @@ impl SimNode {
             groups: settings.groups,
             mesh_bytes_max: SIM_MESH_BYTES_MAX,
         };
-        let upstreams = embedded_shards(count, logs, groups, 1_024, limits, &quota);
+        let shared = Shared { stored_sessions, quota: Arc::clone(&quota) };
+        let upstreams = embedded_shards(count, logs, groups, 1_024, limits, &shared);
         let shards = upstreams.into_iter().enumerate().map(|(index, upstream)| {
             let shard = ShardIndex(u16::try_from(index).unwrap());
             let seed = settings.seed ^ index as u64;
@@ -181,6 +185,7 @@ impl SimNode {
             store_requests: VecDeque::new(),
             holds_io: false,
             mesh_is_full: false,
+            sessions_asked_for: 0,
             settings,
         }
     }
@@ -322,6 +327,11 @@ impl SimNode {
         self.run();
     }
 
+    /// How often a shard asked the store for a session.
+    pub(crate) fn sessions_asked_for(&self) -> u64 {
+        self.sessions_asked_for
+    }
+
     /// The core of a shard, to look at.
     pub(crate) fn shard(&self, shard: usize) -> &ShardCore {
         &self.shards[shard].core
@@ -359,6 +369,8 @@ impl SimNode {
                 moved |= self.drain_shard(index);
             }
             while let Some(request) = self.store_requests.pop_front() {
+                let is_get = matches!(request, StoreRequest::SessionGet { .. });
+                self.sessions_asked_for += u64::from(is_get);
                 assert!(self.storage.handle(request), "nothing stops the store");
                 moved = true;
             }

@@ -30,3 +30,37 @@ fn connects_subscribes_and_receives_on_every_shard_count_and_durability() {
         }
     }
 }
+
+/// The store is asked for a session only where one may be stored, and then always.
+#[test]
+fn the_store_is_asked_only_where_a_session_may_be_stored() {
+    let kept = |letter| {
+        let mut packet = connect(letter);
+        packet[9] = 0;
+        packet
+    };
+    for shards in [1, 3] {
+        let durability = Durability::Fsync;
+        let mut node = SimNode::with(SimSettings { shards, durability, ..SimSettings::default() });
+        for packet in [connect(b'c'), kept(b'k')] {
+            let client = node.connect();
+            assert_eq!(node.exchange(client, &packet), [0x20, 2, 0, 0]);
+            node.drop_connection(client);
+        }
+        assert_eq!(node.sessions_asked_for(), 0, "nothing was stored of either");
+        let client = node.connect();
+        assert_eq!(node.exchange(client, &kept(b'k')), [0x20, 2, 1, 0]);
+        assert_eq!(node.sessions_asked_for(), 1);
+        let mut node = node.crash();
+        let client = node.connect();
+        assert_eq!(node.exchange(client, &kept(b'k')), [0x20, 2, 1, 0], "recovery counts it");
+        node.drop_connection(client);
+        let client = node.connect();
+        assert_eq!(node.exchange(client, &connect(b'k')), [0x20, 2, 0, 0]);
+        node.drop_connection(client);
+        let asked = node.sessions_asked_for();
+        let client = node.connect();
+        assert_eq!(node.exchange(client, &connect(b'k')), [0x20, 2, 0, 0]);
+        assert_eq!(node.sessions_asked_for(), asked, "its end is known");
+    }
+}

@@ -214,6 +214,7 @@ pub(super) fn replace_session(
     set_timer(state, will_at, TimerKind::Will, client_id);
     let value = SessionValue { expires_at, will_at, record }.encode();
     state.put(Space::Sessions, client_id.as_bytes().to_vec(), value);
+    state.stored.add(client_id);
     Ok(())
 }
 
@@ -243,6 +244,7 @@ fn forget_session(state: &mut KeyedState, client_id: &str) -> Result<(), StoreEr
     state.delete(Space::Timers, expiry);
     state.delete(Space::Timers, will);
     state.delete(Space::Sessions, key);
+    state.stored.remove(client_id);
     Ok(())
 }
 

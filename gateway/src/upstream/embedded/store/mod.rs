@@ -12,6 +12,7 @@ pub mod needed;
 pub mod recover;
 pub mod retained;
 pub mod state;
+pub mod stored_sessions;
 pub mod thread;
 
 #[cfg(test)]

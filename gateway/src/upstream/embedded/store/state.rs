@@ -1,10 +1,12 @@
 //! The keyed state: a store and the changes that are not in it yet.
 
 use super::needed::{CursorsOf, Needed};
+use super::stored_sessions::StoredSessions;
 use super::{Changes, KeyedStore, Space, StoreError};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::upstream::embedded::quota::Usage;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// A store, with the changes of the batch being made on top.
 pub struct KeyedState {
@@ -13,6 +15,7 @@ pub struct KeyedState {
     pub(super) needed: Needed,
     pub(super) cursors_of: CursorsOf,
     retained: Usage,
+    pub(super) stored: Arc<StoredSessions>,
 }
 
 impl std::fmt::Debug for KeyedState {
@@ -28,26 +31,36 @@ const RETAINED_KEY: &[u8] = b"retained";
 const FOLDED_PREFIX: &[u8] = b"folded/";
 
 impl KeyedState {
-    /// The state in `store`. Reads every session once, for the cursors of [`Needed`].
+    /// The state in `store`. Reads every session once, for the cursors of [`Needed`] and for
+    /// `stored`, which has to be empty.
     ///
     /// # Errors
     ///
     /// [`StoreError::Engine`], and [`StoreError::Format`] for the store of another version.
-    pub fn open(store: Box<dyn KeyedStore>, cursors_of: CursorsOf) -> Result<Self, StoreError> {
+    pub fn open(
+        store: Box<dyn KeyedStore>,
+        cursors_of: CursorsOf,
+        stored: StoredSessions,
+    ) -> Result<Self, StoreError> {
         let needed = Needed::default();
+        let (stored, retained) = (Arc::new(stored), Usage::default());
         let mut state =
-            Self { store, changes: Changes::new(), needed, cursors_of, retained: Usage::default() };
+            Self { store, changes: Changes::new(), needed, cursors_of, retained, stored };
         match state.get(Space::Meta, FORMAT_KEY)?.as_deref().and_then(u64_of) {
             None => state.put(Space::Meta, FORMAT_KEY.to_vec(), be(FORMAT_VERSION)),
             Some(FORMAT_VERSION) => {}
             Some(found) => return Err(StoreError::Format { found, known: FORMAT_VERSION }),
         }
         let mut needed = Needed::default();
-        state.scan(Space::Sessions, &[], &[], &mut |_, value| {
-            if let Some(session) = super::fold::SessionValue::decode(value) {
+        let stored = &state.stored;
+        state.scan(Space::Sessions, &[], &[], &mut |key, value| {
+            if let (Ok(client_id), Some(session)) =
+                (std::str::from_utf8(key), super::fold::SessionValue::decode(value))
+            {
                 let mut cursors = Vec::new();
                 let follows = cursors_of(session.record, &mut cursors);
                 needed.add_session(follows, &cursors);
+                stored.add(client_id);
             }
             true
         })?;
@@ -216,6 +229,12 @@ impl KeyedState {
 
     pub(super) fn set_folded(&mut self, partition: PartitionId, to: Sequence) {
         self.put(Space::Meta, folded_key(partition), be(to.0));
+    }
+
+    /// Which client ids may have a stored session, kept current by the fold.
+    #[must_use]
+    pub fn stored_sessions(&self) -> Arc<StoredSessions> {
+        Arc::clone(&self.stored)
     }
 
     /// Below which sequence of `partition` no offline session needs anything, `None` when none

@@ -6,8 +6,9 @@ use super::memory_store::MemoryStore;
 use super::recover::{Replacement, fold_logs, settle_sessions};
 use super::retained::matching;
 use super::state::KeyedState;
+use super::stored_sessions::StoredSessions;
 use super::thread::{
-    RetainedQuery, SessionState, StorageThread, StoreReply, StoreRequest, ThreadConfig,
+    RetainedQuery, SessionState, Storage, StorageThread, StoreReply, StoreRequest, ThreadConfig,
 };
 use super::*;
 use crate::proto::mqtt::{PacketId, QoS};
@@ -35,7 +36,8 @@ fn cursors_of(record: &[u8], out: &mut Vec<(PartitionId, Sequence)>) -> Option<u
 }
 
 fn memory() -> KeyedState {
-    KeyedState::open(Box::new(MemoryStore::default()), cursors_of).unwrap()
+    KeyedState::open(Box::new(MemoryStore::default()), cursors_of, StoredSessions::default())
+        .unwrap()
 }
 
 /// Runs `test` on a state in memory and on one in fjall.
@@ -43,7 +45,7 @@ fn on_both(name: &str, test: impl Fn(KeyedState)) {
     test(memory());
     let directory = std::env::temp_dir().join(format!("mqtt-store-{name}-{}", std::process::id()));
     let store = fjall_store::FjallStore::open(&directory, 1 << 20).unwrap();
-    test(KeyedState::open(Box::new(store), cursors_of).unwrap());
+    test(KeyedState::open(Box::new(store), cursors_of, StoredSessions::default()).unwrap());
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
@@ -269,7 +271,10 @@ fn the_thread_answers_in_order_and_reports_what_is_persisted() {
         shard_of: Box::new(|_| ShardIndex(3)),
     };
     let files = Box::new(FaultyFiles::new(1));
-    let thread = StorageThread::spawn(memory(), Some(files), config, move |shard, reply| {
+    let state = memory();
+    // As the shard does that appends the record.
+    state.stored_sessions().add("c");
+    let thread = StorageThread::spawn(state, Some(files), config, move |shard, reply| {
         replies.send((shard, reply)).unwrap();
     })
     .unwrap();
@@ -424,7 +429,7 @@ fn retained_usage_is_that_of_what_is_stored() {
     let directory = std::env::temp_dir().join(name);
     let open = || {
         let store = fjall_store::FjallStore::open(&directory, 1 << 20).unwrap();
-        KeyedState::open(Box::new(store), cursors_of).unwrap()
+        KeyedState::open(Box::new(store), cursors_of, StoredSessions::default()).unwrap()
     };
     let mut state = open();
     let expiring = Message { expiry_interval_s: Some(1), ..message("e", b"x", 1) };
@@ -474,4 +479,42 @@ fn stored_sessions_are_counted() {
         fold(&mut state, PARTITION, Sequence(9), &delete).unwrap();
     }
     assert_eq!(state.session_count(), 1);
+}
+
+/// A shard counts a record when it appends it; whatever the fold makes of it, the count then is
+/// whether a session is stored.
+#[test]
+fn the_filter_of_stored_sessions_follows_the_fold() {
+    on_both("filter", |state| {
+        let stored = state.stored_sessions();
+        let config = ThreadConfig {
+            queue_requests_max: 1,
+            persist_interval: Duration::from_secs(1),
+            clock: Box::new(|| Timestamp(1)),
+            shards: 1,
+            quota: Arc::new(Quota::new(QuotaLimits::default(), 0, Usage::default())),
+            in_memory: false,
+            shard_of: Box::new(|_| ShardIndex(0)),
+        };
+        let mut storage = Storage::new(state, None, config, |_, _| {});
+        let delete = || Record::SessionDelete { client_id: "c" };
+        for (records, is_stored) in [
+            (vec![delete()], false),
+            (vec![put("c", 500, b"")], true),
+            (vec![put("c", 600, b""), put("c", 700, b"")], true),
+            (vec![delete(), delete()], false),
+            (vec![delete(), put("c", 500, b""), delete()], false),
+        ] {
+            for record in &records {
+                if let Record::SessionPut(put) = record {
+                    stored.add(put.client_id);
+                    assert!(stored.may_have("c"), "on its way");
+                }
+            }
+            let (chunk, sequences) = chunk_of(&records);
+            let (shard, folded_to) = (ShardIndex(0), chunk.end());
+            storage.handle(StoreRequest::Apply { shard, chunk, sequences, folded_to });
+            assert_eq!(stored.may_have("c"), is_stored, "{records:?}");
+        }
+    });
 }

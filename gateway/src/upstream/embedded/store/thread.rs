@@ -457,6 +457,10 @@ impl Storage {
             if let Some(bytes) = retained_bytes {
                 self.config.quota.retained_folded(bytes);
             }
+            if let Record::SessionPut(put) = &record {
+                // The shard counted it on its way; now the fold has.
+                self.state.stored.remove(put.client_id);
+            }
         }
         self.state.set_folded(partition, folded_to);
         self.owners.insert(partition, (shard, folded_to));
