@@ -218,9 +218,11 @@ impl ShardState {
             let Some(connection) = self.connection(id) else {
                 return false;
             };
-            let is_full = self
-                .session(connection.session)
-                .is_some_and(|session| session.inbound_unacknowledged > receive_maximum / 2);
+            // In 5.0 what waits for the client's own PUBREL counts, too: it must be read.
+            let is_full = self.session(connection.session).is_some_and(|session| {
+                session.connected.version != ProtocolVersion::V5
+                    && session.inbound_unacknowledged > receive_maximum / 2
+            });
             if is_full {
                 return true;
             }

@@ -3,6 +3,7 @@
 use super::scene::{BOTH, Scene, Speaks, everywhere, everywhere_with};
 use crate::sim::SimSettings;
 use gateway::proto::limits::Limits;
+use gateway::upstream::embedded::log::{Durability, LogLimits};
 
 /// MQTT 5.0 [MQTT-4.9.0-1], [MQTT-4.9.0-2], [MQTT-4.9.0-3], [MQTT-3.3.4-9], [MQTT-3.3.4-10].
 #[test]
@@ -150,4 +151,30 @@ fn more_than_our_receive_maximum_ends_a_5_0_connection_only() {
             scene.check_closed(publisher, &publish, 0x93);
         }
     });
+}
+
+/// MQTT 5.0 [MQTT-4.3.3-11]: a publisher that was held while the log was behind is read again, also
+/// when all it may have unacknowledged waits for its own PUBREL.
+#[test]
+fn a_publisher_that_was_held_can_finish_what_it_began() {
+    for speaks in BOTH {
+        for shards in [1, 3] {
+            let limits = Limits { receive_maximum: 1, ..Limits::default() };
+            let log_limits = LogLimits { uncommitted_bytes_max: 1, ..LogLimits::default() };
+            let durability = Durability::Fsync;
+            let settings =
+                SimSettings { limits, log_limits, durability, shards, ..SimSettings::default() };
+            let mut scene = Scene::with(speaks, settings);
+            let publisher = scene.enter(b'p');
+            scene.node.holds_io = true;
+            let publish = scene.packet(0x34, &[0, 1, b't', 0, 9], b"x");
+            scene.check(publisher, &publish, &[]);
+            scene.node.send(publisher, &[0xC0, 0]);
+            while scene.node.perform_one() {}
+            scene.expect(publisher, &[0x50, 2, 0, 9, 0xD0, 0]);
+            scene.node.send(publisher, &[0x62, 2, 0, 9]);
+            while scene.node.perform_one() {}
+            scene.expect(publisher, &[0x70, 2, 0, 9]);
+        }
+    }
 }
