@@ -5,7 +5,8 @@ Usage: bench-results/idle.py OUTPUT_FOLDER [CONNECTIONS]
 
 Needs `make build` and `ulimit -n` above CONNECTIONS (default 19,000). Starts a fresh gateway for each
 case, with 1 and 2 shards, without and with a QoS 1 subscription a connection, and has `loadgen idle`
-connect, hold and disconnect twice: in the second round freed memory is used again. Writes raw.jsonl
+connect, hold and disconnect twice: in the second round freed memory is used again. The gateway runs
+in its default configuration. Writes raw.jsonl
 (one loadgen result a line, with its case) and summary.md into OUTPUT_FOLDER.
 """
 
@@ -24,7 +25,7 @@ LIMIT_BYTES = {"none": 512, "own": 1_024}
 
 def run(shards, subscribe, connections):
     with tempfile.TemporaryDirectory() as folder:
-        process, port = start_gateway(folder, shards)
+        process, port = start_gateway(folder, shards, durability="fsync")
         output = pathlib.Path(folder) / "result.json"
         try:
             subprocess.run(

@@ -53,10 +53,10 @@ def wait_until_listening(port):
     sys.exit(f"nothing listens on port {port}")
 
 
-def start_gateway(folder, shards, *more):
+def start_gateway(folder, shards, durability="memory"):
     port = free_port()
     command = [GATEWAY, "--listen", f"mqtt://127.0.0.1:{port}", "--data", f"{folder}/gateway-{shards}",
-               "--shards", str(shards), "--durability", "memory", "--log", "error", *more]
+               "--shards", str(shards), "--durability", durability, "--log", "error"]
     process = subprocess.Popen(command)
     wait_until_listening(port)
     return process, port
