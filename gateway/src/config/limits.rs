@@ -141,6 +141,12 @@ limits! {
     ///
     /// Cost: some 100 bytes and the filter, each.
     subscriptions_per_session_max: u32, "filters a session", 10_000, 1 to 1_000_000;
+    /// Shared subscriptions one session may hold, among `subscriptions_per_session_max`. One more is
+    /// answered with Quota Exceeded.
+    ///
+    /// Cost: what all its groups together give a member that does not take it waits in memory, up to
+    /// some five times `shared_inflight_max` messages.
+    shared_per_session_max: u32, "filters a session", 64, 1 to 10_000;
     /// Groups of shared subscriptions (`$share/ShareName/filter`, each pair of share name and filter
     /// is one). One more is answered with Quota Exceeded.
     ///

@@ -24,6 +24,8 @@ pub struct Limits {
     pub topic_alias_maximum_out: u16,
     /// Subscriptions one session may hold.
     pub subscriptions_per_session_max: u32,
+    /// Shared subscriptions one session may hold.
+    pub shared_per_session_max: u32,
     /// Levels of a topic name or filter.
     pub topic_levels_max: u16,
     /// Longest session expiry granted, seconds; `u32::MAX` grants "never".
@@ -49,6 +51,7 @@ impl Default for Limits {
             topic_alias_maximum_in: 32,
             topic_alias_maximum_out: 32,
             subscriptions_per_session_max: 10_000,
+            shared_per_session_max: 64,
             topic_levels_max: 128,
             session_expiry_max_s: u32::MAX,
             keep_alive_max_s: 0,

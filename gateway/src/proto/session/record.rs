@@ -233,21 +233,24 @@ impl SessionRecord {
 /// Messages in flight count too: their content must stay. Appends to `out`, nothing for a record
 /// that cannot be read.
 ///
-/// Returns the shard whose floor an online session follows; then nothing is appended: what it
-/// needs is the floor, which goes on while the record stays as it was.
+/// Returns the shard whose floor an online session follows; what it needs then is the floor, which
+/// goes on while the record stays as it was, and what shared subscriptions have in flight, of which
+/// the floor knows nothing.
 pub fn needed_of(bytes: &[u8], out: &mut Vec<(PartitionId, Sequence)>) -> Option<u16> {
     let record = SessionRecord::decode(bytes)?;
-    if record.online && record.floor_shard.is_some() {
-        return record.floor_shard;
+    let follows = record.floor_shard.filter(|_| record.online);
+    if follows.is_none() {
+        out.extend_from_slice(&record.cursors);
     }
-    out.extend_from_slice(&record.cursors);
-    for sent in record.in_flight.iter().filter(|sent| sent.body.is_none()) {
+    let is_needed =
+        |sent: &&InFlightRecord| sent.body.is_none() && (sent.shared || follows.is_none());
+    for sent in record.in_flight.iter().filter(is_needed) {
         match out.iter_mut().find(|(partition, _)| *partition == sent.partition) {
             Some((_, lowest)) => *lowest = sent.sequence.min(*lowest),
             None => out.push((sent.partition, sent.sequence)),
         }
     }
-    None
+    follows
 }
 
 /// The names of the groups whose member a stored session is, `ShareName/filter`.
@@ -532,7 +535,7 @@ mod tests {
         let (mut bytes, mut needed) = (Vec::new(), Vec::new());
         following.encode(&mut bytes);
         assert_eq!(needed_of(&bytes, &mut needed), Some(3));
-        assert_eq!(needed, []);
+        assert_eq!(needed, [(P0, Sequence(50))], "what a shared subscription has in flight");
     }
 
     #[test]

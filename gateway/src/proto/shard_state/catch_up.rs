@@ -238,7 +238,9 @@ impl ShardState {
                 || context.upstream.recent(sent.partition, sent.sequence).is_some()
         };
         let in_flight = outbound.in_flight.iter();
-        let unsent = in_flight.filter(|sent| outbound.is_unsent(sent.packet_id));
+        // Where only PUBREL is left, the log need not hold the message any more.
+        let unsent =
+            in_flight.filter(|sent| needs_content(sent.step) && outbound.is_unsent(sent.packet_id));
         let wanted: Vec<&InFlight> = unsent.filter(|sent| !is_at_hand(sent)).collect();
         let wanted = by_partition(&wanted);
         outbound.refetching = u32::try_from(wanted.len()).expect("at most one a partition");
@@ -275,7 +277,9 @@ impl ShardState {
         let mut gone = Vec::new();
         for (sequence, body) in bodies {
             // A retained message can be in flight once for each filter that asked for it.
-            let same = |sent: &&InFlight| sent.partition == partition && sent.sequence == sequence;
+            let same = |sent: &&InFlight| {
+                (sent.partition, sent.sequence) == (partition, sequence) && needs_content(sent.step)
+            };
             let sent: Vec<PacketId> =
                 outbound.in_flight.iter().filter(same).map(|sent| sent.packet_id).collect();
             for packet_id in sent {
@@ -327,7 +331,7 @@ impl ShardState {
         };
         let written = message.map_or(Written::Dropped, |message| {
             let identifiers = if sent.origin.is_shared() {
-                self.shared_identifiers(index, &message)
+                self.shared_identifiers(index, sent.origin, &message)
             } else {
                 let terms = self.own_terms(index, &message, sent.partition, sent.sequence);
                 terms.map(|terms| terms.identifiers).unwrap_or_default()

@@ -16,7 +16,6 @@ use crate::proto::output::ConnectionId;
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::{PackedOptions, filter_matches};
 use crate::proto::session::record::{SessionRecord, SubscriptionRecord};
-use crate::proto::session::shared::filter_of;
 use crate::proto::session::{
     GroupId, InFlight, InFlightStep, Origin, Outbound, Place, Queued, QueuedFor, Session,
     SharedSubscription, Stage, Ticket,
@@ -120,7 +119,10 @@ impl ShardState {
         let Some(session) = self.session_mut(index) else {
             return;
         };
-        let (window, persistent) = (session.connected.window, session.is_persistent());
+        let persistent = session.is_persistent();
+        // What its groups give it together must not be many times its window.
+        let count = u16::try_from(session.shared.len()).unwrap_or(u16::MAX);
+        let window = (session.connected.window / count.max(1)).max(1);
         let Some(shared) = session.shared.iter_mut().find(|one| *one.name == *name) else {
             return;
         };
@@ -419,14 +421,25 @@ impl ShardState {
         }
     }
 
-    /// The identifier of a shared subscription of the session that matches a message.
-    pub(super) fn shared_identifiers(&self, index: u32, message: &Message<'_>) -> Vec<u32> {
+    /// The identifier of the shared subscription that brought a message; after a restart of one that
+    /// matches it.
+    pub(super) fn shared_identifiers(
+        &self,
+        index: u32,
+        origin: Origin,
+        message: &Message<'_>,
+    ) -> Vec<u32> {
         let Some(session) = self.session(index) else {
             return Vec::new();
         };
         let mut shared = session.shared.iter();
-        let matching = shared.find(|one| filter_matches(filter_of(&one.name), message.topic));
-        matching.map_or_else(Vec::new, |one| identifiers(one.identifier))
+        let brought_it = match origin {
+            Origin::Group(group) => shared.find(|one| one.group == Some(group)),
+            Origin::Own | Origin::Shared => {
+                shared.find(|one| filter_matches(one.filter(), message.topic))
+            }
+        };
+        brought_it.map_or_else(Vec::new, |one| identifiers(one.identifier))
     }
 }
 

@@ -107,6 +107,12 @@ impl ShardState {
         {
             return ReasonCode::QuotaExceeded;
         }
+        if shared.is_some()
+            && session.shared.len() + joining >= self.limits.shared_per_session_max as usize
+            && !self.has_subscription(index, filter)
+        {
+            return ReasonCode::QuotaExceeded;
+        }
         match qos {
             QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => ReasonCode::GrantedQos1,

@@ -90,6 +90,8 @@ pub struct Embedded {
     folded: Vec<Sequence>,
     /// Per partition of ours, from where sessions need it.
     needed: Vec<Sequence>,
+    /// By partition, from where this shard said last that its sessions need it.
+    reported: Vec<Sequence>,
     /// The shards for which [`EmbeddedLimits::mesh_bytes_max`] wait, a bit each.
     mesh_full: u64,
     /// QoS 0 messages dropped because they were for such a shard, once for each. Since the start.
@@ -136,6 +138,7 @@ impl Embedded {
             interest,
             tails: (0..ends.len()).map(remote).collect(),
             groups: Groups::new(shard, shard_count, ends.len(), limits.groups),
+            reported: vec![Sequence::ZERO; ends.len()],
             ends,
             retained_end: Sequence::ZERO,
             replays: Vec::new(),
@@ -465,6 +468,12 @@ impl Embedded {
         None
     }
 
+    /// How often groups of this shard have lost messages to retention.
+    #[must_use]
+    pub fn groups_clamped(&self) -> u64 {
+        self.groups.clamped()
+    }
+
     /// How many groups this shard keeps.
     #[must_use]
     pub fn group_count(&self) -> usize {
@@ -559,6 +568,9 @@ impl Embedded {
 
     /// This shard's sessions in memory need nothing of `partition` below `sequence`.
     pub fn note_needed(&mut self, partition: PartitionId, sequence: Sequence) {
+        if let Some(reported) = self.reported.get_mut(usize::from(partition.0)) {
+            *reported = sequence;
+        }
         let shard = self.shard;
         self.out.store.push_back(StoreRequest::Needed { shard, partition, sequence });
     }
@@ -611,6 +623,14 @@ impl Upstream for Embedded {
     fn append(&mut self, record: &Record<'_>) -> AppendToken {
         let hash = match record {
             Record::Message(message) => Some(topic_hash(message.topic)),
+            // The group will need it no more: from here on the session does, and says so first.
+            Record::SharedSent { partition, sequence, .. } => {
+                let reported = self.reported.get(usize::from(partition.0));
+                if reported.is_some_and(|reported| sequence < reported) {
+                    self.note_needed(*partition, *sequence);
+                }
+                None
+            }
             Record::SessionPut(put) => {
                 self.shared.stored_sessions.add(put.client_id);
                 None

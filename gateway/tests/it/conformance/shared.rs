@@ -374,6 +374,26 @@ fn a_group_and_the_groups_have_limits() {
     });
 }
 
+#[test]
+fn a_session_has_no_more_shared_subscriptions_than_it_may() {
+    let limits = Limits { shared_per_session_max: 2, ..Limits::default() };
+    let settings = SimSettings { limits, ..SimSettings::default() };
+    everywhere_with(settings, |mut scene| {
+        let member = scene.enter(b'a');
+        let mut tail = Vec::new();
+        for filter in ["$share/g/t", "$share/h/t", "$share/i/t"] {
+            tail.extend(sized(filter));
+            tail.push(1);
+        }
+        let subscribe = scene.packet(0x82, &[0, 1], &tail);
+        let codes = scene.either(&[1, 1, 0x80], &[1, 1, 0x97]).to_vec();
+        let suback = scene.packet(0x90, &[0, 1], &codes);
+        scene.check(member, &subscribe, &suback);
+        scene.subscribe(member, "t", 1);
+        scene.subscribe(member, "$share/h/t", 0);
+    });
+}
+
 /// Plain and shared filters in one SUBSCRIBE: one SUBACK, when all groups have answered.
 #[test]
 fn one_suback_answers_plain_and_shared_filters_in_their_order() {

@@ -161,6 +161,25 @@ fn mosquitto_gets_what_came_while_it_was_away() {
     });
 }
 
+/// Each subscriber ends when it has its half, so both must get one. Members take turns.
+#[test]
+fn mosquitto_shares_a_subscription() {
+    with_each_version(|gateway, version| {
+        let topic = format!("jobs/{version}");
+        let filter = format!("$share/workers/{topic}");
+        let flags = ["-t", filter.as_str(), "-q", "1"];
+        let workers = [(); 2].map(|()| Subscriber::start(gateway, version, 3, &flags));
+        for payload in ["a", "b", "c", "d", "e", "f"] {
+            publish(gateway, version, &["-t", &topic, "-q", "1", "-m", payload]);
+        }
+        let mut messages: Vec<String> =
+            workers.into_iter().flat_map(Subscriber::messages).collect();
+        messages.sort();
+        let expected = ["a", "b", "c", "d", "e", "f"];
+        assert_eq!(messages, expected.map(|payload| format!("1 0 {topic} {payload}")));
+    });
+}
+
 #[test]
 fn mosquitto_gets_what_came_before_the_gateway_was_restarted() {
     if tool("sh", &["-c", "command -v mosquitto_pub && command -v mosquitto_sub"]).is_none() {

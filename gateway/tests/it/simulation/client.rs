@@ -67,6 +67,8 @@ struct Sending {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) profile: Profile,
+    /// The next CONNECT is a clean start.
+    pub(crate) starts_over: bool,
     stage: Stage,
     /// The server has recorded the session: SUBACK came since it began.
     established: bool,
@@ -91,6 +93,7 @@ impl Client {
     pub(crate) fn new(profile: Profile) -> Self {
         Self {
             profile,
+            starts_over: false,
             stage: Stage::Offline,
             established: false,
             received: Vec::new(),
@@ -133,7 +136,7 @@ impl Client {
 
     /// A connection is there: CONNECT.
     pub(crate) fn connect(&mut self) {
-        let clean_start = !self.profile.persistent;
+        let clean_start = !self.profile.persistent || std::mem::take(&mut self.starts_over);
         self.disconnected();
         self.stage = Stage::ExpectConnack;
         let mut properties = Vec::new();

@@ -39,6 +39,8 @@ pub(crate) struct Actor {
     socket: Option<SimClient>,
     stalled: bool,
     publishes: bool,
+    /// Its session may end although it is persistent.
+    may_start_over: bool,
 }
 
 /// See the module.
@@ -141,7 +143,12 @@ impl World {
             let persistent = is_first || self.random.below(3) > 0;
             let highest = if persistent { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
             let qos = *self.random.pick(&[QoS::AtLeastOnce, highest]);
-            self.add(format!("member-{number}"), persistent, vec![(group, qos)], false);
+            let name = format!("member-{number}");
+            let actor = self.add(name, persistent, vec![(group, qos)], false);
+            // What it has not finished with QoS 2 would go to nobody else; and before 5.0 a session
+            // begun by a clean start ends with its connection.
+            let is_v5 = self.actors[actor].client.profile.version.is_v5();
+            self.actors[actor].may_start_over = !is_first && qos == QoS::AtLeastOnce && is_v5;
         }
     }
 
@@ -161,7 +168,13 @@ impl World {
             subscriptions,
         };
         let client = Client::new(profile);
-        self.actors.push(Actor { client, socket: None, stalled: false, publishes });
+        self.actors.push(Actor {
+            client,
+            socket: None,
+            stalled: false,
+            publishes,
+            may_start_over: false,
+        });
         self.actors.len() - 1
     }
 
@@ -201,6 +214,8 @@ impl World {
             self.connect(actor);
         } else if self.random.below(60) == 0 {
             self.note(format!("{actor} takes its session over"));
+            self.actors[actor].client.starts_over =
+                self.actors[actor].may_start_over && self.random.below(3) == 0;
             self.connect(actor);
         } else if self.actors[actor].publishes && self.actors[actor].client.may_publish() {
             let topic = *self.random.pick(&TOPICS);
@@ -223,8 +238,9 @@ impl World {
         let Actor { client, socket: of_actor, stalled, .. } = &mut self.actors[actor];
         *of_actor = Some(socket);
         *stalled = false;
+        let starts_over = client.starts_over;
         client.connect();
-        if !client.profile.persistent {
+        if !client.profile.persistent || starts_over {
             self.ledger.session_ended(actor);
         }
         self.note(format!("{actor} connects"));
@@ -395,6 +411,11 @@ impl World {
             self.cut(index);
             self.actors[index].client.profile.persistent = false;
             self.connect(index);
+        }
+        // A log that met a fault tries again after a while.
+        for _ in 0..3 {
+            self.settle()?;
+            self.node().advance(Duration::from_secs(1));
         }
         self.settle()?;
         for index in 0..self.actors.len() {

@@ -18,7 +18,7 @@ use crate::proto::session::{GroupId, Outbound, Place, Queued, QueuedFor, Ticket}
 use crate::proto::shard_state::{Replayed, SharedMessage};
 use ahash::AHashMap;
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A member: a session, and the shard it lives on.
 pub(super) type MemberKey = (ShardIndex, Ticket);
@@ -40,8 +40,21 @@ struct Member {
     window: u16,
     /// Messages it has not finished.
     busy: u16,
+    /// Those of them that are in `outstanding`.
+    given: BTreeSet<Place>,
     /// It is in `ready`.
     is_ready: bool,
+    /// Tells its entries in `ready` from those of an earlier stay.
+    stay: u32,
+}
+
+/// Who speaks for a message that was given out.
+#[derive(Debug)]
+struct Holder {
+    /// `None`: a former member.
+    member: Option<MemberKey>,
+    /// The group was durable by then.
+    recorded: bool,
 }
 
 /// See the module.
@@ -50,8 +63,10 @@ pub(super) struct Group {
     id: GroupId,
     name: Box<str>,
     members: AHashMap<MemberKey, Member>,
-    /// Members with room, the one whose turn it is first.
-    ready: VecDeque<MemberKey>,
+    /// Members with room and their stay, the one whose turn it is first. Entries of members that
+    /// have left are passed over.
+    ready: VecDeque<(MemberKey, u32)>,
+    stays: u32,
     /// Persistent sessions that are not connected.
     offline: u32,
     /// What nobody was given yet: its queue, and where it is behind.
@@ -60,14 +75,16 @@ pub(super) struct Group {
     returned: BTreeMap<Place, Option<Box<[u8]>>>,
     /// Questions for the content of `returned` under way.
     fetching: u32,
-    /// Given to a member and not settled; without one, a former member speaks for it.
-    outstanding: BTreeMap<Place, Option<MemberKey>>,
+    /// Given to a member and not settled.
+    outstanding: BTreeMap<Place, Holder>,
     /// Per partition, what lies before is not the group's.
     starts: Vec<Sequence>,
     /// A persistent session is or was a member: the group outlives the process.
     durable: bool,
     /// Its record is out of date.
     pub(super) dirty: bool,
+    /// Messages that retention took before the group had read them, as often as that was noticed.
+    pub(super) clamped: u64,
 }
 
 impl Group {
@@ -78,6 +95,7 @@ impl Group {
             name: name.into(),
             members: AHashMap::new(),
             ready: VecDeque::new(),
+            stays: 0,
             offline: 0,
             outbound: Outbound::default(),
             returned: BTreeMap::new(),
@@ -86,6 +104,7 @@ impl Group {
             starts,
             durable: false,
             dirty: false,
+            clamped: 0,
         }
     }
 
@@ -155,7 +174,10 @@ impl Group {
         self.offline -= u32::from(returning && self.offline > 0);
         self.durable |= persistent;
         let window = window.min(limits.inflight_max);
-        let member = Member { qos, window, busy: 0, is_ready: false };
+        let stay = self.stays.wrapping_add(1);
+        self.stays = stay;
+        let given = BTreeSet::new();
+        let member = Member { qos, window, busy: 0, given, is_ready: false, stay };
         let member = self.members.entry(key).or_insert(member);
         (member.qos, member.window) = (qos, window);
         self.make_ready(key);
@@ -164,24 +186,19 @@ impl Group {
 
     /// A member leaves; what it has not settled goes to others, but for `kept`.
     pub(super) fn part(&mut self, key: MemberKey, stays: bool, kept: &[Place]) {
-        if self.members.remove(&key).is_none() {
+        let Some(member) = self.members.remove(&key) else {
             return;
-        }
-        self.ready.retain(|other| *other != key);
+        };
         self.offline += u32::from(stays);
         self.dirty = true;
-        let Self { outstanding, returned, .. } = self;
-        outstanding.retain(|place, holder| {
-            if *holder != Some(key) {
-                return true;
+        for place in member.given {
+            if !kept.contains(&place) {
+                self.outstanding.remove(&place);
+                self.returned.insert(place, None);
+            } else if let Some(holder) = self.outstanding.get_mut(&place) {
+                holder.member = None;
             }
-            *holder = None;
-            let is_kept = kept.contains(place);
-            if !is_kept {
-                returned.insert(*place, None);
-            }
-            is_kept
-        });
+        }
     }
 
     /// A session that was offline is over.
@@ -192,10 +209,13 @@ impl Group {
     pub(super) fn settle(&mut self, key: MemberKey, place: Option<Place>, finished: bool) {
         if let Some(place) = place
             && let Some(holder) = self.outstanding.get(&place)
-            && holder.is_none_or(|holder| holder == key)
+            && holder.member.is_none_or(|member| member == key)
         {
             self.outstanding.remove(&place);
             self.dirty = true;
+            if let Some(member) = self.members.get_mut(&key) {
+                member.given.remove(&place);
+            }
         }
         if finished && let Some(member) = self.members.get_mut(&key) {
             member.busy = member.busy.saturating_sub(1);
@@ -206,7 +226,7 @@ impl Group {
     /// A former member gives back what it spoke for.
     pub(super) fn take_back(&mut self, places: &[Place]) {
         for place in places {
-            if self.outstanding.get(place) == Some(&None) {
+            if self.outstanding.get(place).is_some_and(|holder| holder.member.is_none()) {
                 self.outstanding.remove(place);
                 self.returned.insert(*place, None);
             }
@@ -287,7 +307,8 @@ impl Group {
 
     /// The answer to [`GroupOut::Replay`].
     pub(super) fn handle_replayed(&mut self, replayed: Replayed) {
-        let Replayed { partition, messages, next, end, .. } = replayed;
+        let Replayed { partition, messages, next, end, clamped } = replayed;
+        self.clamped += u64::from(clamped);
         self.outbound.take_replayed(partition, next, end, messages);
         self.dirty = true;
     }
@@ -319,9 +340,13 @@ impl Group {
         self.outbound.forget_passed(watermarks);
         let partitions = u16::try_from(watermarks.len()).expect("partition ids are u16");
         let next = |partition| (partition, self.frontier(partition, watermarks));
+        // What was given out before the group was durable is over with the process; a member may
+        // have it already, with QoS 2 and nothing recorded.
+        let open = self.outstanding.iter().filter(|(_, holder)| holder.recorded);
+        let open = open.map(|(place, _)| place);
         GroupRecord {
             next: (0..partitions).map(PartitionId).map(next).collect(),
-            open: self.outstanding.keys().chain(self.returned.keys()).copied().collect(),
+            open: open.chain(self.returned.keys()).copied().collect(),
         }
     }
 
@@ -348,14 +373,14 @@ impl Group {
             && member.has_room()
         {
             member.is_ready = true;
-            self.ready.push_back(key);
+            self.ready.push_back((key, member.stay));
         }
     }
 
     /// Whether the first of `ready` has room; others at the front are dropped.
     fn has_ready(&mut self) -> bool {
-        while let Some(key) = self.ready.front() {
-            match self.members.get_mut(key) {
+        while let Some((key, stay)) = self.ready.front() {
+            match self.members.get_mut(key).filter(|member| member.stay == *stay) {
                 Some(member) if member.has_room() => return true,
                 Some(member) => member.is_ready = false,
                 None => {}
@@ -366,7 +391,7 @@ impl Group {
     }
 
     fn next_ready(&mut self) -> Option<MemberKey> {
-        let key = self.has_ready().then(|| self.ready.pop_front()).flatten()?;
+        let (key, _) = self.has_ready().then(|| self.ready.pop_front()).flatten()?;
         if let Some(member) = self.members.get_mut(&key) {
             member.is_ready = false;
         }
@@ -383,11 +408,14 @@ impl Group {
         let Some(member) = self.members.get_mut(&key) else {
             return;
         };
+        self.dirty |= place.is_some();
         // Sent with QoS 0, it is done.
         let place = place.filter(|_| member.qos > QoS::AtMostOnce);
         if let Some(place) = place {
             member.busy += 1;
-            self.outstanding.insert(place, Some(key));
+            member.given.insert(place);
+            let holder = Holder { member: Some(key), recorded: self.durable };
+            self.outstanding.insert(place, holder);
         }
         let (shard, ticket) = key;
         let message = SharedMessage { group: self.id, place, record: self.durable, body };

@@ -124,6 +124,11 @@ impl Groups {
         self.groups.len()
     }
 
+    /// How often a group has lost messages to retention.
+    pub(super) fn clamped(&self) -> u64 {
+        self.groups.values().map(|group| group.clamped).sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
