@@ -376,7 +376,9 @@ impl Outbound {
                 || behind.iter().any(|behind| behind.partition == partition)
                 || queue.iter().any(|queued| queued.partition == partition)
         };
-        starts.retain(|start| is_ahead(start.partition, start.start));
+        // It keeps out what is below it.
+        let last_kept_out = |start: &SubscriptionStart| Sequence(start.start.0.saturating_sub(1));
+        starts.retain(|start| is_ahead(start.partition, last_kept_out(start)));
         completed.retain(|(partition, sequence)| is_ahead(*partition, *sequence));
     }
 

@@ -242,6 +242,13 @@ impl ShardState {
         self.by_client.len()
     }
 
+    /// How many sessions in memory have messages on their way, or memory for them.
+    #[must_use]
+    pub fn outbound_count(&self) -> usize {
+        let sessions = self.sessions.iter().filter_map(|slot| slot.session.as_deref());
+        sessions.filter(|session| session.outbound.is_some()).count()
+    }
+
     /// How many distinct filters the shard's subscription tree holds.
     #[must_use]
     pub fn filter_count(&self) -> usize {

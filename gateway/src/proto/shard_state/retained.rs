@@ -160,6 +160,10 @@ impl ShardState {
             }
         }
         self.drain(index, context);
+        // Most subscriptions find nothing, and an idle session is to cost nothing for having asked.
+        if let Some(session) = self.session_mut(index) {
+            session.shrink();
+        }
     }
 
     /// The store could not answer [`Request::Retained`]: the page is asked for again later.

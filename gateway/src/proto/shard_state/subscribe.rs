@@ -202,6 +202,7 @@ impl ShardState {
             }
         }
         self.with_outbound.push(index);
+        self.schedule_floor(context.now);
         true
     }
 

@@ -338,3 +338,24 @@ fn a_retained_message_in_flight_for_two_filters_goes_again_twice() {
         scene.expect(subscriber, &expected.concat());
     });
 }
+
+/// An idle session costs no more for having asked for retained messages, or for having had some.
+#[test]
+fn a_session_that_has_them_all_holds_nothing() {
+    everywhere(|mut scene| {
+        let publisher = scene.enter(b'p');
+        let retained = scene.packet(0x33, &[0, 1, b't', 0, 7], b"x");
+        scene.check(publisher, &retained, &[0x40, 2, 0, 7]);
+        let (subscriber, none) = (scene.enter(b's'), scene.enter_kept(b'n').0);
+        scene.subscribe(none, "u", 1);
+        scene.subscribe_loosely(subscriber, "t");
+        scene.take(subscriber);
+        scene.check(subscriber, &[0x40, 2, 0, 1], &[]);
+        scene.node.advance(Duration::from_secs(5));
+        let shards = 0..usize::from(scene.node.settings.shards);
+        let held = shards.map(|shard| scene.node.shard(shard).state().outbound_count());
+        let settings = &scene.node.settings;
+        let case = (scene.speaks, settings.shards, settings.durability);
+        assert_eq!(held.sum::<usize>(), 0, "{case:?}");
+    });
+}
