@@ -238,14 +238,12 @@ impl ShardState {
         body: &[u8],
         context: &mut Context<'_>,
     ) {
-        let Some(session) = self.session(index) else {
+        let Some((options, identifier)) = self.shared_options(index, group) else {
             return;
         };
-        let shared = session.shared.iter().find(|one| one.group == Some(group));
-        let (Some(shared), Some(Record::Message(message))) = (shared, Record::decode(body)) else {
+        let Some(Record::Message(message)) = Record::decode(body) else {
             return;
         };
-        let (options, identifiers) = (shared.options, identifiers(shared.identifier));
         if options.qos() == QoS::AtMostOnce {
             // Subscribed anew with QoS 0 since the message was given to it.
             self.send_shared_unacknowledged(index, group, body, context);
@@ -255,7 +253,7 @@ impl ShardState {
         let terms = Terms {
             qos: options.qos().min(message.qos),
             retain: options.retain_as_published() && message.retain,
-            identifiers: &identifiers,
+            identifiers: identifier.as_slice(),
             origin: Origin::Group(group),
             record,
         };
@@ -269,20 +267,25 @@ impl ShardState {
         body: &[u8],
         context: &mut Context<'_>,
     ) {
-        let Some(session) = self.session(index) else {
+        let Some((options, identifier)) = self.shared_options(index, group) else {
             return;
         };
-        let shared = session.shared.iter().find(|one| one.group == Some(group));
-        let (Some(shared), Some(Record::Message(message))) = (shared, Record::decode(body)) else {
+        let Some(Record::Message(message)) = Record::decode(body) else {
             return;
         };
-        let (options, identifiers) = (shared.options, identifiers(shared.identifier));
         let wanted = Wanted {
             qos: QoS::AtMostOnce,
             retain_as_published: options.retain_as_published(),
-            identifiers: &identifiers,
+            identifiers: identifier.as_slice(),
         };
         self.send_unacknowledged(index, &message, wanted, false, context);
+    }
+
+    /// What the session's subscription in a group says, with its identifier if it has one.
+    fn shared_options(&self, index: u32, group: GroupId) -> Option<(PackedOptions, Option<u32>)> {
+        let mut shared = self.session(index)?.shared.iter();
+        let shared = shared.find(|one| one.group == Some(group))?;
+        Some((shared.options, Some(shared.identifier).filter(|identifier| *identifier != 0)))
     }
 
     /// A message that must not be sent was not: it is done.
