@@ -252,20 +252,21 @@ impl ShardState {
         let index = self.insert_session(client_id, pending.connected);
         self.attach(index, &pending);
         self.pending_connects.insert(index, Box::new(pending));
-        let asks = context.upstream.may_have_session(client_id);
-        if let Some(session) = self.session_mut(index) {
-            session.asked = asks;
+        let may_be_stored = context.upstream.may_have_session(client_id);
+        if !may_be_stored && self.count_session(index, false, context) {
+            self.go_online(index, false, context);
+            return;
         }
-        if asks && let Some(ticket) = self.ticket(index) {
+        // A node full of sessions asks too: the answer comes after those to the clean starts before
+        // this one, whose former sessions count until then.
+        if let Some(session) = self.session_mut(index) {
+            session.asked = true;
+        }
+        if let Some(ticket) = self.ticket(index) {
             context.upstream.request(Request::Session { ticket, client_id: client_id.into() });
         }
-        if clean_start && asks {
+        if clean_start && may_be_stored {
             self.start_clean(index, context);
-        } else if !asks && self.count_session(index, false, context) {
-            self.go_online(index, false, context);
-        } else if !asks {
-            self.counters.sessions_refused += 1;
-            self.refuse_pending(index, ProtocolError::SessionQuotaExceeded, context);
         }
     }
 
