@@ -91,6 +91,23 @@ fn stored_sessions_that_end_make_room() {
     });
 }
 
+/// The session that a clean start ends counts until the store has answered for it.
+#[test]
+fn a_new_session_waits_for_one_that_just_ends() {
+    let (durability, quota_limits) = (Durability::Fsync, sessions(2));
+    let settings = SimSettings { shards: 1, durability, quota_limits, ..SimSettings::default() };
+    let mut node = SimNode::with(settings);
+    let kept = enter(&mut node, &connect_311("kept", false));
+    node.drop_connection(kept);
+    let [kept, new] = [node.connect(), node.connect()];
+    let connects = [connect_311("kept", true), connect_311("new", true)];
+    node.send_together(&[(kept, &connects[0]), (new, &connects[1])]);
+    assert_eq!(node.take(kept), [0x20, 2, 0, 0]);
+    assert_eq!(node.take(new), [0x20, 2, 0, 0]);
+    assert_eq!(node.quota.sessions(), 2);
+    refused(&mut node, &connect_311("newer", true), FULL_311);
+}
+
 /// What is stored is counted again by recovery.
 #[test]
 fn stored_sessions_count_after_a_restart() {

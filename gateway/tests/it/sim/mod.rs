@@ -228,8 +228,15 @@ impl SimNode {
 
     /// The client sends bytes; everything that follows from them happens.
     pub(crate) fn send(&mut self, client: SimClient, bytes: &[u8]) {
-        self.sockets[client.0].inbound.extend_from_slice(bytes);
-        self.offer(client.0);
+        self.send_together(&[(client, bytes)]);
+    }
+
+    /// Clients send bytes in one round, before the store has answered any of them.
+    pub(crate) fn send_together(&mut self, sent: &[(SimClient, &[u8])]) {
+        for (client, bytes) in sent {
+            self.sockets[client.0].inbound.extend_from_slice(bytes);
+            self.offer(client.0);
+        }
         self.run();
     }
 
