@@ -5,7 +5,6 @@
 //! is what to put under `valgrind --tool=callgrind --toggle-collect='bridge::*_once'`.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use gateway::proto::bridge::message_headers::{ReadBuffers, read_message};
 use gateway::proto::bridge::ring::Ring;
@@ -18,6 +17,10 @@ use gateway::proto::record::Message;
 use gateway::proto::time::Timestamp;
 use gateway::upstream::jetstream::publish::{PublishAnswer, encode_append, read_publish_answer};
 use gateway::upstream::jetstream::stored::Stored;
+
+mod measure;
+
+use measure::{OPERATIONS, measure};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -209,23 +212,10 @@ fn owner_once(ring: &Ring, topic: &str) -> PartitionId {
     ring.owner(topic)
 }
 
-/// Prints nanoseconds an operation: the median of [`ROUNDS`].
-#[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
-fn report(operations: u32, mut operation: impl FnMut()) {
-    let mut rounds: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            for _ in 0..operations {
-                operation();
-            }
-            start.elapsed().as_secs_f64() * 1e9 / f64::from(operations)
-        })
-        .collect();
-    rounds.sort_by(f64::total_cmp);
-    println!("{:.1} ns", rounds.get(ROUNDS / 2).copied().unwrap_or_default());
+/// Prints nanoseconds an operation.
+fn report(operations: u32, operation: impl FnMut()) {
+    println!("{:.1} ns", measure(operations, operation));
 }
 
-const ROUNDS: usize = 9;
-const OPERATIONS: u32 = 1_000_000;
 /// Enough that what happens once a process does not show in a count of instructions.
 const OPERATIONS_IN_TEST: u32 = 1_000;

@@ -6,12 +6,15 @@
 //! is what to put under `valgrind --tool=callgrind --toggle-collect='codec::*_once'`.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use gateway::proto::mqtt::{
     DecodeContext, Packet, Property, ProtocolVersion, PublishHeader, QoS, Role, decode,
     encode_publish,
 };
+
+mod measure;
+
+use measure::{OPERATIONS, measure};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -96,22 +99,4 @@ fn properties() -> Vec<u8> {
     properties
 }
 
-/// Nanoseconds an operation: the median of [`ROUNDS`].
-#[expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
-fn measure(operations: u32, mut operation: impl FnMut()) -> f64 {
-    let mut rounds: Vec<f64> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            for _ in 0..operations {
-                operation();
-            }
-            start.elapsed().as_secs_f64() * 1e9 / f64::from(operations)
-        })
-        .collect();
-    rounds.sort_by(f64::total_cmp);
-    rounds.get(ROUNDS / 2).copied().unwrap_or_default()
-}
-
-const ROUNDS: usize = 9;
-const OPERATIONS: u32 = 1_000_000;
 const OPERATIONS_IN_TEST: u32 = 10;

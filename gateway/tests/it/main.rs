@@ -9,6 +9,7 @@ mod engine;
 mod kill;
 mod limits;
 mod nats;
+mod packets;
 mod process;
 mod properties;
 mod sim;

@@ -1,6 +1,7 @@
 //! Retained messages: set, replaced, cleared, expired, and to whom they go when.
 
-use super::scene::{Scene, Speaks, everywhere, everywhere_with, sized};
+use super::scene::{Scene, Speaks, everywhere, everywhere_with};
+use crate::packets::sized;
 use crate::sim::{SimClient, SimSettings};
 use gateway::proto::limits::Limits;
 use gateway::upstream::embedded::log::Durability;

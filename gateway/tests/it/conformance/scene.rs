@@ -1,5 +1,6 @@
 //! Scripted clients against a whole node: what they send and get back, byte by byte.
 
+use crate::packets::{framed, sized};
 use crate::sim::{SimClient, SimNode, SimSettings};
 use gateway::upstream::embedded::log::Durability;
 
@@ -184,26 +185,6 @@ impl Scene {
         let SimSettings { shards, durability, .. } = &self.node.settings;
         format!("{:?}, {shards} shards, {durability:?}", self.speaks)
     }
-}
-
-/// A first byte, a Remaining Length and a body.
-pub(super) fn framed(first: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    let mut rest = body.len();
-    while rest > 127 {
-        bytes.push((rest % 128) as u8 | 0x80);
-        rest /= 128;
-    }
-    bytes.push(rest as u8);
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-/// A string with its length before it.
-pub(super) fn sized(text: &str) -> Vec<u8> {
-    let mut bytes = u16::try_from(text.len()).unwrap().to_be_bytes().to_vec();
-    bytes.extend_from_slice(text.as_bytes());
-    bytes
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,7 +2,8 @@
 //!
 //! The group `g/t` and its members are spread over the shards of a scene by their names.
 
-use super::scene::{Scene, everywhere, everywhere_with, framed, sized};
+use super::scene::{Scene, everywhere, everywhere_with};
+use crate::packets::{framed, sized};
 use crate::sim::{SimClient, SimSettings};
 use gateway::proto::limits::Limits;
 use gateway::upstream::embedded::groups::GroupLimits;
@@ -226,9 +227,7 @@ fn a_message_that_is_refused_goes_to_nobody_else() {
 #[test]
 fn messages_wait_for_a_group_whose_members_are_away_and_outlive_the_process() {
     everywhere(|mut scene| {
-        let (first, _) = scene.enter_kept(b'a');
-        scene.subscribe(first, GROUP, 1);
-        scene.node.drop_connection(first);
+        member_away(&mut scene, b'a');
         let publisher = scene.enter(b'p');
         for payload in 1..=3 {
             publish(&mut scene, publisher, 1, payload);
@@ -248,9 +247,7 @@ fn messages_wait_for_a_group_whose_members_are_away_and_outlive_the_process() {
 #[test]
 fn a_group_ends_with_its_last_member_and_begins_anew() {
     everywhere(|mut scene| {
-        let (first, _) = scene.enter_kept(b'a');
-        scene.subscribe(first, GROUP, 1);
-        scene.node.drop_connection(first);
+        member_away(&mut scene, b'a');
         let publisher = scene.enter(b'p');
         publish(&mut scene, publisher, 1, 1);
         // A clean start ends the session, and with it the group.
@@ -459,6 +456,13 @@ fn subscribe(scene: &Scene, qos: u8) -> Vec<u8> {
     scene.packet(0x82, &[0, 1], &[sized(GROUP), vec![qos]].concat())
 }
 
+/// A kept session that is a member of the group and not there.
+fn member_away(scene: &mut Scene, letter: u8) {
+    let (member, _) = scene.enter_kept(letter);
+    scene.subscribe(member, GROUP, 1);
+    scene.node.drop_connection(member);
+}
+
 /// CONNECT with Clean Start; its answer is left to look at.
 fn start_clean(scene: &mut Scene, letter: u8) -> SimClient {
     let connect = start_clean_packet(scene, letter);
@@ -503,9 +507,7 @@ fn a_subscription_that_was_not_granted_is_not_kept() {
     let groups = GroupLimits { members_max: 1, ..GroupLimits::default() };
     let settings = SimSettings { groups, ..SimSettings::default() };
     everywhere_with(settings, |mut scene| {
-        let (member, _) = scene.enter_kept(b'a');
-        scene.subscribe(member, GROUP, 1);
-        scene.node.drop_connection(member);
+        member_away(&mut scene, b'a');
         let (other, _) = scene.enter_kept(b'b');
         let leave = [subscribe(&scene, 1), vec![0xE0, 0]].concat();
         scene.node.send(other, &leave);
@@ -611,9 +613,7 @@ fn a_session_that_expires_while_its_client_comes_back_leaves_its_groups_once() {
         if scene.speaks == super::scene::Speaks::V311 {
             return;
         }
-        let (member, _) = scene.enter_kept(b'a');
-        scene.subscribe(member, GROUP, 1);
-        scene.node.drop_connection(member);
+        member_away(&mut scene, b'a');
         let (brief, _) = scene.connect(b'b', false, &[0x11, 0, 0, 0, 1]);
         scene.subscribe(brief, GROUP, 1);
         scene.node.drop_connection(brief);
@@ -636,12 +636,8 @@ fn a_session_that_expires_while_its_client_comes_back_leaves_its_groups_once() {
 #[test]
 fn two_clean_starts_in_haste_leave_the_groups_once() {
     on_disk(|mut scene| {
-        let (member, _) = scene.enter_kept(b'a');
-        scene.subscribe(member, GROUP, 1);
-        scene.node.drop_connection(member);
-        let (other, _) = scene.enter_kept(b'b');
-        scene.subscribe(other, GROUP, 1);
-        scene.node.drop_connection(other);
+        member_away(&mut scene, b'a');
+        member_away(&mut scene, b'b');
         scene.node.holds_io = true;
         for _ in 0..2 {
             let other = start_clean(&mut scene, b'b');
@@ -660,9 +656,7 @@ fn two_clean_starts_in_haste_leave_the_groups_once() {
 #[test]
 fn a_clean_start_that_is_over_at_once_leaves_the_groups() {
     everywhere(|mut scene| {
-        let (member, _) = scene.enter_kept(b'a');
-        scene.subscribe(member, GROUP, 1);
-        scene.node.drop_connection(member);
+        member_away(&mut scene, b'a');
         let client = scene.node.connect();
         let bytes = [start_clean_packet(&scene, b'a'), vec![0xE0, 0]].concat();
         scene.node.send(client, &bytes);

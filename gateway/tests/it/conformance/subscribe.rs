@@ -1,6 +1,7 @@
 //! SUBSCRIBE, SUBACK and what a subscription then brings.
 
-use super::scene::{BOTH, Scene, Speaks, everywhere, everywhere_with, framed, sized};
+use super::scene::{BOTH, Scene, Speaks, everywhere, everywhere_with};
+use crate::packets::{framed, sized};
 use crate::sim::SimSettings;
 use gateway::proto::limits::Limits;
 

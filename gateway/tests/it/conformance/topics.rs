@@ -1,6 +1,7 @@
 //! Topic names and filters on the way through a node.
 
-use super::scene::{everywhere, framed, sized};
+use super::scene::everywhere;
+use crate::packets::{framed, sized};
 
 /// MQTT 5.0 [MQTT-4.7.2-1]; MQTT 3.1.1 [MQTT-4.7.2-1].
 #[test]

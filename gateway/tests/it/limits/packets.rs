@@ -1,26 +1,7 @@
 //! The few packets these tests send, in the version each needs.
 
+use crate::packets::{framed, sized};
 use crate::sim::{SimClient, SimNode};
-
-/// A fixed header, a Remaining Length of up to two bytes and a body.
-pub(super) fn framed(first: u8, body: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(body.len()).unwrap();
-    let mut bytes = vec![first];
-    if length > 127 {
-        bytes.extend_from_slice(&[(length % 128) as u8 | 0x80, (length / 128) as u8]);
-    } else {
-        bytes.push(length as u8);
-    }
-    bytes.extend_from_slice(body);
-    bytes
-}
-
-/// A string with its length before it.
-pub(super) fn sized(text: &str) -> Vec<u8> {
-    let mut bytes = u16::try_from(text.len()).unwrap().to_be_bytes().to_vec();
-    bytes.extend_from_slice(text.as_bytes());
-    bytes
-}
 
 /// CONNECT 3.1.1 with keep alive 0.
 pub(super) fn connect_311(client_id: &str, clean: bool) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! `sessions_max`, `retained_messages_max`, `retained_bytes_max`.
 
-use super::packets::{connect_5, connect_311, enter, publish_5, publish_311, sized, subscribe_311};
+use super::packets::{connect_5, connect_311, enter, publish_5, publish_311, subscribe_311};
+use crate::packets::{framed, sized};
 use crate::sim::{SimNode, SimSettings};
 use gateway::upstream::embedded::log::Durability;
 use gateway::upstream::embedded::quota::{QuotaLimits, Usage};
@@ -78,7 +79,7 @@ fn stored_sessions_that_end_make_room() {
         let properties = [5, 0x11, 0, 0, 0, 5];
         let head = [0, 4, b'M', b'Q', b'T', b'T', 5, 0, 0, 0];
         let brief = [&head[..], &properties, &sized("brief")].concat();
-        let brief = enter(&mut node, &super::packets::framed(0x10, &brief));
+        let brief = enter(&mut node, &framed(0x10, &brief));
         node.drop_connection(first);
         node.drop_connection(brief);
         refused(&mut node, &connect_311("new", true), FULL_311);

@@ -72,7 +72,7 @@ fn retained_messages_are_asked_for_again_and_given_up_in_the_end() {
 fn a_session_that_expires_while_the_store_fails_ends_later() {
     let mut node = node();
     let head = [0, 4, b'M', b'Q', b'T', b'T', 5, 0, 0, 0, 5, 0x11, 0, 0, 0, 5, 0, 1, b'e'];
-    let brief = enter(&mut node, &super::packets::framed(0x10, &head));
+    let brief = enter(&mut node, &crate::packets::framed(0x10, &head));
     node.drop_connection(brief);
     node.advance(Duration::from_millis(4_500));
     assert_eq!(node.quota.sessions(), 1);

@@ -3,7 +3,8 @@
 
 use super::gateway::{Gateway, PATIENCE};
 use super::hostile::{now, survives};
-use super::raw_client::{RawClient, V3_1_1, V5, connect, packet, publish, push_text, subscribe};
+use super::raw_client::{RawClient, V3_1_1, V5, connect, publish, push_text, subscribe};
+use crate::packets::framed;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use std::io::{ErrorKind, Read as _};
 use std::net::Shutdown;
@@ -63,7 +64,7 @@ fn one_byte_at_a_time_does_not_lengthen_the_keep_alive() {
         let mut client = RawClient::open(gateway.address());
         let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', V3_1_1, 2, 0, 1];
         push_text(&mut body, "slow");
-        client.send(&packet(0x10, &body));
+        client.send(&framed(0x10, &body));
         assert_eq!(client.packet().0, 0x20, "CONNACK");
         let endless = publish(V3_1_1, "slow", None, &[], &[b'x'; 1_000]);
         // Waiting for an answer is what sets the pace: a byte every 100 ms.
@@ -142,7 +143,7 @@ fn subscriptions_that_come_and_go_leave_nothing() {
             names.iter().for_each(|name| push_text(&mut unsubscribe, name));
             for client in &mut clients {
                 client.send(&subscribe(V3_1_1, &filters, 1));
-                client.send(&packet(0xa2, &unsubscribe));
+                client.send(&framed(0xa2, &unsubscribe));
             }
             for client in &mut clients {
                 assert_eq!(client.packet().0, 0x90, "SUBACK");
@@ -161,7 +162,7 @@ fn a_flood_of_connects_for_one_kept_session_leaves_the_last() {
         let mut last: Option<RawClient> = None;
         for _ in 0..300 {
             let mut next = RawClient::open(gateway.address());
-            next.send(&packet(0x10, &body));
+            next.send(&framed(0x10, &body));
             let (kind, answer) = next.packet();
             assert_eq!((kind, answer[1]), (0x20, 0), "CONNACK");
             if let Some(mut replaced) = last.replace(next) {

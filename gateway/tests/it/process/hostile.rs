@@ -3,8 +3,9 @@
 
 use super::gateway::{Gateway, PATIENCE};
 use super::raw_client::{
-    RawClient, V3_1_1, V5, connect, packet, publish, publish_qos2, push_text, subscribe,
+    RawClient, V3_1_1, V5, connect, publish, publish_qos2, push_text, subscribe,
 };
+use crate::packets::framed;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{ErrorKind, Read as _};
 use std::net::Shutdown;
@@ -45,7 +46,7 @@ impl Control {
             if *kind == 0x30 {
                 assert!(body.ends_with(&payload), "in order, once");
                 let id_at = 2 + "control".len();
-                let acknowledged = packet(0x40, &body[id_at..id_at + 2]);
+                let acknowledged = framed(0x40, &body[id_at..id_at + 2]);
                 self.client.send(&acknowledged);
             }
         }
@@ -191,9 +192,9 @@ fn every_packet_cut_short_or_altered_hurts_nobody_else() {
         connect(V5, "mangled", &[]),
         subscribe(V5, &["a/#", "b/+"], 2),
         publish_qos2(V5, "a/b", 7, b"payload"),
-        packet(0x62, &[0, 7]),
-        packet(0xa2, &[0, 2, 0, 0, 3, b'a', b'/', b'#']),
-        packet(0xe0, &[]),
+        framed(0x62, &[0, 7]),
+        framed(0xa2, &[0, 2, 0, 0, 3, b'a', b'/', b'#']),
+        framed(0xe0, &[]),
     ]
     .concat();
     survives(&[], |gateway| {
@@ -283,7 +284,7 @@ fn connect_of(bytes: usize) -> Vec<u8> {
     let fixed_header_and_length = 3 + 2;
     let rest = bytes - fixed_header_and_length - body.len();
     push_text(&mut body, &"u".repeat(rest));
-    let connect = packet(0x10, &body);
+    let connect = framed(0x10, &body);
     assert_eq!(connect.len(), bytes);
     connect
 }

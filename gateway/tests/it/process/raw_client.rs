@@ -1,6 +1,7 @@
 //! A client that sends what it is told, right or wrong, written without the gateway's codec.
 
 use super::gateway::PATIENCE;
+use crate::packets::framed;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
@@ -100,28 +101,12 @@ impl RawClient {
     }
 }
 
-/// A packet of `kind`, its first byte, around `body`.
-pub(crate) fn packet(kind: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![kind];
-    let mut rest = body.len();
-    loop {
-        let low = u8::try_from(rest & 0x7f).unwrap();
-        rest >>= 7;
-        bytes.push(if rest > 0 { low | 0x80 } else { low });
-        if rest == 0 {
-            break;
-        }
-    }
-    bytes.extend_from_slice(body);
-    bytes
-}
-
 /// CONNECT with Clean Start and without keep alive; `properties` are left out before 5.0.
 pub(crate) fn connect(level: u8, client_id: &str, properties: &[u8]) -> Vec<u8> {
     let mut body = vec![0, 4, b'M', b'Q', b'T', b'T', level, 0x02, 0, 0];
     push_properties(&mut body, level, properties);
     push_text(&mut body, client_id);
-    packet(0x10, &body)
+    framed(0x10, &body)
 }
 
 /// SUBSCRIBE to `filters` at `qos`, packet id 1.
@@ -132,7 +117,7 @@ pub(crate) fn subscribe(level: u8, filters: &[&str], qos: u8) -> Vec<u8> {
         push_text(&mut body, filter);
         body.push(qos);
     }
-    packet(0x82, &body)
+    framed(0x82, &body)
 }
 
 /// PUBLISH; with `packet_id` at QoS 1, without at QoS 0.
@@ -165,7 +150,7 @@ fn publish_at(
     }
     push_properties(&mut body, level, properties);
     body.extend_from_slice(payload);
-    packet(0x30 | acknowledged.map_or(0, |(qos, _)| qos << 1), &body)
+    framed(0x30 | acknowledged.map_or(0, |(qos, _)| qos << 1), &body)
 }
 
 /// Two bytes of length and the text.

@@ -2,7 +2,8 @@
 
 use super::SHARD_COUNTS;
 use super::gateway::Gateway;
-use super::raw_client::{RawClient, V3_1_1, connect, packet, publish, publish_qos2, subscribe};
+use super::raw_client::{RawClient, V3_1_1, connect, publish, publish_qos2, subscribe};
+use crate::packets::framed;
 
 /// How often a scenario is repeated that depends on who is faster.
 const TRIES: u16 = 50;
@@ -46,7 +47,7 @@ fn a_client_that_comes_back_at_once_finds_what_was_in_flight() {
             for _ in 0..2 {
                 assert!(matches!(publisher.packet().0, 0x40 | 0x50), "PUBACK, PUBREC");
             }
-            publisher.send(&packet(0x62, &try_number.to_be_bytes()));
+            publisher.send(&framed(0x62, &try_number.to_be_bytes()));
             assert_eq!(publisher.packet().0, 0x70, "PUBCOMP");
         }
         gateway.stop();
