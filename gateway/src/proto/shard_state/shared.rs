@@ -238,10 +238,7 @@ impl ShardState {
         body: &[u8],
         context: &mut Context<'_>,
     ) {
-        let Some((options, identifier)) = self.shared_options(index, group) else {
-            return;
-        };
-        let Some(Record::Message(message)) = Record::decode(body) else {
+        let Some((options, identifier, message)) = self.shared_message(index, group, body) else {
             return;
         };
         if options.qos() == QoS::AtMostOnce {
@@ -267,10 +264,7 @@ impl ShardState {
         body: &[u8],
         context: &mut Context<'_>,
     ) {
-        let Some((options, identifier)) = self.shared_options(index, group) else {
-            return;
-        };
-        let Some(Record::Message(message)) = Record::decode(body) else {
+        let Some((options, identifier, message)) = self.shared_message(index, group, body) else {
             return;
         };
         let wanted = Wanted {
@@ -281,11 +275,20 @@ impl ShardState {
         self.send_unacknowledged(index, &message, wanted, false, context);
     }
 
-    /// What the session's subscription in a group says, with its identifier if it has one.
-    fn shared_options(&self, index: u32, group: GroupId) -> Option<(PackedOptions, Option<u32>)> {
-        let mut shared = self.session(index)?.shared.iter();
-        let shared = shared.find(|one| one.group == Some(group))?;
-        Some((shared.options, Some(shared.identifier).filter(|identifier| *identifier != 0)))
+    /// A message of a group, and what the session's subscription there says: its options, and its
+    /// identifier if it has one.
+    fn shared_message<'b>(
+        &self,
+        index: u32,
+        group: GroupId,
+        body: &'b [u8],
+    ) -> Option<(PackedOptions, Option<u32>, Message<'b>)> {
+        let shared = self.session(index)?.shared.iter().find(|one| one.group == Some(group))?;
+        let Some(Record::Message(message)) = Record::decode(body) else {
+            return None;
+        };
+        let identifier = Some(shared.identifier).filter(|identifier| *identifier != 0);
+        Some((shared.options, identifier, message))
     }
 
     /// A message that must not be sent was not: it is done.
