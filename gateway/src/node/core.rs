@@ -3,7 +3,7 @@
 
 use crate::proto::handler::Io;
 use crate::proto::output::ConnectionId;
-use crate::proto::partition::{Chunk, PartitionId, Sequence};
+use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{
@@ -178,7 +178,7 @@ impl ShardCore {
     /// A chunk of this shard's own log is committed: acknowledges and delivers it.
     fn deliver(&mut self, chunk: &Chunk, io: &mut Io<NodeMessage>) {
         // Tokens are sequences: everything before the end of the chunk is committed.
-        let token = AppendToken(chunk.end().0 - 1);
+        let token = AppendToken { lane: Lane::LOCAL, number: chunk.end().0 - 1 };
         let before = self.upstream.out.store.len();
         self.with(io, |state, context| state.handle_appended(token, context));
         // Who asks the store because something is committed must find it there: the question goes

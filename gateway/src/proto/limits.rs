@@ -26,6 +26,10 @@ pub struct Limits {
     pub subscriptions_per_session_max: u32,
     /// Shared subscriptions one session may hold.
     pub shared_per_session_max: u32,
+    /// Whether there are shared subscriptions; announced as Shared Subscription Available.
+    pub shared_subscriptions: bool,
+    /// Bytes of a topic name or filter.
+    pub topic_bytes_max: u16,
     /// Levels of a topic name or filter.
     pub topic_levels_max: u16,
     /// Longest session expiry granted, seconds; `u32::MAX` grants "never".
@@ -52,6 +56,8 @@ impl Default for Limits {
             topic_alias_maximum_out: 32,
             subscriptions_per_session_max: 10_000,
             shared_per_session_max: 64,
+            shared_subscriptions: true,
+            topic_bytes_max: u16::MAX,
             topic_levels_max: 128,
             session_expiry_max_s: u32::MAX,
             keep_alive_max_s: 0,

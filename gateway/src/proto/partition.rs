@@ -9,6 +9,16 @@ use bytes::Bytes;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u16);
 
+/// A line of appends that are committed in the order in which they were made. Between lanes there is
+/// no order: where one partition is away, the others go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Lane(pub u16);
+
+impl Lane {
+    /// Of the log on the local disk.
+    pub const LOCAL: Self = Self(0);
+}
+
 /// A record's place in its partition. Later records have higher sequences; there are gaps.
 ///
 /// Embedded upstream: the boot generation in the upper 24 bits, the byte offset of the record's

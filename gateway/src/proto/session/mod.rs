@@ -5,12 +5,14 @@
 //! allocated when needed and dropped when empty, so an idle session is this struct and its client id.
 
 mod aliases;
+mod answers;
 mod inbound;
 mod outbound;
 pub mod record;
 pub mod shared;
 
 pub use aliases::{InboundAliases, OutboundAliases, TopicForm};
+pub use answers::Answers;
 pub use inbound::{Inbound, InboundQos2, InboundStep};
 pub use outbound::{
     Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, QueuedFor, RetainedRequest,
@@ -133,6 +135,8 @@ pub struct Session {
     pub last_packet_id: u16,
     /// Inbound QoS 1 and 2 messages appended and not acknowledged.
     pub inbound_unacknowledged: u16,
+    /// Which of them are answered next.
+    pub answers: Answers,
     /// Its filters.
     pub subscriptions: Vec<FilterId>,
     /// Its shared subscriptions: few sessions have any.
@@ -166,6 +170,7 @@ impl Session {
             qos2_deltas: 0,
             last_packet_id: 0,
             inbound_unacknowledged: 0,
+            answers: Answers::default(),
             subscriptions: Vec::new(),
             shared: Box::default(),
             outbound: None,

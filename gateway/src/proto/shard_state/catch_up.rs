@@ -128,7 +128,7 @@ impl ShardState {
             let partition = PartitionId(u16::try_from(place).expect("partition ids are u16"));
             let known = record.cursors.iter().find(|(of, _)| *of == partition);
             let cursor = known.map_or(Sequence::ZERO, |(_, cursor)| *cursor);
-            if partition != own || cursor < *watermark {
+            if Some(partition) != own || cursor < *watermark {
                 outbound.fall_behind(partition, cursor);
             }
         }

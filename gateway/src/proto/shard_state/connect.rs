@@ -15,7 +15,7 @@ use crate::proto::mqtt::{
     Connack, Connect, Packet, Properties, Property, ProtocolVersion, ReasonCode, Will,
 };
 use crate::proto::output::{Action, ConnectionId, ShardIndex};
-use crate::proto::session::{Connected, NEVER_EXPIRES, Stage, StoredWill, Ticket};
+use crate::proto::session::{Answers, Connected, NEVER_EXPIRES, Stage, StoredWill, Ticket};
 use crate::proto::time::Timestamp;
 
 /// A CONNECT that was accepted and has no CONNACK yet.
@@ -463,6 +463,7 @@ impl ShardState {
         session.connected = pending.connected;
         session.will = pending.will.take();
         session.inbound_unacknowledged = 0;
+        session.answers = Answers::default();
         let persistent = session.is_persistent();
         if let Some(connection) = self.connection_mut(id) {
             connection.stage = ConnectionStage::Connected;
@@ -541,6 +542,9 @@ impl ShardState {
         Property::ReceiveMaximum(limits.receive_maximum).encode(out);
         Property::MaximumPacketSize(limits.maximum_packet_size_bytes).encode(out);
         Property::TopicAliasMaximum(limits.topic_alias_maximum_in).encode(out);
+        if !limits.shared_subscriptions {
+            Property::SharedSubscriptionAvailable(false).encode(out);
+        }
         if let Some(seconds) = pending.server_keep_alive_s {
             Property::ServerKeepAlive(seconds).encode(out);
         }

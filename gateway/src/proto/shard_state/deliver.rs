@@ -357,7 +357,7 @@ impl ShardState {
             }
         };
         let token = context.upstream.append(&record);
-        self.waiting.push_back((token, waiting));
+        self.wait_for(token, waiting);
         self.count_qos2_delta(index, context);
     }
 }

@@ -98,7 +98,7 @@ impl ShardState {
             let ticket = Ticket { session: index, epoch: session.epoch };
             self.part_groups(index, true, context);
             let token = self.record_session_until(index, expires_at, will_at, context);
-            self.waiting.push_back((token, Waiting::Saved { ticket }));
+            self.wait_for(token, Waiting::Saved { ticket });
             self.remove_subscriptions(index, context);
         }
         if let Some(will) = due {
@@ -130,7 +130,7 @@ impl ShardState {
         session.inbound = None;
         let ticket = Ticket { session: index, epoch: session.epoch };
         if let Some(token) = self.record_end(index, context) {
-            self.waiting.push_back((token, Waiting::Saved { ticket }));
+            self.wait_for(token, Waiting::Saved { ticket });
         }
     }
 
@@ -209,7 +209,7 @@ impl ShardState {
                 let token = self.discard_stored(&client_id, &stored, context);
                 context.upstream.release_session();
                 let ticket = self.insert_ended(&client_id);
-                self.waiting.push_back((token, Waiting::Saved { ticket }));
+                self.wait_for(token, Waiting::Saved { ticket });
             }
             // The end of the session publishes the will too: with both due, only that one does.
             Due::Will if !has_expired && stored.will_at <= context.now => {

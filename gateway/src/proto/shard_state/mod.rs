@@ -13,6 +13,7 @@ mod deliver;
 mod disconnect;
 mod encode;
 mod fault;
+mod lanes;
 mod outbound_acks;
 mod publish;
 mod replay;
@@ -43,12 +44,12 @@ use ahash::RandomState;
 use connect::PendingConnect;
 use encode::FanOut;
 use hashbrown::HashTable;
+use lanes::Lanes;
 use retained::{RetainedRequests, StoreRetry};
 use retained_room::RetainedRoom;
 use shared::SharedSubscribes;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
-use waiting::Waiting;
 
 /// How often the floor of up-to-date sessions is recorded.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(1);
@@ -155,9 +156,7 @@ pub struct ShardState {
     background: HashMap<u32, (Box<str>, Due), RandomState>,
     background_counter: u32,
     tree: SubscriptionTree,
-    waiting: VecDeque<(AppendToken, Waiting)>,
-    appended: AppendToken,
-    held: Vec<ConnectionId>,
+    lanes: Lanes,
     retained_requests: RetainedRequests,
     shared_subscribes: SharedSubscribes,
     /// Connections whose next PUBLISH is to be retained and waits for, or has, the word that there
@@ -207,9 +206,7 @@ impl ShardState {
             background: HashMap::with_hasher(random.clone()),
             background_counter: 0,
             tree: SubscriptionTree::new(seed),
-            waiting: VecDeque::new(),
-            appended: AppendToken(0),
-            held: Vec::new(),
+            lanes: Lanes::default(),
             retained_requests: RetainedRequests::default(),
             shared_subscribes: SharedSubscribes::default(),
             retained_rooms: HashMap::with_hasher(random.clone()),

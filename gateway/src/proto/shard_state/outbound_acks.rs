@@ -90,7 +90,7 @@ impl ShardState {
             let record =
                 Record::Qos2Outbound { client_id, packet_id, step, partition, sequence, shared };
             let token = context.upstream.append(&record);
-            self.waiting.push_back((token, waiting));
+            self.wait_for(token, waiting);
             self.count_qos2_delta(index, context);
         } else {
             self.perform(waiting, context);

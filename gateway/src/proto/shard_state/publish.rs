@@ -1,12 +1,13 @@
 //! PUBLISH from a client, and its inbound QoS 2 exchange. Source: MQTT 5.0 §3.3, §4.3.
 
 use super::waiting::Waiting;
-use super::{AppendToken, Context, ProtocolError, ShardState};
+use super::{Context, ProtocolError, ShardState};
 use crate::proto::mqtt::{
     AckKind, PacketId, Properties, Property, ProtocolVersion, Publish, PublishAck, QoS, ReasonCode,
     encode_publish_ack, is_valid_topic_name,
 };
 use crate::proto::output::{Action, ConnectionId};
+use crate::proto::partition::Lane;
 use crate::proto::record::{Message, Record};
 use crate::proto::session::{InboundQos2, InboundStep, StoredWill, Ticket};
 
@@ -131,7 +132,8 @@ impl ShardState {
 
     /// Whether a client may publish to this topic.
     pub(super) fn is_accepted_topic_name(&self, topic: &str) -> bool {
-        is_valid_topic_name(topic)
+        topic.len() <= usize::from(self.limits.topic_bytes_max)
+            && is_valid_topic_name(topic)
             && memchr::memchr_iter(b'/', topic.as_bytes()).count()
                 < usize::from(self.limits.topic_levels_max)
     }
@@ -181,19 +183,28 @@ impl ShardState {
             Waiting::Puback { connection: id, packet_id }
         };
         let token = context.upstream.append(&Record::Message(*message));
-        self.waiting.push_back((token, waiting));
-        self.hold_if_full(index, id, context);
+        if let Some(session) = self.session_mut(index) {
+            session.answers.expect(packet_id, token.lane);
+        }
+        self.wait_for(token, waiting);
+        self.hold_if_full(index, id, token.lane, context);
         Ok(())
     }
 
     /// Stops reading from a publisher when the upstream is behind, or its own window is full.
-    fn hold_if_full(&mut self, index: u32, id: ConnectionId, context: &mut Context<'_>) {
+    fn hold_if_full(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        lane: Lane,
+        context: &mut Context<'_>,
+    ) {
         let receive_maximum = self.limits.receive_maximum;
         let is_full = self.session(index).is_some_and(|session| {
             session.connected.version != ProtocolVersion::V5
                 && session.inbound_unacknowledged >= receive_maximum
         });
-        if !is_full && !context.upstream.is_congested() {
+        if !is_full && !context.upstream.is_congested(lane) {
             return;
         }
         let Some(connection) = self.connection_mut(id) else {
@@ -201,7 +212,7 @@ impl ShardState {
         };
         if !connection.held {
             connection.held = true;
-            self.held.push(id);
+            self.lanes.hold(lane, id);
             context.actions.push(Action::Hold(id));
         }
     }
@@ -209,32 +220,36 @@ impl ShardState {
     /// Lets held publishers go on once the upstream has caught up with them. Called when something
     /// is committed, and by whoever knows that the upstream has room again.
     pub fn resume_held(&mut self, context: &mut Context<'_>) {
-        if self.held.is_empty() || context.upstream.is_congested() {
-            return;
+        for lane in self.lanes.all() {
+            if !self.lanes.holds_any(lane) || context.upstream.is_congested(lane) {
+                continue;
+            }
+            let mut held = self.lanes.take_held(lane);
+            held.retain(|&id| self.stays_held(id, context));
+            self.lanes.put_back_held(lane, held);
         }
+    }
+
+    /// Lets one held publisher go on, unless its own window is still full.
+    fn stays_held(&mut self, id: ConnectionId, context: &mut Context<'_>) -> bool {
         let receive_maximum = self.limits.receive_maximum;
-        let mut held = std::mem::take(&mut self.held);
-        held.retain(|&id| {
-            let Some(connection) = self.connection(id) else {
-                return false;
-            };
-            // In 5.0 what waits for the client's own PUBREL counts, too: it must be read.
-            let is_full = self.session(connection.session).is_some_and(|session| {
-                session.connected.version != ProtocolVersion::V5
-                    && session.inbound_unacknowledged > receive_maximum / 2
-            });
-            if is_full {
-                return true;
-            }
-            if let Some(connection) = self.connection_mut(id) {
-                connection.held = false;
-                connection.last_received = context.now;
-            }
-            context.actions.push(Action::Resume(id));
-            false
+        let Some(connection) = self.connection(id) else {
+            return false;
+        };
+        // In 5.0 what waits for the client's own PUBREL counts, too: it must be read.
+        let is_full = self.session(connection.session).is_some_and(|session| {
+            session.connected.version != ProtocolVersion::V5
+                && session.inbound_unacknowledged > receive_maximum / 2
         });
-        held.append(&mut self.held);
-        self.held = held;
+        if is_full {
+            return true;
+        }
+        if let Some(connection) = self.connection_mut(id) {
+            connection.held = false;
+            connection.last_received = context.now;
+        }
+        context.actions.push(Action::Resume(id));
+        false
     }
 
     pub(super) fn is_open(&mut self, index: u32, packet_id: PacketId) -> bool {
@@ -297,7 +312,7 @@ impl ShardState {
         if persistent {
             let record = Record::Qos2Released { client_id: &session.client_id, packet_id };
             let token = context.upstream.append(&record);
-            self.waiting.push_back((token, waiting));
+            self.wait_for(token, waiting);
         } else {
             self.perform(waiting, context);
         }
@@ -328,17 +343,6 @@ impl ShardState {
         } else {
             context.upstream.append(&Record::Message(message));
         }
-    }
-
-    /// Everything appended up to `token` is committed: answers go out.
-    pub fn handle_appended(&mut self, token: AppendToken, context: &mut Context<'_>) {
-        self.appended = self.appended.max(token);
-        while self.waiting.front().is_some_and(|(at, _)| *at <= token) {
-            if let Some((_, waiting)) = self.waiting.pop_front() {
-                self.perform(waiting, context);
-            }
-        }
-        self.resume_held(context);
     }
 }
 

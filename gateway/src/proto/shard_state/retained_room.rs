@@ -44,11 +44,10 @@ impl ShardState {
         }
         context.actions.push(Action::Hold(id));
         // The store is to know what this shard has promised before: the question goes behind it.
-        match self.waiting.back() {
-            Some((token, _)) => {
-                let token = *token;
+        match self.lanes.last() {
+            Some(token) => {
                 let question = Waiting::AskRetainedRoom { connection: id, topic, bytes };
-                self.waiting.push_back((token, question));
+                self.wait_for(token, question);
             }
             None => self.ask_retained_room(id, topic, bytes, context),
         }

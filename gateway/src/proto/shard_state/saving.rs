@@ -37,7 +37,7 @@ impl ShardState {
         });
         self.set_follows(index, follows);
         let Some(session) = self.session(index) else {
-            return self.appended;
+            return self.lanes.committed();
         };
         let record = self.session_record(index, session);
         let mut bytes = Vec::new();

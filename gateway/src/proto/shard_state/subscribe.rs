@@ -80,7 +80,9 @@ impl ShardState {
         let ack = SubscribeAck { packet_id, properties: Properties::NONE, codes };
         let mut bytes = Vec::new();
         encode_suback(&ack, session.connected.version, &mut bytes);
-        let answer = SubscribeAnswer { connection, bytes, retained, settled: Vec::new() };
+        let interest = context.upstream.interest_in_force();
+        let settled = Vec::new();
+        let answer = SubscribeAnswer { connection, interest, bytes, retained, settled };
         self.answer_when_recorded(index, answer, context);
     }
 
@@ -98,7 +100,13 @@ impl ShardState {
             return ReasonCode::TopicFilterInvalid;
         };
         let inner = shared.map_or(filter, |(_, inner)| inner);
-        if !is_valid_filter(inner) || !self.has_accepted_depth(inner) {
+        if shared.is_some() && !self.limits.shared_subscriptions {
+            return ReasonCode::SharedSubscriptionsNotSupported;
+        }
+        if inner.len() > usize::from(self.limits.topic_bytes_max)
+            || !is_valid_filter(inner)
+            || !self.has_accepted_depth(inner)
+        {
             return ReasonCode::TopicFilterInvalid;
         }
         let count = session.subscriptions.len() + session.shared.len() + joining;
@@ -239,7 +247,8 @@ impl ShardState {
         };
         let mut bytes = Vec::new();
         encode_unsuback(&ack, version, &mut bytes);
-        let answer = SubscribeAnswer { connection: id, bytes, retained: Vec::new(), settled };
+        let (interest, retained) = (None, Vec::new());
+        let answer = SubscribeAnswer { connection: id, interest, bytes, retained, settled };
         self.answer_when_recorded(index, answer, context);
     }
 
@@ -298,13 +307,21 @@ impl ShardState {
     ) {
         if self.session(index).is_some_and(|session| session.is_persistent()) {
             let token = self.record_session(index, context);
-            self.waiting.push_back((token, Waiting::SubscribeAck(Box::new(answer))));
+            self.wait_for(token, Waiting::SubscribeAck(Box::new(answer)));
         } else {
             self.answer_subscribe(answer, context);
         }
     }
 
-    pub(super) fn answer_subscribe(&mut self, answer: SubscribeAnswer, context: &mut Context<'_>) {
+    pub(super) fn answer_subscribe(
+        &mut self,
+        mut answer: SubscribeAnswer,
+        context: &mut Context<'_>,
+    ) {
+        if let Some(token) = answer.interest.take_if(|token| !self.lanes.is_committed(*token)) {
+            self.wait_for(token, Waiting::SubscribeAck(Box::new(answer)));
+            return;
+        }
         self.settle_own(answer.settled, context);
         let asked_on = self.connection(answer.connection);
         if asked_on.is_none_or(|connection| connection.stage != ConnectionStage::Connected) {

@@ -6,17 +6,22 @@
 
 use crate::proto::mqtt::{QoS, ReasonCode};
 use crate::proto::output::ConnectionId;
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::{Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::record::Qos2Delta;
 use crate::proto::session::{GroupId, Place, Ticket};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
 
-/// Names an append; later appends of the same shard have higher tokens, and
+/// Names an append; later appends of the same shard and lane have higher numbers, and
 /// [`super::ShardState::handle_appended`] reports them committed in that order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AppendToken(pub u64);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppendToken {
+    /// Which line it stands in.
+    pub lane: Lane,
+    /// Its place there.
+    pub number: u64,
+}
 
 /// What a shard needs from whatever is behind it.
 pub trait Upstream {
@@ -44,8 +49,12 @@ pub trait Upstream {
     /// Undoes one [`Upstream::add_interest`] of the same filter.
     fn remove_interest(&mut self, filter: &str);
 
-    /// More is appended and not committed than the limit allows: publishers must wait.
-    fn is_congested(&self) -> bool;
+    /// Everything that [`Upstream::add_interest`] has added is in force when this token is committed;
+    /// `None` when it is already. SUBACK waits for it: whoever publishes after that is heard.
+    fn interest_in_force(&mut self) -> Option<AppendToken>;
+
+    /// More is appended to a lane and not committed than the limit allows: publishers must wait.
+    fn is_congested(&self, lane: Lane) -> bool;
 
     /// Counts a session that begins; false when `sessions_max` are there and it must not.
     fn reserve_session(&mut self) -> bool;
@@ -70,8 +79,8 @@ pub trait Upstream {
     /// [`Upstream::add_interest`] came before this call.
     fn retained_end(&self, partition: PartitionId) -> Sequence;
 
-    /// The partition this shard appends to.
-    fn own_partition(&self) -> PartitionId;
+    /// The partition of which this shard is fed everything, whatever it is interested in.
+    fn own_partition(&self) -> Option<PartitionId>;
 }
 
 /// A question to the upstream.

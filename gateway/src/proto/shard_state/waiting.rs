@@ -1,10 +1,10 @@
 //! What waits until a record is committed: the answers that promise something.
 
 use super::publish::write_ack;
-use super::{Context, GroupRequest, ShardState};
+use super::{AppendToken, Context, GroupRequest, ShardState};
 use crate::proto::mqtt::{AckKind, PacketId, ReasonCode};
 use crate::proto::output::ConnectionId;
-use crate::proto::session::{GroupId, InFlightStep, InboundStep, Place, Stage, Ticket};
+use crate::proto::session::{GroupId, InFlightStep, InboundStep, Place, Session, Stage, Ticket};
 
 /// An answer in line behind a record.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(super) enum Waiting {
 #[derive(Debug)]
 pub(super) struct SubscribeAnswer {
     pub(super) connection: ConnectionId,
+    /// What was subscribed is in force when this is committed.
+    pub(super) interest: Option<AppendToken>,
     pub(super) bytes: Vec<u8>,
     pub(super) retained: Vec<u64>,
     /// Messages of shared subscriptions that are the session's own to finish from here on.
@@ -76,19 +78,13 @@ impl ShardState {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        let Some(session) = self.session_mut(connection.session) else {
-            return;
-        };
-        session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
-        let success = ReasonCode::Success;
-        write_ack(AckKind::Puback, packet_id, success, connection.version, id, context);
+        self.answer_in_turn(connection.session, packet_id, context);
     }
 
     fn answer_pubrec(&mut self, ticket: Ticket, packet_id: PacketId, context: &mut Context<'_>) {
         let Some(session) = self.session_of(ticket) else {
             return;
         };
-        let version = session.connected.version;
         let Some(exchange) = session.inbound.as_mut().and_then(|inbound| inbound.find(packet_id))
         else {
             return;
@@ -96,15 +92,18 @@ impl ShardState {
         if exchange.step == InboundStep::ExpectCommit {
             exchange.step = InboundStep::ExpectPubrel;
         }
-        let asked_on = exchange.connection;
-        // Before 5.0 only what waits for us counts: a client held for what waits for its PUBREL
-        // could not send that.
-        if !version.is_v5() {
-            session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
-        }
-        if session.connection == Some(asked_on) && session.stage == Stage::Online {
-            let success = ReasonCode::Success;
-            write_ack(AckKind::Pubrec, packet_id, success, version, asked_on, context);
+        self.answer_in_turn(ticket.session, packet_id, context);
+    }
+
+    /// PUBACK or PUBREC for a message that is committed, and for those that waited for it to have
+    /// its answer first.
+    fn answer_in_turn(&mut self, index: u32, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        let mut due = session.answers.commit(packet_id).then_some(packet_id);
+        while let Some(packet_id) = due.take().or_else(|| session.answers.next_due()) {
+            write_first_answer(session, packet_id, context);
         }
     }
 
@@ -144,5 +143,22 @@ impl ShardState {
         if let Some(id) = online {
             write_ack(AckKind::Pubrel, packet_id, ReasonCode::Success, version, id, context);
         }
+    }
+}
+
+/// PUBACK, or PUBREC if the session has an exchange of this packet id.
+fn write_first_answer(session: &mut Session, packet_id: PacketId, context: &mut Context<'_>) {
+    let version = session.connected.version;
+    let exchange = session.inbound.as_mut().and_then(|inbound| inbound.find(packet_id));
+    let asked_on = exchange.map(|exchange| exchange.connection);
+    let kind = if asked_on.is_some() { AckKind::Pubrec } else { AckKind::Puback };
+    // In 5.0 a message of QoS 2 counts until its PUBCOMP. Before, only what waits for us counts: a
+    // client held for what waits for its PUBREL could not send that.
+    if kind == AckKind::Puback || !version.is_v5() {
+        session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
+    }
+    let online = session.connection.filter(|_| session.stage == Stage::Online);
+    if let Some(id) = online.filter(|id| asked_on.is_none_or(|asked_on| asked_on == *id)) {
+        write_ack(kind, packet_id, ReasonCode::Success, version, id, context);
     }
 }

@@ -17,7 +17,7 @@ use super::store::stored_sessions::StoredSessions;
 use super::store::thread::{RetainedQuery, StoreRequest};
 use crate::proto::mqtt::QoS;
 use crate::proto::output::{ConnectionId, ShardIndex};
-use crate::proto::partition::{Chunk, PartitionId, Sequence};
+use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::InterestOwner;
 use crate::proto::session::shared::filter_of;
@@ -371,7 +371,7 @@ impl Embedded {
             let put = self.groups.join(group, asker, &request);
             if let Some(put) = put {
                 let token = self.append_group(&put);
-                self.groups.set_join_token(Sequence(token.0));
+                self.groups.set_join_token(Sequence(token.number));
             }
             group
         } else {
@@ -647,7 +647,7 @@ impl Upstream for Embedded {
         {
             self.note_retained(sequence, message.qos);
         }
-        AppendToken(sequence.0)
+        AppendToken { lane: Lane::LOCAL, number: sequence.0 }
     }
 
     fn publish(&mut self, message: &Message<'_>) {
@@ -737,7 +737,11 @@ impl Upstream for Embedded {
         self.shared.stored_sessions.may_have(client_id)
     }
 
-    fn is_congested(&self) -> bool {
+    fn interest_in_force(&mut self) -> Option<AppendToken> {
+        None
+    }
+
+    fn is_congested(&self, _lane: Lane) -> bool {
         let log = self.own_log();
         log.is_behind()
             || log.is_full()
@@ -772,8 +776,8 @@ impl Upstream for Embedded {
         ends.map_or(Sequence::ZERO, PartitionEnds::retained)
     }
 
-    fn own_partition(&self) -> PartitionId {
-        self.own_log().partition()
+    fn own_partition(&self) -> Option<PartitionId> {
+        Some(self.own_log().partition())
     }
 }
 
@@ -782,7 +786,7 @@ impl Embedded {
     /// committed, so a subscription may come too late for that and has to wait for the store.
     fn note_retained(&mut self, sequence: Sequence, qos: QoS) {
         self.retained_end = Sequence(sequence.0 + 1);
-        let ends = self.ends.get(usize::from(self.own_partition().0));
+        let ends = self.ends.get(usize::from(self.own_log().partition().0));
         if let Some(ends) = ends.filter(|_| qos == QoS::AtMostOnce) {
             ends.raise_retained(self.retained_end);
         }
