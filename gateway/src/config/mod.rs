@@ -16,6 +16,7 @@ mod file;
 mod given;
 mod limits;
 mod listen;
+mod nats;
 mod relations;
 mod resolved;
 mod show;
@@ -32,6 +33,10 @@ pub use environment::Environment;
 pub use error::{ConfigError, Origin};
 pub use limits::{LIMITS, LimitSpec, Limits};
 pub use listen::Listen;
+pub use nats::{
+    GATEWAY_ID_BYTES_MAX, NATS_SERVERS_MAX, NatsIdentity, NatsServer, REPLICAS_MAX,
+    SUB_CLUSTER_NAME_BYTES_MAX, SUB_CLUSTERS_MAX, SubClusterConfig,
+};
 pub use relations::MemoryBounds;
 pub use resolved::{Config, Durability, LogLevel, SHARDS_MAX};
 

@@ -8,6 +8,7 @@
 //! Source: JetStream as nats-server 2.12.0 and 2.15.1 speak it; ADR-31 (Direct Get).
 
 pub mod batch;
+pub mod control;
 pub mod direct_get;
 pub mod link;
 pub mod publish;

@@ -1,0 +1,53 @@
+//! The control thread: what a gateway decides about its sub-clusters beside the data path.
+//!
+//! One thread with async-nats. It finds or makes the ring, sees that each member's servers can do
+//! what is needed and its streams are as they should be, and looks about once a second how each
+//! partition is. What it finds it tells as [`ControlNews`]; it neither publishes a message of a
+//! client nor reads one.
+//!
+//! ```text
+//! ring_key ──table──▶ ControlThread ──one task a member──▶ member: servers, streams, status
+//!                          └──────────────── tell(ControlNews) ◀──────────┘
+//! ```
+
+mod names;
+mod settings;
+mod thread;
+
+use super::stored::StoreTime;
+use crate::proto::bridge::ring_table::RingTable;
+use crate::proto::partition::{PartitionId, Sequence};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use names::{live_prefix, retained_prefix, retained_stream_name, stream_name};
+pub use settings::{ControlSettings, SubClusterSettings};
+pub use thread::ControlThread;
+
+/// What the control thread tells every shard.
+#[derive(Clone, Debug)]
+pub enum ControlNews {
+    /// The ring in force; said before any partition of it, and again when its epoch changes.
+    Ring(Arc<RingTable>),
+    /// How a partition is; said when something of it changes, and about once a second.
+    Partition(PartitionStatus),
+}
+
+/// How a partition is, as the leader of its stream says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Which one.
+    pub partition: PartitionId,
+    /// Where its leader accepts clients; `None` while it has none that is known.
+    pub leader: Option<SocketAddr>,
+    /// INFO's `server_name` of the leader.
+    pub leader_name: String,
+    /// When the stream was created: another time means that sequences started over.
+    pub created: StoreTime,
+    /// The first sequence still kept (`state.first_seq`).
+    pub first: Sequence,
+    /// The last sequence (`state.last_seq`).
+    pub last: Sequence,
+    /// How many replicas the stream has (`num_replicas`).
+    pub replicas: u8,
+}

@@ -1,0 +1,42 @@
+//! The names of what a partition has in JetStream. Shared with the shards: both sides derive them.
+
+use crate::proto::partition::PartitionId;
+
+/// The stream of a partition's messages: `MQTT_<number>`.
+#[must_use]
+pub fn stream_name(partition: PartitionId) -> String {
+    format!("MQTT_{}", partition.0)
+}
+
+/// The stream of a partition's retained messages: `MQTT_RETAINED_<number>`.
+#[must_use]
+pub fn retained_stream_name(partition: PartitionId) -> String {
+    format!("MQTT_RETAINED_{}", partition.0)
+}
+
+/// What stands in front of the subject S of a stored message when it is republished:
+/// `live.<number>`, so that it becomes `live.<number>.S`.
+#[must_use]
+pub fn live_prefix(partition: PartitionId) -> String {
+    format!("live.{}", partition.0)
+}
+
+/// The same for the retained message of subject S: it is at `retained.<number>.S`.
+#[must_use]
+pub fn retained_prefix(partition: PartitionId) -> String {
+    format!("retained.{}", partition.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_the_number() {
+        let partition = PartitionId(65_535);
+        assert_eq!(stream_name(partition), "MQTT_65535");
+        assert_eq!(retained_stream_name(partition), "MQTT_RETAINED_65535");
+        assert_eq!(live_prefix(partition), "live.65535");
+        assert_eq!(retained_prefix(partition), "retained.65535");
+    }
+}

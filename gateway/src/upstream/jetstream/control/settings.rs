@@ -1,0 +1,39 @@
+//! What the control thread is told at start.
+
+use crate::config::{NatsIdentity, SUB_CLUSTER_NAME_BYTES_MAX};
+use crate::proto::bridge::ring_table::RingTable;
+use crate::upstream::jetstream::link::Identity;
+
+/// A sub-cluster is to the control thread what was configured.
+pub use crate::config::SubClusterConfig as SubClusterSettings;
+
+/// What the control thread is told at start.
+#[derive(Clone, Debug)]
+pub struct ControlSettings {
+    /// In the names of its connections.
+    pub gateway_id: String,
+    /// At least one, no name twice.
+    pub sub_clusters: Vec<SubClusterSettings>,
+}
+
+impl TryFrom<&NatsIdentity> for Identity {
+    type Error = nkeys::error::Error;
+
+    /// The same identity, for a link. What the configuration resolved to cannot fail.
+    fn try_from(identity: &NatsIdentity) -> Result<Self, Self::Error> {
+        Ok(match identity {
+            NatsIdentity::None => Self::None,
+            NatsIdentity::Password { user, password } => {
+                Self::Password { user: user.clone(), password: password.clone() }
+            }
+            NatsIdentity::Token(token) => Self::Token(token.clone()),
+            NatsIdentity::Nkey { seed, .. } => Self::Nkey(nkeys::KeyPair::from_seed(seed)?),
+            NatsIdentity::Creds { jwt, seed, .. } => {
+                let key = nkeys::KeyPair::from_seed(seed)?;
+                Self::Creds { jwt: jwt.clone(), key }
+            }
+        })
+    }
+}
+
+const _: () = assert!(SUB_CLUSTER_NAME_BYTES_MAX == RingTable::SUB_CLUSTER_BYTES_MAX);
