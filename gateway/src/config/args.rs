@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use super::error::{ConfigError, Origin};
 use super::given::{Given, Written};
 use super::limits::LIMITS;
+use super::nats;
 
 /// An MQTT 3.1.1 and 5.0 gateway: millions of connections in front of a durable, ordered log.
 ///
@@ -49,6 +50,27 @@ pub(super) struct Args {
     #[arg(long, global = true)]
     pub(super) allow_anonymous: bool,
 
+    /// A sub-cluster of NATS servers to keep messages in; once for each sub-cluster.
+    ///
+    /// NAME is 1 to 32 letters, digits, - and _. HOST is an IPv4 address, an IPv6 address in
+    /// brackets or a DNS name; PORT is 4222 by default. user:password@ or token@ may stand before
+    /// HOST; others can read a command line, a file with [[nats]] tables can be protected.
+    /// [default: none, messages are kept under --data]
+    #[arg(long, global = true, value_name = "NAME=nats://HOST:PORT[,nats://HOST:PORT...]")]
+    pub(super) nats: Vec<String>,
+
+    /// Where sessions are kept with --nats: on this node (local). [default: local]
+    ///
+    /// shared, in JetStream, is not there yet.
+    #[arg(long, global = true, value_name = "local")]
+    pub(super) sessions: Option<String>,
+
+    /// What this gateway is called in the names of its connections and in message ids.
+    ///
+    /// 1 to 64 letters, digits, - and _; no two gateways may share one. [default: the host's name]
+    #[arg(long, global = true, value_name = "ID")]
+    pub(super) gateway_id: Option<String>,
+
     /// How much to log: error, warn, info, debug or trace. [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(super) log: Option<String>,
@@ -81,6 +103,8 @@ impl Args {
             ("durability", &self.durability),
             ("sync_interval_ms", &self.sync_interval_ms),
             ("log", &self.log),
+            ("sessions", &self.sessions),
+            ("gateway_id", &self.gateway_id),
         ];
         for (key, text) in texts {
             if let Some(text) = text {
@@ -92,6 +116,10 @@ impl Args {
         }
         if !self.listen.is_empty() {
             given.listen = Some(self.listen.iter().map(|text| flag(text)).collect());
+        }
+        if !self.nats.is_empty() {
+            let sub_clusters = self.nats.iter().filter_map(|text| nats::flag(text, faults));
+            given.nats = Some(sub_clusters.collect());
         }
         for text in &self.limit {
             limit(text, &mut given, faults);

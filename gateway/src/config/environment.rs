@@ -12,6 +12,8 @@ pub struct Environment {
     pub memory_bytes: u64,
     /// The first directory in `$STATE_DIRECTORY`, which systemd sets for `StateDirectory=`.
     pub state_directory: Option<PathBuf>,
+    /// What the kernel calls this host; may be empty.
+    pub host_name: String,
 }
 
 impl Environment {
@@ -23,6 +25,7 @@ impl Environment {
             cores: available_parallelism().map_or(1, usize::from),
             memory_bytes: machine_memory_bytes().min(cgroup_memory_bytes()),
             state_directory: state_directory(std::env::var("STATE_DIRECTORY").ok().as_deref()),
+            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         }
     }
 }

@@ -4,12 +4,15 @@
 //! with five faults gets five lines, each with its line number. (A derived deserializer would
 //! stop at the first.)
 
+use std::collections::BTreeMap;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin};
 use super::given::{Given, Kind, SETTINGS, Written};
 use super::limits::LIMITS;
+use super::nats::{self, GivenSubCluster};
 
 /// Reads `text` as a configuration file; faults go to `faults`, what is sound is returned.
 pub(super) fn parse(text: &str, faults: &mut Vec<ConfigError>) -> Given {
@@ -57,6 +60,7 @@ impl Reader<'_> {
         match name {
             "listen" => self.listen(value),
             "limits" => self.limits(value),
+            "nats" => self.nats(value),
             _ => match SETTINGS.iter().find(|(setting, _)| *setting == name) {
                 Some((setting, kind)) => {
                     if let Some(written) = self.scalar(setting, *kind, value) {
@@ -101,6 +105,43 @@ impl Reader<'_> {
         }
     }
 
+    /// `[[nats]]`: a table a sub-cluster.
+    fn nats(&mut self, value: &Spanned<DeValue<'_>>) {
+        let DeValue::Array(items) = value.get_ref() else {
+            let at = value.span().start;
+            self.push("nats", String::new(), "an array of tables: [[nats]]", at);
+            return;
+        };
+        let sub_clusters = items.iter().filter_map(|item| self.sub_cluster(item)).collect();
+        self.given.nats = Some(sub_clusters);
+    }
+
+    fn sub_cluster(&mut self, value: &Spanned<DeValue<'_>>) -> Option<GivenSubCluster> {
+        let at = value.span().start;
+        let DeValue::Table(table) = value.get_ref() else {
+            // Its text may be a URL with a password.
+            self.push("nats", String::new(), "a table: [[nats]]", at);
+            return None;
+        };
+        let (mut values, mut servers) = (BTreeMap::new(), Vec::new());
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            let full = format!("nats.{name}");
+            if name == "servers" {
+                let items: Vec<_> = match value.get_ref() {
+                    DeValue::Array(items) => items.iter().collect(),
+                    _ => vec![value],
+                };
+                servers = items.iter().filter_map(|i| self.scalar(&full, Kind::Text, i)).collect();
+            } else if let Some((key, kind)) = nats::KEYS.iter().find(|(key, _)| *key == name) {
+                values.extend(self.scalar(&full, *kind, value).map(|written| (*key, written)));
+            } else {
+                self.unknown(&full, key.span().start);
+            }
+        }
+        Some(GivenSubCluster { origin: self.at(at), values, servers })
+    }
+
     /// Takes a value of `kind`; anything else is a fault.
     fn scalar(&mut self, key: &str, kind: Kind, value: &Spanned<DeValue<'_>>) -> Option<Written> {
         let text = match (kind, value.get_ref()) {
@@ -133,7 +174,10 @@ impl Reader<'_> {
     }
 
     fn fault(&mut self, key: &str, value: &Spanned<DeValue<'_>>, expected: &str) {
-        let written = self.text.get(value.span()).unwrap_or_default();
+        let written = match nats::may_be_secret(key) {
+            true => "***",
+            false => self.text.get(value.span()).unwrap_or_default(),
+        };
         let on_one_line = written.split_whitespace().collect::<Vec<_>>().join(" ");
         self.push(key, on_one_line, expected, value.span().start);
     }

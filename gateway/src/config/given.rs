@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::Origin;
+use super::nats::GivenSubCluster;
 
 /// A value as it was written, and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,7 @@ pub(super) struct Given {
     /// Settings by key, without `listen` and the limits.
     pub(super) settings: BTreeMap<&'static str, Written>,
     pub(super) listen: Option<Vec<Written>>,
+    pub(super) nats: Option<Vec<GivenSubCluster>>,
     /// Limits by key, without the `limits.` in front.
     pub(super) limits: BTreeMap<&'static str, Written>,
 }
@@ -31,6 +33,8 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("sync_interval_ms", Kind::Number),
     ("allow_anonymous", Kind::Truth),
     ("log", Kind::Text),
+    ("sessions", Kind::Text),
+    ("gateway_id", Kind::Text),
 ];
 
 /// What a value must be in TOML.
@@ -51,6 +55,7 @@ impl Given {
             self.limits.entry(key).or_insert(value);
         }
         self.listen = self.listen.or(below.listen);
+        self.nats = self.nats.or(below.nats);
         self
     }
 }

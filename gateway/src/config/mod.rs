@@ -4,8 +4,8 @@
 //! in it means "default". Flags win over the file. Everything is checked before anything starts,
 //! and every fault is reported at once, one line each.
 //!
-//! Reads the configuration file and facts of the machine, nothing else: opening ports and
-//! directories is for others.
+//! Reads the configuration file, the files with keys that it names and facts of the machine,
+//! nothing else: opening ports and directories is for others.
 
 #![forbid(unsafe_code)]
 

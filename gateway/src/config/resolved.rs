@@ -9,6 +9,7 @@ use super::error::{ConfigError, Origin};
 use super::given::{Given, Written};
 use super::limits::{LimitSpec, Limits};
 use super::listen::Listen;
+use super::nats::{self, SubClusterConfig};
 use super::relations::{self, MemoryBounds};
 
 /// The most shards a node runs: the interest table has one bit a shard in a 64-bit word.
@@ -36,6 +37,11 @@ pub struct Config {
     /// Whether clients may connect without proving who they are on addresses that are not
     /// loopback. On loopback they always may.
     pub allow_anonymous: bool,
+    /// The sub-clusters of the JetStream upstream, no name twice. Empty: the embedded upstream.
+    pub nats: Vec<SubClusterConfig>,
+    /// What this gateway is called: 1 to [`GATEWAY_ID_BYTES_MAX`](super::GATEWAY_ID_BYTES_MAX)
+    /// letters, digits, `-` and `_`.
+    pub gateway_id: String,
     /// How much is logged.
     pub log: LogLevel,
     /// Every limit.
@@ -108,7 +114,11 @@ impl Config {
         let mut resolver = Resolver { given, environment, faults };
         let durability = resolver.durability();
         let shards = resolver.shards();
+        let limits = resolver.limits(durability, shards);
+        resolver.check_sessions();
         let config = Self {
+            nats: resolver.nats(&limits),
+            gateway_id: resolver.gateway_id(),
             listen: resolver.listen(),
             data: resolver.data(),
             shards,
@@ -116,7 +126,7 @@ impl Config {
             sync_interval: resolver.sync_interval(),
             allow_anonymous: resolver.allow_anonymous(),
             log: resolver.log(),
-            limits: resolver.limits(durability, shards),
+            limits,
         };
         resolver.check_anonymous(&config);
         relations::check(&config.limits, config.shards, faults);
@@ -201,6 +211,28 @@ impl Resolver<'_> {
 
     fn allow_anonymous(&mut self) -> bool {
         self.choice("allow_anonymous", &[("true", true), ("false", false)], false)
+    }
+
+    fn nats(&mut self, limits: &Limits) -> Vec<SubClusterConfig> {
+        let given = self.given.nats.as_deref().unwrap_or_default();
+        nats::resolve(given, limits.retention_age(), self.faults)
+    }
+
+    fn gateway_id(&mut self) -> String {
+        let written = self.given.settings.get("gateway_id");
+        nats::gateway_id(written, &self.environment.host_name, self.faults)
+    }
+
+    /// There is one answer so far, so nothing of it is kept.
+    fn check_sessions(&mut self) {
+        let Some(written) = self.given.settings.get("sessions") else { return };
+        if self.given.nats.as_ref().is_none_or(Vec::is_empty) {
+            self.fault("sessions", written, "sub-clusters with it: --nats or [[nats]]");
+        } else if written.text == "shared" {
+            self.fault("sessions", written, "local: sessions in JetStream are not there yet");
+        } else if written.text != "local" {
+            self.fault("sessions", written, "local");
+        }
     }
 
     fn log(&mut self) -> LogLevel {
@@ -288,7 +320,7 @@ impl Resolver<'_> {
 }
 
 /// Reads decimal digits; underscores may group them, as in TOML.
-fn parse_number(text: &str, min: u64, max: u64) -> Option<u64> {
+pub(super) fn parse_number(text: &str, min: u64, max: u64) -> Option<u64> {
     let digits = text.replace('_', "");
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

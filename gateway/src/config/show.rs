@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use super::nats;
 use super::resolved::Config;
 
 impl Config {
@@ -22,6 +23,11 @@ impl Config {
         writeln!(out, "sync_interval_ms = {}", self.sync_interval.as_millis())?;
         writeln!(out, "allow_anonymous = {}", self.allow_anonymous)?;
         writeln!(out, "log = \"{}\"", self.log)?;
+        writeln!(out, "gateway_id = {}", quoted(&self.gateway_id))?;
+        if !self.nats.is_empty() {
+            writeln!(out, "sessions = \"local\"")?;
+        }
+        nats::write_toml(&self.nats, out)?;
         writeln!(out, "\n[limits]")?;
         for (limit, value) in self.limits.values() {
             writeln!(out, "{} = {value} # {}", limit.key, limit.unit)?;
@@ -46,6 +52,6 @@ impl Config {
 }
 
 /// `text` as a TOML basic string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

@@ -4,22 +4,27 @@ use super::*;
 
 const MEMORY_BYTES: u64 = 8 << 30;
 
-fn environment() -> Environment {
-    Environment { cores: 2, memory_bytes: MEMORY_BYTES, state_directory: None }
+pub(super) fn environment() -> Environment {
+    Environment {
+        cores: 2,
+        memory_bytes: MEMORY_BYTES,
+        state_directory: None,
+        host_name: "host.example".to_owned(),
+    }
 }
 
 /// A file in the temporary directory that is removed when the test ends.
-struct TemporaryFile(PathBuf);
+pub(super) struct TemporaryFile(pub(super) PathBuf);
 
 impl TemporaryFile {
-    fn new(name: &str, text: &str) -> Self {
+    pub(super) fn new(name: &str, text: &str) -> Self {
         let name = format!("gateway-config-{}-{name}.toml", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text).expect("the temporary directory can be written");
         Self(path)
     }
 
-    fn flag(&self) -> String {
+    pub(super) fn flag(&self) -> String {
         self.0.display().to_string()
     }
 }
@@ -30,13 +35,13 @@ impl Drop for TemporaryFile {
     }
 }
 
-fn request(flags: &[&str]) -> Request {
+pub(super) fn request(flags: &[&str]) -> Request {
     let arguments = std::iter::once("gateway").chain(flags.iter().copied());
     Request::from_command_line(arguments, &environment())
 }
 
 #[track_caller]
-fn running(flags: &[&str]) -> Config {
+pub(super) fn running(flags: &[&str]) -> Config {
     match request(flags) {
         Request::Run(config) => *config,
         other => panic!("{flags:?}: {other:?}"),
@@ -53,7 +58,7 @@ fn refusals(flags: &[&str]) -> Vec<String> {
 }
 
 #[track_caller]
-fn check_refused(flags: &[&str], expected: &[&str]) {
+pub(super) fn check_refused(flags: &[&str], expected: &[&str]) {
     let lines = refusals(flags);
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");
     for (line, part) in lines.iter().zip(expected) {
@@ -62,7 +67,7 @@ fn check_refused(flags: &[&str], expected: &[&str]) {
 }
 
 /// What a file with `text` resolves to on the test machine.
-fn resolve_file(text: &str) -> Result<Config, Vec<ConfigError>> {
+pub(super) fn resolve_file(text: &str) -> Result<Config, Vec<ConfigError>> {
     let mut faults = Vec::new();
     let given = file::parse(text, &mut faults);
     let config = Config::resolve(&given, &environment(), &mut faults);
@@ -71,7 +76,7 @@ fn resolve_file(text: &str) -> Result<Config, Vec<ConfigError>> {
 }
 
 #[track_caller]
-fn check_file_refused(text: &str, expected: &[&str]) {
+pub(super) fn check_file_refused(text: &str, expected: &[&str]) {
     let faults = resolve_file(text).expect_err("the file is refused");
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");

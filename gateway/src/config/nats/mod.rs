@@ -1,4 +1,19 @@
 //! Sub-clusters of NATS servers, as configured.
+//!
+//! `given.rs` is what was written, `resolved.rs` makes a [`SubClusterConfig`] of it with the help of
+//! `server_url.rs` and `identity.rs`, `show.rs` prints it. No name is looked up and no server asked.
+
+mod given;
+mod identity;
+mod resolved;
+mod server_url;
+mod show;
+#[cfg(test)]
+mod tests;
+
+pub(super) use given::{GivenSubCluster, KEYS, flag, may_be_secret};
+pub(super) use resolved::{gateway_id, resolve};
+pub(super) use show::write_toml;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,0 +1,42 @@
+//! Sub-clusters as tables of TOML. Secrets are `***`: with those in it, it reads back as the same.
+
+use std::fmt::{self, Write as _};
+
+use super::{NatsIdentity, SubClusterConfig};
+use crate::config::show::quoted;
+
+const SECRET: &str = "\"***\"";
+
+/// Writes a `[[nats]]` for each of `all`.
+pub(in crate::config) fn write_toml(all: &[SubClusterConfig], out: &mut String) -> fmt::Result {
+    for sub_cluster in all {
+        writeln!(out, "\n[[nats]]")?;
+        writeln!(out, "name = {}", quoted(&sub_cluster.name))?;
+        let servers = sub_cluster.servers.iter().map(|server| quoted(&format!("nats://{server}")));
+        writeln!(out, "servers = [{}]", servers.collect::<Vec<_>>().join(", "))?;
+        write_identity(&sub_cluster.identity, out)?;
+        writeln!(out, "replicas = {}", sub_cluster.replicas)?;
+        if let Some(max_bytes) = sub_cluster.max_bytes {
+            writeln!(out, "max_bytes = {max_bytes}")?;
+        }
+        writeln!(out, "max_age_s = {}", sub_cluster.max_age.as_secs())?;
+        writeln!(out, "duplicate_window_s = {}", sub_cluster.duplicate_window.as_secs())?;
+    }
+    Ok(())
+}
+
+fn write_identity(identity: &NatsIdentity, out: &mut String) -> fmt::Result {
+    match identity {
+        NatsIdentity::None => Ok(()),
+        NatsIdentity::Password { user, .. } => {
+            writeln!(out, "user = {}\npassword = {SECRET}", quoted(user))
+        }
+        NatsIdentity::Token(_) => writeln!(out, "token = {SECRET}"),
+        NatsIdentity::Nkey { file, .. } => {
+            writeln!(out, "nkey_seed_file = {}", quoted(&file.display().to_string()))
+        }
+        NatsIdentity::Creds { file, .. } => {
+            writeln!(out, "creds_file = {}", quoted(&file.display().to_string()))
+        }
+    }
+}
