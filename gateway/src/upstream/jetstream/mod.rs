@@ -10,9 +10,12 @@
 pub mod batch;
 pub mod control;
 pub mod direct_get;
+pub mod interest;
+pub mod lane;
 pub mod link;
 pub mod publish;
 pub mod stored;
+pub mod tail;
 
 mod backoff;
 mod inbox;

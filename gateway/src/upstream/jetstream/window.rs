@@ -50,6 +50,8 @@ struct Slot<T> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SlotState {
+    /// Not sent yet.
+    Held,
     /// Times out at this time.
     Waiting(Timestamp),
     Acknowledged(Outcome),
@@ -106,6 +108,47 @@ impl<T> Window<T> {
         self.slots.push_back(Slot { publish, state: SlotState::Waiting(due), attempt_count: 1 });
         self.waiting_count += 1;
         Ok(token)
+    }
+
+    /// Takes in a publish that is not sent yet, because an earlier one has to be acknowledged first;
+    /// [`Window::start`] sends it. The same limit.
+    ///
+    /// # Errors
+    ///
+    /// The publish itself, when the window is full.
+    pub fn hold(&mut self, publish: T) -> Result<Token, T> {
+        if self.is_full() {
+            return Err(publish);
+        }
+        let token = self.next_token();
+        self.slots.push_back(Slot { publish, state: SlotState::Held, attempt_count: 0 });
+        Ok(token)
+    }
+
+    /// A publish that was held is sent now; `None` when it is not there or was sent before.
+    pub fn start(&mut self, token: Token, now: Timestamp) -> Option<&mut T> {
+        let due = self.due(now);
+        let slot = self.slots.get_mut(place(self.first, token)?)?;
+        if slot.state != SlotState::Held {
+            return None;
+        }
+        slot.state = SlotState::Waiting(due);
+        slot.attempt_count = 1;
+        self.waiting_count += 1;
+        Some(&mut slot.publish)
+    }
+
+    /// The publish `token`, as long as it has not ended.
+    #[must_use]
+    pub fn get(&self, token: Token) -> Option<&T> {
+        let slot = self.slots.get(place(self.first, token)?)?;
+        matches!(slot.state, SlotState::Waiting(_) | SlotState::Held).then_some(&slot.publish)
+    }
+
+    /// As [`Window::get`].
+    pub fn get_mut(&mut self, token: Token) -> Option<&mut T> {
+        let slot = self.slots.get_mut(place(self.first, token)?)?;
+        matches!(slot.state, SlotState::Waiting(_) | SlotState::Held).then_some(&mut slot.publish)
     }
 
     /// Notes how the publish `token` ended, and returns what the caller kept of it.

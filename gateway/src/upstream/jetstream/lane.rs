@@ -1,0 +1,282 @@
+//! Durable publishes of a shard to one partition: in order a topic, each until it is acknowledged.
+
+use super::inbox::Token;
+use super::window::{Outcome, Window};
+use crate::proto::partition::Sequence;
+use crate::proto::time::Timestamp;
+use ahash::RandomState;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// What makes a message one, however often it is published: its `Nats-Msg-Id`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MessageId {
+    /// Of the shard and its start, drawn at random.
+    pub origin: u64,
+    /// Counted by the shard.
+    pub number: u64,
+}
+
+impl MessageId {
+    /// As it stands in the header: 32 hexadecimal digits.
+    #[must_use]
+    pub fn text(self) -> [u8; 32] {
+        let mut text = [0; 32];
+        let mut rest = u128::from(self.origin) << 64 | u128::from(self.number);
+        for digit in text.iter_mut().rev() {
+            *digit = *b"0123456789abcdef".get((rest & 15) as usize).expect("four bits");
+            rest >>= 4;
+        }
+        text
+    }
+}
+
+/// A message on its way to its partition.
+#[derive(Debug)]
+pub struct Append {
+    /// The body of its record.
+    pub body: Vec<u8>,
+    /// See [`MessageId`].
+    pub id: MessageId,
+    /// Of its topic.
+    pub topic_hash: u64,
+    /// It may be sent: what must be recorded before is.
+    pub ready: bool,
+    /// Its place in the stream, once that is known and something else is still to be done.
+    pub stored: Option<Sequence>,
+}
+
+/// Limits of one lane.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneLimits {
+    /// Publishes that wait for their acknowledgement before publishers are held.
+    pub count_max: usize,
+    /// Their bytes before publishers are held.
+    pub bytes_max: usize,
+    /// How long one waits for its acknowledgement before it is sent again.
+    pub timeout: Duration,
+}
+
+/// See the module.
+///
+/// A topic has at most one publish that was sent and is not acknowledged; the next one follows the
+/// acknowledgement. Otherwise a publish that is tried again could be stored behind a later one.
+/// A full lane still takes what it is given, and says that it is full.
+#[derive(Debug)]
+pub struct Lane {
+    window: Window<Append>,
+    /// Of each topic with publishes on their way: the first, and those behind it.
+    lines: HashMap<u64, Line, RandomState>,
+    count: usize,
+    bytes: usize,
+    limits: LaneLimits,
+}
+
+#[derive(Debug)]
+struct Line {
+    first: Token,
+    behind: VecDeque<Token>,
+}
+
+impl Lane {
+    /// An empty one.
+    #[must_use]
+    pub fn new(limits: LaneLimits) -> Self {
+        Self {
+            window: Window::new(usize::MAX, limits.timeout, Token(1)),
+            lines: HashMap::default(),
+            count: 0,
+            bytes: 0,
+            limits,
+        }
+    }
+
+    /// Takes in a publish. The second value says whether it is to be sent now.
+    pub fn push(&mut self, append: Append, now: Timestamp) -> (Token, bool) {
+        let token = self.window.next_token();
+        self.count += 1;
+        self.bytes += append.body.len();
+        let is_first = match self.lines.get_mut(&append.topic_hash) {
+            Some(line) => {
+                line.behind.push_back(token);
+                false
+            }
+            None => {
+                let line = Line { first: token, behind: VecDeque::new() };
+                self.lines.insert(append.topic_hash, line);
+                true
+            }
+        };
+        let send = is_first && append.ready;
+        let pushed =
+            if send { self.window.push(append, now) } else { self.window.hold(append) };
+        pushed.expect("the window has no capacity of its own");
+        (token, send)
+    }
+
+    /// What had to be recorded before `token` is. Whether it is to be sent now.
+    pub fn make_ready(&mut self, token: Token, now: Timestamp) -> bool {
+        let Some(append) = self.window.get_mut(token) else {
+            return false;
+        };
+        append.ready = true;
+        let line = self.lines.get(&append.topic_hash);
+        line.is_some_and(|line| line.first == token) && self.window.start(token, now).is_some()
+    }
+
+    /// A publish on its way.
+    #[must_use]
+    pub fn get(&self, token: Token) -> Option<&Append> {
+        self.window.get(token)
+    }
+
+    /// Notes that `token` is stored, although something else is to be done before it ends.
+    pub fn note_stored(&mut self, token: Token, sequence: Sequence) {
+        if let Some(append) = self.window.get_mut(token) {
+            append.stored = Some(sequence);
+        }
+    }
+
+    /// `token` is done with. The next publish of its topic, if it is to be sent now.
+    pub fn end(&mut self, token: Token, sequence: Sequence, now: Timestamp) -> Option<Token> {
+        let append = self.window.acknowledge(token, Outcome::Stored(sequence.0))?;
+        let topic_hash = append.topic_hash;
+        let line = self.lines.get_mut(&topic_hash)?;
+        let Some(next) = line.behind.pop_front() else {
+            self.lines.remove(&topic_hash);
+            return None;
+        };
+        line.first = next;
+        let is_ready = self.window.get(next).is_some_and(|append| append.ready);
+        (is_ready && self.window.start(next, now).is_some()).then_some(next)
+    }
+
+    /// Forgets what is done with, in order. The last token of it, if there was any.
+    pub fn release(&mut self) -> Option<Token> {
+        let mut last = None;
+        while let Some(released) = self.window.release() {
+            self.count -= 1;
+            self.bytes -= released.publish.body.len();
+            last = Some(released.token);
+        }
+        last
+    }
+
+    /// `token` is to be sent again at `at`.
+    pub fn retry_at(&mut self, token: Token, at: Timestamp) {
+        self.window.retry_at(token, at);
+    }
+
+    /// Everything that was sent is to be sent again at `at`.
+    pub fn retry_all_at(&mut self, at: Timestamp) {
+        self.window.retry_all_at(at);
+    }
+
+    /// Calls `send` with what is to be sent again, in order.
+    pub fn take_due(&mut self, now: Timestamp, mut send: impl FnMut(Token, &Append)) {
+        self.window.take_due(now, |token, _, append| send(token, append));
+    }
+
+    /// When [`Lane::take_due`] has something to do.
+    #[must_use]
+    pub fn next_timeout(&self) -> Timestamp {
+        self.window.next_timeout().unwrap_or(Timestamp::NEVER)
+    }
+
+    /// Publishers must wait.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.count >= self.limits.count_max || self.bytes >= self.limits.bytes_max
+    }
+
+    /// Nothing is on its way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000);
+
+    fn lane() -> Lane {
+        let timeout = Duration::from_secs(5);
+        Lane::new(LaneLimits { count_max: 4, bytes_max: 100, timeout })
+    }
+
+    fn append(topic_hash: u64, ready: bool) -> Append {
+        let id = MessageId { origin: 1, number: 2 };
+        Append { body: vec![0; 10], id, topic_hash, ready, stored: None }
+    }
+
+    #[test]
+    fn a_message_id_is_32_digits() {
+        let id = MessageId { origin: 0x0123_4567_89ab_cdef, number: 0xf0 };
+        assert_eq!(&id.text(), b"0123456789abcdef00000000000000f0");
+    }
+
+    #[test]
+    fn a_topic_has_one_publish_on_its_way() {
+        let mut lane = lane();
+        assert_eq!(lane.push(append(7, true), NOW), (Token(1), true));
+        assert_eq!(lane.push(append(7, true), NOW), (Token(2), false));
+        assert_eq!(lane.push(append(8, true), NOW), (Token(3), true));
+        assert_eq!(lane.end(Token(3), Sequence(10), NOW), None);
+        assert_eq!(lane.release(), None, "the first comes first");
+        assert_eq!(lane.end(Token(1), Sequence(9), NOW), Some(Token(2)));
+        assert_eq!(lane.end(Token(1), Sequence(9), NOW), None, "a second acknowledgement");
+        assert_eq!(lane.release(), Some(Token(1)));
+        assert_eq!(lane.end(Token(2), Sequence(11), NOW), None);
+        assert_eq!(lane.release(), Some(Token(3)));
+        assert!(lane.is_empty() && lane.lines.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_recorded_yet_keeps_its_place() {
+        let mut lane = lane();
+        assert_eq!(lane.push(append(7, false), NOW), (Token(1), false));
+        assert_eq!(lane.push(append(7, false), NOW), (Token(2), false));
+        assert_eq!(lane.push(append(7, true), NOW), (Token(3), false));
+        assert!(lane.make_ready(Token(1), NOW));
+        assert_eq!(lane.end(Token(1), Sequence(9), NOW), None, "the second is not recorded");
+        assert!(lane.make_ready(Token(2), NOW));
+        assert_eq!(lane.end(Token(2), Sequence(10), NOW), Some(Token(3)));
+    }
+
+    #[test]
+    fn it_is_full_by_count_and_by_bytes_and_takes_more() {
+        let mut lane = lane();
+        for place in 0..4 {
+            assert!(!lane.is_full(), "{place}");
+            lane.push(append(place, true), NOW);
+        }
+        assert!(lane.is_full());
+        assert_eq!(lane.push(append(9, true), NOW), (Token(5), true));
+        let timeout = Duration::from_secs(5);
+        let mut lane = Lane::new(LaneLimits { count_max: 4, bytes_max: 11, timeout });
+        lane.push(append(1, true), NOW);
+        assert!(!lane.is_full());
+        lane.push(append(2, true), NOW);
+        assert!(lane.is_full());
+    }
+
+    #[test]
+    fn what_was_sent_and_not_acknowledged_is_sent_again_in_order() {
+        let mut lane = lane();
+        lane.push(append(7, true), NOW);
+        lane.push(append(7, true), NOW);
+        lane.push(append(8, true), NOW);
+        let mut due = |lane: &mut Lane, now| {
+            let mut sent = Vec::new();
+            lane.take_due(now, |token, _| sent.push(token.0));
+            sent
+        };
+        assert_eq!(due(&mut lane, NOW), []);
+        assert_eq!(due(&mut lane, NOW.after(Duration::from_secs(5))), [1, 3]);
+        lane.retry_all_at(NOW);
+        assert_eq!(due(&mut lane, NOW), [1, 3]);
+    }
+}
