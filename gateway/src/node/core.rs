@@ -1,8 +1,11 @@
-//! The MQTT core of a shard joined with the embedded upstream, still without I/O: the engine's
-//! handler drives it, and so does the simulation.
+//! The MQTT core of a shard joined with its upstream, still without I/O: the engine's handler drives
+//! it, and so does the simulation.
+//!
+//! The upstream is the embedded one. With JetStream that keeps the sessions only, and messages go
+//! over the links of [`JetStream`].
 
 use crate::proto::handler::Io;
-use crate::proto::output::ConnectionId;
+use crate::proto::output::{Action, ConnectionId};
 use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
@@ -16,18 +19,21 @@ use crate::upstream::embedded::replays::Answer;
 use crate::upstream::embedded::shard::{Embedded, unpack, unpack_connection};
 use crate::upstream::embedded::store::fold::TimerKind;
 use crate::upstream::embedded::store::thread::{Asked, StoreReply};
+use crate::upstream::jetstream::forward::Forward;
+use crate::upstream::jetstream::shard::{JetStream, JetStreamOut};
 use bytes::Bytes;
 use std::time::Duration;
 
 /// How often shards tell each other how far they are, and drop what nobody needs.
 const BEACON_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One shard of the gateway on the embedded upstream. What it wants done beyond its [`Io`] is in
-/// `upstream.out`.
+/// One shard of the gateway. What it wants done beyond its [`Io`] is in `upstream.out`.
 pub struct ShardCore {
     state: ShardState,
-    /// Its part of the upstream.
+    /// Its part of the embedded upstream.
     pub upstream: Embedded,
+    /// Its part of JetStream, if that has the messages.
+    jetstream: Option<Box<JetStream>>,
     beacon_due: Timestamp,
 }
 
@@ -42,7 +48,21 @@ impl ShardCore {
         for &(partition, end) in ends {
             state.set_watermark(partition, end);
         }
-        Self { state, upstream, beacon_due: Timestamp::NEVER }
+        Self { state, upstream, jetstream: None, beacon_due: Timestamp::NEVER }
+    }
+
+    /// A shard whose messages are in JetStream, and whose sessions are in recovered logs.
+    #[must_use]
+    pub fn with_jetstream(
+        mut state: ShardState,
+        upstream: Embedded,
+        jetstream: Box<JetStream>,
+    ) -> Self {
+        for partition in jetstream.partition_ids() {
+            state.set_watermark(partition, Sequence::ZERO);
+        }
+        let jetstream = Some(jetstream);
+        Self { state, upstream, jetstream, beacon_due: Timestamp::NEVER }
     }
 
     /// The MQTT state, to look at.
@@ -58,11 +78,19 @@ impl ShardCore {
 
     /// Bytes came; returns how many were consumed.
     pub fn received(&mut self, id: ConnectionId, bytes: &[u8], io: &mut Io<NodeMessage>) -> usize {
+        if self.jetstream.as_ref().is_some_and(|jetstream| jetstream.is_link(id)) {
+            return self.received_by_link(id, bytes, io);
+        }
         self.with(io, |state, context| state.handle_received(id, bytes, context))
     }
 
     /// The connection is gone.
     pub fn closed(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {
+        if let Some(jetstream) = self.jetstream.as_mut().filter(|one| one.is_link(id)) {
+            jetstream.set_now(io.now);
+            jetstream.closed(id);
+            return;
+        }
         self.with(io, |state, context| state.handle_closed(id, context));
     }
 
@@ -89,6 +117,12 @@ impl ShardCore {
             }
             NodeMessage::FromGroup(reply) => self.handle_group_reply(reply, io),
             NodeMessage::Store(reply) => self.handle_store(reply, io),
+            NodeMessage::Control(news) => {
+                if let Some(jetstream) = &mut self.jetstream {
+                    jetstream.set_now(io.now);
+                    jetstream.handle_news(news);
+                }
+            }
         }
     }
 
@@ -106,7 +140,9 @@ impl ShardCore {
         if self.upstream.has_ready_replays() {
             return Timestamp::START;
         }
-        self.state.next_timeout().min(self.upstream.next_timeout()).min(self.beacon_due)
+        let links = self.jetstream.as_ref().map(|jetstream| jetstream.next_timeout());
+        let own = self.state.next_timeout().min(self.upstream.next_timeout());
+        own.min(self.beacon_due).min(links.unwrap_or(Timestamp::NEVER))
     }
 
     /// The node ends: every client hears of it, every session is saved.
@@ -121,13 +157,95 @@ impl ShardCore {
         io: &mut Io<NodeMessage>,
         call: impl FnOnce(&mut ShardState, &mut Context<'_>) -> R,
     ) -> R {
-        let mut context = Context {
-            now: io.now,
-            outbox: &mut io.outbox,
-            actions: &mut io.actions,
-            upstream: &mut self.upstream,
+        let Self { state, upstream, jetstream, .. } = self;
+        let (now, outbox, actions) = (io.now, &mut io.outbox, &mut io.actions);
+        let Some(jetstream) = jetstream else {
+            return call(state, &mut Context { now, outbox, actions, upstream });
         };
-        call(&mut self.state, &mut context)
+        jetstream.set_now(now);
+        let mut forward = Forward { jetstream, local: upstream };
+        call(state, &mut Context { now, outbox, actions, upstream: &mut forward })
+    }
+
+    /// The connection asked for under `token` is there, or could not be made.
+    pub fn dialed(
+        &mut self,
+        token: u64,
+        result: std::io::Result<ConnectionId>,
+        io: &mut Io<NodeMessage>,
+    ) {
+        if let Some(jetstream) = &mut self.jetstream {
+            jetstream.set_now(io.now);
+            jetstream.dialed(token, result.map_err(|error| error.kind()));
+        }
+    }
+
+    /// Bytes came from a server.
+    fn received_by_link(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        io: &mut Io<NodeMessage>,
+    ) -> usize {
+        let Self { state, upstream, jetstream, .. } = self;
+        let (now, outbox, actions) = (io.now, &mut io.outbox, &mut io.actions);
+        let Some(jetstream) = jetstream else {
+            return bytes.len();
+        };
+        jetstream.set_now(now);
+        jetstream.received(id, bytes, &mut |jetstream, place, message| {
+            let mut forward = Forward { jetstream, local: upstream };
+            let mut context = Context { now, outbox, actions, upstream: &mut forward };
+            state.handle_message(place, message, &mut context);
+        })
+    }
+
+    /// Lets links send and ask, and takes what they brought. Whether they brought anything.
+    fn settle_jetstream(&mut self, io: &mut Io<NodeMessage>) -> bool {
+        let Some(jetstream) = &mut self.jetstream else {
+            return false;
+        };
+        jetstream.set_now(io.now);
+        jetstream.flush();
+        let JetStreamOut {
+            dials,
+            closes,
+            appended,
+            watermarks,
+            replayed,
+            fetched,
+            retained,
+            retained_failed,
+        } = std::mem::take(&mut jetstream.out);
+        io.dials.extend(dials);
+        io.actions.extend(closes.into_iter().map(Action::Abort));
+        let brought = !(appended.is_empty()
+            && watermarks.is_empty()
+            && replayed.is_empty()
+            && fetched.is_empty()
+            && retained.is_empty()
+            && retained_failed.is_empty());
+        self.with(io, |state, context| {
+            for token in appended {
+                state.handle_appended(token, context);
+            }
+            for (partition, end) in watermarks {
+                state.handle_watermark(partition, end, context);
+            }
+            for (ticket, answer) in replayed {
+                state.handle_replayed(ticket, answer, context);
+            }
+            for (ticket, partition, bodies) in fetched {
+                state.handle_fetched(ticket, partition, bodies, context);
+            }
+            for (id, messages, next) in retained {
+                state.handle_retained(id, messages, next, context);
+            }
+            for id in retained_failed {
+                state.handle_retained_failed(id, context);
+            }
+        });
+        brought
     }
 
     /// End of a sweep: flushes the log and delivers what is committed, until nothing is left to do
@@ -145,7 +263,7 @@ impl ShardCore {
             self.upstream.advance_replays();
             let answers = std::mem::take(&mut self.upstream.out.answers);
             let replies = std::mem::take(&mut self.upstream.out.group_replies);
-            if answers.is_empty() && replies.is_empty() {
+            if answers.is_empty() && replies.is_empty() && !self.settle_jetstream(io) {
                 break;
             }
             for (ticket, answer) in answers {
@@ -154,6 +272,9 @@ impl ShardCore {
             for reply in replies {
                 self.handle_group_reply(reply, io);
             }
+        }
+        if let Some(jetstream) = &mut self.jetstream {
+            jetstream.take_bytes(|id, bytes| io.outbox.buffer(id.index).append(bytes));
         }
         if self.upstream.have_groups_moved() {
             self.schedule_beacon(io.now);
@@ -181,6 +302,9 @@ impl ShardCore {
         let token = AppendToken { lane: Lane::LOCAL, number: chunk.end().0 - 1 };
         let before = self.upstream.out.store.len();
         self.with(io, |state, context| state.handle_appended(token, context));
+        if let Some(jetstream) = &mut self.jetstream {
+            jetstream.recorded(token.number);
+        }
         // Who asks the store because something is committed must find it there: the question goes
         // behind the chunk.
         let asked = self.upstream.out.store.split_off(before);
@@ -192,8 +316,10 @@ impl ShardCore {
             state.handle_message(Some((partition, sequence)), message, &mut context);
         });
         upstream.out.store.extend(asked);
-        let end = chunk.end();
-        self.with(io, |state, context| state.handle_watermark(partition, end, context));
+        if self.jetstream.is_none() {
+            let end = chunk.end();
+            self.with(io, |state, context| state.handle_watermark(partition, end, context));
+        }
         self.schedule_beacon(io.now);
         if self.upstream.wants_trim() {
             self.beacon_due = io.now;
@@ -334,13 +460,19 @@ impl ShardCore {
         end: Sequence,
         io: &mut Io<NodeMessage>,
     ) {
-        self.with(io, |state, context| state.handle_watermark(partition, end, context));
+        if self.jetstream.is_none() {
+            self.with(io, |state, context| state.handle_watermark(partition, end, context));
+        }
         self.upstream.handle_watermark(partition, end);
         self.upstream.note_needed(partition, self.needed(partition));
     }
 
     /// What sessions in memory and groups of this shard still need of a partition.
     fn needed(&self, partition: PartitionId) -> Sequence {
+        if self.jetstream.is_some() {
+            // Records of sessions are needed until they are folded, which is known elsewhere.
+            return Sequence(u64::MAX);
+        }
         self.state.needed(partition).min(self.upstream.needed_by_groups(partition))
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// When the storage thread's queue is full, how long to wait before it is tried again.
 const STORE_RETRY: Duration = Duration::from_millis(5);
 
-/// One shard of the gateway on the embedded upstream.
+/// One shard of the gateway.
 pub struct MqttShard {
     core: ShardCore,
     segments: Segments,
@@ -92,6 +92,10 @@ impl Handler for MqttShard {
 
     fn opened(&mut self, id: ConnectionId, _peer: SocketAddr, io: &mut Io<NodeMessage>) {
         self.core.opened(id, io);
+    }
+
+    fn dialed(&mut self, token: u64, result: io::Result<ConnectionId>, io: &mut Io<NodeMessage>) {
+        self.core.dialed(token, result, io);
     }
 
     fn received(&mut self, id: ConnectionId, bytes: &[u8], io: &mut Io<NodeMessage>) -> usize {

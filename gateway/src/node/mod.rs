@@ -6,6 +6,7 @@
 
 pub mod core;
 pub mod handler;
+mod jetstream;
 pub mod recovery;
 pub mod segments;
 
@@ -30,7 +31,9 @@ use crate::upstream::embedded::store::fjall_store::FjallStore;
 use crate::upstream::embedded::store::groups::StoredGroup;
 use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
+use crate::upstream::jetstream::control::ControlThread;
 use handler::MqttShard;
+use jetstream::Controlled;
 use recovery::{Recovery, RecoveryError, RecoverySettings};
 use segments::Segments;
 use std::io;
@@ -59,15 +62,25 @@ pub enum GatewayError {
         /// What could not be read or written.
         error: RecoveryError,
     },
-    /// The storage thread could not be started.
-    #[error("cannot start the storage thread: {0}")]
+    /// A thread beside the shards could not be started.
+    #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// No sub-cluster said which topics are where.
+    #[error(
+        "no ring after {seconds} s: the sub-cluster whose name sorts first must be there and let the \
+         gateway read and write its key-value bucket; see the log for what it answers"
+    )]
+    NoRing {
+        /// How long it was waited for.
+        seconds: u64,
+    },
 }
 
 /// A running gateway.
 pub struct Gateway {
     node: Node<NodeMessage>,
     storage: StorageThread,
+    control: Option<ControlThread>,
 }
 
 impl Gateway {
@@ -116,15 +129,34 @@ impl Gateway {
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
         let seed = ahash::RandomState::new().hash_one(clock.now());
+        let senders = bound.senders().to_vec();
+        let controlled = match config.nats.as_slice() {
+            [] => None,
+            _ => Some(Controlled::start(config, move |news| {
+                for sender in &senders {
+                    let _ = sender.send(NodeMessage::Control(news.clone()));
+                }
+            })?),
+        };
+        let mut links = Vec::new();
+        if let Some(controlled) = &controlled {
+            let shards = (0..shards).map(ShardIndex);
+            links.extend(shards.map(|shard| one_shot(controlled.shard(config, shard))));
+        }
+        let control = controlled.map(|controlled| controlled.control);
         let node = bound.start(clock, move |shard: ShardIndex| {
             let upstream = upstreams.get(usize::from(shard.0)).and_then(|one| one.try_recv().ok());
             let upstream = upstream.expect("each shard is made once, from what was put there");
             let seed = seed ^ u64::from(shard.0).rotate_left(32);
             let state = ShardState::new(shard, shards, limits.clone(), seed, clock.now());
-            let core = ShardCore::new(state, upstream, &ends);
+            let links = links.get(usize::from(shard.0)).and_then(|one| one.try_recv().ok());
+            let core = match links {
+                Some(links) => ShardCore::with_jetstream(state, upstream, links),
+                None => ShardCore::new(state, upstream, &ends),
+            };
             MqttShard::new(core, Segments::new(directory.clone()), requests.clone())
         })?;
-        Ok(Self { node, storage })
+        Ok(Self { node, storage, control })
     }
 
     /// The addresses bound, in the order of the configuration.
@@ -145,6 +177,9 @@ impl Gateway {
     /// A shard that could not go on.
     pub fn join(self) -> Result<Vec<EngineCounters>, GatewayError> {
         let counters = self.node.join();
+        if let Some(control) = self.control {
+            control.stop();
+        }
         self.storage.stop();
         Ok(counters?)
     }
@@ -169,8 +204,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
         receive_buffers: limits.receive_buffers,
         receive_buffer_bytes: limits.receive_buffer_bytes,
-        partial_bytes_max: limits.maximum_packet_size_bytes as usize
-            + limits.receive_buffer_bytes as usize,
+        partial_bytes_max: partial_bytes_max(config),
         writable_above_bytes: limits.client_write_bytes_max as usize / 2,
         gather_wait: limits.gather_wait(),
         stop_deadline: limits.shutdown_timeout(),
@@ -179,9 +213,20 @@ fn engine_config(config: &Config) -> EngineConfig {
     }
 }
 
+/// What a connection may leave unconsumed: a packet, or a message of a server.
+fn partial_bytes_max(config: &Config) -> usize {
+    let limits = &config.limits;
+    let packet = limits.maximum_packet_size_bytes as usize;
+    let largest = match config.nats.as_slice() {
+        [] => packet,
+        _ => packet.max(jetstream::LINK_PARTIAL_BYTES_MAX),
+    };
+    largest + limits.receive_buffer_bytes as usize
+}
+
 fn core_limits(config: &Config) -> Limits {
     let limits = &config.limits;
-    Limits {
+    let limits = Limits {
         maximum_packet_size_bytes: limits.maximum_packet_size_bytes,
         connect_packet_bytes_max: limits.connect_packet_bytes_max,
         connect_timeout_s: limits.connect_timeout_s.into(),
@@ -197,7 +242,8 @@ fn core_limits(config: &Config) -> Limits {
         session_expiry_max_s: limits.session_expiry_max_s,
         keep_alive_max_s: limits.keep_alive_max_s,
         ..Limits::default()
-    }
+    };
+    if config.nats.is_empty() { limits } else { jetstream::restrict(limits) }
 }
 
 fn group_limits(config: &Config) -> GroupLimits {
@@ -314,8 +360,14 @@ fn recover(
 ) -> Result<(Recovery, Option<Box<dyn Files + Send>>), RecoveryError> {
     let (durability, limits) = (log_durability(config), log_limits(config));
     let session_filter_bytes = config.limits.session_filter_bytes as usize;
-    let settings =
-        RecoverySettings { shards: config.shards, durability, limits, session_filter_bytes, now };
+    let settings = RecoverySettings {
+        shards: config.shards,
+        durability,
+        limits,
+        sessions_only: !config.nats.is_empty(),
+        session_filter_bytes,
+        now,
+    };
     if durability == LogDurability::Memory {
         return Ok((Recovery::in_memory(settings)?, None));
     }

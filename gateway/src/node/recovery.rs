@@ -10,6 +10,7 @@ use crate::upstream::embedded::log::{Durability, Log, LogLimits, RecoveryReport,
 use crate::upstream::embedded::store::fold::{SessionValue, floor_cursors};
 use crate::upstream::embedded::store::groups::{StoredGroup, stored_groups};
 use crate::upstream::embedded::store::memory_store::MemoryStore;
+use crate::upstream::embedded::store::needed::CursorsOf;
 use crate::upstream::embedded::store::recover::{Replacement, fold_logs, settle_sessions};
 use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::stored_sessions::StoredSessions;
@@ -36,6 +37,8 @@ pub struct RecoverySettings {
     pub durability: Durability,
     /// Of each log.
     pub limits: LogLimits,
+    /// Messages are stored elsewhere: no cursor of a session is a place in these logs.
+    pub sessions_only: bool,
     /// Of the filter that tells of whom a session may be stored.
     pub session_filter_bytes: usize,
     /// The time of this boot.
@@ -45,6 +48,10 @@ pub struct RecoverySettings {
 impl RecoverySettings {
     fn filter(&self) -> StoredSessions {
         StoredSessions::new(self.session_filter_bytes)
+    }
+
+    fn cursors_of(&self) -> CursorsOf {
+        if self.sessions_only { |_, _| None } else { record::needed_of }
     }
 }
 
@@ -75,7 +82,7 @@ impl Recovery {
         settings: RecoverySettings,
     ) -> Result<Self, RecoveryError> {
         let logs = open_logs(files, settings)?;
-        let mut state = KeyedState::open(store, record::needed_of, settings.filter())?;
+        let mut state = KeyedState::open(store, settings.cursors_of(), settings.filter())?;
         let record_count = fold_logs(&mut state, files, &logs)?;
         let settled = settle(&mut state, settings.now)?;
         let groups = stored_groups(&mut state)?;
@@ -93,7 +100,7 @@ impl Recovery {
             .map(|shard| Log::in_memory(PartitionId(shard), settings.limits, settings.now))
             .collect();
         let store: Box<dyn KeyedStore> = Box::new(MemoryStore::default());
-        let state = KeyedState::open(store, record::needed_of, settings.filter())?;
+        let state = KeyedState::open(store, settings.cursors_of(), settings.filter())?;
         Ok(Self { logs, state, groups: Vec::new() })
     }
 }

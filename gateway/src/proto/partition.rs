@@ -32,6 +32,12 @@ impl Sequence {
     pub const ZERO: Self = Self(0);
     const OFFSET_BITS: u32 = 40;
 
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// The sequence of the frame at byte `offset` of boot `generation`.
     #[must_use]
     pub fn embedded(generation: u32, offset: u64) -> Self {

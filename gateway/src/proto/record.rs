@@ -20,6 +20,16 @@ pub enum Record<'a> {
         /// Whose session.
         client_id: &'a str,
     },
+    /// A QoS 2 message is about to be stored by another log under this name: if its PUBLISH comes
+    /// again, it is given to that once more under the same.
+    Qos2Intent {
+        /// The publisher.
+        client_id: &'a str,
+        /// Of its PUBLISH.
+        packet_id: PacketId,
+        /// The name.
+        id: MessageId,
+    },
     /// PUBREL came: the packet id of an inbound QoS 2 message is free again.
     Qos2Released {
         /// The publisher.
@@ -115,6 +125,47 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
 }
 
+/// What makes a message one, however often it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MessageId {
+    /// Of the shard and its start, drawn at random.
+    pub origin: u64,
+    /// Counted by the shard.
+    pub number: u64,
+}
+
+impl MessageId {
+    /// 32 hexadecimal digits: the `Nats-Msg-Id` of JetStream.
+    #[must_use]
+    pub fn text(self) -> [u8; 32] {
+        let mut text = [0; 32];
+        let mut rest = u128::from(self.origin) << 64 | u128::from(self.number);
+        for digit in text.iter_mut().rev() {
+            *digit = *b"0123456789abcdef".get((rest & 15) as usize).expect("four bits");
+            rest >>= 4;
+        }
+        text
+    }
+
+    /// As it is stored: both numbers, little endian.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        let (origin, number) = bytes.split_at_mut(8);
+        origin.copy_from_slice(&self.origin.to_le_bytes());
+        number.copy_from_slice(&self.number.to_le_bytes());
+        bytes
+    }
+
+    /// Undoes [`MessageId::to_bytes`].
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        let both = u128::from_le_bytes(bytes);
+        let low = |value: u128| u64::try_from(value & u128::from(u64::MAX)).expect("64 bits");
+        Self { origin: low(both), number: low(both >> 64) }
+    }
+}
+
 /// A session's state in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionPut<'a> {
@@ -137,6 +188,7 @@ const KIND_FLOOR: u8 = 6;
 const KIND_GROUP_PUT: u8 = 7;
 const KIND_GROUP_DELETE: u8 = 8;
 const KIND_SHARED_SENT: u8 = 9;
+const KIND_QOS2_INTENT: u8 = 10;
 
 /// In the step byte of `Qos2Outbound`.
 const STEP_SHARED: u8 = 0b1000_0000;
@@ -162,6 +214,12 @@ impl Record<'_> {
             }
             Record::SessionDelete { client_id } => {
                 out.push(KIND_SESSION_DELETE);
+                put_str(out, client_id);
+            }
+            Record::Qos2Intent { client_id, packet_id, id } => {
+                out.push(KIND_QOS2_INTENT);
+                out.extend_from_slice(&packet_id.0.get().to_le_bytes());
+                out.extend_from_slice(&id.to_bytes());
                 put_str(out, client_id);
             }
             Record::Qos2Released { client_id, packet_id } => {
@@ -218,6 +276,11 @@ impl<'a> Record<'a> {
                 record: input.0,
             }),
             KIND_SESSION_DELETE => Self::SessionDelete { client_id: input.str()? },
+            KIND_QOS2_INTENT => Self::Qos2Intent {
+                packet_id: input.packet_id()?,
+                id: MessageId { origin: input.u64()?, number: input.u64()? },
+                client_id: input.str()?,
+            },
             KIND_QOS2_RELEASED => {
                 Self::Qos2Released { packet_id: input.packet_id()?, client_id: input.str()? }
             }
@@ -383,6 +446,13 @@ mod tests {
 
     fn packet_id(id: u16) -> PacketId {
         PacketId(NonZeroU16::new(id).expect("tests use ids above 0"))
+    }
+
+    #[test]
+    fn a_message_id_is_32_digits() {
+        let id = MessageId { origin: 0x0123_4567_89ab_cdef, number: 0xf0 };
+        assert_eq!(&id.text(), b"0123456789abcdef00000000000000f0");
+        assert_eq!(MessageId::from_bytes(id.to_bytes()), id);
     }
 
     #[test]

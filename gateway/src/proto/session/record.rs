@@ -7,7 +7,7 @@
 use super::{InFlightStep, StoredWill};
 use crate::proto::mqtt::{PacketId, QoS, SHARE_PREFIX};
 use crate::proto::partition::{PartitionId, Sequence};
-use crate::proto::record::Qos2Step;
+use crate::proto::record::{MessageId, Qos2Step};
 
 /// Version of this format, the first byte of a record.
 pub const FORMAT_VERSION: u8 = 1;
@@ -74,6 +74,8 @@ pub struct InFlightRecord {
 pub enum Qos2Delta {
     /// A message of the client was stored and not released.
     Inbound(PacketId),
+    /// A message of the client is stored under this name, or about to be, and not released.
+    Intended(PacketId, MessageId),
     /// An exchange with the client is open.
     Outbound {
         /// Of our PUBLISH.
@@ -105,7 +107,7 @@ impl Qos2Delta {
     #[must_use]
     pub fn is_shared(self) -> bool {
         match self {
-            Self::Inbound(_) | Self::Completed(..) => false,
+            Self::Inbound(_) | Self::Intended(..) | Self::Completed(..) => false,
             Self::Outbound { shared, .. } => shared,
             Self::SharedCompleted { .. } => true,
         }
@@ -195,7 +197,7 @@ impl SessionRecord {
     pub fn apply(&mut self, delta: Qos2Delta) {
         match delta {
             // Not part of the record: what the client sent is released by itself.
-            Qos2Delta::Inbound(_) => {}
+            Qos2Delta::Inbound(_) | Qos2Delta::Intended(..) => {}
             Qos2Delta::Outbound { packet_id, step, partition, sequence, shared } => {
                 let step = match step {
                     Qos2Step::Sent => InFlightStep::ExpectPubrec,

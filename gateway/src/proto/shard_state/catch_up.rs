@@ -58,7 +58,12 @@ impl ShardState {
         session.stored = true;
         session.last_packet_id = record.last_packet_id;
         let inbound = stored.steps.iter().filter_map(|step| match step {
-            Qos2Delta::Inbound(packet_id) => Some(inbound_exchange(*packet_id)),
+            Qos2Delta::Inbound(packet_id) => {
+                Some(inbound_exchange(*packet_id, InboundStep::ExpectPubrel))
+            }
+            Qos2Delta::Intended(packet_id, id) => {
+                Some(inbound_exchange(*packet_id, InboundStep::Intended(*id)))
+            }
             Qos2Delta::Outbound { .. }
             | Qos2Delta::Completed(..)
             | Qos2Delta::SharedCompleted { .. } => None,
@@ -555,9 +560,9 @@ impl ShardState {
     }
 }
 
-fn inbound_exchange(packet_id: PacketId) -> InboundQos2 {
+fn inbound_exchange(packet_id: PacketId, step: InboundStep) -> InboundQos2 {
     let nobody = ConnectionId { index: u32::MAX, generation: 0 };
-    InboundQos2 { packet_id, step: InboundStep::ExpectPubrel, connection: nobody }
+    InboundQos2 { packet_id, step, connection: nobody }
 }
 
 /// After a restart nothing waits for a commit any more: what was appended is there, or never was.

@@ -77,7 +77,7 @@ impl ShardState {
                     Ok(())
                 }
                 Some(packet_id) if is_duplicate => {
-                    self.answer_duplicate(index, id, packet_id, context);
+                    self.answer_duplicate(index, id, packet_id, &message, context);
                     Ok(())
                 }
                 Some(packet_id) => {
@@ -258,26 +258,38 @@ impl ShardState {
             .is_some_and(|inbound| inbound.find(packet_id).is_some())
     }
 
-    /// The message of an open exchange came again: it is stored already, or about to be.
+    /// The message of an open exchange came again: it is stored already, or about to be, or was
+    /// about to be when the gateway ended.
     /// Source: MQTT 5.0 [MQTT-4.3.3-10].
     fn answer_duplicate(
         &mut self,
         index: u32,
         id: ConnectionId,
         packet_id: PacketId,
+        message: &Message<'_>,
         context: &mut Context<'_>,
     ) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
+        let ticket = Ticket { session: index, epoch: session.epoch };
         let version = session.connected.version;
         let Some(exchange) = session.inbound.as_mut().and_then(|inbound| inbound.find(packet_id))
         else {
             return;
         };
         exchange.connection = id;
-        if exchange.step != InboundStep::ExpectCommit {
-            write_ack(AckKind::Pubrec, packet_id, ReasonCode::Success, version, id, context);
+        match exchange.step {
+            InboundStep::ExpectCommit => {}
+            InboundStep::ExpectPubrel | InboundStep::ExpectRelease => {
+                write_ack(AckKind::Pubrec, packet_id, ReasonCode::Success, version, id, context);
+            }
+            InboundStep::Intended(name) => {
+                exchange.step = InboundStep::ExpectCommit;
+                let token = context.upstream.append_again(message, name);
+                session.answers.expect(packet_id, token.lane);
+                self.wait_for(token, Waiting::Pubrec { ticket, packet_id });
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 use crate::proto::mqtt::{QoS, ReasonCode};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::{Lane, PartitionId, Sequence};
-use crate::proto::record::{Message, Record};
+use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::session::record::Qos2Delta;
 use crate::proto::session::{GroupId, Place, Ticket};
 use crate::proto::time::Timestamp;
@@ -28,6 +28,10 @@ pub trait Upstream {
     /// Appends a record to the log; it counts when [`super::ShardState::handle_appended`] reaches
     /// the token. Never blocks and never fails: see [`Upstream::is_congested`].
     fn append(&mut self, record: &Record<'_>) -> AppendToken;
+
+    /// Appends a message that may have been appended before under this name, which was recorded:
+    /// wherever it is then, it is stored once.
+    fn append_again(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken;
 
     /// Gives a QoS 0 message to every other shard or gateway with interest, stored nowhere.
     fn publish(&mut self, message: &Message<'_>);

@@ -6,6 +6,7 @@ use crate::proto::output::ShardIndex;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{GroupRequest, Replayed};
+use crate::upstream::jetstream::control::ControlNews;
 use bytes::Bytes;
 
 /// A message to a shard, from another or from a thread beside the shards.
@@ -46,6 +47,8 @@ pub enum NodeMessage {
     FromGroup(GroupReply),
     /// From the storage thread.
     Store(StoreReply),
+    /// From the control thread, with JetStream.
+    Control(ControlNews),
 }
 
 impl NodeMessage {
@@ -67,7 +70,8 @@ impl NodeMessage {
             | Self::Ask(_)
             | Self::ToGroup(..)
             | Self::FromGroup(GroupReply::Joined { .. })
-            | Self::Store(_) => 0,
+            | Self::Store(_)
+            | Self::Control(_) => 0,
         };
         content + size_of::<Self>()
     }

@@ -18,7 +18,7 @@ use super::store::thread::{RetainedQuery, StoreRequest};
 use crate::proto::mqtt::QoS;
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
-use crate::proto::record::{Message, Record};
+use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::routing::InterestOwner;
 use crate::proto::session::shared::filter_of;
 use crate::proto::session::{GroupId, Ticket};
@@ -648,6 +648,11 @@ impl Upstream for Embedded {
             self.note_retained(sequence, message.qos);
         }
         AppendToken { lane: Lane::LOCAL, number: sequence.0 }
+    }
+
+    /// This log holds the message itself, not a name for it.
+    fn append_again(&mut self, message: &Message<'_>, _id: MessageId) -> AppendToken {
+        self.append(&Record::Message(*message))
     }
 
     fn publish(&mut self, message: &Message<'_>) {

@@ -3,33 +3,11 @@
 use super::inbox::Token;
 use super::window::{Outcome, Window};
 use crate::proto::partition::Sequence;
+use crate::proto::record::MessageId;
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
-
-/// What makes a message one, however often it is published: its `Nats-Msg-Id`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MessageId {
-    /// Of the shard and its start, drawn at random.
-    pub origin: u64,
-    /// Counted by the shard.
-    pub number: u64,
-}
-
-impl MessageId {
-    /// As it stands in the header: 32 hexadecimal digits.
-    #[must_use]
-    pub fn text(self) -> [u8; 32] {
-        let mut text = [0; 32];
-        let mut rest = u128::from(self.origin) << 64 | u128::from(self.number);
-        for digit in text.iter_mut().rev() {
-            *digit = *b"0123456789abcdef".get((rest & 15) as usize).expect("four bits");
-            rest >>= 4;
-        }
-        text
-    }
-}
 
 /// A message on its way to its partition.
 #[derive(Debug)]
@@ -108,8 +86,7 @@ impl Lane {
             }
         };
         let send = is_first && append.ready;
-        let pushed =
-            if send { self.window.push(append, now) } else { self.window.hold(append) };
+        let pushed = if send { self.window.push(append, now) } else { self.window.hold(append) };
         pushed.expect("the window has no capacity of its own");
         (token, send)
     }
@@ -213,12 +190,6 @@ mod tests {
     }
 
     #[test]
-    fn a_message_id_is_32_digits() {
-        let id = MessageId { origin: 0x0123_4567_89ab_cdef, number: 0xf0 };
-        assert_eq!(&id.text(), b"0123456789abcdef00000000000000f0");
-    }
-
-    #[test]
     fn a_topic_has_one_publish_on_its_way() {
         let mut lane = lane();
         assert_eq!(lane.push(append(7, true), NOW), (Token(1), true));
@@ -269,7 +240,7 @@ mod tests {
         lane.push(append(7, true), NOW);
         lane.push(append(7, true), NOW);
         lane.push(append(8, true), NOW);
-        let mut due = |lane: &mut Lane, now| {
+        let due = |lane: &mut Lane, now| {
             let mut sent = Vec::new();
             lane.take_due(now, |token, _| sent.push(token.0));
             sent

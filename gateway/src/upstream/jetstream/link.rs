@@ -209,6 +209,19 @@ impl Link {
         }
     }
 
+    /// The next attempt goes to `address`, which leads what the link is for.
+    pub fn prefer(&mut self, address: SocketAddr) {
+        match self.servers.iter().position(|server| *server == address) {
+            Some(place) => self.servers.swap(0, place),
+            None => self.servers.push_front(address),
+        }
+    }
+
+    /// Gives the connection up, and tries again at once. [`LinkOut::Close`] is due.
+    pub fn restart(&mut self, now: Timestamp) {
+        self.state = State::Waiting { until: now };
+    }
+
     /// Whether operations may be written.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -437,7 +450,7 @@ impl Link {
             name: &self.settings.connection_name,
             version: env!("CARGO_PKG_VERSION"),
             tls_required: false,
-            echo: true,
+            echo: false,
             credentials,
         };
         encode_connect(&options, out);

@@ -10,17 +10,24 @@
 pub mod batch;
 pub mod control;
 pub mod direct_get;
+pub mod forward;
 pub mod interest;
 pub mod lane;
 pub mod link;
 pub mod publish;
+pub mod requests;
+pub mod shard;
 pub mod stored;
 pub mod tail;
 
 mod backoff;
 mod inbox;
+mod partition;
+mod replay;
+mod retained;
 mod window;
 
 pub use backoff::Backoff;
 pub use inbox::{Inbox, Token};
+pub use partition::PartitionLimits;
 pub use window::{Outcome, Released, Window};

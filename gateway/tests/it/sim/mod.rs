@@ -127,6 +127,7 @@ impl SimNode {
         let count = settings.shards;
         let time = Timestamp(now.load(Ordering::Relaxed));
         let recovery = RecoverySettings {
+            sessions_only: false,
             shards: count,
             durability: settings.durability,
             limits: settings.log_limits,

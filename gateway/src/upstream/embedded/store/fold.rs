@@ -4,7 +4,7 @@ use super::state::KeyedState;
 use super::{Space, StoreError, groups};
 use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::partition::{PartitionId, Sequence};
-use crate::proto::record::{Message, Qos2Step, Record, SessionPut};
+use crate::proto::record::{Message, MessageId, Qos2Step, Record, SessionPut};
 use crate::proto::session::record::Qos2Delta;
 use crate::proto::time::Timestamp;
 
@@ -111,6 +111,11 @@ pub fn fold(
             }
             Ok(())
         }
+        Record::Qos2Intent { client_id, packet_id, id } => {
+            let key = packet_key(client_id, StepKey::Inbound, *packet_id);
+            state.put(Space::Qos2, key, id.to_bytes().to_vec());
+            Ok(())
+        }
         Record::SharedSent { group, client_id, packet_id, partition, sequence } => {
             if !client_id.is_empty() {
                 let key = packet_key(client_id, StepKey::Outbound, *packet_id);
@@ -138,6 +143,7 @@ pub fn concerns_state(record: &Record<'_>) -> bool {
         Record::SessionPut(_)
         | Record::SessionDelete { .. }
         | Record::Qos2Released { .. }
+        | Record::Qos2Intent { .. }
         | Record::Qos2Outbound { .. }
         | Record::SharedSent { .. }
         | Record::Floor { .. }
@@ -163,6 +169,7 @@ fn client_id_of<'a>(record: &Record<'a>) -> Option<&'a str> {
         Record::SessionPut(put) => Some(put.client_id),
         Record::SessionDelete { client_id }
         | Record::Qos2Released { client_id, .. }
+        | Record::Qos2Intent { client_id, .. }
         | Record::Qos2Outbound { client_id, .. }
         | Record::SharedSent { client_id, .. } => Some(client_id),
         Record::Floor { .. } | Record::GroupPut { .. } | Record::GroupDelete { .. } => None,
@@ -315,7 +322,11 @@ fn qos2_delta(key: &[u8], value: &[u8]) -> Option<Qos2Delta> {
     let (&kind, rest) = key.split_first()?;
     let packet_id = || PacketId::new(u16::from_be_bytes(rest.try_into().ok()?));
     Some(match step_key_of(kind)? {
-        StepKey::Inbound => Qos2Delta::Inbound(packet_id()?),
+        StepKey::Inbound if value.is_empty() => Qos2Delta::Inbound(packet_id()?),
+        StepKey::Inbound => {
+            let id = MessageId::from_bytes(value.try_into().ok()?);
+            Qos2Delta::Intended(packet_id()?, id)
+        }
         StepKey::Outbound => {
             let (&step, place) = value.split_first()?;
             let (partition, sequence) = place_of(place)?;

@@ -1,0 +1,154 @@
+//! What a configuration with sub-clusters is put together from: control thread, ring, links.
+
+use super::GatewayError;
+use crate::config::{Config, NatsServer, SubClusterConfig};
+use crate::proto::bridge::ring_table::RingTable;
+use crate::proto::limits::Limits;
+use crate::proto::output::ShardIndex;
+use crate::upstream::jetstream::PartitionLimits;
+use crate::upstream::jetstream::control::{ControlNews, ControlSettings, ControlThread};
+use crate::upstream::jetstream::lane::LaneLimits;
+use crate::upstream::jetstream::link::{Identity, LinkSettings};
+use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// How long a gateway waits for the ring at start. Without one it does not know where a topic is.
+const RING_WAIT: Duration = Duration::from_secs(60);
+
+/// How often it says that it is waiting.
+const RING_WARNING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The largest packet a client may send: with every byte of it escaped in a header, as bytes of
+/// properties may be, and some room for the others, it is below a server's default `max_payload` of
+/// 1 MiB.
+const PACKET_BYTES_MAX: u32 = (1_048_576 - 8_192) / 3;
+
+/// The longest topic name or filter: with every byte escaped it is below the longest subject.
+const TOPIC_BYTES_MAX: u16 = 1_100;
+
+/// Bytes of an operation of a server that has not come completely: a message of the largest payload
+/// with its headers.
+pub(super) const LINK_PARTIAL_BYTES_MAX: usize = 1_048_576 + 128 * 1_024;
+
+/// Unacknowledged publishes of a shard to one partition before publishers are held.
+const LANE_COUNT_MAX: usize = 65_536;
+
+/// How long a publish waits for its acknowledgement before it is sent again.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of stored messages each shard keeps of a partition for sessions that are behind.
+const PAGE_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+
+/// Bytes that wait for a link before messages of QoS 0 for it are dropped.
+const LINK_WRITE_BYTES_MAX: usize = 8 * 1_024 * 1_024;
+
+/// What JetStream cannot do as the embedded upstream does it.
+pub(super) fn restrict(limits: Limits) -> Limits {
+    Limits {
+        maximum_packet_size_bytes: limits.maximum_packet_size_bytes.min(PACKET_BYTES_MAX),
+        topic_bytes_max: limits.topic_bytes_max.min(TOPIC_BYTES_MAX),
+        shared_subscriptions: false,
+        ..limits
+    }
+}
+
+/// A control thread that has told the ring.
+pub(super) struct Controlled {
+    pub(super) control: ControlThread,
+    pub(super) ring: Arc<RingTable>,
+}
+
+impl Controlled {
+    /// Starts the control thread, which tells every shard its news, and waits for the ring.
+    pub(super) fn start(
+        config: &Config,
+        tell_shards: impl Fn(ControlNews) + Send + 'static,
+    ) -> Result<Self, GatewayError> {
+        let settings = ControlSettings {
+            gateway_id: config.gateway_id.clone(),
+            sub_clusters: config.nats.clone(),
+        };
+        let (sender, receiver) = channel();
+        let tell = move |news: ControlNews| {
+            if let ControlNews::Ring(ring) = &news {
+                // Nobody listens any more once the first has come.
+                let _ = sender.send(Arc::clone(ring));
+            }
+            tell_shards(news);
+        };
+        let control = ControlThread::spawn(settings, tell).map_err(GatewayError::Thread)?;
+        match wait_for_ring(&receiver) {
+            Some(ring) => Ok(Self { control, ring }),
+            None => {
+                control.stop();
+                Err(GatewayError::NoRing { seconds: RING_WAIT.as_secs() })
+            }
+        }
+    }
+
+    /// The upstream of one shard.
+    pub(super) fn shard(&self, config: &Config, shard: ShardIndex) -> Box<JetStream> {
+        let random = ahash::RandomState::new();
+        let origin = random.hash_one(("origin", shard.0, std::process::id()));
+        let settings = JetStreamSettings {
+            ring: Arc::clone(&self.ring),
+            links: config.nats.iter().map(|one| link(config, one, shard)).collect(),
+            limits: PartitionLimits {
+                lane: LaneLimits {
+                    count_max: LANE_COUNT_MAX,
+                    bytes_max: config.limits.append_bytes_max as usize,
+                    timeout: PUBLISH_TIMEOUT,
+                },
+                tail_bytes_max: config.limits.tail_bytes_max as usize,
+                page_bytes_max: PAGE_BYTES_MAX,
+                link_write_bytes_max: LINK_WRITE_BYTES_MAX,
+            },
+            inbox_prefix: format!("_GW.{origin:016x}"),
+            origin,
+        };
+        Box::new(JetStream::new(&settings, random.hash_one("links")))
+    }
+}
+
+fn wait_for_ring(receiver: &Receiver<Arc<RingTable>>) -> Option<Arc<RingTable>> {
+    let start = Instant::now();
+    while start.elapsed() < RING_WAIT {
+        match receiver.recv_timeout(RING_WARNING_INTERVAL) {
+            Ok(ring) => return Some(ring),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!(
+                    waited_s = start.elapsed().as_secs(),
+                    "waiting for the ring: is the first sub-cluster by name there?"
+                );
+            }
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+    None
+}
+
+fn link(
+    config: &Config,
+    sub_cluster: &SubClusterConfig,
+    shard: ShardIndex,
+) -> (Arc<LinkSettings>, Vec<SocketAddr>) {
+    let settings = LinkSettings {
+        name: sub_cluster.name.clone(),
+        connection_name: format!("gateway {} shard {}", config.gateway_id, shard.0),
+        identity: Identity::try_from(&sub_cluster.identity).expect("the configuration checked it"),
+        connect_timeout: Duration::from_secs(5),
+        ping_interval: Duration::from_secs(5),
+        silence_max: Duration::from_secs(12),
+        reconnect_wait_max: Duration::from_secs(5),
+        announced_servers_max: 64,
+    };
+    // Names are resolved by the control thread, which says where the leader is.
+    let servers = sub_cluster.servers.iter();
+    let address = |server: &NatsServer| {
+        Some(SocketAddr::new(server.host.trim_matches(['[', ']']).parse().ok()?, server.port))
+    };
+    (Arc::new(settings), servers.filter_map(address).collect())
+}

@@ -1,0 +1,113 @@
+//! JetStream for messages, and the node's own log and store for sessions (`sessions = "local"`):
+//! both behind the one seam.
+
+use super::shard::JetStream;
+use crate::proto::mqtt::QoS;
+use crate::proto::partition::{Lane, PartitionId, Sequence};
+use crate::proto::record::{Message, MessageId, Record};
+use crate::proto::shard_state::{AppendToken, GroupRequest, Request, Upstream};
+use crate::upstream::embedded::shard::Embedded;
+use bytes::Bytes;
+
+/// One shard's upstream, put together for one call.
+pub struct Forward<'a> {
+    /// Messages.
+    pub jetstream: &'a mut JetStream,
+    /// Sessions.
+    pub local: &'a mut Embedded,
+}
+
+impl Upstream for Forward<'_> {
+    fn append(&mut self, record: &Record<'_>) -> AppendToken {
+        let Record::Message(message) = record else {
+            return self.local.append(record);
+        };
+        let is_in_ledger = message.ledger && message.qos == QoS::ExactlyOnce;
+        let Some(packet_id) = message.packet_id.filter(|_| is_in_ledger) else {
+            return self.jetstream.append(message, None, None);
+        };
+        // Before the server has it, it is recorded under which name it will: the client may send
+        // it again after a crash, and it must not be stored twice.
+        let id = self.jetstream.next_message_id();
+        let intent = Record::Qos2Intent { client_id: message.publisher, packet_id, id };
+        let recorded = self.local.append(&intent).number;
+        self.jetstream.append(message, Some(id), Some(recorded))
+    }
+
+    fn append_again(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
+        self.jetstream.append(message, Some(id), None)
+    }
+
+    fn publish(&mut self, message: &Message<'_>) {
+        self.jetstream.publish(message);
+    }
+
+    fn may_have_session(&self, client_id: &str) -> bool {
+        self.local.may_have_session(client_id)
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Session { .. } | Request::RetainedRoom { .. } => self.local.request(request),
+            Request::Retained { id, filter, from, after: _, count_max } => {
+                self.jetstream.ask_retained(id, filter, &from, count_max);
+            }
+            Request::Replay { ticket, partition, from, filters, count_max } => {
+                self.jetstream.start_replay(ticket, partition, from, filters, count_max);
+            }
+            Request::Fetch { ticket, partition, sequences } => {
+                self.jetstream.start_fetch(ticket, partition, sequences);
+            }
+        }
+    }
+
+    fn tell_group(&mut self, request: GroupRequest) {
+        debug_assert!(false, "there are no shared subscriptions: {request:?}");
+    }
+
+    fn add_interest(&mut self, filter: &str) {
+        self.jetstream.add_interest(filter);
+    }
+
+    fn remove_interest(&mut self, filter: &str) {
+        self.jetstream.remove_interest(filter);
+    }
+
+    fn interest_in_force(&mut self) -> Option<AppendToken> {
+        self.jetstream.interest_in_force()
+    }
+
+    fn is_congested(&self, lane: Lane) -> bool {
+        self.local.is_congested(Lane::LOCAL) || self.jetstream.is_congested(lane)
+    }
+
+    fn reserve_session(&mut self) -> bool {
+        self.local.reserve_session()
+    }
+
+    fn release_session(&mut self) {
+        self.local.release_session();
+    }
+
+    /// The servers have limits of their own.
+    fn has_retained_room(&self, _message: &Message<'_>) -> bool {
+        true
+    }
+
+    fn recent(&self, partition: PartitionId, sequence: Sequence) -> Option<Bytes> {
+        self.jetstream.recent(partition, sequence)
+    }
+
+    fn feed_start(&self, partition: PartitionId) -> Sequence {
+        self.jetstream.fed(partition)
+    }
+
+    /// PUBACK waits until a message is retained, so whatever was acknowledged is there.
+    fn retained_end(&self, _partition: PartitionId) -> Sequence {
+        Sequence::ZERO
+    }
+
+    fn own_partition(&self) -> Option<PartitionId> {
+        None
+    }
+}

@@ -1,0 +1,356 @@
+//! What a shard has of one partition: its link, what is on its way there, and how far its feed is.
+
+use super::control::{
+    PartitionStatus, live_prefix, retained_prefix, retained_stream_name, stream_name,
+};
+use super::inbox::{Inbox, Token};
+use super::interest::{FilterPlace, Interest};
+use super::lane::{Append, Lane, LaneLimits};
+use super::link::{Fence, Link, LinkSettings};
+use super::publish::{encode_append, encode_mark};
+use super::replay::Replays;
+use super::requests::{Pending, Requests, Scan};
+use super::tail::Tail;
+use crate::proto::bridge::topic_subject::TopicPrefix;
+use crate::proto::nats::{Subject, encode_subscribe, encode_unsubscribe};
+use crate::proto::output::ConnectionId;
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::record::{Message, Record};
+use crate::proto::time::Timestamp;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The prefix of the subjects under which topics are stored.
+pub const STORED_PREFIX: &str = "mqtt";
+/// A subject of every stream that is no topic's.
+const MARK_SUBJECT: &[u8] = b"mqtt$.%mark";
+/// Subscription ids of answers: to publishes, and to questions.
+pub(super) const ACKS_SID: u64 = 1;
+pub(super) const ANSWERS_SID: u64 = 2;
+/// After a server could not say what was asked for, when to ask again.
+pub(super) const RETRY: Duration = Duration::from_millis(250);
+
+/// Where the feed is: every message below [`Feed::fed`] that this shard wants was given to it.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) stage: FeedStage,
+    /// The next sequence; 0 before anything is known of the partition.
+    pub(super) fed: Sequence,
+    /// What was told of `fed`.
+    pub(super) told: Sequence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FeedStage {
+    /// No link, or one whose subscriptions are not in force yet.
+    Detached,
+    /// Subscribed; where the stream ends is being asked, by this mark.
+    ExpectMark(u64),
+    /// What came before `until` is being read.
+    Reading { until: Sequence },
+    /// Everything comes by itself.
+    Live,
+}
+
+/// Questions for the end of the stream: at most one is on its way.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// The last one that somebody waits for.
+    wanted: u64,
+    sent: u64,
+    pub(super) answered: u64,
+    /// What the last answer said.
+    pub(super) end: Sequence,
+    retry_at: Timestamp,
+}
+
+impl Marks {
+    /// Asks for one that is sent after this call; its number.
+    pub(super) fn want(&mut self) -> u64 {
+        self.wanted = self.sent + 1;
+        self.wanted
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        self.wanted > self.sent && self.sent == self.answered && now >= self.retry_at
+    }
+
+    fn next_timeout(&self) -> Timestamp {
+        let waits = self.wanted > self.sent && self.sent == self.answered;
+        if waits { self.retry_at } else { Timestamp::NEVER }
+    }
+
+    pub(super) fn answer(&mut self, end: Sequence) {
+        self.answered = self.sent;
+        self.end = end.max(self.end);
+    }
+
+    /// It was not answered: sent again later.
+    pub(super) fn fail(&mut self, retry_at: Timestamp) {
+        if self.sent > self.answered {
+            self.sent = self.answered;
+        }
+        self.retry_at = retry_at;
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) id: PartitionId,
+    /// Taken out while it reads.
+    pub(super) link: Option<Link>,
+    pub(super) connection: Option<ConnectionId>,
+    /// Where the link is, or is about to be.
+    pub(super) address: Option<SocketAddr>,
+    pub(super) ready: bool,
+    inbox_prefix: String,
+    attempts: u64,
+    pub(super) acks: Inbox,
+    pub(super) answers: Inbox,
+    /// For the link, in order.
+    pub(super) out: Vec<u8>,
+    pub(super) lane: Lane,
+    pub(super) feed: Feed,
+    pub(super) tail: Tail,
+    pub(super) marks: Marks,
+    pub(super) requests: Requests,
+    pub(super) replays: Replays,
+    pub(super) status: Option<PartitionStatus>,
+    /// Fences behind subscriptions, each with what is in force when it is passed.
+    pub(super) fences: VecDeque<(Fence, u64)>,
+    pub(super) has_new_interest: bool,
+    /// The last message of QoS 0 of each source.
+    pub(super) sources: HashMap<Box<[u8]>, u64, ahash::RandomState>,
+    pub(super) live: TopicPrefix,
+    pub(super) retained: TopicPrefix,
+    direct_get: String,
+    retained_direct_get: String,
+    scratch: Vec<u8>,
+    subject: Vec<u8>,
+}
+
+/// What the partitions of a shard have in common.
+#[derive(Clone, Debug)]
+pub struct PartitionLimits {
+    /// Of the lane of each.
+    pub lane: LaneLimits,
+    /// Bytes of the last messages kept, each.
+    pub tail_bytes_max: usize,
+    /// Bytes of stored messages kept for sessions that are behind, each.
+    pub page_bytes_max: usize,
+    /// Bytes waiting for a link above which messages of QoS 0 are dropped.
+    pub link_write_bytes_max: usize,
+}
+
+/// Sources of QoS 0 remembered a link; when there are more all are forgotten, and a message whose
+/// copies come just then may be delivered twice.
+pub(super) const SOURCES_MAX: usize = 4_096;
+
+impl Partition {
+    pub(super) fn new(
+        id: PartitionId,
+        settings: Arc<LinkSettings>,
+        servers: &[SocketAddr],
+        inbox_prefix: String,
+        limits: &PartitionLimits,
+        seed: u64,
+    ) -> Self {
+        let inbox = |kind: &str| {
+            Inbox::new(&format!("{inbox_prefix}.0.{kind}")).expect("made of letters and digits")
+        };
+        let prefix = |text: &str| TopicPrefix::new(text).expect("made of letters and digits");
+        Self {
+            id,
+            link: Some(Link::new(settings, servers, seed)),
+            connection: None,
+            address: None,
+            ready: false,
+            attempts: 0,
+            acks: inbox("a"),
+            answers: inbox("q"),
+            inbox_prefix,
+            out: Vec::new(),
+            lane: Lane::new(limits.lane),
+            feed: Feed { stage: FeedStage::Detached, fed: Sequence::ZERO, told: Sequence::ZERO },
+            tail: Tail::new(limits.tail_bytes_max),
+            marks: Marks::default(),
+            requests: Requests::default(),
+            replays: Replays::new(limits.page_bytes_max),
+            status: None,
+            fences: VecDeque::new(),
+            has_new_interest: false,
+            sources: HashMap::default(),
+            live: prefix(&format!("{}.{STORED_PREFIX}", live_prefix(id))),
+            retained: prefix(&format!("{}.{STORED_PREFIX}", retained_prefix(id))),
+            direct_get: format!("$JS.API.DIRECT.GET.{}", stream_name(id)),
+            retained_direct_get: format!("$JS.API.DIRECT.GET.{}", retained_stream_name(id)),
+            scratch: Vec::new(),
+            subject: Vec::new(),
+        }
+    }
+
+    /// The link can be written to: subscribes, sends what is not acknowledged, and asks where the
+    /// stream ends.
+    pub(super) fn attach(&mut self, interest: &Interest, mut owns: impl FnMut(&str) -> bool) {
+        self.ready = true;
+        self.attempts += 1;
+        let inbox = |kind: &str| {
+            let text = format!("{}.{}.{kind}", self.inbox_prefix, self.attempts);
+            Inbox::new(&text).expect("made of letters and digits")
+        };
+        (self.acks, self.answers) = (inbox("a"), inbox("q"));
+        encode_subscribe(self.acks.filter(), None, ACKS_SID, &mut self.out);
+        encode_subscribe(self.answers.filter(), None, ANSWERS_SID, &mut self.out);
+        for (place, filter) in interest.iter() {
+            if owns(filter) {
+                self.subscribe(place, filter);
+            }
+        }
+        self.feed.stage = FeedStage::ExpectMark(self.marks.want());
+        self.tail.restart(Sequence::ZERO);
+    }
+
+    /// The link is lost, or given up.
+    pub(super) fn detach(&mut self) {
+        self.ready = false;
+        self.connection = None;
+        self.out.clear();
+        self.feed.stage = FeedStage::Detached;
+        self.marks.fail(Timestamp::START);
+        self.requests.clear();
+        self.replays.lose_answers();
+        self.sources.clear();
+        self.lane.retry_all_at(Timestamp::START);
+    }
+
+    pub(super) fn subscribe(&mut self, place: FilterPlace, filter: &str) {
+        let Ok(subjects) = self.live.filter_subjects(filter, &mut self.subject) else {
+            // No message has so long a topic.
+            return;
+        };
+        let [first, above] = place.sids();
+        encode_subscribe(subjects.first, None, first, &mut self.out);
+        if let Some(parent) = subjects.parent {
+            encode_subscribe(parent, None, above, &mut self.out);
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, place: FilterPlace, filter: &str) {
+        let [first, above] = place.sids();
+        encode_unsubscribe(first, None, &mut self.out);
+        if filter.ends_with("/#") {
+            encode_unsubscribe(above, None, &mut self.out);
+        }
+    }
+
+    /// Writes a publish that is in the lane.
+    pub(super) fn send(&mut self, token: Token, stored: &TopicPrefix, now: Timestamp) {
+        let Some(append) = self.lane.get(token) else {
+            return;
+        };
+        let reply_to = self.acks.reply_to(token, &mut self.scratch);
+        put_append(append, stored, reply_to, &mut self.subject, now, &mut self.out);
+    }
+
+    /// Writes again what was not acknowledged in time.
+    pub(super) fn send_due(&mut self, stored: &TopicPrefix, now: Timestamp) {
+        let Self { lane, acks, scratch, subject, out, .. } = self;
+        lane.take_due(now, |token, append| {
+            let reply_to = acks.reply_to(token, scratch);
+            put_append(append, stored, reply_to, subject, now, out);
+        });
+    }
+
+    /// Asks for stored messages, or for retained ones.
+    pub(super) fn ask(&mut self, scan: Scan, retained: bool, now: Timestamp) {
+        let api = if retained { &self.retained_direct_get } else { &self.direct_get };
+        let token = self.requests.ask(Pending::Scan(scan.clone()), now);
+        let reply_to = self.answers.reply_to(token, &mut self.scratch);
+        let api = Subject::from_checked(api.as_bytes());
+        scan.request().encode(api, reply_to, &mut self.out);
+    }
+
+    /// Notes a question, and calls `put` to write it.
+    pub(super) fn ask_with(
+        &mut self,
+        pending: Pending,
+        now: Timestamp,
+        put: impl FnOnce(Subject<'_>, &mut Vec<u8>),
+    ) {
+        let token = self.requests.ask(pending, now);
+        put(self.answers.reply_to(token, &mut self.scratch), &mut self.out);
+    }
+
+    /// Asks where the stream ends, if anyone wants to know.
+    pub(super) fn send_mark(&mut self, now: Timestamp) {
+        if !self.ready || !self.marks.is_due(now) {
+            return;
+        }
+        let Some(status) = &self.status else {
+            return;
+        };
+        let stored = status.replicas > 1;
+        self.marks.sent += 1;
+        self.ask_with(Pending::Mark, now, |reply_to, out| {
+            encode_mark(Subject::from_checked(MARK_SUBJECT), reply_to, stored, out);
+        });
+    }
+
+    pub(super) fn next_timeout(&self) -> Timestamp {
+        let link = self.link.as_ref().map_or(Timestamp::NEVER, Link::next_timeout);
+        if !self.ready {
+            return link;
+        }
+        let lane = self.lane.next_timeout();
+        let replays = self.replays.next_timeout();
+        link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())
+    }
+
+    /// Whether this copy of a message of QoS 0 is the first.
+    pub(super) fn is_first_copy(&mut self, reply_to: Option<&[u8]>) -> bool {
+        let source = reply_to.and_then(|source| {
+            let dot = memchr::memrchr(b'.', source)?;
+            let (source, number) = source.split_at_checked(dot)?;
+            Some((source, crate::proto::nats::json::decimal(number.get(1..)?)?))
+        });
+        // Somebody else's message: taken as it comes.
+        let Some((source, number)) = source else {
+            return true;
+        };
+        if let Some(last) = self.sources.get_mut(source) {
+            let is_later = number > *last;
+            *last = number.max(*last);
+            return is_later;
+        }
+        if self.sources.len() >= SOURCES_MAX {
+            self.sources.clear();
+        }
+        self.sources.insert(source.into(), number);
+        true
+    }
+}
+
+fn put_append(
+    append: &Append,
+    stored: &TopicPrefix,
+    reply_to: Subject<'_>,
+    subject: &mut Vec<u8>,
+    now: Timestamp,
+    out: &mut Vec<u8>,
+) {
+    let message = message_of(&append.body);
+    let subject = stored.subject(message.topic, subject);
+    let subject = subject.expect("topics that are too long are refused");
+    encode_append(subject, reply_to, &append.id.text(), &message, now, out)
+        .expect("a message id has no line end");
+}
+
+/// The message in a record body that this gateway wrote.
+pub(super) fn message_of(body: &[u8]) -> Message<'_> {
+    match Record::decode(body) {
+        Some(Record::Message(message)) => message,
+        _ => unreachable!("a lane and a tail hold messages"),
+    }
+}

@@ -1,0 +1,533 @@
+//! Sessions that are behind read on in the stream.
+//!
+//! ```text
+//! Request::Replay ─▶ mark ─▶ few literal filters: Direct Get of each subject ─┐
+//!                            else: pages, shared by all who are behind here ──┴▶ up to the mark ─▶ tail ─▶ live
+//! ```
+//! A replay ends where the live feed takes over: at the mark, everything before which is in the
+//! stream and everything behind which came by itself, into the tail, since the filters were
+//! subscribed to before the mark was sent.
+
+use super::partition::{FeedStage, Partition, RETRY, message_of};
+use super::requests::{Purpose, Scan};
+use super::tail::Tail;
+use crate::proto::bridge::topic_subject::TopicPrefix;
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::routing::{filter_matches, has_wildcard};
+use crate::proto::session::Ticket;
+use crate::proto::shard_state::Replayed;
+use crate::proto::time::Timestamp;
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+
+/// A message as it was read: its place and its record body.
+pub(super) type Found = (Sequence, Box<[u8]>);
+
+/// The answer to [`crate::proto::shard_state::Request::Fetch`].
+pub(super) type Fetched = (Ticket, PartitionId, Vec<(Sequence, Option<Box<[u8]>>)>);
+
+/// A session with so many filters without wildcards, or fewer, reads each by itself.
+const SUBJECTS_MAX: usize = 8;
+
+/// Messages in one answer, and places in one page.
+const BATCH: u16 = 1_000;
+
+/// Pages a replay looks through before it gives way.
+const PAGES_A_TURN: usize = 8;
+
+/// What sessions read back. See the module.
+#[derive(Debug)]
+pub(super) struct Replays {
+    replays: Vec<Replay>,
+    fetches: Vec<Fetch>,
+    pages: Pages,
+    next_id: u64,
+    retry_at: Timestamp,
+    /// Something may go on without an answer.
+    pub(super) has_turns: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Replay {
+    id: u64,
+    ticket: Ticket,
+    first: Sequence,
+    next: Sequence,
+    filters: Vec<Box<str>>,
+    count_max: usize,
+    /// The mark sent after the filters were subscribed to, and where it says that the stream ends.
+    mark: u64,
+    end: Option<Sequence>,
+    /// The subjects of the filters; empty when pages are read.
+    subjects: Vec<SubjectRead>,
+    /// Questions that are not answered.
+    asked: usize,
+    found: Vec<Found>,
+}
+
+#[derive(Debug)]
+struct SubjectRead {
+    subject: Box<[u8]>,
+    found: Vec<Found>,
+    /// Everything before it was read.
+    complete_to: Sequence,
+    /// The end of the stream, at least, when it was asked.
+    end: Sequence,
+}
+
+#[derive(Debug)]
+pub(super) struct Fetch {
+    id: u64,
+    ticket: Ticket,
+    bodies: Vec<(Sequence, Option<Box<[u8]>>)>,
+    /// Which of them are not answered.
+    asked: usize,
+    sent: bool,
+}
+
+#[derive(Debug)]
+struct Pages {
+    pages: HashMap<u64, Page, ahash::RandomState>,
+    bytes: usize,
+    bytes_max: usize,
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
+struct Page {
+    messages: Vec<Found>,
+    bytes: usize,
+    complete_to: Sequence,
+    /// Behind the last message that came, those of the next page among them.
+    reached: Sequence,
+    /// Being read; the end of the stream, at least, when it was asked for.
+    asked: Option<Sequence>,
+    used: u64,
+}
+
+impl Replays {
+    pub(super) fn new(page_bytes_max: usize) -> Self {
+        let pages =
+            Pages { pages: HashMap::default(), bytes: 0, bytes_max: page_bytes_max, clock: 0 };
+        Self {
+            replays: Vec::new(),
+            fetches: Vec::new(),
+            pages,
+            next_id: 0,
+            retry_at: Timestamp::START,
+            has_turns: false,
+        }
+    }
+
+    /// The link is lost: everything is asked again.
+    pub(super) fn lose_answers(&mut self) {
+        for replay in &mut self.replays {
+            replay.asked = 0;
+            replay.end = None;
+            replay.mark = 0;
+        }
+        for fetch in &mut self.fetches {
+            fetch.sent = false;
+        }
+        self.pages.pages.clear();
+        self.pages.bytes = 0;
+    }
+
+    /// A question was not answered for now: asked again later.
+    pub(super) fn fail(&mut self, purpose: Purpose, retry_at: Timestamp) {
+        self.retry_at = retry_at;
+        match purpose {
+            Purpose::Subject { replay, .. } => {
+                if let Some(replay) = self.find(replay) {
+                    replay.asked = replay.asked.saturating_sub(1);
+                    replay.subjects.iter_mut().for_each(|read| read.complete_to = replay.next);
+                }
+            }
+            Purpose::Page(page) => drop(self.pages.forget(page)),
+            Purpose::Fetch { fetch, .. } => {
+                if let Some(fetch) = self.fetches.iter_mut().find(|one| one.id == fetch) {
+                    fetch.sent = false;
+                }
+            }
+            Purpose::Feed | Purpose::Retained(_) | Purpose::RetainedLast(_) => {}
+        }
+    }
+
+    pub(super) fn next_timeout(&self) -> Timestamp {
+        let waits = self.replays.iter().any(|replay| replay.asked == 0)
+            || self.fetches.iter().any(|fetch| !fetch.sent);
+        match (self.has_turns, waits) {
+            (true, _) => Timestamp::START,
+            // Those that wait for a mark or a page are woken by its answer.
+            (false, true) if self.retry_at > Timestamp::START => self.retry_at,
+            (false, _) => Timestamp::NEVER,
+        }
+    }
+
+    fn find(&mut self, id: u64) -> Option<&mut Replay> {
+        self.replays.iter_mut().find(|replay| replay.id == id)
+    }
+
+    /// A message that was asked for.
+    pub(super) fn take_message(&mut self, purpose: Purpose, sequence: Sequence, body: Vec<u8>) {
+        let body = body.into_boxed_slice();
+        match purpose {
+            Purpose::Subject { replay, place } => {
+                let read = self.find(replay).and_then(|one| one.subjects.get_mut(place as usize));
+                if let Some(read) = read {
+                    read.found.push((sequence, body));
+                }
+            }
+            Purpose::Page(page) => self.pages.add(page, sequence, body),
+            Purpose::Fetch { fetch, sequence: wanted } if sequence == wanted => {
+                let fetch = self.fetches.iter_mut().find(|one| one.id == fetch);
+                let slot = fetch
+                    .and_then(|one| one.bodies.iter_mut().find(|(place, _)| *place == sequence));
+                if let Some((_, slot)) = slot {
+                    *slot = Some(body);
+                }
+            }
+            Purpose::Fetch { .. }
+            | Purpose::Feed
+            | Purpose::Retained(_)
+            | Purpose::RetainedLast(_) => {}
+        }
+    }
+
+    /// Everything that was asked for has come. With `more` the stream has more of it.
+    pub(super) fn take_end(&mut self, purpose: Purpose, more: bool) {
+        match purpose {
+            Purpose::Subject { replay, place } => {
+                let Some(replay) = self.find(replay) else {
+                    return;
+                };
+                replay.asked = replay.asked.saturating_sub(1);
+                if let Some(read) = replay.subjects.get_mut(place as usize) {
+                    let last = read.found.last().map_or(replay.next, |(at, _)| at.next());
+                    read.complete_to = if more { last } else { last.max(read.end.next()) };
+                }
+                if replay.asked == 0 {
+                    replay.merge_subjects();
+                }
+            }
+            Purpose::Page(page) => self.pages.complete(page, more),
+            Purpose::Fetch { fetch, .. } => {
+                if let Some(fetch) = self.fetches.iter_mut().find(|one| one.id == fetch) {
+                    fetch.asked = fetch.asked.saturating_sub(1);
+                }
+            }
+            Purpose::Feed | Purpose::Retained(_) | Purpose::RetainedLast(_) => {}
+        }
+    }
+}
+
+impl Replay {
+    /// What the subjects brought, in order, as far as all of them were read.
+    fn merge_subjects(&mut self) {
+        let complete_to = self.subjects.iter().map(|read| read.complete_to).min();
+        let Some(complete_to) = complete_to else {
+            return;
+        };
+        let read = self.subjects.iter_mut().flat_map(|read| std::mem::take(&mut read.found));
+        self.found.extend(read.filter(|(sequence, _)| *sequence < complete_to));
+        self.found.sort_unstable_by_key(|(sequence, _)| *sequence);
+        self.next = complete_to.max(self.next);
+        self.cut();
+    }
+
+    /// Leaves what is too much for one answer to the next.
+    fn cut(&mut self) {
+        if let Some((sequence, _)) = self.found.get(self.count_max) {
+            self.next = *sequence;
+            self.found.truncate(self.count_max);
+        }
+    }
+
+    fn wants(&self, topic: &str) -> bool {
+        self.filters.iter().any(|filter| filter_matches(filter, topic))
+    }
+
+    /// Adds what came live behind the end; false when the tail does not reach back so far.
+    fn add_tail(&mut self, end: Sequence, tail: &Tail) -> bool {
+        let Some(later) = tail.from(end.next()) else {
+            return false;
+        };
+        self.found.retain(|(sequence, _)| *sequence <= end);
+        for (sequence, body) in later {
+            if self.wants(message_of(body).topic) {
+                self.found.push((*sequence, body.as_ref().into()));
+            }
+        }
+        true
+    }
+}
+
+/// What a turn of a replay came to.
+enum Turn {
+    /// An answer of a server is needed first.
+    Waits,
+    /// It is another's turn.
+    Yields,
+    Answers(Replayed),
+}
+
+impl Partition {
+    /// A session reads on.
+    pub(super) fn start_replay(
+        &mut self,
+        ticket: Ticket,
+        from: Sequence,
+        filters: Vec<Box<str>>,
+        count_max: u32,
+        stored: &TopicPrefix,
+    ) {
+        let mut subjects = Vec::new();
+        if filters.len() <= SUBJECTS_MAX && !filters.iter().any(|filter| has_wildcard(filter)) {
+            for filter in &filters {
+                let mut subject = Vec::new();
+                if stored.subject(filter, &mut subject).is_ok() {
+                    let (found, end, complete_to) = (Vec::new(), Sequence::ZERO, from);
+                    let subject = subject.into_boxed_slice();
+                    subjects.push(SubjectRead { subject, found, complete_to, end });
+                }
+            }
+        }
+        let id = self.replays.next_id;
+        self.replays.next_id += 1;
+        let mark = self.marks.want();
+        self.replays.replays.push(Replay {
+            id,
+            ticket,
+            first: from,
+            next: from.max(Sequence(1)),
+            filters,
+            count_max: (count_max as usize).max(1),
+            mark,
+            end: None,
+            subjects,
+            asked: 0,
+            found: Vec::new(),
+        });
+    }
+
+    /// A session wants single messages again.
+    pub(super) fn start_fetch(&mut self, ticket: Ticket, sequences: Vec<Sequence>) {
+        let id = self.replays.next_id;
+        self.replays.next_id += 1;
+        let bodies =
+            sequences.into_iter().map(|at| (at, self.tail.get(at).map(|body| body[..].into())));
+        let bodies: Vec<(Sequence, Option<Box<[u8]>>)> = bodies.collect();
+        let asked = bodies.iter().filter(|(_, body)| body.is_none()).count();
+        self.replays.fetches.push(Fetch { id, ticket, bodies, asked, sent: false });
+    }
+
+    /// Lets sessions read on as far as possible.
+    pub(super) fn advance_replays(
+        &mut self,
+        now: Timestamp,
+        replayed: &mut Vec<(Ticket, Replayed)>,
+        fetched: &mut Vec<Fetched>,
+    ) {
+        self.replays.has_turns = false;
+        if !self.ready || now < self.replays.retry_at {
+            return;
+        }
+        self.advance_fetches(now, fetched);
+        let mut replays = std::mem::take(&mut self.replays.replays);
+        replays.retain_mut(|replay| match self.advance_replay(replay, now) {
+            Turn::Waits => true,
+            Turn::Yields => {
+                self.replays.has_turns = true;
+                true
+            }
+            Turn::Answers(answer) => {
+                replayed.push((replay.ticket, answer));
+                false
+            }
+        });
+        replays.append(&mut self.replays.replays);
+        self.replays.replays = replays;
+    }
+
+    fn advance_fetches(&mut self, now: Timestamp, fetched: &mut Vec<Fetched>) {
+        let mut fetches = std::mem::take(&mut self.replays.fetches);
+        fetches.retain_mut(|fetch| {
+            if !fetch.sent {
+                fetch.sent = true;
+                let missing = fetch.bodies.iter().filter(|(_, body)| body.is_none());
+                let missing: Vec<Sequence> = missing.map(|(sequence, _)| *sequence).collect();
+                fetch.asked = missing.len();
+                for sequence in missing {
+                    let purpose = Purpose::Fetch { fetch: fetch.id, sequence };
+                    let batch = NonZeroU16::MIN;
+                    let scan = Scan { purpose, from: sequence, subject: None, batch };
+                    self.ask(scan, false, now);
+                }
+            }
+            if fetch.asked > 0 {
+                return true;
+            }
+            fetched.push((fetch.ticket, self.id, std::mem::take(&mut fetch.bodies)));
+            false
+        });
+        fetches.append(&mut self.replays.fetches);
+        self.replays.fetches = fetches;
+    }
+
+    fn advance_replay(&mut self, replay: &mut Replay, now: Timestamp) -> Turn {
+        if replay.asked > 0 {
+            return Turn::Waits;
+        }
+        if replay.mark == 0 {
+            replay.mark = self.marks.want();
+        }
+        if replay.end.is_none() && self.marks.answered >= replay.mark {
+            replay.end = Some(self.marks.end);
+        }
+        for _ in 0..PAGES_A_TURN {
+            if replay.found.len() >= replay.count_max {
+                return Turn::Answers(self.answer(replay, false));
+            }
+            // So far the stream is known to reach.
+            let known_end = replay.end.unwrap_or(self.marks.end);
+            if replay.next > known_end {
+                return self.finish_replay(replay);
+            }
+            if replay.subjects.is_empty() {
+                if !self.read_page(replay, known_end, now) {
+                    return Turn::Waits;
+                }
+            } else if replay.found.is_empty() {
+                self.ask_subjects(replay, known_end, now);
+                return Turn::Waits;
+            } else {
+                return Turn::Answers(self.answer(replay, false));
+            }
+        }
+        Turn::Yields
+    }
+
+    /// The stream was read up to its end: the live feed goes on from there, or has.
+    fn finish_replay(&mut self, replay: &mut Replay) -> Turn {
+        let Some(end) = replay.end else {
+            return Turn::Waits;
+        };
+        if self.feed.stage != FeedStage::Live {
+            return Turn::Waits;
+        }
+        if replay.add_tail(end, &self.tail) {
+            replay.next = self.feed.fed;
+            return Turn::Answers(self.answer(replay, true));
+        }
+        // So much has come since that it is to be read from the stream.
+        replay.found.retain(|(sequence, _)| *sequence <= end);
+        replay.next = end.next();
+        replay.end = None;
+        replay.mark = self.marks.want();
+        Turn::Waits
+    }
+
+    fn answer(&self, replay: &mut Replay, end: bool) -> Replayed {
+        let first_kept = self.status.as_ref().map_or(Sequence::ZERO, |status| status.first);
+        Replayed {
+            partition: self.id,
+            messages: std::mem::take(&mut replay.found),
+            next: replay.next,
+            end,
+            clamped: replay.first > Sequence::ZERO && replay.first < first_kept,
+        }
+    }
+
+    fn ask_subjects(&mut self, replay: &mut Replay, known_end: Sequence, now: Timestamp) {
+        let wanted = u16::try_from(replay.count_max).unwrap_or(BATCH).min(BATCH);
+        let batch = NonZeroU16::new(wanted).expect("at least one");
+        replay.asked = replay.subjects.len();
+        for (place, read) in (0..).zip(&mut replay.subjects) {
+            read.found.clear();
+            read.end = known_end;
+            let purpose = Purpose::Subject { replay: replay.id, place };
+            let subject = Some(read.subject.clone());
+            let scan = Scan { purpose, from: replay.next, subject, batch };
+            self.ask(scan, false, now);
+        }
+    }
+
+    /// Looks through the page that `replay` is at; false when it has to be read first.
+    fn read_page(&mut self, replay: &mut Replay, known_end: Sequence, now: Timestamp) -> bool {
+        let number = replay.next.0 / u64::from(BATCH);
+        let pages = &mut self.replays.pages;
+        pages.clock += 1;
+        let clock = pages.clock;
+        let page = pages.pages.entry(number).or_default();
+        page.used = clock;
+        if replay.next < page.complete_to {
+            let from = page.messages.partition_point(|(at, _)| *at < replay.next);
+            let next = page.complete_to;
+            let wanted = page.messages.get(from..).unwrap_or_default().iter();
+            let wanted = wanted.filter(|(_, body)| replay.wants(message_of(body).topic));
+            let wanted: Vec<Found> = wanted.cloned().collect();
+            replay.found.extend(wanted);
+            replay.next = next;
+            replay.cut();
+            return true;
+        }
+        if page.asked.is_none() {
+            page.asked = Some(known_end);
+            let first = Sequence(number * u64::from(BATCH)).max(Sequence(1));
+            let from = page.complete_to.max(first);
+            let batch = NonZeroU16::new(BATCH).expect("not 0");
+            let scan = Scan { purpose: Purpose::Page(number), from, subject: None, batch };
+            self.ask(scan, false, now);
+        }
+        false
+    }
+}
+
+impl Pages {
+    fn end(number: u64) -> Sequence {
+        Sequence((number + 1) * u64::from(BATCH))
+    }
+
+    fn add(&mut self, number: u64, sequence: Sequence, body: Box<[u8]>) {
+        let Some(page) = self.pages.get_mut(&number) else {
+            return;
+        };
+        page.reached = sequence.next().max(page.reached);
+        if sequence < Self::end(number) && page.asked.is_some() {
+            page.bytes += body.len();
+            self.bytes += body.len();
+            page.messages.push((sequence, body));
+        }
+    }
+
+    fn complete(&mut self, number: u64, more: bool) {
+        let end = Self::end(number);
+        if let Some(page) = self.pages.get_mut(&number)
+            && let Some(known_end) = page.asked.take()
+        {
+            let complete_to = if more { page.reached } else { page.reached.max(known_end.next()) };
+            page.complete_to = complete_to.min(end).max(page.complete_to);
+        }
+        while self.bytes > self.bytes_max && self.pages.len() > 1 {
+            let idle = self.pages.iter().filter(|(_, page)| page.asked.is_none());
+            let Some(oldest) = idle.min_by_key(|(_, page)| page.used).map(|(number, _)| *number)
+            else {
+                return;
+            };
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, number: u64) -> Option<Page> {
+        let page = self.pages.remove(&number)?;
+        self.bytes -= page.bytes;
+        Some(page)
+    }
+}
+
+impl Partition {
+    /// When what could not be answered is asked again.
+    pub(super) fn retry_scan(&mut self, purpose: Purpose, now: Timestamp) {
+        self.replays.fail(purpose, now.after(RETRY));
+    }
+}

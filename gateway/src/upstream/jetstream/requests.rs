@@ -1,0 +1,150 @@
+//! Questions of a shard that a server has not answered yet.
+
+use super::direct_get::DirectGet;
+use super::inbox::Token;
+use crate::proto::nats::Subject;
+use crate::proto::partition::Sequence;
+use crate::proto::time::Timestamp;
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+/// What was asked.
+#[derive(Debug)]
+pub enum Pending {
+    /// Where the stream ends: see [`super::publish::encode_mark`].
+    Mark,
+    /// Stored messages.
+    Scan(Scan),
+    /// A retained message is being put, for this publish.
+    RetainedPut(Token),
+}
+
+/// A question for stored messages. All are of one kind, so that all answers are read in one way.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// Who asked.
+    pub purpose: Purpose,
+    /// The first sequence wanted.
+    pub from: Sequence,
+    /// Only these; `None` for all.
+    pub subject: Option<Box<[u8]>>,
+    /// At most so many.
+    pub batch: NonZeroU16,
+}
+
+/// Who asked for stored messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The shard, for what it missed while it had no link.
+    Feed,
+    /// A session that is behind: its replay, and which of the subjects it reads.
+    Subject {
+        /// See [`super::replay::Replay`].
+        replay: u64,
+        /// Which of its subjects.
+        place: u16,
+    },
+    /// All sessions that are behind here.
+    Page(u64),
+    /// A session that wants single messages.
+    Fetch {
+        /// See [`super::replay::Fetch`].
+        fetch: u64,
+        /// The message wanted.
+        sequence: Sequence,
+    },
+    /// A new subscription that wants retained messages.
+    Retained(u64),
+    /// The retained message that the one of this publish is to replace.
+    RetainedLast(Token),
+}
+
+impl Scan {
+    /// The request as it is sent, and against which answers are read.
+    #[must_use]
+    pub fn request(&self) -> DirectGet<'_> {
+        DirectGet::Scan {
+            from: self.from,
+            subject: self.subject.as_deref().map(Subject::from_checked),
+            batch: self.batch,
+            bytes_max: None,
+        }
+    }
+}
+
+/// The questions of one link. All are given the same time.
+#[derive(Debug, Default)]
+pub struct Requests {
+    pending: HashMap<Token, Pending, ahash::RandomState>,
+    /// In the order in which they were asked, those that are answered among them.
+    due: VecDeque<(Timestamp, Token)>,
+    next: u64,
+}
+
+impl Requests {
+    /// How long a server may take.
+    pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Notes a question; its token goes into its reply subject.
+    pub fn ask(&mut self, pending: Pending, now: Timestamp) -> Token {
+        let token = Token(self.next);
+        self.next += 1;
+        self.pending.insert(token, pending);
+        self.due.push_back((now.after(Self::TIMEOUT), token));
+        token
+    }
+
+    /// The question that is answered; to be put back if more answers are to come.
+    pub fn take(&mut self, token: Token) -> Option<Pending> {
+        self.pending.remove(&token)
+    }
+
+    /// More answers are to come.
+    pub fn put_back(&mut self, token: Token, pending: Pending) {
+        self.pending.insert(token, pending);
+    }
+
+    /// Forgets when the oldest are due that are answered.
+    pub fn prune(&mut self) {
+        while self.due.front().is_some_and(|(_, token)| !self.pending.contains_key(token)) {
+            self.due.pop_front();
+        }
+    }
+
+    /// When the oldest question has waited too long; too early unless [`Requests::prune`] was called.
+    pub fn next_timeout(&self) -> Timestamp {
+        self.due.front().map_or(Timestamp::NEVER, |(due, _)| *due)
+    }
+
+    /// The link is lost: nothing will be answered any more.
+    pub fn clear(&mut self) {
+        self.pending.clear();
+        self.due.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_that_is_not_answered_is_due_first() {
+        let mut requests = Requests::default();
+        let first = requests.ask(Pending::Mark, Timestamp(1_000));
+        let second = requests.ask(Pending::Mark, Timestamp(2_000));
+        assert_eq!(requests.next_timeout(), Timestamp(6_000));
+        let pending = requests.take(first).unwrap();
+        requests.put_back(first, pending);
+        requests.prune();
+        assert_eq!(requests.next_timeout(), Timestamp(6_000), "more of it is to come");
+        requests.take(first).unwrap();
+        requests.prune();
+        assert_eq!(requests.next_timeout(), Timestamp(7_000));
+        assert!(requests.take(second).is_some() && requests.take(second).is_none());
+        requests.clear();
+        assert_eq!(requests.next_timeout(), Timestamp::NEVER);
+        let third = requests.ask(Pending::Mark, Timestamp(3_000));
+        assert!(third > second, "a token is never used again");
+    }
+}

@@ -1,0 +1,275 @@
+//! Retained messages: a stream with one message a topic, beside the stream of each partition.
+//!
+//! ```text
+//! message stored at S ─▶ what is retained now? ─▶ later than S: nothing to do
+//!                                               └▶ earlier, or nothing: put, if it is still that ─▶ PUBACK
+//! ```
+//! A cleared one stays for an hour as a message without payload, so that an older one cannot come
+//! back. Source: MQTT 5.0 §3.3.1.3.
+
+use super::inbox::Token;
+use super::partition::{Partition, RETRY, message_of};
+use super::publish::{
+    ApiError, PublishAnswer, RetainedPut, read_publish_answer, retained_sequence,
+};
+use super::requests::{Pending, Purpose, Scan};
+use super::shard::JetStream;
+use super::stored::Stored;
+use crate::proto::bridge::message_headers::read_message;
+use crate::proto::nats::{Headers, Message as NatsMessage};
+use crate::proto::partition::Sequence;
+use crate::proto::record::Record;
+use crate::proto::shard_state::RetainedMessage;
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+
+/// Questions of new subscriptions for retained messages.
+#[derive(Debug, Default)]
+pub(super) struct RetainedQueries {
+    queries: HashMap<u64, Query, ahash::RandomState>,
+}
+
+#[derive(Debug)]
+struct Query {
+    filter: Box<str>,
+    cursor: Cursor,
+    found: Vec<RetainedMessage>,
+}
+
+/// Where a page begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor {
+    /// Place of the partition.
+    place: usize,
+    /// Which of the filter's subjects.
+    subject: usize,
+    /// Of the stream of retained messages.
+    from: Sequence,
+}
+
+impl Cursor {
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(':').map(str::parse);
+        let mut number = || numbers.next()?.ok();
+        let (place, subject, from): (u64, u64, u64) = (number()?, number()?, number()?);
+        let place = usize::try_from(place).ok()?;
+        Some(Self { place, subject: usize::try_from(subject).ok()?, from: Sequence(from) })
+    }
+
+    fn text(self) -> Box<str> {
+        format!("{}:{}:{}", self.place, self.subject, self.from.0).into()
+    }
+}
+
+impl RetainedQueries {
+    /// A question that cannot be answered, to be told.
+    pub(super) fn fail(&mut self, query: u64) -> Option<u64> {
+        self.queries.remove(&query).map(|_| query)
+    }
+
+    /// The questions that a lost link leaves unanswered.
+    pub(super) fn lose(&mut self, place: usize) -> Vec<u64> {
+        let lost = self.queries.iter().filter(|(_, query)| query.cursor.place == place);
+        let lost: Vec<u64> = lost.map(|(id, _)| *id).collect();
+        self.queries.retain(|id, _| !lost.contains(id));
+        lost
+    }
+}
+
+impl JetStream {
+    /// A message with the RETAIN flag is stored: looks at what is retained before it is put.
+    pub(super) fn put_retained(&mut self, place: usize, token: Token, sequence: Sequence) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        partition.lane.note_stored(token, sequence);
+        let Some(append) = partition.lane.get(token) else {
+            return;
+        };
+        let mut subject = Vec::new();
+        if partition.retained.subject(message_of(&append.body).topic, &mut subject).is_err() {
+            // Longer than a subject may be, although the message's own is not.
+            self.end_append(place, token, sequence);
+            return;
+        }
+        let (purpose, batch) = (Purpose::RetainedLast(token), NonZeroU16::MIN);
+        let subject = Some(subject.into_boxed_slice());
+        partition.ask(Scan { purpose, from: Sequence(1), subject, batch }, true, now);
+    }
+
+    /// What is retained now is known: its place among the retained, and its headers.
+    pub(super) fn replace_retained(
+        &mut self,
+        place: usize,
+        token: Token,
+        last: Option<(Sequence, Headers<'_>)>,
+    ) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let Partition { lane, retained, answers, requests, out, .. } = partition;
+        let Some(append) = lane.get(token) else {
+            return;
+        };
+        let Some(sequence) = append.stored else {
+            return;
+        };
+        let later = last.and_then(|(_, headers)| retained_sequence(headers));
+        if later.is_some_and(|later| later >= sequence) {
+            self.end_append(place, token, sequence);
+            return;
+        }
+        let message = message_of(&append.body);
+        let (mut subject, mut reply) = (Vec::new(), Vec::new());
+        let Ok(subject) = retained.subject(message.topic, &mut subject) else {
+            return;
+        };
+        let expected_last = last.map_or(Sequence::ZERO, |(sequence, _)| sequence);
+        let request = requests.ask(Pending::RetainedPut(token), now);
+        let reply_to = answers.reply_to(request, &mut reply);
+        RetainedPut { subject, message: &message, sequence, expected_last }
+            .encode(reply_to, now, out);
+    }
+
+    pub(super) fn handle_retained_put(
+        &mut self,
+        place: usize,
+        token: Token,
+        message: &NatsMessage<'_>,
+    ) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let Some(sequence) = partition.lane.get(token).and_then(|append| append.stored) else {
+            return;
+        };
+        match read_publish_answer(message.headers, message.payload) {
+            Ok(PublishAnswer::Stored(_)) => self.end_append(place, token, sequence),
+            Ok(PublishAnswer::Refused(error))
+                if error.err_code == ApiError::WRONG_LAST_SEQUENCE =>
+            {
+                // Somebody was faster.
+                self.put_retained(place, token, sequence);
+            }
+            answer => {
+                tracing::debug!(place, ?answer, "retained message: not stored for now");
+                partition.lane.retry_at(token, now.after(RETRY));
+            }
+        }
+    }
+
+    /// A subscription asks for a page of retained messages.
+    pub(super) fn ask_retained(&mut self, id: u64, filter: Box<str>, from: &str, count_max: u32) {
+        let places = self.places_of(&filter);
+        let first = Cursor { place: places.start, subject: 0, from: Sequence(1) };
+        let cursor = Cursor::parse(from).unwrap_or(first);
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(cursor.place).filter(|one| one.ready) else {
+            self.out.retained_failed.push(id);
+            return;
+        };
+        let mut buffer = Vec::new();
+        let Some(subject) = retained_subject(partition, &filter, cursor.subject, &mut buffer)
+        else {
+            self.out.retained.push((id, Vec::new(), None));
+            return;
+        };
+        let batch = u16::try_from(count_max).ok().and_then(NonZeroU16::new);
+        let (purpose, batch) = (Purpose::Retained(id), batch.unwrap_or(BATCH_MAX).min(BATCH_MAX));
+        let scan = Scan { purpose, from: cursor.from, subject: Some(subject), batch };
+        partition.ask(scan, true, now);
+        self.retained.queries.insert(id, Query { filter, cursor, found: Vec::new() });
+    }
+
+    pub(super) fn take_retained(
+        &mut self,
+        place: usize,
+        id: u64,
+        stored: &Stored<'_>,
+        message: &NatsMessage<'_>,
+    ) {
+        let Some(partition) = self.partitions.get(place) else {
+            return;
+        };
+        let Some(query) = self.retained.queries.get_mut(&id) else {
+            return;
+        };
+        query.cursor.from = stored.sequence.next();
+        let Some(sequence) = retained_sequence(message.headers) else {
+            self.counters.unreadable += 1;
+            return;
+        };
+        if message.payload.is_empty() {
+            return;
+        }
+        let (mut topic, mut buffers) = Default::default();
+        let Ok(topic) = partition.retained.topic(stored.subject, &mut topic) else {
+            self.counters.unreadable += 1;
+            return;
+        };
+        let received_at = stored.stored_at.timestamp();
+        let read = read_message(topic, message.headers, message.payload, received_at, &mut buffers);
+        let mut body = Vec::with_capacity(read.message.encoded_bytes());
+        Record::Message(read.message).encode(&mut body);
+        let partition = partition.id;
+        query.found.push(RetainedMessage { partition, sequence, body: body.into() });
+    }
+
+    /// A page is complete; with `more` its subject has more.
+    pub(super) fn end_retained(&mut self, id: u64, more: bool) {
+        let Some(Query { filter, cursor, found }) = self.retained.queries.remove(&id) else {
+            return;
+        };
+        let next = if more { Some(cursor) } else { self.next_subject(&filter, cursor) };
+        self.out.retained.push((id, found, next.map(Cursor::text)));
+    }
+
+    /// The subject behind the one at `cursor`, there or in the next partition.
+    fn next_subject(&self, filter: &str, cursor: Cursor) -> Option<Cursor> {
+        let from = Sequence(1);
+        let above = Cursor { subject: cursor.subject + 1, from, ..cursor };
+        let partition = self.partitions.get(cursor.place)?;
+        if retained_subject(partition, filter, above.subject, &mut Vec::new()).is_some() {
+            return Some(above);
+        }
+        let place = cursor.place + 1;
+        self.places_of(filter).contains(&place).then_some(Cursor { place, subject: 0, from })
+    }
+}
+
+/// The subject numbered `which` of a filter among the retained messages.
+fn retained_subject(
+    partition: &Partition,
+    filter: &str,
+    which: usize,
+    buffer: &mut Vec<u8>,
+) -> Option<Box<[u8]>> {
+    let subjects = partition.retained.filter_subjects(filter, buffer).ok()?;
+    let subject = match which {
+        0 => Some(subjects.first),
+        1 => subjects.parent,
+        _ => None,
+    };
+    subject.map(|subject| subject.as_bytes().into())
+}
+
+/// Messages in a page at most.
+const BATCH_MAX: NonZeroU16 = NonZeroU16::new(1_000).expect("not 0");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_text_and_back() {
+        let cursor = Cursor { place: 2, subject: 1, from: Sequence(77) };
+        assert_eq!(&*cursor.text(), "2:1:77");
+        assert_eq!(Cursor::parse("2:1:77"), Some(cursor));
+        for text in ["", "2", "2:1", "x:1:1", "2:1:-1"] {
+            assert_eq!(Cursor::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,998 @@
+//! The JetStream upstream as one shard sees it: its links, and what goes over them.
+//!
+//! No I/O: what is to be sent waits in each partition's buffer, and connections to make or to close,
+//! answers and acknowledgements in [`JetStream::out`].
+
+use super::control::{ControlNews, PartitionStatus};
+use super::direct_get::Answer;
+use super::inbox::Token;
+use super::interest::{FIRST_SID, Interest};
+use super::lane::Append;
+use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
+use super::partition::{
+    ACKS_SID, ANSWERS_SID, FeedStage, Partition, PartitionLimits, RETRY, STORED_PREFIX, message_of,
+};
+use super::publish::{PublishAnswer, encode_unacknowledged, mark_sequence, read_publish_answer};
+use super::replay::Fetched;
+use super::requests::{Pending, Purpose, Scan};
+use super::retained::RetainedQueries;
+use super::stored::{NotStored, Stored};
+use crate::proto::bridge::message_headers::{ReadBuffers, ReadMessage, read_message};
+use crate::proto::bridge::ring::Ring;
+use crate::proto::bridge::ring_table::RingTable;
+use crate::proto::bridge::topic_subject::TopicPrefix;
+use crate::proto::handler::Dial;
+use crate::proto::mqtt::QoS;
+use crate::proto::nats::{Headers, Message as NatsMessage, Subject, put_decimal};
+use crate::proto::output::ConnectionId;
+use crate::proto::partition::{Lane, PartitionId, Sequence};
+use crate::proto::record::{Message, MessageId, Record};
+use crate::proto::routing::has_wildcard;
+use crate::proto::session::Ticket;
+use crate::proto::shard_state::{AppendToken, Replayed, RetainedMessage};
+use crate::proto::time::Timestamp;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::{io, mem};
+
+/// The lane in which fences behind subscriptions are counted.
+const INTEREST_LANE: Lane = Lane(1);
+/// The lane of the first partition.
+const FIRST_LANE: u16 = 2;
+/// Messages read at once of what was missed while there was no link.
+const FEED_BATCH: u16 = 500;
+
+/// Where a live message is; one of QoS 0 is nowhere.
+pub type MaybePlace = Option<(PartitionId, Sequence)>;
+
+/// Takes the messages of the feed, in order.
+pub type Deliver<'d> = dyn FnMut(&mut JetStream, MaybePlace, &Message<'_>) + 'd;
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub struct JetStreamOut {
+    /// Connections to make; tokens are places of partitions.
+    pub dials: Vec<Dial>,
+    /// Connections to close.
+    pub closes: Vec<ConnectionId>,
+    /// Acknowledged, lane by lane.
+    pub appended: Vec<AppendToken>,
+    /// How far the feed is.
+    pub watermarks: Vec<(PartitionId, Sequence)>,
+    /// For sessions that are behind.
+    pub replayed: Vec<(Ticket, Replayed)>,
+    /// Single messages.
+    pub fetched: Vec<Fetched>,
+    /// Pages of retained messages: question, messages, where the next page begins.
+    pub retained: Vec<(u64, Vec<RetainedMessage>, Option<Box<str>>)>,
+    /// Questions for retained messages that could not be answered.
+    pub retained_failed: Vec<u64>,
+}
+
+/// What a shard's part is made of.
+#[derive(Debug)]
+pub struct JetStreamSettings {
+    /// In force at start.
+    pub ring: Arc<RingTable>,
+    /// How links to each sub-cluster behave, by its name, with the servers that were configured.
+    pub links: Vec<(Arc<LinkSettings>, Vec<std::net::SocketAddr>)>,
+    /// Of each partition.
+    pub limits: PartitionLimits,
+    /// Where answers go: one or more tokens, no other shard's.
+    pub inbox_prefix: String,
+    /// Drawn at random for this shard and start.
+    pub origin: u64,
+}
+
+/// What happened so far. Counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JetStreamCounters {
+    /// Messages of QoS 0 dropped because a link was away or took nothing.
+    pub dropped: u64,
+    /// Messages of the feed that are none of MQTT, or that could not be read.
+    pub unreadable: u64,
+    /// Links that were lost.
+    pub links_lost: u64,
+    /// Publishes that a server refused for now.
+    pub refused: u64,
+}
+
+/// One shard's part of the JetStream upstream.
+#[derive(Debug)]
+pub struct JetStream {
+    pub(super) now: Timestamp,
+    ring: Ring,
+    stored: TopicPrefix,
+    /// In the order of the ring.
+    pub(super) partitions: Vec<Partition>,
+    interest: Interest,
+    /// The number of the next fence, and the last of which all are passed.
+    next_fence: u64,
+    in_force: u64,
+    pub(super) retained: RetainedQueries,
+    limits: PartitionLimits,
+    origin: u64,
+    next_message: u64,
+    /// Publishes that wait until their intent is recorded in the local log.
+    intended: VecDeque<(u64, usize, Token)>,
+    topic_hashes: ahash::RandomState,
+    topic: Vec<u8>,
+    subject: Vec<u8>,
+    source: Vec<u8>,
+    read: ReadBuffers,
+    /// What happened so far.
+    pub counters: JetStreamCounters,
+    /// What is to be done.
+    pub out: JetStreamOut,
+}
+
+impl JetStream {
+    /// Links to nobody yet. A member of the ring whose sub-cluster is not configured has none.
+    #[must_use]
+    pub fn new(settings: &JetStreamSettings, seed: u64) -> Self {
+        let JetStreamSettings { ring, links, limits, inbox_prefix, origin } = settings;
+        let partition = |member: &crate::proto::bridge::ring_table::Member| {
+            let link = links.iter().find(|(link, _)| link.name == member.sub_cluster);
+            let (settings, servers) = link.expect("the control thread tells no other ring");
+            let prefix = format!("{inbox_prefix}.{}", member.partition.0);
+            let seed = seed ^ u64::from(member.partition.0);
+            Partition::new(member.partition, Arc::clone(settings), servers, prefix, limits, seed)
+        };
+        Self {
+            now: Timestamp::START,
+            ring: Ring::new(ring),
+            stored: TopicPrefix::new(STORED_PREFIX).expect("made of letters"),
+            partitions: ring.members().iter().map(partition).collect(),
+            interest: Interest::default(),
+            next_fence: 1,
+            in_force: 0,
+            retained: RetainedQueries::default(),
+            limits: limits.clone(),
+            origin: *origin,
+            next_message: 0,
+            intended: VecDeque::new(),
+            topic_hashes: ahash::RandomState::new(),
+            topic: Vec::new(),
+            subject: Vec::new(),
+            source: Vec::new(),
+            read: ReadBuffers::default(),
+            counters: JetStreamCounters::default(),
+            out: JetStreamOut::default(),
+        }
+    }
+
+    /// The time of what happens next.
+    pub fn set_now(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
+    /// The partitions, as sessions know them.
+    pub fn partition_ids(&self) -> impl Iterator<Item = PartitionId> {
+        self.partitions.iter().map(|partition| partition.id)
+    }
+
+    /// Whether `id` is the connection of a link.
+    #[must_use]
+    pub fn is_link(&self, id: ConnectionId) -> bool {
+        self.place_of(id).is_some()
+    }
+
+    fn place_of(&self, id: ConnectionId) -> Option<usize> {
+        self.partitions.iter().position(|partition| partition.connection == Some(id))
+    }
+
+    /// The place of the partition that owns a topic.
+    pub(super) fn owner(&self, topic: &str) -> usize {
+        let owner = self.ring.owner(topic);
+        let place = self.partitions.iter().position(|partition| partition.id == owner);
+        place.expect("the ring's members are the partitions")
+    }
+
+    pub(super) fn place(&self, id: PartitionId) -> Option<usize> {
+        self.partitions.iter().position(|partition| partition.id == id)
+    }
+
+    /// The control thread says something.
+    pub fn handle_news(&mut self, news: ControlNews) {
+        match news {
+            // A ring that changes while it is in use comes with its own steps.
+            ControlNews::Ring(_) => {}
+            ControlNews::Partition(status) => self.handle_status(status),
+        }
+    }
+
+    fn handle_status(&mut self, status: PartitionStatus) {
+        let Some(place) = self.place(status.partition) else {
+            return;
+        };
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        if let Some(leader) = status.leader
+            && partition.address != Some(leader)
+        {
+            if let Some(link) = &mut partition.link {
+                link.prefer(leader);
+            }
+            if partition.address.is_some() {
+                self.restart_link(place, "the leader is another server");
+            }
+        }
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        if partition.feed.fed == Sequence::ZERO {
+            // What is stored already is nobody's that subscribes from here on.
+            partition.feed.fed = status.last.next();
+        }
+        // More is stored than was fed: nothing of it may concern this shard, which a mark tells.
+        if partition.feed.stage == FeedStage::Live && status.last >= partition.feed.fed {
+            partition.marks.want();
+        }
+        partition.status = Some(status);
+    }
+
+    fn restart_link(&mut self, place: usize, why: &str) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        tracing::info!(partition = partition.id.0, why, "link: connecting anew");
+        self.out.closes.extend(partition.connection);
+        let now = self.now;
+        if let Some(link) = &mut partition.link {
+            link.restart(now);
+        }
+        self.detach(place);
+    }
+
+    fn detach(&mut self, place: usize) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        partition.detach();
+        partition.address = None;
+        partition.fences.clear();
+        // What it had not fenced is in force once the link is back, and SUBACK does not wait for that.
+        self.next_fence += u64::from(mem::take(&mut partition.has_new_interest));
+        self.out.retained_failed.extend(self.retained.lose(place));
+        self.pass_fences();
+    }
+
+    fn lose_link(&mut self, place: usize, fault: &LinkFault) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let address = partition.address;
+        tracing::warn!(partition = partition.id.0, ?address, %fault, "link: lost");
+        self.counters.links_lost += 1;
+        self.out.closes.extend(partition.connection);
+        self.detach(place);
+    }
+
+    /// The connection asked for under `token` is there, or not.
+    pub fn dialed(&mut self, token: u64, result: Result<ConnectionId, io::ErrorKind>) {
+        let now = self.now;
+        let place = usize::try_from(token).unwrap_or(usize::MAX);
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        if let Ok(id) = result {
+            if partition.connection.is_some() || partition.address.is_none() {
+                self.out.closes.push(id);
+                return;
+            }
+            partition.connection = Some(id);
+        }
+        let told = partition.link.as_mut().map(|link| link.handle_dialed(now, result.map(drop)));
+        if let Some(Err(fault)) = told {
+            self.lose_link(place, &fault);
+        }
+    }
+
+    /// The connection of a link is gone.
+    pub fn closed(&mut self, id: ConnectionId) {
+        let now = self.now;
+        let Some(place) = self.place_of(id) else {
+            return;
+        };
+        if let Some(partition) = self.partitions.get_mut(place) {
+            partition.connection = None;
+            if let Some(link) = &mut partition.link {
+                link.handle_closed(now);
+            }
+        }
+        self.lose_link(place, &LinkFault::Closed);
+    }
+
+    /// Bytes came on the connection of a link. Returns how many were consumed.
+    pub fn received(&mut self, id: ConnectionId, bytes: &[u8], deliver: &mut Deliver<'_>) -> usize {
+        let Some(place) = self.place_of(id) else {
+            return bytes.len();
+        };
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return bytes.len();
+        };
+        let Some(mut link) = partition.link.take() else {
+            return bytes.len();
+        };
+        let mut out = mem::take(&mut partition.out);
+        let result = link.handle_received(self.now, bytes, &mut out, &mut |event, _| {
+            self.handle_event(place, &event, deliver);
+        });
+        if let Some(partition) = self.partitions.get_mut(place) {
+            partition.link = Some(link);
+            out.append(&mut partition.out);
+            partition.out = out;
+        }
+        match result {
+            Ok(consumed) => consumed,
+            Err(fault) => {
+                self.lose_link(place, &fault);
+                bytes.len()
+            }
+        }
+    }
+
+    fn handle_event(&mut self, place: usize, event: &LinkEvent<'_>, deliver: &mut Deliver<'_>) {
+        match event {
+            LinkEvent::Ready(info) => {
+                let server = info.server_name.as_str();
+                self.attach(place, server);
+            }
+            LinkEvent::Message(message) => match message.sid {
+                ACKS_SID => self.handle_acknowledged(place, message),
+                ANSWERS_SID => self.handle_answer(place, message, deliver),
+                FIRST_SID.. => self.handle_live(place, message, deliver),
+                _ => {}
+            },
+            LinkEvent::Passed(fence) => self.handle_passed(place, *fence),
+            LinkEvent::Info(info) => {
+                tracing::debug!(place, lame_duck = info.lame_duck_mode, "link: news of the server");
+            }
+            LinkEvent::Refused(text) => {
+                let text = String::from_utf8_lossy(text);
+                tracing::warn!(place, %text, "link: the server refused something");
+            }
+        }
+    }
+
+    fn attach(&mut self, place: usize, server: &str) {
+        let Self { ring, partitions, interest, .. } = self;
+        let Some(partition) = partitions.get_mut(place) else {
+            return;
+        };
+        let id = partition.id;
+        tracing::info!(partition = id.0, server, address = ?partition.address, "link: ready");
+        partition.attach(interest, |filter| has_wildcard(filter) || ring.owner(filter) == id);
+        let (now, stored) = (self.now, &self.stored);
+        partition.send_due(stored, now);
+    }
+
+    fn handle_passed(&mut self, place: usize, fence: Fence) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        while partition.fences.front().is_some_and(|(at, _)| *at <= fence) {
+            partition.fences.pop_front();
+        }
+        self.pass_fences();
+    }
+
+    /// Tells what is in force on all links that are there.
+    fn pass_fences(&mut self) {
+        let open = self.partitions.iter().filter_map(|partition| partition.fences.front());
+        let lowest = open.map(|(_, number)| *number).min().unwrap_or(self.next_fence);
+        let in_force = lowest - 1;
+        if in_force > self.in_force {
+            self.in_force = in_force;
+            self.out.appended.push(AppendToken { lane: INTEREST_LANE, number: in_force });
+        }
+    }
+
+    fn handle_acknowledged(&mut self, place: usize, message: &NatsMessage<'_>) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let Some(token) = partition.acks.token(message.subject) else {
+            return;
+        };
+        match read_publish_answer(message.headers, message.payload) {
+            Ok(PublishAnswer::Stored(ack)) => {
+                if partition.feed.stage == FeedStage::Live && !ack.is_duplicate {
+                    // Everything before it was republished before it was acknowledged.
+                    partition.feed.fed = ack.sequence.next().max(partition.feed.fed);
+                }
+                let is_retained =
+                    partition.lane.get(token).is_some_and(|append| message_of(&append.body).retain);
+                if is_retained {
+                    self.put_retained(place, token, ack.sequence);
+                } else {
+                    self.end_append(place, token, ack.sequence);
+                }
+            }
+            Ok(answer @ (PublishAnswer::Refused(_) | PublishAnswer::NoResponders)) => {
+                self.counters.refused += 1;
+                tracing::debug!(partition = partition.id.0, ?answer, "publish: refused for now");
+                partition.lane.retry_at(token, now.after(RETRY));
+            }
+            Err(fault) => {
+                tracing::warn!(partition = partition.id.0, %fault, "publish: unreadable answer");
+            }
+        }
+    }
+
+    /// A publish is done with: the next of its topic goes out.
+    pub(super) fn end_append(&mut self, place: usize, token: Token, sequence: Sequence) {
+        let Self { partitions, stored, now, .. } = self;
+        let Some(partition) = partitions.get_mut(place) else {
+            return;
+        };
+        let next = partition.lane.end(token, sequence, *now);
+        if let Some(next) = next.filter(|_| partition.ready) {
+            partition.send(next, stored, *now);
+        }
+        if let Some(last) = partition.lane.release() {
+            self.out.appended.push(AppendToken { lane: lane_of(place), number: last.0 });
+        }
+    }
+
+    fn handle_answer(
+        &mut self,
+        place: usize,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let Some(token) = partition.answers.token(message.subject) else {
+            return;
+        };
+        let Some(pending) = partition.requests.take(token) else {
+            return;
+        };
+        match pending {
+            Pending::Mark => self.handle_mark(place, message, deliver),
+            Pending::RetainedPut(publish) => self.handle_retained_put(place, publish, message),
+            Pending::Scan(scan) => {
+                if self.handle_scan(place, &scan, message, deliver)
+                    && let Some(partition) = self.partitions.get_mut(place)
+                {
+                    partition.requests.put_back(token, Pending::Scan(scan));
+                }
+            }
+        }
+    }
+
+    fn handle_mark(&mut self, place: usize, message: &NatsMessage<'_>, deliver: &mut Deliver<'_>) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let answer = read_publish_answer(message.headers, message.payload);
+        let Some(end) = answer.as_ref().ok().and_then(mark_sequence) else {
+            tracing::debug!(partition = partition.id.0, ?answer, "mark: no answer yet");
+            partition.marks.fail(now.after(RETRY));
+            return;
+        };
+        partition.marks.answer(end);
+        match partition.feed.stage {
+            FeedStage::Live => partition.feed.fed = end.next().max(partition.feed.fed),
+            FeedStage::ExpectMark(mark) if partition.marks.answered >= mark => {
+                let until = end.next();
+                if partition.feed.fed == Sequence::ZERO || partition.feed.fed > until {
+                    // Nothing was fed yet, or by a stream that is no more.
+                    partition.feed.fed = until;
+                }
+                partition.feed.stage = FeedStage::Reading { until };
+                self.read_on(place, deliver);
+            }
+            FeedStage::ExpectMark(_) | FeedStage::Detached | FeedStage::Reading { .. } => {}
+        }
+    }
+
+    /// Reads what the feed missed, or goes live.
+    fn read_on(&mut self, place: usize, deliver: &mut Deliver<'_>) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let FeedStage::Reading { until } = partition.feed.stage else {
+            return;
+        };
+        if partition.feed.fed < until {
+            let from = partition.feed.fed.max(Sequence(1));
+            let batch = NonZeroU16::new(FEED_BATCH).expect("not 0");
+            let scan = Scan { purpose: Purpose::Feed, from, subject: None, batch };
+            partition.ask(scan, false, now);
+            return;
+        }
+        let fed = partition.feed.fed;
+        let Some(later) = partition.tail.from(fed) else {
+            // More came meanwhile than the tail holds: that is read, too.
+            partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
+            return;
+        };
+        let later: Vec<_> = later.cloned().collect();
+        partition.feed.stage = FeedStage::Live;
+        let id = partition.id;
+        tracing::info!(partition = id.0, at = fed.0, "feed: live");
+        for (sequence, body) in later {
+            if let Some(partition) = self.partitions.get_mut(place) {
+                partition.feed.fed = sequence.next();
+            }
+            deliver(self, Some((id, sequence)), &message_of(&body));
+        }
+    }
+
+    /// One message that answers a question for stored ones. Whether more are to come.
+    fn handle_scan(
+        &mut self,
+        place: usize,
+        scan: &Scan,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) -> bool {
+        let more = match scan.request().read(message.headers, message.payload) {
+            Ok(Answer::Message(stored)) => {
+                return self.handle_found(place, scan.purpose, &stored, message, deliver);
+            }
+            Ok(Answer::End { pending_count, .. }) => pending_count > 0,
+            Ok(Answer::NotFound) => false,
+            Ok(answer @ (Answer::NoResponders | Answer::TooManyResults)) => {
+                tracing::debug!(place, ?answer, "scan: no answer for now");
+                self.fail_scan(place, scan.purpose);
+                return false;
+            }
+            Err(fault) => {
+                tracing::warn!(place, %fault, "scan: unreadable answer");
+                self.fail_scan(place, scan.purpose);
+                return false;
+            }
+        };
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return false;
+        };
+        match scan.purpose {
+            Purpose::Feed => {
+                if let FeedStage::Reading { until } = partition.feed.stage
+                    && !more
+                {
+                    partition.feed.fed = until.max(partition.feed.fed);
+                }
+                self.read_on(place, deliver);
+            }
+            Purpose::Retained(query) => self.end_retained(query, more),
+            Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
+            Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
+                partition.replays.take_end(scan.purpose, more);
+            }
+        }
+        false
+    }
+
+    fn fail_scan(&mut self, place: usize, purpose: Purpose) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        match purpose {
+            Purpose::Feed => {
+                partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
+                partition.marks.fail(now.after(RETRY));
+            }
+            Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),
+            Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
+            Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
+                partition.retry_scan(purpose, now);
+            }
+        }
+    }
+
+    /// A stored message that was asked for. Whether more are to come.
+    fn handle_found(
+        &mut self,
+        place: usize,
+        purpose: Purpose,
+        stored: &Stored<'_>,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) -> bool {
+        match purpose {
+            Purpose::RetainedLast(token) => {
+                self.replace_retained(place, token, Some((stored.sequence, message.headers)));
+                return false;
+            }
+            Purpose::Retained(query) => {
+                self.take_retained(place, query, stored, message);
+                return true;
+            }
+            Purpose::Feed | Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {}
+        }
+        let sequence = stored.sequence;
+        let is_feed = purpose == Purpose::Feed;
+        if is_feed && let Some(partition) = self.partitions.get_mut(place) {
+            if sequence < partition.feed.fed {
+                return true;
+            }
+            partition.feed.fed = sequence.next();
+        }
+        let id = self.partitions.get(place).map(|partition| partition.id);
+        self.with_message(stored, message.headers, message.payload, |this, message| {
+            if is_feed {
+                if let Some(id) = id.filter(|_| is_delivered(message)) {
+                    deliver(this, Some((id, sequence)), message);
+                }
+            } else if let Some(partition) = this.partitions.get_mut(place)
+                && is_delivered(message)
+            {
+                partition.replays.take_message(purpose, sequence, encoded(message));
+            }
+        });
+        true
+    }
+
+    /// Reads what a stored message is to MQTT, if it is anything.
+    fn with_message(
+        &mut self,
+        stored: &Stored<'_>,
+        headers: Headers<'_>,
+        payload: &[u8],
+        take: impl FnOnce(&mut Self, &Message<'_>),
+    ) {
+        let mut topic_buffer = mem::take(&mut self.topic);
+        let mut buffers = mem::take(&mut self.read);
+        match self.stored.topic(stored.subject, &mut topic_buffer) {
+            Ok(topic) => {
+                let received_at = stored.stored_at.timestamp();
+                let ReadMessage { message, unreadable_count } =
+                    read_message(topic, headers, payload, received_at, &mut buffers);
+                self.counters.unreadable += u64::from(unreadable_count);
+                take(self, &message);
+            }
+            Err(_) => self.counters.unreadable += 1,
+        }
+        self.topic = topic_buffer;
+        self.read = buffers;
+    }
+
+    /// A message that came by itself.
+    fn handle_live(&mut self, place: usize, message: &NatsMessage<'_>, deliver: &mut Deliver<'_>) {
+        let stored = match Stored::read(message.headers) {
+            Ok(stored) => stored,
+            Err(NotStored::NoStream) => {
+                self.handle_unacknowledged(place, message, deliver);
+                return;
+            }
+            Err(_) => {
+                self.counters.unreadable += 1;
+                return;
+            }
+        };
+        let sequence = stored.sequence;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let (id, is_live) = (partition.id, partition.feed.stage == FeedStage::Live);
+        if is_live {
+            if sequence < partition.feed.fed {
+                return;
+            }
+            partition.feed.fed = sequence.next();
+        }
+        self.with_message(&stored, message.headers, message.payload, |this, message| {
+            if !is_delivered(message) {
+                return;
+            }
+            if let Some(partition) = this.partitions.get_mut(place) {
+                partition.tail.push(sequence, encoded(message).into());
+            }
+            if is_live {
+                deliver(this, Some((id, sequence)), message);
+            }
+        });
+    }
+
+    fn handle_unacknowledged(
+        &mut self,
+        place: usize,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        if !partition.is_first_copy(message.reply_to) {
+            return;
+        }
+        let mut topic_buffer = mem::take(&mut self.topic);
+        let mut buffers = mem::take(&mut self.read);
+        if let Ok(topic) = partition.live.topic(message.subject, &mut topic_buffer) {
+            let (headers, payload) = (message.headers, message.payload);
+            let read = read_message(topic, headers, payload, self.now, &mut buffers);
+            self.counters.unreadable += u64::from(read.unreadable_count);
+            let message = Message { qos: QoS::AtMostOnce, ..read.message };
+            deliver(self, None, &message);
+        } else {
+            self.counters.unreadable += 1;
+        }
+        self.topic = topic_buffer;
+        self.read = buffers;
+    }
+
+    /// End of a sweep: asks, sends and answers whatever can be.
+    pub fn flush(&mut self) {
+        let now = self.now;
+        let mut is_fenced = false;
+        for place in 0..self.partitions.len() {
+            self.drive_link(place);
+            let Some(partition) = self.partitions.get_mut(place) else {
+                continue;
+            };
+            partition.requests.prune();
+            if partition.ready && partition.requests.next_timeout() <= now {
+                self.restart_link(place, "a question was not answered in time");
+                continue;
+            }
+            if mem::take(&mut partition.has_new_interest)
+                && let Some(link) = &mut partition.link
+                && partition.ready
+            {
+                let fence = link.put_fence(&mut partition.out);
+                partition.fences.push_back((fence, self.next_fence));
+                is_fenced = true;
+            }
+            if partition.ready {
+                partition.send_due(&self.stored, now);
+            }
+            let JetStreamOut { replayed, fetched, watermarks, .. } = &mut self.out;
+            partition.advance_replays(now, replayed, fetched);
+            partition.send_mark(now);
+            if partition.feed.fed != partition.feed.told {
+                partition.feed.told = partition.feed.fed;
+                watermarks.push((partition.id, partition.feed.fed));
+            }
+        }
+        self.next_fence += u64::from(is_fenced);
+        self.pass_fences();
+    }
+
+    /// Lets a link connect, ask whether its server is there, or give it up.
+    fn drive_link(&mut self, place: usize) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        // Where the leader is, is for the control thread to say.
+        if partition.status.as_ref().is_none_or(|status| status.leader.is_none())
+            && partition.address.is_none()
+        {
+            return;
+        }
+        let Partition { link, out, .. } = partition;
+        let Some(result) = link.as_mut().map(|link| link.handle_timeout(now, out)) else {
+            return;
+        };
+        match result {
+            Ok(Some(LinkOut::Dial { address, deadline })) => {
+                partition.address = Some(address);
+                self.out.dials.push(Dial { token: place as u64, address, deadline });
+            }
+            Ok(Some(LinkOut::Close)) => self.out.closes.extend(partition.connection),
+            Ok(None) => {}
+            Err(fault) => self.lose_link(place, &fault),
+        }
+    }
+
+    /// When [`JetStream::flush`] has something to do.
+    #[must_use]
+    pub fn next_timeout(&self) -> Timestamp {
+        let timeouts = self.partitions.iter().map(|partition| {
+            let can_dial = partition.status.as_ref().is_some_and(|one| one.leader.is_some());
+            if can_dial || partition.address.is_some() {
+                partition.next_timeout()
+            } else {
+                Timestamp::NEVER
+            }
+        });
+        timeouts.min().unwrap_or(Timestamp::NEVER)
+    }
+
+    /// What waits to be sent on each link, to be moved where it is sent from.
+    pub fn take_bytes(&mut self, mut take: impl FnMut(ConnectionId, &mut Vec<u8>)) {
+        for partition in &mut self.partitions {
+            if let Some(id) = partition.connection
+                && !partition.out.is_empty()
+            {
+                take(id, &mut partition.out);
+                partition.out.clear();
+            }
+        }
+    }
+
+    /// Everything that was to be stored is.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.partitions.iter().all(|partition| partition.lane.is_empty())
+    }
+}
+
+/// What the upstream seam asks for; see [`super::forward::Forward`].
+impl JetStream {
+    /// Stores a message. With `recorded` not before the local log has committed up to there.
+    pub(super) fn append(
+        &mut self,
+        message: &Message<'_>,
+        id: Option<MessageId>,
+        recorded: Option<u64>,
+    ) -> AppendToken {
+        let place = self.owner(message.topic);
+        let id = id.unwrap_or_else(|| self.next_message_id());
+        let mut body = Vec::with_capacity(message.encoded_bytes());
+        message.encode(&mut body);
+        let topic_hash = self.topic_hashes.hash_one(message.topic);
+        let append = Append { body, id, topic_hash, ready: recorded.is_none(), stored: None };
+        let Self { partitions, stored, now, intended, .. } = self;
+        let partition = partitions.get_mut(place).expect("the owner is a partition");
+        let (token, send) = partition.lane.push(append, *now);
+        if let Some(recorded) = recorded {
+            intended.push_back((recorded, place, token));
+        }
+        if send && partition.ready {
+            partition.send(token, stored, *now);
+        }
+        AppendToken { lane: lane_of(place), number: token.0 }
+    }
+
+    /// A name for a message that is new.
+    pub(super) fn next_message_id(&mut self) -> MessageId {
+        self.next_message += 1;
+        MessageId { origin: self.origin, number: self.next_message }
+    }
+
+    /// The local log is committed up to `number`: what waited for its record is sent.
+    pub fn recorded(&mut self, number: u64) {
+        while let Some(&(recorded, place, token)) = self.intended.front()
+            && recorded <= number
+        {
+            self.intended.pop_front();
+            let Self { partitions, stored, now, .. } = self;
+            if let Some(partition) = partitions.get_mut(place)
+                && partition.lane.make_ready(token, *now)
+                && partition.ready
+            {
+                partition.send(token, stored, *now);
+            }
+        }
+    }
+
+    /// Publishes a message of QoS 0 to whoever is there.
+    pub(super) fn publish(&mut self, message: &Message<'_>) {
+        let place = self.owner(message.topic);
+        let Self { partitions, subject, source, limits, counters, origin, next_message, .. } = self;
+        let Some(partition) = partitions.get_mut(place) else {
+            return;
+        };
+        if !partition.ready || partition.out.len() >= limits.link_write_bytes_max {
+            counters.dropped += 1;
+            return;
+        }
+        let Ok(to) = partition.live.subject(message.topic, subject) else {
+            return;
+        };
+        *next_message += 1;
+        source.clear();
+        source.extend_from_slice(b"q.");
+        put_decimal(*origin, source);
+        source.push(b'.');
+        put_decimal(*next_message, source);
+        let source = Subject::from_checked(source);
+        encode_unacknowledged(to, source, message, self.now, &mut partition.out);
+    }
+
+    pub(super) fn add_interest(&mut self, filter: &str) {
+        let Some(filter_place) = self.interest.add(filter) else {
+            return;
+        };
+        for place in self.places_of(filter) {
+            if let Some(partition) = self.partitions.get_mut(place)
+                && partition.ready
+            {
+                partition.subscribe(filter_place, filter);
+                partition.has_new_interest = true;
+            }
+        }
+    }
+
+    pub(super) fn remove_interest(&mut self, filter: &str) {
+        let Some(filter_place) = self.interest.remove(filter) else {
+            return;
+        };
+        for place in self.places_of(filter) {
+            if let Some(partition) = self.partitions.get_mut(place)
+                && partition.ready
+            {
+                partition.unsubscribe(filter_place, filter);
+            }
+        }
+    }
+
+    /// The partitions that may have messages for a filter.
+    pub(super) fn places_of(&self, filter: &str) -> std::ops::Range<usize> {
+        if has_wildcard(filter) {
+            0..self.partitions.len()
+        } else {
+            let place = self.owner(filter);
+            place..place + 1
+        }
+    }
+
+    pub(super) fn interest_in_force(&mut self) -> Option<AppendToken> {
+        let is_new = self.partitions.iter().any(|partition| partition.has_new_interest);
+        let number = if is_new { self.next_fence } else { self.next_fence - 1 };
+        (number > self.in_force).then_some(AppendToken { lane: INTEREST_LANE, number })
+    }
+
+    pub(super) fn is_congested(&self, lane: Lane) -> bool {
+        let place = lane.0.checked_sub(FIRST_LANE).map(usize::from);
+        let partition = place.and_then(|place| self.partitions.get(place));
+        partition.is_some_and(|partition| partition.lane.is_full())
+    }
+
+    pub(super) fn start_replay(
+        &mut self,
+        ticket: Ticket,
+        partition: PartitionId,
+        from: Sequence,
+        filters: Vec<Box<str>>,
+        count_max: u32,
+    ) {
+        let Some(place) = self.place(partition) else {
+            return;
+        };
+        let Self { partitions, stored, .. } = self;
+        if let Some(partition) = partitions.get_mut(place) {
+            partition.start_replay(ticket, from, filters, count_max, stored);
+        }
+    }
+
+    pub(super) fn start_fetch(
+        &mut self,
+        ticket: Ticket,
+        partition: PartitionId,
+        sequences: Vec<Sequence>,
+    ) {
+        if let Some(place) = self.place(partition)
+            && let Some(partition) = self.partitions.get_mut(place)
+        {
+            partition.start_fetch(ticket, sequences);
+        }
+    }
+
+    pub(super) fn recent(&self, partition: PartitionId, sequence: Sequence) -> Option<Bytes> {
+        self.partitions.get(self.place(partition)?)?.tail.get(sequence)
+    }
+
+    pub(super) fn fed(&self, partition: PartitionId) -> Sequence {
+        let partition = self.place(partition).and_then(|place| self.partitions.get(place));
+        partition.map_or(Sequence::ZERO, |partition| partition.feed.fed)
+    }
+}
+
+fn lane_of(place: usize) -> Lane {
+    Lane(FIRST_LANE + u16::try_from(place).expect("partition ids are u16"))
+}
+
+/// A stored message of QoS 0 is there for its retained value; it went to everyone when it came.
+fn is_delivered(message: &Message<'_>) -> bool {
+    !(message.retain && message.qos == QoS::AtMostOnce)
+}
+
+fn encoded(message: &Message<'_>) -> Vec<u8> {
+    let mut body = Vec::with_capacity(message.encoded_bytes());
+    Record::Message(*message).encode(&mut body);
+    body
+}
