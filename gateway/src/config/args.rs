@@ -115,7 +115,8 @@ impl Args {
             given.settings.insert("allow_anonymous", flag("true"));
         }
         if !self.listen.is_empty() {
-            given.listen = Some(self.listen.iter().map(|text| flag(text)).collect());
+            let list = self.listen.iter().map(|text| flag(text)).collect();
+            given.lists.insert("listen", list);
         }
         if !self.nats.is_empty() {
             let sub_clusters = self.nats.iter().filter_map(|text| nats::flag(text, faults));

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin};
-use super::given::{Given, Kind, SETTINGS, Written};
+use super::given::{Given, Kind, LISTS, SETTINGS, Written};
 use super::limits::LIMITS;
 use super::nats::{self, GivenSubCluster};
 
@@ -57,32 +57,32 @@ impl Reader<'_> {
         value: &Spanned<DeValue<'_>>,
     ) {
         let name = key.get_ref().as_ref();
-        match name {
-            "listen" => self.listen(value),
-            "limits" => self.limits(value),
-            "nats" => self.nats(value),
-            _ => match SETTINGS.iter().find(|(setting, _)| *setting == name) {
-                Some((setting, kind)) => {
-                    if let Some(written) = self.scalar(setting, *kind, value) {
-                        self.given.settings.insert(setting, written);
-                    }
-                }
-                None => self.unknown(name, key.span().start),
-            },
+        if name == "limits" {
+            self.limits(value);
+        } else if name == "nats" {
+            self.nats(value);
+        } else if let Some(list) = LISTS.iter().find(|list| **list == name) {
+            self.list(list, value);
+        } else if let Some((setting, kind)) = SETTINGS.iter().find(|(known, _)| *known == name) {
+            if let Some(written) = self.scalar(setting, *kind, value) {
+                self.given.settings.insert(setting, written);
+            }
+        } else {
+            self.unknown(name, key.span().start);
         }
     }
 
-    /// `listen`: one string, or an array of strings.
-    fn listen(&mut self, value: &Spanned<DeValue<'_>>) {
+    /// One string, or an array of strings.
+    fn list(&mut self, key: &'static str, value: &Spanned<DeValue<'_>>) {
         let faults_before = self.faults.len();
         let items: Vec<&Spanned<DeValue<'_>>> = match value.get_ref() {
             DeValue::Array(items) => items.iter().collect(),
             _ => vec![value],
         };
-        let listen: Vec<Written> =
-            items.into_iter().filter_map(|item| self.scalar("listen", Kind::Text, item)).collect();
-        if !listen.is_empty() || faults_before == self.faults.len() {
-            self.given.listen = Some(listen);
+        let list: Vec<Written> =
+            items.into_iter().filter_map(|item| self.scalar(key, Kind::Text, item)).collect();
+        if !list.is_empty() || faults_before == self.faults.len() {
+            self.given.lists.insert(key, list);
         }
     }
 

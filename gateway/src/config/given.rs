@@ -17,9 +17,10 @@ pub(super) struct Written {
 /// The command line and the file each make one; [`Given::over`] puts the former over the latter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Given {
-    /// Settings by key, without `listen` and the limits.
+    /// Single values by key, without the limits.
     pub(super) settings: BTreeMap<&'static str, Written>,
-    pub(super) listen: Option<Vec<Written>>,
+    /// Lists by key; one that was given may be empty.
+    pub(super) lists: BTreeMap<&'static str, Vec<Written>>,
     pub(super) nats: Option<Vec<GivenSubCluster>>,
     /// Limits by key, without the `limits.` in front.
     pub(super) limits: BTreeMap<&'static str, Written>,
@@ -37,6 +38,9 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("gateway_id", Kind::Text),
 ];
 
+/// The keys of lists. In a file each is one string or an array of strings.
+pub(super) const LISTS: &[&str] = &["listen"];
+
 /// What a value must be in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -46,15 +50,17 @@ pub(super) enum Kind {
 }
 
 impl Given {
-    /// `self`, with `below` where `self` says nothing.
+    /// `self`, with `below` where `self` says nothing. A list is taken whole from one of them.
     pub(super) fn over(mut self, below: Self) -> Self {
         for (key, value) in below.settings {
             self.settings.entry(key).or_insert(value);
         }
+        for (key, list) in below.lists {
+            self.lists.entry(key).or_insert(list);
+        }
         for (key, value) in below.limits {
             self.limits.entry(key).or_insert(value);
         }
-        self.listen = self.listen.or(below.listen);
         self.nats = self.nats.or(below.nats);
         self
     }

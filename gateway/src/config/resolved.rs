@@ -149,7 +149,7 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn listen(&mut self) -> Vec<Listen> {
-        let Some(written) = &self.given.listen else { return vec![Listen::DEFAULT] };
+        let Some(written) = self.given.lists.get("listen") else { return vec![Listen::DEFAULT] };
         let mut all = Vec::with_capacity(written.len());
         for item in written {
             match Listen::parse(&item.text) {
@@ -275,7 +275,7 @@ impl Resolver<'_> {
         if config.allow_anonymous {
             return;
         }
-        let Some(written) = &self.given.listen else { return };
+        let Some(written) = self.given.lists.get("listen") else { return };
         for item in written {
             if Listen::parse(&item.text).is_some_and(|listen| !listen.is_loopback()) {
                 self.fault(
