@@ -50,6 +50,13 @@ pub(super) struct Args {
     #[arg(long, global = true)]
     pub(super) allow_anonymous: bool,
 
+    /// A topic filter that no client may subscribe to; may be given several times.
+    ///
+    /// Refuses a SUBSCRIBE of literally this filter, also within a shared subscription; other
+    /// filters that match the same topics are granted. At most 64. [default: none]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(super) subscribe_refused: Vec<String>,
+
     /// A sub-cluster of NATS servers to keep messages in; once for each sub-cluster.
     ///
     /// NAME is 1 to 32 letters, digits, - and _. HOST is an IPv4 address, an IPv6 address in
@@ -114,9 +121,12 @@ impl Args {
         if self.allow_anonymous {
             given.settings.insert("allow_anonymous", flag("true"));
         }
-        if !self.listen.is_empty() {
-            let list = self.listen.iter().map(|text| flag(text)).collect();
-            given.lists.insert("listen", list);
+        for (key, texts) in
+            [("listen", &self.listen), ("subscribe_refused", &self.subscribe_refused)]
+        {
+            if !texts.is_empty() {
+                given.lists.insert(key, texts.iter().map(|text| flag(text)).collect());
+            }
         }
         if !self.nats.is_empty() {
             let sub_clusters = self.nats.iter().filter_map(|text| nats::flag(text, faults));

@@ -39,7 +39,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
 ];
 
 /// The keys of lists. In a file each is one string or an array of strings.
-pub(super) const LISTS: &[&str] = &["listen"];
+pub(super) const LISTS: &[&str] = &["listen", "subscribe_refused"];
 
 /// What a value must be in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

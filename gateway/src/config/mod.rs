@@ -22,6 +22,7 @@ mod resolved;
 mod show;
 #[cfg(test)]
 mod tests;
+mod topic_filter;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -38,7 +39,7 @@ pub use nats::{
     SUB_CLUSTER_NAME_BYTES_MAX, SUB_CLUSTERS_MAX, SubClusterConfig,
 };
 pub use relations::MemoryBounds;
-pub use resolved::{Config, Durability, LogLevel, SHARDS_MAX};
+pub use resolved::{Config, Durability, LogLevel, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX};
 
 use args::{Action, Args};
 use given::Given;

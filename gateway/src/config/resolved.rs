@@ -11,9 +11,12 @@ use super::limits::{LimitSpec, Limits};
 use super::listen::Listen;
 use super::nats::{self, SubClusterConfig};
 use super::relations::{self, MemoryBounds};
+use super::topic_filter;
 
 /// The most shards a node runs: the interest table has one bit a shard in a 64-bit word.
 pub const SHARDS_MAX: u16 = 64;
+/// The most topic filters in `subscribe_refused`: each filter of a SUBSCRIBE is compared with all.
+pub const SUBSCRIBE_REFUSED_MAX: usize = 64;
 /// Where the log goes if neither the operator nor systemd says so.
 const DATA_DEFAULT: &str = "gateway-data";
 const SYNC_INTERVAL_MS_DEFAULT: u64 = 1_000;
@@ -37,6 +40,13 @@ pub struct Config {
     /// Whether clients may connect without proving who they are on addresses that are not
     /// loopback. On loopback they always may.
     pub allow_anonymous: bool,
+    /// Topic filters no client may subscribe to, none by default, none twice, at most
+    /// [`SUBSCRIBE_REFUSED_MAX`]; without `$share/`.
+    ///
+    /// Compared by literal equality with each filter of a SUBSCRIBE, of a shared subscription with
+    /// the filter behind the share name. This is no ACL: with `#` refused, `+/#` and `a/#` are
+    /// granted. A stored session keeps what it subscribed to before the filter was refused.
+    pub subscribe_refused: Vec<String>,
     /// The sub-clusters of the JetStream upstream, no name twice. Empty: the embedded upstream.
     pub nats: Vec<SubClusterConfig>,
     /// What this gateway is called: 1 to [`GATEWAY_ID_BYTES_MAX`](super::GATEWAY_ID_BYTES_MAX)
@@ -125,6 +135,7 @@ impl Config {
             durability,
             sync_interval: resolver.sync_interval(),
             allow_anonymous: resolver.allow_anonymous(),
+            subscribe_refused: resolver.subscribe_refused(),
             log: resolver.log(),
             limits,
         };
@@ -211,6 +222,27 @@ impl Resolver<'_> {
 
     fn allow_anonymous(&mut self) -> bool {
         self.choice("allow_anonymous", &[("true", true), ("false", false)], false)
+    }
+
+    fn subscribe_refused(&mut self) -> Vec<String> {
+        let key = "subscribe_refused";
+        let Some(written) = self.given.lists.get(key) else { return Vec::new() };
+        let mut all: Vec<String> = Vec::with_capacity(written.len());
+        for item in written {
+            if let Some(expected) = topic_filter::fault_of(&item.text) {
+                self.fault(key, item, expected);
+            } else if all.contains(&item.text) {
+                self.fault(key, item, "each topic filter once");
+            } else {
+                all.push(item.text.clone());
+            }
+        }
+        if let Some(item) = written.get(SUBSCRIBE_REFUSED_MAX) {
+            let expected =
+                format!("at most {SUBSCRIBE_REFUSED_MAX} topic filters, not {}", written.len());
+            self.fault(key, item, &expected);
+        }
+        all
     }
 
     fn nats(&mut self, limits: &Limits) -> Vec<SubClusterConfig> {

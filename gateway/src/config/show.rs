@@ -22,6 +22,8 @@ impl Config {
         writeln!(out, "durability = \"{}\"", self.durability)?;
         writeln!(out, "sync_interval_ms = {}", self.sync_interval.as_millis())?;
         writeln!(out, "allow_anonymous = {}", self.allow_anonymous)?;
+        let refused: Vec<String> = self.subscribe_refused.iter().map(|f| quoted(f)).collect();
+        writeln!(out, "subscribe_refused = [{}]", refused.join(", "))?;
         writeln!(out, "log = \"{}\"", self.log)?;
         writeln!(out, "gateway_id = {}", quoted(&self.gateway_id))?;
         if !self.nats.is_empty() {

@@ -95,6 +95,7 @@ fn nothing_given_resolves_to_the_documented_defaults() {
     assert_eq!(config.durability, Durability::Fsync);
     assert_eq!(config.sync_interval.as_millis(), 1_000);
     assert!(!config.allow_anonymous);
+    assert_eq!(config.subscribe_refused, [""; 0]);
     assert_eq!(config.log, LogLevel::Info);
     assert_eq!(config.limits, Limits::default());
 }
@@ -135,6 +136,7 @@ fn flags_win_over_the_file() {
     let file = TemporaryFile::new(
         "precedence",
         "shards = 3\nlog = \"warn\"\nlisten = [\"mqtt://127.0.0.1:2000\"]\n\
+         subscribe_refused = [\"from/file\"]\n\
          allow_anonymous = false\n\
          [limits]\nreceive_maximum = 7\ninflight_max = 8\n",
     );
@@ -148,6 +150,10 @@ fn flags_win_over_the_file() {
         "--listen",
         "mqtt://[::1]:3000",
         "--allow-anonymous",
+        "--subscribe-refused",
+        "#",
+        "--subscribe-refused",
+        "+/#",
         "--limit",
         "receive_maximum=9",
     ]);
@@ -156,6 +162,7 @@ fn flags_win_over_the_file() {
     let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["mqtt://127.0.0.1:3000", "mqtt://[::1]:3000"]);
     assert!(config.allow_anonymous);
+    assert_eq!(config.subscribe_refused, ["#", "+/#"], "a list is not added to");
     assert_eq!(config.limits.receive_maximum, 9);
     assert_eq!(config.limits.inflight_max, 8);
 }
@@ -184,6 +191,10 @@ fn what_check_config_prints_reads_back_as_the_same() {
         "--sync-interval-ms",
         "17",
         "--allow-anonymous",
+        "--subscribe-refused",
+        "a \"quoted\\level/+/#",
+        "--subscribe-refused",
+        "#",
         "--log",
         "trace",
         "--limit",
@@ -200,6 +211,8 @@ fn version_and_help_are_printed() {
     for flag in ["--listen", "--data", "--shards", "--durability", "--config", "--log", "--limit"] {
         assert!(help.contains(flag), "{flag}");
     }
+    assert!(help.contains("--subscribe-refused"));
+    assert!(help.contains(&format!("At most {SUBSCRIBE_REFUSED_MAX}.")));
 }
 
 #[test]
@@ -269,6 +282,50 @@ fn listen_is_one_string_or_several() {
     check_file_refused(
         "listen = [\"mqtt://localhost\", \"mqtt://127.0.0.1:1883\"]",
         &["expected each address once"],
+    );
+}
+
+#[test]
+fn refused_filters_are_one_string_or_several_or_none() {
+    let one = resolve_file("subscribe_refused = \"#\"").expect("one is fine");
+    let several = resolve_file("subscribe_refused = [\"#\"]").expect("an array is fine");
+    assert_eq!(one, several);
+    assert_eq!(one.subscribe_refused, ["#"]);
+    let none = resolve_file("subscribe_refused = []").expect("none is fine");
+    assert_eq!(none, resolve_file("").expect("nothing is fine"));
+    assert!(none.to_toml().contains("\nsubscribe_refused = []\n"));
+    assert!(one.to_toml().contains("\nsubscribe_refused = [\"#\"]\n"));
+}
+
+#[test]
+fn refused_filters_are_checked_each_for_itself() {
+    check_file_refused(
+        "subscribe_refused = [\n\"#\",\n\"a#\",\n\"\",\n\"$share/g/#\",\n\"#\",\n5,\n]\n",
+        &[
+            "subscribe_refused = \"a#\" (file, line 3): expected a topic filter with + and # alone",
+            "subscribe_refused = \"\" (file, line 4): expected a topic filter of 1 to 65535 bytes",
+            "subscribe_refused = \"$share/g/#\" (file, line 5): expected only the filter of a shared",
+            "subscribe_refused = \"#\" (file, line 6): expected each topic filter once",
+            "subscribe_refused = 5 (file, line 7): expected a string in quotes",
+        ],
+    );
+    check_refused(
+        &["--subscribe-refused", "#/a", "--shards", "0"],
+        &["shards = \"0\" (flag)", "subscribe_refused = \"#/a\" (flag): expected a topic filter"],
+    );
+}
+
+#[test]
+fn refused_filters_are_limited_in_number() {
+    let with = |count: usize| {
+        let filters: Vec<String> = (0..count).map(|number| format!("\"f/{number}\"")).collect();
+        format!("subscribe_refused = [{}]", filters.join(", "))
+    };
+    let most = resolve_file(&with(SUBSCRIBE_REFUSED_MAX)).expect("as many as may be");
+    assert_eq!(most.subscribe_refused.len(), SUBSCRIBE_REFUSED_MAX);
+    check_file_refused(
+        &with(SUBSCRIBE_REFUSED_MAX + 1),
+        &["subscribe_refused = \"f/64\" (file, line 1): expected at most 64 topic filters, not 65"],
     );
 }
 

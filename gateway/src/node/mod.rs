@@ -238,6 +238,7 @@ fn core_limits(config: &Config) -> Limits {
         topic_alias_maximum_out: limits.topic_alias_maximum_out,
         subscriptions_per_session_max: limits.subscriptions_per_session_max,
         shared_per_session_max: limits.shared_per_session_max,
+        subscribe_refused: config.subscribe_refused.clone(),
         topic_levels_max: limits.topic_levels_max,
         session_expiry_max_s: limits.session_expiry_max_s,
         keep_alive_max_s: limits.keep_alive_max_s,

@@ -26,6 +26,8 @@ pub struct Limits {
     pub subscriptions_per_session_max: u32,
     /// Shared subscriptions one session may hold.
     pub shared_per_session_max: u32,
+    /// Topic filters no session may subscribe to, without `$share/`; compared by literal equality.
+    pub subscribe_refused: Vec<String>,
     /// Whether there are shared subscriptions; announced as Shared Subscription Available.
     pub shared_subscriptions: bool,
     /// Bytes of a topic name or filter.
@@ -56,6 +58,7 @@ impl Default for Limits {
             topic_alias_maximum_out: 32,
             subscriptions_per_session_max: 10_000,
             shared_per_session_max: 64,
+            subscribe_refused: Vec::new(),
             shared_subscriptions: true,
             topic_bytes_max: u16::MAX,
             topic_levels_max: 128,

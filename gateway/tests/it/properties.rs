@@ -6,11 +6,12 @@ mod nats;
 pub(crate) mod nats_bodies;
 mod values;
 
+use gateway::config::{Environment, Request};
 use gateway::proto::mqtt::ProtocolVersion::V5;
 use gateway::proto::mqtt::{
     Auth, Connack, Connect, DecodeContext, Disconnect, Packet, Properties, ProtocolVersion,
-    Publish, PublishAck, QoS, ReasonCode, RetainHandling, Role, SubscribeAck, SubscriptionOptions,
-    Will, decode, encode_subscribe, encode_unsubscribe,
+    Publish, PublishAck, QoS, ReasonCode, RetainHandling, Role, SHARE_PREFIX, SubscribeAck,
+    SubscriptionOptions, Will, decode, encode_subscribe, encode_unsubscribe, is_valid_filter,
 };
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -380,4 +381,32 @@ fn check(packet: &Packet<'_>, version: ProtocolVersion, role: Role) {
 fn check_block(block: &Block) {
     let read: Vec<_> = Properties::from_validated(&block.raw).iter().collect();
     assert_eq!(read, block.properties().collect::<Vec<_>>());
+}
+
+/// The configuration may not use the codec, so each has the rules of topic filters.
+#[test]
+fn a_filter_can_be_refused_if_it_can_be_subscribed_to() {
+    let environment = Environment {
+        cores: 1,
+        memory_bytes: 8 << 30,
+        state_directory: None,
+        host_name: "host".to_owned(),
+    };
+    let mut texts = vec![String::new()];
+    for length in 0..4 {
+        let longer: Vec<String> = texts
+            .iter()
+            .filter(|text| text.len() == length)
+            .flat_map(|text| ["a", "+", "#", "/", "\0"].map(|next| format!("{text}{next}")))
+            .collect();
+        texts.extend(longer);
+    }
+    assert_eq!(texts.len(), 781);
+    texts.extend(["$share", "$share/", "$share/g/a", "$sharee/#"].map(str::to_owned));
+    for text in texts {
+        let arguments = ["gateway".to_owned(), format!("--subscribe-refused={text}")];
+        let request = Request::from_command_line(arguments, &environment);
+        let expected = is_valid_filter(&text) && !text.starts_with(SHARE_PREFIX);
+        assert_eq!(matches!(request, Request::Run(_)), expected, "{text:?}");
+    }
 }

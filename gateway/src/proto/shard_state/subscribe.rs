@@ -90,8 +90,12 @@ impl ShardState {
     /// will be added before it.
     ///
     /// Shared subscriptions are part of 5.0; clients of earlier versions may have them too, as
-    /// topics that begin with `$` are the server's to give a meaning. Source: MQTT 5.0 §4.8.2; MQTT
-    /// 3.1.1 §4.7.2.
+    /// topics that begin with `$` are the server's to give a meaning.
+    ///
+    /// A filter of `subscribe_refused` is Not authorized, in 3.1.1 the Failure that stands for every
+    /// refusal. Only the very same filter is: another that matches the same topics is granted.
+    ///
+    /// Source: MQTT 5.0 §3.9.3, §4.8.2; MQTT 3.1.1 §3.9.3, §4.7.2.
     fn check_filter(&self, index: u32, filter: &str, qos: QoS, joining: usize) -> ReasonCode {
         let Some(session) = self.session(index) else {
             return ReasonCode::UnspecifiedError;
@@ -108,6 +112,9 @@ impl ShardState {
             || !self.has_accepted_depth(inner)
         {
             return ReasonCode::TopicFilterInvalid;
+        }
+        if self.limits.subscribe_refused.iter().any(|refused| refused == inner) {
+            return ReasonCode::NotAuthorized;
         }
         let count = session.subscriptions.len() + session.shared.len() + joining;
         if count >= self.limits.subscriptions_per_session_max as usize

@@ -4,6 +4,7 @@ use super::scene::{BOTH, Scene, Speaks, everywhere, everywhere_with};
 use crate::packets::{framed, sized};
 use crate::sim::SimSettings;
 use gateway::proto::limits::Limits;
+use gateway::upstream::embedded::log::Durability;
 
 /// MQTT 5.0 [MQTT-3.8.4-1], [MQTT-3.8.4-5], [MQTT-3.8.4-6], [MQTT-3.8.4-7], [MQTT-3.9.3-1],
 /// [MQTT-3.9.3-2]; MQTT 3.1.1 [MQTT-3.8.4-1], [MQTT-3.8.4-4], [MQTT-3.8.4-5], [MQTT-3.9.3-1],
@@ -180,6 +181,79 @@ fn a_session_has_no_more_subscriptions_than_it_may() {
         scene.node.exchange(client, &unsubscribe);
         scene.subscribe(client, "c", 1);
     }
+}
+
+/// MQTT 5.0 [MQTT-3.8.4-7], [MQTT-3.9.3-1], [MQTT-3.9.3-2] and §3.9.3, Reason Code 0x87; MQTT 3.1.1
+/// [MQTT-3.8.4-5], [MQTT-3.9.3-1], [MQTT-3.9.3-2], Return Code 0x80.
+#[test]
+fn a_refused_filter_is_not_authorized_and_the_others_are_granted() {
+    everywhere_with(refusing(&["#", "a/+"]), |mut scene| {
+        let (client, publisher) = (scene.enter(b'c'), scene.enter(b'p'));
+        let filters =
+            b"\0\x01#\x02\0\x03a/b\x01\0\x03a/+\x00\0\x0A$share/g/#\x01\0\x0C$share/g/a/+\x01";
+        let subscribe = scene.packet(0x82, &[0x12, 0x34], filters);
+        if scene.speaks == Speaks::V311 {
+            let suback = [0x90, 7, 0x12, 0x34, 0x80, 1, 0x80, 0x80, 0x80];
+            scene.check(client, &subscribe, &suback);
+        } else {
+            let suback = [0x90, 8, 0x12, 0x34, 0, 0x87, 1, 0x87, 0x87, 0x87];
+            scene.check(client, &subscribe, &suback);
+        }
+        scene.publish(publisher, "a/b", b"1");
+        scene.publish(publisher, "a/c", b"2");
+        let granted = scene.delivery(0x32, "a/b", 1, b"1");
+        scene.expect(client, &granted);
+    });
+}
+
+/// MQTT 5.0 §3.9.3, Reason Code 0x87; MQTT 3.1.1 §3.9.3, Return Code 0x80: only the very same filter
+/// is refused, not another one that matches the same topics.
+#[test]
+fn filters_that_only_overlap_a_refused_one_are_granted() {
+    everywhere_with(refusing(&["#"]), |mut scene| {
+        let (client, publisher) = (scene.enter(b'c'), scene.enter(b'p'));
+        let filters = b"\0\x03+/#\x01\0\x03a/#\x01\0\x0C$share/g/a/#\x01\0\x02/#\x01";
+        let subscribe = scene.packet(0x82, &[0, 1], filters);
+        let suback = scene.packet(0x90, &[0, 1], &[1, 1, 1, 1]);
+        scene.check(client, &subscribe, &suback);
+        scene.publish(publisher, "b", b"1");
+        let delivered = scene.delivery(0x32, "b", 1, b"1");
+        scene.expect(client, &delivered);
+    });
+}
+
+/// MQTT 5.0 §3.9.3, Reason Code 0x87; MQTT 3.1.1 §3.9.3, Return Code 0x80: a session that was stored
+/// before the filter was refused keeps its subscription, may not renew it and may end it.
+#[test]
+fn a_stored_subscription_stays_when_its_filter_is_refused_later() {
+    for speaks in BOTH {
+        let settings = SimSettings { durability: Durability::Fsync, ..SimSettings::default() };
+        let mut scene = Scene::with(speaks, settings);
+        let (client, _) = scene.enter_kept(b'c');
+        scene.subscribe(client, "#", 1);
+        scene.node.settings.limits.subscribe_refused = vec!["#".to_owned()];
+        let mut scene = scene.crash();
+        let client = scene.come_back(b'c');
+        let publisher = scene.enter(b'p');
+        let again = scene.packet(0x82, &[0, 1], b"\0\x01#\x00");
+        let suback = scene.packet(0x90, &[0, 1], scene.either(&[0x80], &[0x87]));
+        scene.check(client, &again, &suback);
+        scene.publish(publisher, "t", b"1");
+        let delivered = scene.delivery(0x32, "t", 1, b"1");
+        scene.expect(client, &delivered);
+        let unsubscribe = scene.packet(0xA2, &[0, 2], b"\0\x01#");
+        let unsuback = scene.packet(0xB0, &[0, 2], scene.either(&[], &[0]));
+        scene.check(client, &unsubscribe, &unsuback);
+        scene.publish(publisher, "t", b"2");
+        scene.expect(client, &[]);
+    }
+}
+
+/// A node on which nobody may subscribe to these.
+fn refusing(filters: &[&str]) -> SimSettings {
+    let subscribe_refused = filters.iter().map(|filter| (*filter).to_owned()).collect();
+    let limits = Limits { subscribe_refused, ..Limits::default() };
+    SimSettings { limits, ..SimSettings::default() }
 }
 
 /// MQTT 5.0 [MQTT-3.8.3-2], [MQTT-3.8.3-5], [MQTT-2.2.1-2]; MQTT 3.1.1 [MQTT-3.8.3-3],

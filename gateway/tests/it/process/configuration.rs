@@ -1,6 +1,8 @@
 //! What an operator sees who got something wrong, or wants to know what is in force.
 
+use super::SHARD_COUNTS;
 use super::gateway::{Gateway, TempDirectory, free_address, gateway_command};
+use super::raw_client::{RawClient, V5, subscribe};
 use std::process::Output;
 
 /// Runs the gateway with `flags`, which make it end by itself.
@@ -65,6 +67,22 @@ fn an_address_others_can_reach_needs_permission() {
     assert!(stderr.contains("allow_anonymous"), "{stderr}");
     let (code, _, stderr) = run(&[&flags[..], &["--allow-anonymous"]].concat());
     assert_eq!(code, Some(0), "{stderr}");
+}
+
+#[test]
+fn a_refused_filter_is_refused_on_every_shard() {
+    for shards in SHARD_COUNTS {
+        let flags = ["--shards", shards, "--subscribe-refused", "#", "--subscribe-refused", "+/#"];
+        let gateway = Gateway::start(&flags);
+        for number in 0..4 {
+            let name = format!("client {number}");
+            let mut client = RawClient::connected(gateway.address(), V5, &name);
+            client.send(&subscribe(V5, &["#", "a/#", "+/#"], 1));
+            let (kind, body) = client.packet();
+            assert_eq!((kind, &body[2..]), (0x90, &[0, 0x87, 1, 0x87][..]), "{shards} shards");
+        }
+        gateway.stop();
+    }
 }
 
 #[test]
