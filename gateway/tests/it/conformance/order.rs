@@ -187,7 +187,7 @@ fn a_client_that_does_not_read_catches_up_without_loss() {
             let payload = format!("0-{count:03}{}", "x".repeat(50));
             scene.publish(publisher, "t", payload.as_bytes());
         }
-        assert_eq!(scene.take(subscriber), []);
+        assert_eq!(scene.take(subscriber), b"");
         scene.node.stall(subscriber, false);
         let payloads = drain(&mut scene, subscriber, 100);
         let expected: Vec<String> =

@@ -94,7 +94,7 @@ fn each_member_gets_what_it_was_granted() {
                 assert_eq!(of_once, delivered(&scene, 0x32, id, b'x'));
             } else {
                 assert_eq!(of_none, delivered(&scene, 0x30, 0, b'x'));
-                assert_eq!(of_once, []);
+                assert_eq!(of_once, b"");
             }
         }
         assert_eq!(id, 2);
