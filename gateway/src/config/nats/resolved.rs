@@ -182,7 +182,10 @@ impl Resolver<'_> {
     fn duplicate_window(&mut self, max_age: Duration) -> Duration {
         let max_s = max_age.as_secs().min(DUPLICATE_WINDOW_S_MAX);
         let window = self.number("duplicate_window_s", (1, max_s));
-        window.map_or(DUPLICATE_WINDOW_DEFAULT.min(max_age), Duration::from_secs)
+        match window {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => DUPLICATE_WINDOW_DEFAULT.min(max_age),
+        }
     }
 
     fn number(&mut self, key: &'static str, (min, max): (u64, u64)) -> Option<u64> {
