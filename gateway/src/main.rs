@@ -7,7 +7,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -63,8 +63,11 @@ fn run(config: &Config, environment: &Environment) -> anyhow::Result<()> {
 /// where somebody watches.
 fn start_logging(config: &Config) {
     let own = level(config);
-    let targets =
-        Targets::new().with_default(own.min(tracing::Level::WARN)).with_target("gateway", own);
+    let targets = Targets::new()
+        .with_default(own.min(tracing::Level::WARN))
+        .with_target("gateway", own)
+        // It repeats at each attempt what the control thread says once a minute.
+        .with_target("async_nats", LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);

@@ -6,12 +6,23 @@
 //! client nor reads one.
 //!
 //! ```text
-//! ring_key ──table──▶ ControlThread ──one task a member──▶ member: servers, streams, status
-//!                          └──────────────── tell(ControlNews) ◀──────────┘
+//! ring_key ──table──▶ ring_watch ──one task a member──▶ member: servers, streams, status
+//!                        └──────────── tell(ControlNews) ◀───────┘
 //! ```
 
+mod api;
+mod fault;
+mod member;
 mod names;
+mod requirement;
+mod ring_key;
+mod ring_watch;
+mod server_names;
 mod settings;
+mod stream_info;
+mod stream_settings;
+mod streams;
+mod sub_cluster;
 mod thread;
 
 use super::stored::StoreTime;

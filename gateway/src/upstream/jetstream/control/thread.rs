@@ -1,8 +1,15 @@
 //! The thread itself: from start to stop.
 
+use super::ring_watch::RingWatch;
+use super::sub_cluster::SubCluster;
 use super::{ControlNews, ControlSettings};
+use std::rc::Rc;
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+
+/// How the tasks of the thread say something.
+pub(super) type Tell = Rc<dyn Fn(ControlNews)>;
 
 /// A running control thread. Dropped, it ends soon; [`ControlThread::stop`] waits for that.
 #[derive(Debug)]
@@ -21,11 +28,20 @@ impl ControlThread {
         settings: ControlSettings,
         tell: impl Fn(ControlNews) + Send + 'static,
     ) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // Looking up a name is all that blocks.
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-            let _both_mean_stop = runtime.block_on(stopped);
-            drop((settings, tell));
+            let tasks = LocalSet::new();
+            tasks.spawn_local(run(settings, Rc::new(tell)));
+            // The sender that is gone means stop, too.
+            let _ = tasks.block_on(&runtime, stopped);
+            drop(tasks);
+            // A look-up that hangs is not waited for.
+            runtime.shutdown_background();
         })?;
         Ok(Self { thread, stop })
     }
@@ -37,3 +53,17 @@ impl ControlThread {
         let _ = self.thread.join();
     }
 }
+
+async fn run(settings: ControlSettings, tell: Tell) {
+    let ControlSettings { gateway_id, sub_clusters } = settings;
+    let sub_clusters = sub_clusters
+        .into_iter()
+        .map(|settings| {
+            let name = settings.name.clone();
+            (name, Rc::new(SubCluster::new(&gateway_id, settings)))
+        })
+        .collect();
+    RingWatch::new(sub_clusters, tell).run().await;
+}
+
+const BLOCKING_THREADS_MAX: usize = 4;

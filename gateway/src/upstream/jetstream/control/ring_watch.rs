@@ -1,0 +1,122 @@
+//! Which ring is in force: reads the key about once a second, and starts what its members need.
+
+use super::ControlNews;
+use super::fault::{ControlFault, Sampled};
+use super::member::Member;
+use super::ring_key::RingKey;
+use super::sub_cluster::{self, SubCluster};
+use super::thread::Tell;
+use crate::proto::bridge::ring_table::RingTable;
+use crate::proto::partition::PartitionId;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// See the module.
+pub(super) struct RingWatch {
+    /// By name; at least one.
+    sub_clusters: BTreeMap<String, Rc<SubCluster>>,
+    tell: Tell,
+    in_force: Option<Arc<RingTable>>,
+    /// What has a task. A member that a ring leaves out keeps it: sessions may still read there.
+    started: BTreeMap<PartitionId, String>,
+}
+
+impl RingWatch {
+    pub(super) fn new(sub_clusters: BTreeMap<String, Rc<SubCluster>>, tell: Tell) -> Self {
+        Self { sub_clusters, tell, in_force: None, started: BTreeMap::new() }
+    }
+
+    /// Watches for as long as the thread runs.
+    pub(super) async fn run(mut self) {
+        let Some(first) = self.sub_clusters.values().next().cloned() else { return };
+        let client = first.client().await;
+        let (mut key, mut faults) = (None, Sampled::default());
+        loop {
+            let looked = async {
+                let key = match &mut key {
+                    Some(key) => key,
+                    none => none.insert(RingKey::open(client, &first.settings).await?),
+                };
+                self.look(key).await
+            };
+            match looked.await {
+                Ok(()) if faults.end() => tracing::info!("the ring can be read again"),
+                Ok(()) => {}
+                Err(fault) => sub_cluster::log(&mut faults, first.name(), &fault),
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    async fn look(&mut self, key: &RingKey) -> Result<(), ControlFault> {
+        let table = match (key.read().await?, &self.in_force) {
+            (Some(table), _) => table,
+            (None, Some(table)) => return Err(ControlFault::RingGone { epoch: table.epoch() }),
+            (None, None) => {
+                key.create(self.sub_clusters.keys().map(String::as_str)).await?;
+                // Whoever wrote it: what is stored counts.
+                match key.read().await? {
+                    Some(table) => table,
+                    None => return Ok(()),
+                }
+            }
+        };
+        if self.in_force.as_deref() == Some(&table) {
+            return Ok(());
+        }
+        self.check(&table)?;
+        self.put_in_force(table);
+        Ok(())
+    }
+
+    fn check(&self, table: &RingTable) -> Result<(), ControlFault> {
+        let epoch = table.epoch();
+        if let Some(in_force) = &self.in_force
+            && epoch <= in_force.epoch()
+        {
+            return Err(ControlFault::RingOld { got_epoch: epoch, epoch: in_force.epoch() });
+        }
+        for member in table.members() {
+            let partition = member.partition;
+            if self.started.get(&partition).is_some_and(|place| *place != member.sub_cluster) {
+                return Err(ControlFault::RingMoved { epoch, partition });
+            }
+        }
+        let names = table.members().iter().map(|member| member.sub_cluster.as_str());
+        let mut missing: Vec<_> =
+            names.filter(|name| !self.sub_clusters.contains_key(*name)).collect();
+        missing.dedup();
+        if !missing.is_empty() {
+            return Err(ControlFault::NotConfigured { epoch, missing: missing.join(", ") });
+        }
+        Ok(())
+    }
+
+    fn put_in_force(&mut self, table: RingTable) {
+        tracing::info!(epoch = table.epoch(), members = table.members().len(), "ring in force");
+        for name in self.sub_clusters.keys() {
+            if !table.members().iter().any(|member| member.sub_cluster == *name) {
+                tracing::warn!(
+                    sub_cluster = name,
+                    epoch = table.epoch(),
+                    "configured, but not in the ring: it carries nothing until it is added"
+                );
+            }
+        }
+        let table = Arc::new(table);
+        (self.tell)(ControlNews::Ring(table.clone()));
+        for member in table.members() {
+            let name = &member.sub_cluster;
+            let Some(sub_cluster) = self.sub_clusters.get(name) else { continue };
+            if self.started.insert(member.partition, name.clone()).is_none() {
+                let member = Member::new(member.partition, sub_cluster.clone(), self.tell.clone());
+                tokio::task::spawn_local(member.run());
+            }
+        }
+        self.in_force = Some(table);
+    }
+}
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,79 @@
+//! What `STREAM.INFO` says of a partition. The leader of the stream answers it.
+
+use super::api;
+use super::fault::ControlFault;
+use super::names::stream_name;
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::upstream::jetstream::stored::StoreTime;
+use async_nats::Client;
+use serde_json::Value;
+
+/// How a stream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StreamInfo {
+    /// The leader's name; empty while none is elected. `None` where there is no cluster.
+    pub(super) leader: Option<String>,
+    pub(super) created: StoreTime,
+    pub(super) first: Sequence,
+    pub(super) last: Sequence,
+    pub(super) replicas: u8,
+}
+
+impl StreamInfo {
+    /// Asks for it.
+    ///
+    /// # Errors
+    ///
+    /// No answer, a refusal, or an answer that is not understood.
+    pub(super) async fn ask(client: &Client, partition: PartitionId) -> Result<Self, ControlFault> {
+        let operation = format!("STREAM.INFO.{}", stream_name(partition));
+        let answer = api::request(client, &operation, None).await?;
+        Self::read(&answer).ok_or(ControlFault::Answer { subject: operation })
+    }
+
+    fn read(answer: &Value) -> Option<Self> {
+        let state = answer.get("state")?;
+        let sequence = |key| state.get(key)?.as_u64().map(Sequence);
+        let leader = answer.get("cluster").map(|cluster| {
+            cluster.get("leader").and_then(Value::as_str).unwrap_or_default().to_owned()
+        });
+        Some(Self {
+            leader,
+            created: StoreTime::parse(answer.get("created")?.as_str()?.as_bytes())?,
+            first: sequence("first_seq")?,
+            last: sequence("last_seq")?,
+            replicas: u8::try_from(answer.get("config")?.get("num_replicas")?.as_u64()?).ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn reads_what_a_leader_says() {
+        let mut answer = json!({
+            "config": {"num_replicas": 3},
+            "created": "1970-01-01T00:00:01.5Z",
+            "state": {"first_seq": 3, "last_seq": 9},
+            "cluster": {"name": "c", "leader": "n1"},
+        });
+        let info = StreamInfo::read(&answer).unwrap();
+        assert_eq!(info.leader.as_deref(), Some("n1"));
+        assert_eq!((info.created, info.replicas), (StoreTime(1_500_000_000), 3));
+        assert_eq!((info.first, info.last), (Sequence(3), Sequence(9)));
+        answer["cluster"] = json!({"name": "c"});
+        assert_eq!(StreamInfo::read(&answer).unwrap().leader.as_deref(), Some(""));
+        answer.as_object_mut().unwrap().remove("cluster");
+        assert_eq!(StreamInfo::read(&answer).unwrap().leader, None);
+        for key in ["config", "created", "state"] {
+            let mut without = answer.clone();
+            without.as_object_mut().unwrap().remove(key);
+            assert_eq!(StreamInfo::read(&without), None, "{key}");
+        }
+        answer["config"]["num_replicas"] = json!(256);
+        assert_eq!(StreamInfo::read(&answer), None);
+    }
+}
