@@ -1,5 +1,6 @@
 //! What the gateway says to NATS and understands of it, checked against a real nats-server.
 
+mod control;
 mod jetstream;
 mod mapping;
 mod server;

@@ -6,7 +6,7 @@ use gateway::proto::nats::{
 };
 use gateway::upstream::jetstream::{Inbox, Token};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use crate::process::gateway::{PATIENCE, TempDirectory};
@@ -29,30 +29,78 @@ impl NatsServer {
     ///
     /// When there is no nats-server: these tests are worth nothing without one.
     pub(super) fn start() -> Self {
+        Self::start_with(&["--port", "-1"])
+    }
+
+    /// The same on a port that the caller knows, see [`free_ports`].
+    pub(super) fn start_on(port: u16) -> Self {
+        Self::start_with(&["--port", &port.to_string()])
+    }
+
+    /// The same with more flags; a port is one of them.
+    pub(super) fn start_with(flags: &[&str]) -> Self {
+        let mut server = Self::spawn(flags);
+        server.wait_until_ready();
+        server
+    }
+
+    /// Starts three servers n0, n1, n2 that are one cluster.
+    pub(super) fn start_cluster() -> [Self; 3] {
+        let ports: [u16; 3] = free_ports();
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
+        let mut servers = [0, 1, 2].map(|number| {
+            let (name, route) =
+                (format!("n{number}"), format!("nats://127.0.0.1:{}", ports[number]));
+            let flags =
+                ["--port", "-1", "--server_name", &name, "--cluster_name", "c", "--cluster"];
+            Self::spawn(&[&flags[..], &[&route, "--routes", &routes]].concat())
+        });
+        // A server of a cluster is ready only with the others.
+        servers.iter_mut().for_each(Self::wait_until_ready);
+        servers
+    }
+
+    fn spawn(flags: &[&str]) -> Self {
         let data = TempDirectory::new();
         let program = tools_folder().join("python/bin/nats-server");
-        let mut process = Command::new(&program)
-            .args(["--addr", "127.0.0.1", "--port", "-1", "--jetstream", "--store_dir"])
+        let process = Command::new(&program)
+            .args(["--addr", "127.0.0.1", "--jetstream", "--store_dir"])
             .arg(data.path())
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}: run `make tools`", program.display()));
-        let log = BufReader::new(process.stderr.take().expect("it is piped"));
+        Self { process, address: SocketAddr::from(([127, 0, 0, 1], 0)), _data: data }
+    }
+
+    fn wait_until_ready(&mut self) {
+        let log = BufReader::new(self.process.stderr.take().expect("it is piped"));
         let mut lines = log.lines().map_while(Result::ok);
         let address = lines
             .find_map(|line| line.split_once("client connections on ").map(|(_, at)| at.to_owned()))
             .expect("it says where it listens");
+        self.address = address.parse().unwrap();
         assert!(lines.any(|line| line.contains("Server is ready")), "it starts");
         // Read on, or the server blocks once the pipe is full.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { process, address: address.parse().unwrap(), _data: data }
+    }
+
+    /// Where it accepts clients.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(super) fn connect(&self) -> Connection {
         Connection::new(self.address)
     }
+}
+
+/// Ports that were free a moment ago.
+pub(super) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 impl Drop for NatsServer {

@@ -1,0 +1,354 @@
+//! The control thread against real servers: ring, streams, and how partitions are.
+
+use gateway::config::{NatsIdentity, NatsServer as ServerConfig};
+use gateway::proto::bridge::ring_table::{Member, RingTable};
+use gateway::proto::nats::{Subject, encode_publish};
+use gateway::proto::partition::{PartitionId, Sequence};
+use gateway::upstream::jetstream::control::{
+    ControlNews, ControlSettings, ControlThread, PartitionStatus, SubClusterSettings,
+};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use super::server::{Connection, NatsServer, free_ports};
+use crate::process::gateway::PATIENCE;
+
+/// A control thread, and what it tells.
+struct Control {
+    thread: Option<ControlThread>,
+    news: Receiver<ControlNews>,
+}
+
+impl Control {
+    fn start(sub_clusters: Vec<SubClusterSettings>) -> Self {
+        let (told, news) = channel();
+        let settings = ControlSettings { gateway_id: "test".to_owned(), sub_clusters };
+        // A test that has seen enough is gone before the thread.
+        let thread = ControlThread::spawn(settings, move |news| drop(told.send(news)));
+        Self { thread: Some(thread.unwrap()), news }
+    }
+
+    fn next(&self) -> ControlNews {
+        self.news.recv_timeout(PATIENCE).expect("there is news in time")
+    }
+
+    fn ring(&self) -> Arc<RingTable> {
+        loop {
+            if let ControlNews::Ring(ring) = self.next() {
+                return ring;
+            }
+        }
+    }
+
+    /// The next status of `partition` that is wanted.
+    #[track_caller]
+    fn status(
+        &self,
+        partition: u16,
+        mut is_wanted: impl FnMut(&PartitionStatus) -> bool,
+    ) -> PartitionStatus {
+        loop {
+            match self.next() {
+                ControlNews::Partition(status)
+                    if status.partition == PartitionId(partition) && is_wanted(&status) =>
+                {
+                    return status;
+                }
+                ControlNews::Partition(_) | ControlNews::Ring(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.stop();
+        }
+    }
+}
+
+fn sub_cluster(name: &str, servers: &[SocketAddr]) -> SubClusterSettings {
+    let server = |address: &SocketAddr| ServerConfig {
+        host: address.ip().to_string(),
+        port: address.port(),
+    };
+    SubClusterSettings {
+        name: name.to_owned(),
+        servers: servers.iter().map(server).collect(),
+        identity: NatsIdentity::None,
+        replicas: 1,
+        max_bytes: Some(1_000_000),
+        max_age: Duration::from_secs(3_600),
+        duplicate_window: Duration::from_secs(60),
+    }
+}
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn config_of(connection: &mut Connection, stream: &str) -> Value {
+    let info = connection.api(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+    serde_json::from_str::<Value>(&info).unwrap()["config"].take()
+}
+
+fn publish(connection: &mut Connection, subject: &str, payload: &[u8]) {
+    let (mut reply, subject) = (Vec::new(), Subject::literal(subject).unwrap());
+    let (_, reply_to) = connection.reply_to(&mut reply);
+    encode_publish(subject, Some(reply_to), payload, &mut connection.out);
+    let answer = connection.answers(1).pop().unwrap();
+    let text = String::from_utf8(answer.payload).unwrap();
+    assert!(text.contains("\"seq\""), "{text}");
+}
+
+fn has_leader(status: &PartitionStatus) -> bool {
+    status.leader.is_some()
+}
+
+fn table(epoch: u64, members: &[(u16, &str)]) -> RingTable {
+    let member = |(partition, name): &(u16, &str)| Member {
+        partition: PartitionId(*partition),
+        weight: 1,
+        sub_cluster: (*name).to_owned(),
+    };
+    RingTable::new(epoch, members.iter().map(member).collect()).unwrap()
+}
+
+/// The bucket as another client makes it.
+fn make_bucket(connection: &mut Connection) {
+    let bucket = json!({
+        "name": "KV_gateway_ring", "subjects": ["$KV.gateway_ring.>"], "max_msgs_per_subject": 5,
+        "allow_rollup_hdrs": true, "allow_direct": true, "discard": "new", "storage": "file",
+    });
+    connection.api("$JS.API.STREAM.CREATE.KV_gateway_ring", &bucket.to_string());
+}
+
+fn put_ring(connection: &mut Connection, table: &RingTable) {
+    publish(connection, "$KV.gateway_ring.ring", table.encode().as_bytes());
+}
+
+#[test]
+fn streams_are_made_with_their_settings() {
+    let server = NatsServer::start();
+    let control = Control::start(vec![sub_cluster("a", &[server.address()])]);
+    assert_eq!(*control.ring(), table(1, &[(0, "a")]));
+    let status = control.status(0, has_leader);
+    let mut connection = server.connect();
+    assert_eq!(status.leader, Some(server.address()));
+    assert_eq!((status.leader_name, status.replicas), (connection.info.server_name.clone(), 1));
+    assert!(status.created.0 > 0);
+
+    let config = config_of(&mut connection, "MQTT_0");
+    for (key, value) in [
+        ("subjects", json!(["mqtt.>", "mqtt$.>"])),
+        ("storage", json!("file")),
+        ("discard", json!("new")),
+        ("num_replicas", json!(1)),
+        ("max_bytes", json!(1_000_000)),
+        ("max_msgs_per_subject", json!(-1)),
+        ("max_age", json!(3_600_000_000_000_u64)),
+        ("duplicate_window", json!(60_000_000_000_u64)),
+        ("republish", json!({"src": ">", "dest": "live.0.>"})),
+        ("allow_direct", json!(true)),
+        ("allow_rollup_hdrs", json!(false)),
+        ("allow_msg_ttl", json!(true)),
+        ("allow_atomic", json!(true)),
+        ("allow_batched", json!(true)),
+    ] {
+        assert_eq!(config[key], value, "{key}: {config}");
+    }
+    let config = config_of(&mut connection, "MQTT_RETAINED_0");
+    for (key, value) in [
+        ("subjects", json!(["retained.0.>"])),
+        ("storage", json!("file")),
+        ("discard", json!("new")),
+        ("max_msgs_per_subject", json!(1)),
+        ("max_age", json!(0)),
+        ("republish", Value::Null),
+        ("allow_direct", json!(true)),
+        ("allow_msg_ttl", json!(true)),
+    ] {
+        assert_eq!(config[key], value, "{key}: {config}");
+    }
+
+    connection.subscribe(Subject::filter("live.0.>").unwrap(), 7);
+    assert!(connection.exchange().is_empty());
+    publish(&mut connection, "retained.0.mqtt.a", b"1");
+    publish(&mut connection, "retained.0.mqtt.a", b"2");
+    encode_publish(Subject::literal("mqtt$.SYS.a").unwrap(), None, b"x", &mut connection.out);
+    let delivered = connection.until(|all| all.iter().any(|message| message.sid == 7));
+    assert_eq!(delivered.last().unwrap().subject, b"live.0.mqtt$.SYS.a");
+}
+
+#[test]
+fn statuses_follow_what_is_stored() {
+    let server = NatsServer::start();
+    let control = Control::start(vec![sub_cluster("a", &[server.address()])]);
+    let empty = control.status(0, has_leader);
+    assert_eq!(empty.last, Sequence(0));
+    let mut connection = server.connect();
+    for _ in 0..3 {
+        publish(&mut connection, "mqtt.a", b"x");
+    }
+    let status = control.status(0, |status| status.last == Sequence(3));
+    assert_eq!((status.first, status.created), (Sequence(1), empty.created));
+    connection.api("$JS.API.STREAM.PURGE.MQTT_0", r#"{"keep":1}"#);
+    control.status(0, |status| status.first == Sequence(3));
+    connection.api("$JS.API.STREAM.DELETE.MQTT_0", "");
+    let anew = control.status(0, |status| status.created != empty.created);
+    assert_eq!((anew.last, anew.leader), (Sequence(0), Some(server.address())));
+}
+
+#[test]
+fn gateways_find_the_ring_that_the_first_one_made() {
+    let (a, b, c) = (NatsServer::start(), NatsServer::start(), NatsServer::start());
+    let (a, b) = (sub_cluster("a", &[a.address()]), sub_cluster("b", &[b.address()]));
+    let first = Control::start(vec![b.clone(), a.clone()]);
+    let second = Control::start(vec![a.clone(), b.clone()]);
+    let expected = table(1, &[(0, "a"), (1, "b")]);
+    assert_eq!((&*first.ring(), &*second.ring()), (&expected, &expected));
+    // Not in the ring: it carries nothing.
+    let third = Control::start(vec![a, b, sub_cluster("c", &[c.address()])]);
+    assert_eq!(*third.ring(), expected);
+    third.status(0, has_leader);
+    third.status(1, has_leader);
+    assert!(!c.connect().api("$JS.API.STREAM.NAMES", "").contains("MQTT"));
+}
+
+#[test]
+fn a_stream_with_other_settings_is_repaired() {
+    let server = NatsServer::start();
+    let mut connection = server.connect();
+    let stream = json!({
+        "name": "MQTT_0", "subjects": ["mqtt.>"], "storage": "file", "discard": "old",
+        "max_age": 5_000_000_000_u64, "max_msgs_per_subject": 1, "description": "mine",
+        "allow_rollup_hdrs": true, "republish": {"src": "mqtt.>", "dest": "elsewhere.>"},
+    });
+    connection.api("$JS.API.STREAM.CREATE.MQTT_0", &stream.to_string());
+    publish(&mut connection, "mqtt.a", b"stays");
+    let control = Control::start(vec![sub_cluster("a", &[server.address()])]);
+    let status = control.status(0, has_leader);
+    assert_eq!(status.last, Sequence(1), "it is the same stream");
+    let config = config_of(&mut connection, "MQTT_0");
+    for (key, value) in [
+        ("subjects", json!(["mqtt.>", "mqtt$.>"])),
+        ("discard", json!("new")),
+        ("max_age", json!(3_600_000_000_000_u64)),
+        ("max_msgs_per_subject", json!(-1)),
+        ("allow_rollup_hdrs", json!(false)),
+        ("republish", json!({"src": ">", "dest": "live.0.>"})),
+        ("allow_msg_ttl", json!(true)),
+        ("description", json!("mine")),
+    ] {
+        assert_eq!(config[key], value, "{key}: {config}");
+    }
+}
+
+#[test]
+fn a_stream_that_cannot_be_repaired_has_no_status() {
+    let (a, b) = (NatsServer::start(), NatsServer::start());
+    let mut connection = a.connect();
+    let stream = json!({"name": "MQTT_0", "subjects": ["mqtt.>"], "storage": "memory"});
+    connection.api("$JS.API.STREAM.CREATE.MQTT_0", &stream.to_string());
+    let both = vec![sub_cluster("a", &[a.address()]), sub_cluster("b", &[b.address()])];
+    let control = Control::start(both);
+    control.ring();
+    for _ in 0..3 {
+        let ControlNews::Partition(status) = control.next() else { panic!("one ring") };
+        assert_eq!(status.partition, PartitionId(1));
+    }
+    assert_eq!(config_of(&mut connection, "MQTT_0")["storage"], "memory");
+    connection.api("$JS.API.STREAM.DELETE.MQTT_0", "");
+    control.status(0, has_leader);
+}
+
+#[test]
+fn a_ring_with_a_foreign_sub_cluster_is_not_used() {
+    let server = NatsServer::start();
+    let mut connection = server.connect();
+    make_bucket(&mut connection);
+    put_ring(&mut connection, &table(4, &[(3, "a"), (5, "elsewhere")]));
+    let control = Control::start(vec![sub_cluster("a", &[server.address()])]);
+    // Time for it to look: its connection is there, and it has asked for the ring.
+    let asked = "$JS.API.DIRECT.GET.KV_gateway_ring.>";
+    connection.subscribe(Subject::filter(asked).unwrap(), 9);
+    connection.until(|all| all.iter().filter(|message| message.sid == 9).count() >= 2);
+    put_ring(&mut connection, &table(5, &[(3, "a")]));
+    assert_eq!(*control.ring(), table(5, &[(3, "a")]), "the first one that is told");
+    control.status(3, has_leader);
+    // A newer one is told, an older one or one that moves a partition is not.
+    put_ring(&mut connection, &table(4, &[(3, "a"), (4, "a")]));
+    put_ring(&mut connection, &table(7, &[(3, "a")]));
+    assert_eq!(control.ring().epoch(), 7);
+}
+
+#[test]
+fn a_sub_cluster_that_is_down_does_not_delay_others() {
+    let a = NatsServer::start();
+    let [port] = free_ports();
+    let both = vec![sub_cluster("a", &[a.address()]), sub_cluster("b", &[at(port)])];
+    let control = Control::start(both);
+    control.ring();
+    for _ in 0..2 {
+        let ControlNews::Partition(status) = control.next() else { panic!("one ring") };
+        assert_eq!((status.partition, status.leader), (PartitionId(0), Some(a.address())));
+    }
+    let b = NatsServer::start_on(port);
+    assert_eq!(control.status(1, has_leader).leader, Some(b.address()));
+    drop(b);
+    let before = control.status(1, |status| status.leader.is_none());
+    let mut told = 0;
+    while told < 3 {
+        let ControlNews::Partition(status) = control.next() else { panic!("one ring") };
+        assert_eq!(status.partition, PartitionId(0), "it is told once that nobody leads");
+        told += 1;
+    }
+    // Another server, with nothing of the old one's data.
+    let b = NatsServer::start_on(port);
+    let after = control.status(1, has_leader);
+    assert_eq!(after.leader, Some(b.address()));
+    assert!(after.created > before.created && after.leader_name != before.leader_name);
+}
+
+#[test]
+fn servers_know_who_the_gateway_is() {
+    let server = NatsServer::start_with(&["--port", "-1", "--user", "u", "--pass", "p%"]);
+    let mut settings = sub_cluster("a", &[server.address()]);
+    let (user, password) = ("u".to_owned(), "p%".to_owned());
+    settings.identity = NatsIdentity::Password { user, password };
+    Control::start(vec![settings]).status(0, has_leader);
+
+    let key = nkeys::KeyPair::new_user();
+    let file = std::env::temp_dir().join(format!("gateway-nkey-{}.conf", std::process::id()));
+    let users = format!("authorization {{ users: [ {{ nkey: {} }} ] }}\n", key.public_key());
+    std::fs::write(&file, users).unwrap();
+    let server = NatsServer::start_with(&["--port", "-1", "--config", file.to_str().unwrap()]);
+    let mut settings = sub_cluster("a", &[server.address()]);
+    settings.identity = NatsIdentity::Nkey { file: file.clone(), seed: key.seed().unwrap() };
+    Control::start(vec![settings]).status(0, has_leader);
+    std::fs::remove_file(file).unwrap();
+}
+
+#[test]
+fn the_leader_of_three_replicas_is_found_and_followed() {
+    let servers = NatsServer::start_cluster();
+    // The others are announced.
+    let mut settings = sub_cluster("a", &[servers[0].address()]);
+    settings.replicas = 3;
+    let control = Control::start(vec![settings]);
+    let before = control.status(0, has_leader);
+    let address_of = |name: &str| {
+        let number: usize = name.trim_start_matches('n').parse().unwrap();
+        Some(servers[number].address())
+    };
+    assert_eq!((before.replicas, before.leader), (3, address_of(&before.leader_name)));
+    servers[1].connect().api("$JS.API.STREAM.LEADER.STEPDOWN.MQTT_0", "");
+    let moved =
+        |status: &PartitionStatus| has_leader(status) && status.leader_name != before.leader_name;
+    let after = control.status(0, moved);
+    assert_eq!((after.leader, after.created), (address_of(&after.leader_name), before.created));
+}
