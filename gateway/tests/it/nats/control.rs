@@ -335,20 +335,27 @@ fn servers_know_who_the_gateway_is() {
 
 #[test]
 fn the_leader_of_three_replicas_is_found_and_followed() {
-    let servers = NatsServer::start_cluster();
+    let mut servers = NatsServer::start_cluster().map(Some);
+    let addresses = [0, 1, 2].map(|number| servers[number].as_ref().unwrap().address());
+    let number_of = |name: &str| name.trim_start_matches('n').parse::<usize>().unwrap();
     // The others are announced.
-    let mut settings = sub_cluster("a", &[servers[0].address()]);
+    let mut settings = sub_cluster("a", &addresses[..1]);
     settings.replicas = 3;
     let control = Control::start(vec![settings]);
-    let before = control.status(0, has_leader);
-    let address_of = |name: &str| {
-        let number: usize = name.trim_start_matches('n').parse().unwrap();
-        Some(servers[number].address())
-    };
-    assert_eq!((before.replicas, before.leader), (3, address_of(&before.leader_name)));
-    servers[1].connect().api("$JS.API.STREAM.LEADER.STEPDOWN.MQTT_0", "");
-    let moved =
-        |status: &PartitionStatus| has_leader(status) && status.leader_name != before.leader_name;
-    let after = control.status(0, moved);
-    assert_eq!((after.leader, after.created), (address_of(&after.leader_name), before.created));
+    let mut before = control.status(0, has_leader);
+    assert_eq!(before.replicas, 3);
+    assert_eq!(before.leader, Some(addresses[number_of(&before.leader_name)]));
+    let step_down = "$JS.API.STREAM.LEADER.STEPDOWN.MQTT_0";
+    for change in ["steps down", "is gone"] {
+        let leader = number_of(&before.leader_name);
+        match change {
+            "steps down" => drop(servers[1].as_ref().unwrap().connect().api(step_down, "")),
+            _ => drop(servers[leader].take()),
+        }
+        let after = control
+            .status(0, |status| has_leader(status) && status.leader_name != before.leader_name);
+        let address = addresses[number_of(&after.leader_name)];
+        assert_eq!((after.leader, after.created), (Some(address), before.created), "{change}");
+        before = after;
+    }
 }
