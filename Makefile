@@ -3,9 +3,11 @@
 ARGS ?=
 SOAK_SECONDS ?= 3600
 SOAK_RATE ?= 10000
+DATA ?= target/cluster
+R3 ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build tools test check bench soak
+.PHONY: help run build tools cluster test check bench soak
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -19,6 +21,9 @@ build: ## build gateway and loadgen for speed
 
 tools: ## install what tests need: mosquitto, paho-mqtt, MQTT.js, nats-server; fails if one cannot be had
 	.ci/tools
+
+cluster: ## run three sub-clusters of one nats-server until ctrl-C; R3=1: one of three; data in DATA
+	@DATA="$(DATA)" R3="$(R3)" .ci/cluster
 
 test: tools ## all tests, and each benchmark once with tiny inputs
 	cargo test --locked --workspace
