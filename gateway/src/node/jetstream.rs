@@ -13,7 +13,7 @@ use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a gateway waits for the ring at start. Without one it does not know where a topic is.
 const RING_WAIT: Duration = Duration::from_secs(60);
@@ -114,13 +114,14 @@ impl Controlled {
 }
 
 fn wait_for_ring(receiver: &Receiver<Arc<RingTable>>) -> Option<Arc<RingTable>> {
-    let start = Instant::now();
-    while start.elapsed() < RING_WAIT {
+    let mut waited = Duration::ZERO;
+    while waited < RING_WAIT {
         match receiver.recv_timeout(RING_WARNING_INTERVAL) {
             Ok(ring) => return Some(ring),
             Err(RecvTimeoutError::Timeout) => {
+                waited += RING_WARNING_INTERVAL;
                 tracing::warn!(
-                    waited_s = start.elapsed().as_secs(),
+                    waited_s = waited.as_secs(),
                     "waiting for the ring: is the first sub-cluster by name there?"
                 );
             }

@@ -114,9 +114,9 @@ mod tests {
         for (number, lane) in [(1, 4), (2, 4), (3, 5), (4, 4), (5, 5)] {
             order.expect(id(number), Lane(lane));
         }
-        assert_eq!(answers(&mut order, 3), []);
+        assert!(answers(&mut order, 3).is_empty());
         assert_eq!(answers(&mut order, 1), [1]);
-        assert_eq!(answers(&mut order, 5), []);
+        assert!(answers(&mut order, 5).is_empty());
         assert_eq!(answers(&mut order, 2), [2, 3]);
         assert_eq!(answers(&mut order, 4), [4, 5]);
         assert!(order.mixed.is_none());

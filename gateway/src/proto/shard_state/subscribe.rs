@@ -92,8 +92,8 @@ impl ShardState {
     /// Shared subscriptions are part of 5.0; clients of earlier versions may have them too, as
     /// topics that begin with `$` are the server's to give a meaning.
     ///
-    /// A filter of `subscribe_refused` is Not authorized, in 3.1.1 the Failure that stands for every
-    /// refusal. Only the very same filter is: another that matches the same topics is granted.
+    /// A filter of `subscribe_refused` is refused with Unspecified error, which in 5.0 says that the
+    /// reason is not revealed, and in 3.1.1 is the one code there is. Only the very same filter is: another that matches the same topics is granted.
     ///
     /// Source: MQTT 5.0 §3.9.3, §4.8.2; MQTT 3.1.1 §3.9.3, §4.7.2.
     fn check_filter(&self, index: u32, filter: &str, qos: QoS, joining: usize) -> ReasonCode {
@@ -114,7 +114,7 @@ impl ShardState {
             return ReasonCode::TopicFilterInvalid;
         }
         if self.limits.subscribe_refused.iter().any(|refused| refused == inner) {
-            return ReasonCode::NotAuthorized;
+            return ReasonCode::UnspecifiedError;
         }
         let count = session.subscriptions.len() + session.shared.len() + joining;
         if count >= self.limits.subscriptions_per_session_max as usize

@@ -102,9 +102,9 @@ impl Upstream for Forward<'_> {
         self.jetstream.fed(partition)
     }
 
-    /// PUBACK waits until a message is retained, so whatever was acknowledged is there.
+    /// What is live with QoS 0 has no sequence: every retained one is taken from the stream.
     fn retained_end(&self, _partition: PartitionId) -> Sequence {
-        Sequence::ZERO
+        Sequence(u64::MAX)
     }
 
     fn own_partition(&self) -> Option<PartitionId> {

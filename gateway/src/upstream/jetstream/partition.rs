@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The prefix of the subjects under which topics are stored.
-pub const STORED_PREFIX: &str = "mqtt";
+pub(super) const STORED_PREFIX: &str = "mqtt";
 /// A subject of every stream that is no topic's.
 const MARK_SUBJECT: &[u8] = b"mqtt$.%mark";
 /// Subscription ids of answers: to publishes, and to questions.

@@ -79,7 +79,7 @@ fn a_refused_filter_is_refused_on_every_shard() {
             let mut client = RawClient::connected(gateway.address(), V5, &name);
             client.send(&subscribe(V5, &["#", "a/#", "+/#"], 1));
             let (kind, body) = client.packet();
-            assert_eq!((kind, &body[2..]), (0x90, &[0, 0x87, 1, 0x87][..]), "{shards} shards");
+            assert_eq!((kind, &body[2..]), (0x90, &[0, 0x80, 1, 0x80][..]), "{shards} shards");
         }
         gateway.stop();
     }
