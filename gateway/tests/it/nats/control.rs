@@ -8,7 +8,8 @@ use gateway::upstream::jetstream::control::{
     ControlNews, ControlSettings, ControlThread, PartitionStatus, SubClusterSettings,
 };
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -331,6 +332,52 @@ fn servers_know_who_the_gateway_is() {
     settings.identity = NatsIdentity::Nkey { file: file.clone(), seed: key.seed().unwrap() };
     Control::start(vec![settings]).status(0, has_leader);
     std::fs::remove_file(file).unwrap();
+}
+
+/// A server that says it is nats-server 2.10.7, and what it is sent.
+fn old_server() -> (SocketAddr, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (told, lines) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let told = told.clone();
+            std::thread::spawn(move || serve_as_old(stream, |line| drop(told.send(line))));
+        }
+    });
+    (address, lines)
+}
+
+fn serve_as_old(mut stream: TcpStream, tell: impl Fn(String)) {
+    let info = json!({
+        "server_id": "x", "server_name": "old", "version": "2.10.7", "proto": 1, "headers": true,
+        "max_payload": 1_048_576, "jetstream": true, "host": "127.0.0.1", "port": 4_222,
+    });
+    let mut is_open = stream.write_all(format!("INFO {info}\r\n").as_bytes()).is_ok();
+    let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    for line in lines.map_while(Result::ok) {
+        if line.starts_with("PING") {
+            is_open = is_open && stream.write_all(b"PONG\r\n").is_ok();
+        }
+        tell(line);
+    }
+}
+
+#[test]
+fn a_server_that_is_too_old_is_not_used() {
+    let new = NatsServer::start();
+    let (old, lines) = old_server();
+    let both = vec![sub_cluster("a", &[new.address()]), sub_cluster("b", &[old])];
+    let control = Control::start(both);
+    control.ring();
+    for _ in 0..3 {
+        let ControlNews::Partition(status) = control.next() else { panic!("one ring") };
+        assert_eq!(status.partition, PartitionId(0));
+    }
+    drop(control);
+    let lines: Vec<String> = lines.try_iter().collect();
+    assert!(lines.iter().any(|line| line.starts_with("CONNECT")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("$JS.API")), "{lines:?}");
 }
 
 #[test]
