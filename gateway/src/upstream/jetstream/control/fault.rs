@@ -52,7 +52,7 @@ pub(super) enum ControlFault {
     /// Reading the ring.
     #[error("key of the ring: {0}")]
     Entry(#[from] kv::EntryError),
-    /// Writing the first ring; another gateway may have been faster.
+    /// Writing the first ring.
     #[error("first ring: {0}")]
     Create(#[from] kv::CreateError),
     /// The value is no ring, or the sub-clusters make none.

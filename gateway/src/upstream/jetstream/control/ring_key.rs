@@ -6,7 +6,7 @@ use super::settings::SubClusterSettings;
 use crate::proto::bridge::ring_table::{Member, RingTable};
 use crate::proto::partition::PartitionId;
 use async_nats::Client;
-use async_nats::jetstream::kv::{Config, Operation, Store};
+use async_nats::jetstream::kv::{Config, CreateErrorKind, Operation, Store};
 
 /// The key, in a bucket that is there.
 #[derive(Debug)]
@@ -63,9 +63,11 @@ impl RingKey {
     /// Writes the first ring: one partition a sub-cluster, numbered in order of names, equal
     /// weights.
     ///
+    /// If another gateway was faster, that is as good.
+    ///
     /// # Errors
     ///
-    /// No answer, or another gateway was faster: then there is one to read.
+    /// No answer, or the server refuses.
     pub(super) async fn create<'a>(
         &self,
         names: impl Iterator<Item = &'a str>,
@@ -76,8 +78,11 @@ impl RingKey {
             sub_cluster: name.to_owned(),
         });
         let table = RingTable::new(1, members.collect())?;
-        self.bucket.create(KEY, table.encode().into()).await?;
-        tracing::info!(members = table.members().len(), "first ring made");
+        match self.bucket.create(KEY, table.encode().into()).await {
+            Ok(_) => tracing::info!(members = table.members().len(), "first ring made"),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
+        }
         Ok(())
     }
 }
