@@ -120,3 +120,71 @@ impl RingWatch {
 }
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::SubClusterSettings;
+    use super::*;
+    use crate::config::NatsIdentity;
+    use crate::proto::bridge::ring_table::Member;
+    use std::cell::RefCell;
+
+    fn sub_cluster(name: &str) -> (String, Rc<SubCluster>) {
+        let settings = SubClusterSettings {
+            name: name.to_owned(),
+            servers: Vec::new(),
+            identity: NatsIdentity::None,
+            replicas: 1,
+            max_bytes: None,
+            max_age: Duration::from_secs(60),
+            duplicate_window: Duration::from_secs(60),
+        };
+        (name.to_owned(), Rc::new(SubCluster::new("test", settings)))
+    }
+
+    fn table(epoch: u64, members: &[(u16, &str)]) -> RingTable {
+        let member = |(partition, name): &(u16, &str)| Member {
+            partition: PartitionId(*partition),
+            weight: 1,
+            sub_cluster: (*name).to_owned(),
+        };
+        RingTable::new(epoch, members.iter().map(member).collect()).unwrap()
+    }
+
+    #[test]
+    fn only_a_newer_ring_that_can_be_served_whole_is_taken() {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let tell: Tell = {
+            let told = told.clone();
+            Rc::new(move |news| {
+                let ControlNews::Ring(ring) = news else { panic!("no partition is ready") };
+                told.borrow_mut().push(ring.epoch());
+            })
+        };
+        let sub_clusters = [sub_cluster("a"), sub_cluster("b")].into_iter().collect();
+        let mut watch = RingWatch::new(sub_clusters, tell);
+        let refusal = |watch: &RingWatch, epoch, members: &[_]| {
+            watch.check(&table(epoch, members)).map_err(|fault| fault.to_string())
+        };
+        let refused = refusal(&watch, 1, &[(0, "a"), (1, "x"), (2, "x"), (3, "y")]).unwrap_err();
+        assert!(refused.ends_with("not configured here: x, y"), "{refused}");
+        assert_eq!(refusal(&watch, 1, &[(0, "a")]), Ok(()));
+
+        let tasks = tokio::task::LocalSet::new();
+        let _guard = tasks.enter();
+        watch.put_in_force(table(3, &[(0, "a"), (1, "b")]));
+        for (epoch, members, expected) in [
+            (2, [(0, "a"), (1, "b")], "ring of epoch 2, but one of epoch 3 is in force"),
+            (3, [(0, "a"), (2, "b")], "ring of epoch 3, but one of epoch 3 is in force"),
+            (4, [(0, "b"), (1, "b")], "partition 0 moved"),
+        ] {
+            let refused = refusal(&watch, epoch, &members).unwrap_err();
+            assert!(refused.contains(expected), "{refused}");
+        }
+        // One that was left out keeps its place for good.
+        watch.put_in_force(table(5, &[(0, "a")]));
+        assert!(refusal(&watch, 6, &[(0, "a"), (1, "a")]).is_err());
+        assert_eq!(refusal(&watch, 6, &[(0, "a"), (1, "b")]), Ok(()));
+        assert_eq!(*told.borrow(), [3, 5]);
+    }
+}
