@@ -342,6 +342,18 @@ impl Outbound {
         true
     }
 
+    /// Queues all that was read of `partition`, whatever others may still have.
+    pub fn queue_ahead(&mut self, partition: PartitionId) {
+        let Self { behind, queue, .. } = self;
+        for behind in behind.iter_mut().filter(|behind| behind.partition == partition) {
+            for Ahead { sequence, body, .. } in behind.ahead.drain(..) {
+                let queued_for = QueuedFor::Subscriptions;
+                queue.push_back(Queued { partition, queued_for, sequence, body: Some(body) });
+            }
+        }
+        behind.retain(|behind| !(behind.at_end && behind.ahead.is_empty()));
+    }
+
     /// Queues what was read of several partitions, oldest first, as far as no partition can still
     /// have something older. Partitions read to their end are no longer behind.
     fn merge_ahead(&mut self) {

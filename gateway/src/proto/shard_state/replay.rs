@@ -64,9 +64,12 @@ impl ShardState {
         let Some(outbound) = self.session_of(ticket).and_then(|s| s.outbound.as_mut()) else {
             return;
         };
-        let Replayed { partition, messages, next, end, clamped } = replayed;
+        let Replayed { partition, messages, next, end, clamped, alone } = replayed;
         if !outbound.take_replayed(partition, next, end, messages) {
             return;
+        }
+        if alone {
+            outbound.queue_ahead(partition);
         }
         self.counters.clamped += u64::from(clamped);
         if end {

@@ -274,6 +274,9 @@ pub struct Replayed {
     pub end: bool,
     /// `from` lay before the first record that is still there: messages may be missing.
     pub clamped: bool,
+    /// The session does not wait for other partitions to put this in order with what they bring: one
+    /// that is away must not keep back what the others have.
+    pub alone: bool,
 }
 
 /// What the store says about a timer of an offline session.

@@ -127,6 +127,7 @@ impl ActiveReplay {
                 next,
                 end,
                 clamped: self.clamped,
+                alone: false,
             }),
             Wanted::Records { bodies } => Answer::Fetched(partition, std::mem::take(bodies)),
         };

@@ -434,6 +434,7 @@ impl Partition {
             messages: std::mem::take(&mut replay.found),
             next: replay.next,
             end,
+            alone: true,
             clamped: replay.first > Sequence::ZERO && replay.first < first_kept,
         }
     }

@@ -307,7 +307,7 @@ impl Group {
 
     /// The answer to [`GroupOut::Replay`].
     pub(super) fn handle_replayed(&mut self, replayed: Replayed) {
-        let Replayed { partition, messages, next, end, clamped } = replayed;
+        let Replayed { partition, messages, next, end, clamped, .. } = replayed;
         self.clamped += u64::from(clamped);
         self.outbound.take_replayed(partition, next, end, messages);
         self.dirty = true;
