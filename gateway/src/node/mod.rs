@@ -5,6 +5,7 @@
 //! storage thread persists.
 
 pub mod core;
+mod data_kind;
 pub mod handler;
 mod jetstream;
 pub mod recovery;
@@ -32,6 +33,7 @@ use crate::upstream::embedded::store::groups::StoredGroup;
 use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
 use crate::upstream::jetstream::control::ControlThread;
+use data_kind::DataKind;
 use handler::MqttShard;
 use jetstream::Controlled;
 use recovery::{Recovery, RecoveryError, RecoverySettings};
@@ -373,6 +375,8 @@ fn recover(
         return Ok((Recovery::in_memory(settings)?, None));
     }
     let mut files = RealFiles::new(log_directory(config))?;
+    let kind = if config.nats.is_empty() { DataKind::Embedded } else { DataKind::JetStream };
+    kind.claim(&config.data)?;
     let store = FjallStore::open(&config.data.join("store"), STORE_CACHE_BYTES)?;
     let recovery = Recovery::run(&mut files, Box::new(store), settings)?;
     Ok((recovery, Some(Box::new(files))))

@@ -64,6 +64,17 @@ pub enum RecoveryError {
     /// The keyed store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Its sessions belong to messages elsewhere.
+    #[error(
+        "it was used with the upstream \"{found}\", and its sessions mean nothing to \"{wanted}\": \
+         give this gateway another --data directory, or the upstream it had"
+    )]
+    OtherUpstream {
+        /// What it was used with.
+        found: String,
+        /// What it was to be used with.
+        wanted: &'static str,
+    },
 }
 
 /// Per shard of the last boot, its floor.

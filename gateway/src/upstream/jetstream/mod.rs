@@ -1,9 +1,13 @@
-//! The JetStream upstream: so far what it says and understands, without a connection.
+//! The JetStream upstream: messages in the streams of several small clusters.
 //!
-//! [`publish`], [`batch`] and [`direct_get`] build requests as bytes and read answers from bytes,
-//! [`stored`] reads what a server adds to a stored message, [`Window`] keeps publishes that wait
-//! for their acknowledgement, [`Backoff`] says when to try again. Nothing here does I/O or knows
-//! the time by itself; links, replay, records and control are to be built on it.
+//! ```text
+//! Forward ─▶ shard (JetStream) ─▶ partition: lane, feed, tail, replay, retained, requests ─▶ link ─▶ bytes
+//!                                 control thread ─ ControlNews ─▶ shard
+//! ```
+//! Start with [`shard`]. [`publish`], [`batch`] and [`direct_get`] build requests as bytes and read answers
+//! from bytes, [`stored`] reads what a server adds to a stored message, [`Window`] keeps publishes that
+//! wait for their acknowledgement, [`Backoff`] says when to try again. Only [`control`] does I/O, on its
+//! own thread; nothing else here knows the time by itself.
 //!
 //! Source: JetStream as nats-server 2.12.0 and 2.15.1 speak it; ADR-31 (Direct Get).
 
