@@ -216,6 +216,8 @@ impl ShardCore {
             fetched,
             retained,
             retained_failed,
+            joined,
+            shared,
         } = std::mem::take(&mut jetstream.out);
         io.dials.extend(dials);
         io.actions.extend(closes.into_iter().map(Action::Abort));
@@ -224,7 +226,9 @@ impl ShardCore {
             && replayed.is_empty()
             && fetched.is_empty()
             && retained.is_empty()
-            && retained_failed.is_empty());
+            && retained_failed.is_empty()
+            && joined.is_empty()
+            && shared.is_empty());
         self.with(io, |state, context| {
             for token in appended {
                 state.handle_appended(token, context);
@@ -243,6 +247,12 @@ impl ShardCore {
             }
             for id in retained_failed {
                 state.handle_retained_failed(id, context);
+            }
+            for (ticket, joined) in joined {
+                state.handle_joined(ticket, joined, context);
+            }
+            for (ticket, message) in shared {
+                state.handle_shared(ticket, message, context);
             }
         });
         brought

@@ -5,11 +5,11 @@ use crate::config::{Config, NatsServer, SubClusterConfig};
 use crate::proto::bridge::ring_table::RingTable;
 use crate::proto::limits::Limits;
 use crate::proto::output::ShardIndex;
-use crate::upstream::jetstream::PartitionLimits;
 use crate::upstream::jetstream::control::{ControlNews, ControlSettings, ControlThread};
 use crate::upstream::jetstream::lane::LaneLimits;
 use crate::upstream::jetstream::link::{Identity, LinkSettings};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings};
+use crate::upstream::jetstream::{PartitionLimits, SharedLimits};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -50,7 +50,6 @@ pub(super) fn restrict(limits: Limits) -> Limits {
     Limits {
         maximum_packet_size_bytes: limits.maximum_packet_size_bytes.min(PACKET_BYTES_MAX),
         topic_bytes_max: limits.topic_bytes_max.min(TOPIC_BYTES_MAX),
-        shared_subscriptions: false,
         ..limits
     }
 }
@@ -101,6 +100,11 @@ impl Controlled {
                     count_max: LANE_COUNT_MAX,
                     bytes_max: config.limits.append_bytes_max as usize,
                     timeout: PUBLISH_TIMEOUT,
+                },
+                shared: SharedLimits {
+                    groups_max: config.limits.shared_groups_max as usize,
+                    members_max: config.limits.shared_members_max as usize,
+                    inflight_max: config.limits.shared_inflight_max,
                 },
                 tail_bytes_max: config.limits.tail_bytes_max as usize,
                 page_bytes_max: PAGE_BYTES_MAX,

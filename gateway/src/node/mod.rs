@@ -126,6 +126,8 @@ impl Gateway {
         };
         let slots = config.limits.interest_slots as usize;
         let shared = Shared { stored_sessions, quota };
+        // With JetStream groups are consumers there.
+        let groups = if config.nats.is_empty() { groups } else { Vec::new() };
         let upstreams = embedded_shards(shards, logs, groups, slots, limits, &shared);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
         let (directory, requests) = (log_directory(config), storage.requests());

@@ -19,8 +19,19 @@ pub struct Forward<'a> {
 
 impl Upstream for Forward<'_> {
     fn append(&mut self, record: &Record<'_>) -> AppendToken {
-        let Record::Message(message) = record else {
-            return self.local.append(record);
+        let message = match record {
+            Record::Message(message) => message,
+            // The group is a consumer, which is told by itself.
+            Record::SharedSent { client_id, packet_id, partition, sequence, .. } => {
+                return self.local.append(&Record::SharedSent {
+                    group: "",
+                    client_id,
+                    packet_id: *packet_id,
+                    partition: *partition,
+                    sequence: *sequence,
+                });
+            }
+            record => return self.local.append(record),
         };
         let is_in_ledger = message.ledger && message.qos == QoS::ExactlyOnce;
         let Some(packet_id) = message.packet_id.filter(|_| is_in_ledger) else {
@@ -62,7 +73,7 @@ impl Upstream for Forward<'_> {
     }
 
     fn tell_group(&mut self, request: GroupRequest) {
-        debug_assert!(false, "there are no shared subscriptions: {request:?}");
+        self.jetstream.tell_group(request);
     }
 
     fn add_interest(&mut self, filter: &str) {

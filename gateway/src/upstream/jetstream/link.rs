@@ -450,7 +450,7 @@ impl Link {
             name: &self.settings.connection_name,
             version: env!("CARGO_PKG_VERSION"),
             tls_required: false,
-            echo: false,
+            echo: true,
             credentials,
         };
         encode_connect(&options, out);

@@ -12,6 +12,7 @@
 //! Source: JetStream as nats-server 2.12.0 and 2.15.1 speak it; ADR-31 (Direct Get).
 
 pub mod batch;
+pub mod consumer;
 pub mod control;
 pub mod direct_get;
 pub mod forward;
@@ -29,9 +30,11 @@ mod inbox;
 mod partition;
 mod replay;
 mod retained;
+mod shared;
 mod window;
 
 pub use backoff::Backoff;
 pub use inbox::{Inbox, Token};
 pub use partition::PartitionLimits;
+pub use shared::SharedLimits;
 pub use window::{Outcome, Released, Window};

@@ -10,6 +10,7 @@ use super::link::{Fence, Link, LinkSettings};
 use super::publish::{encode_append, encode_mark};
 use super::replay::Replays;
 use super::requests::{Pending, Requests, Scan};
+use super::shared::SharedLimits;
 use super::tail::Tail;
 use crate::proto::bridge::topic_subject::TopicPrefix;
 use crate::proto::nats::{Subject, encode_subscribe, encode_unsubscribe};
@@ -109,6 +110,10 @@ pub(super) struct Partition {
     attempts: u64,
     pub(super) acks: Inbox,
     pub(super) answers: Inbox,
+    /// Where the pulls of groups bring messages, but for the group's number.
+    pub(super) group_prefix: Vec<u8>,
+    /// Acknowledgements to consumers, for the next link.
+    pub(super) pending_acks: Vec<u8>,
     /// For the link, in order.
     pub(super) out: Vec<u8>,
     pub(super) lane: Lane,
@@ -140,6 +145,8 @@ pub struct PartitionLimits {
     pub tail_bytes_max: usize,
     /// Bytes of stored messages kept for sessions that are behind, each.
     pub page_bytes_max: usize,
+    /// Of shared subscriptions.
+    pub shared: SharedLimits,
     /// Bytes waiting for a link above which messages of QoS 0 are dropped.
     pub link_write_bytes_max: usize,
 }
@@ -171,6 +178,8 @@ impl Partition {
             acks: inbox("a"),
             answers: inbox("q"),
             inbox_prefix,
+            group_prefix: Vec::new(),
+            pending_acks: Vec::new(),
             out: Vec::new(),
             lane: Lane::new(limits.lane),
             feed: Feed { stage: FeedStage::Detached, fed: Sequence::ZERO, told: Sequence::ZERO },
@@ -201,6 +210,7 @@ impl Partition {
             Inbox::new(&text).expect("made of letters and digits")
         };
         (self.acks, self.answers) = (inbox("a"), inbox("q"));
+        self.group_prefix = format!("{}.{}.g.", self.inbox_prefix, self.attempts).into_bytes();
         encode_subscribe(self.acks.filter(), None, ACKS_SID, &mut self.out);
         encode_subscribe(self.answers.filter(), None, ANSWERS_SID, &mut self.out);
         for (place, filter) in interest.iter() {

@@ -4,6 +4,7 @@ use super::direct_get::DirectGet;
 use super::inbox::Token;
 use crate::proto::nats::Subject;
 use crate::proto::partition::Sequence;
+use crate::proto::session::GroupId;
 use crate::proto::time::Timestamp;
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU16;
@@ -18,6 +19,8 @@ pub enum Pending {
     Scan(Scan),
     /// A retained message is being put, for this publish.
     RetainedPut(Token),
+    /// The consumer of a shared subscription's group is being made.
+    Consumer(GroupId),
 }
 
 /// A question for stored messages. All are of one kind, so that all answers are read in one way.

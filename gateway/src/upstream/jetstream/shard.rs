@@ -16,6 +16,7 @@ use super::publish::{PublishAnswer, encode_unacknowledged, mark_sequence, read_p
 use super::replay::Fetched;
 use super::requests::{Pending, Purpose, Scan};
 use super::retained::RetainedQueries;
+use super::shared::{GROUP_SID, SharedGroups};
 use super::stored::{NotStored, Stored};
 use crate::proto::bridge::message_headers::{ReadBuffers, ReadMessage, read_message};
 use crate::proto::bridge::ring::Ring;
@@ -29,7 +30,7 @@ use crate::proto::partition::{Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::routing::has_wildcard;
 use crate::proto::session::Ticket;
-use crate::proto::shard_state::{AppendToken, Replayed, RetainedMessage};
+use crate::proto::shard_state::{AppendToken, Joined, Replayed, RetainedMessage, SharedMessage};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -69,6 +70,10 @@ pub struct JetStreamOut {
     pub retained: Vec<(u64, Vec<RetainedMessage>, Option<Box<str>>)>,
     /// Questions for retained messages that could not be answered.
     pub retained_failed: Vec<u64>,
+    /// Answers of groups to those who join.
+    pub joined: Vec<(Ticket, Joined)>,
+    /// Messages of groups for members.
+    pub shared: Vec<(Ticket, SharedMessage)>,
 }
 
 /// What a shard's part is made of.
@@ -104,7 +109,7 @@ pub struct JetStreamCounters {
 pub struct JetStream {
     pub(super) now: Timestamp,
     ring: Ring,
-    stored: TopicPrefix,
+    pub(super) stored: TopicPrefix,
     /// In the order of the ring.
     pub(super) partitions: Vec<Partition>,
     interest: Interest,
@@ -112,8 +117,11 @@ pub struct JetStream {
     next_fence: u64,
     in_force: u64,
     pub(super) retained: RetainedQueries,
+    pub(super) shared: SharedGroups,
     limits: PartitionLimits,
     origin: u64,
+    /// What stands before the number in the reply subject of its messages of QoS 0.
+    own_source: Vec<u8>,
     next_message: u64,
     /// Publishes that wait until their intent is recorded in the local log.
     intended: VecDeque<(u64, usize, Token)>,
@@ -149,8 +157,10 @@ impl JetStream {
             next_fence: 1,
             in_force: 0,
             retained: RetainedQueries::default(),
+            shared: SharedGroups::new(limits.shared),
             limits: limits.clone(),
             origin: *origin,
+            own_source: format!("q.{origin}.").into_bytes(),
             next_message: 0,
             intended: VecDeque::new(),
             topic_hashes: ahash::RandomState::new(),
@@ -256,6 +266,7 @@ impl JetStream {
         partition.fences.clear();
         // What it had not fenced is in force once the link is back, and SUBACK does not wait for that.
         self.next_fence += u64::from(mem::take(&mut partition.has_new_interest));
+        self.shared.lose(place);
         self.out.retained_failed.extend(self.retained.lose(place));
         self.pass_fences();
     }
@@ -344,7 +355,8 @@ impl JetStream {
             LinkEvent::Message(message) => match message.sid {
                 ACKS_SID => self.handle_acknowledged(place, message),
                 ANSWERS_SID => self.handle_answer(place, message, deliver),
-                FIRST_SID.. => self.handle_live(place, message, deliver),
+                FIRST_SID..GROUP_SID => self.handle_live(place, message, deliver),
+                GROUP_SID.. => self.handle_group_message(place, message),
                 _ => {}
             },
             LinkEvent::Passed(fence) => self.handle_passed(place, *fence),
@@ -368,6 +380,7 @@ impl JetStream {
         partition.attach(interest, |filter| has_wildcard(filter) || ring.owner(filter) == id);
         let (now, stored) = (self.now, &self.stored);
         partition.send_due(stored, now);
+        self.attach_groups(place);
     }
 
     fn handle_passed(&mut self, place: usize, fence: Fence) {
@@ -456,6 +469,7 @@ impl JetStream {
         };
         match pending {
             Pending::Mark => self.handle_mark(place, message, deliver),
+            Pending::Consumer(group) => self.handle_consumer(place, group, message),
             Pending::RetainedPut(publish) => self.handle_retained_put(place, publish, message),
             Pending::Scan(scan) => {
                 if self.handle_scan(place, &scan, message, deliver)
@@ -705,7 +719,10 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        if !partition.is_first_copy(message.reply_to) {
+        // What this shard has published itself it has given to its sessions itself; the link has an
+        // echo for the sake of groups.
+        let is_own = message.reply_to.is_some_and(|source| source.starts_with(&self.own_source));
+        if is_own || !partition.is_first_copy(message.reply_to) {
             return;
         }
         let mut topic_buffer = mem::take(&mut self.topic);
@@ -727,6 +744,7 @@ impl JetStream {
     pub fn flush(&mut self) {
         let now = self.now;
         let mut is_fenced = false;
+        self.drive_groups();
         for place in 0..self.partitions.len() {
             self.drive_link(place);
             let Some(partition) = self.partitions.get_mut(place) else {
@@ -798,7 +816,7 @@ impl JetStream {
                 Timestamp::NEVER
             }
         });
-        timeouts.min().unwrap_or(Timestamp::NEVER)
+        timeouts.min().unwrap_or(Timestamp::NEVER).min(self.shared.next_timeout())
     }
 
     /// What waits to be sent on each link, to be moved where it is sent from.
@@ -872,7 +890,8 @@ impl JetStream {
     /// Publishes a message of QoS 0 to whoever is there.
     pub(super) fn publish(&mut self, message: &Message<'_>) {
         let place = self.owner(message.topic);
-        let Self { partitions, subject, source, limits, counters, origin, next_message, .. } = self;
+        let Self { partitions, subject, source, limits, counters, next_message, .. } = self;
+        let own_source = &self.own_source;
         let Some(partition) = partitions.get_mut(place) else {
             return;
         };
@@ -885,9 +904,7 @@ impl JetStream {
         };
         *next_message += 1;
         source.clear();
-        source.extend_from_slice(b"q.");
-        put_decimal(*origin, source);
-        source.push(b'.');
+        source.extend_from_slice(own_source);
         put_decimal(*next_message, source);
         let source = Subject::from_checked(source);
         encode_unacknowledged(to, source, message, self.now, &mut partition.out);
@@ -987,11 +1004,11 @@ fn lane_of(place: usize) -> Lane {
 }
 
 /// A stored message of QoS 0 is there for its retained value; it went to everyone when it came.
-fn is_delivered(message: &Message<'_>) -> bool {
+pub(super) fn is_delivered(message: &Message<'_>) -> bool {
     !(message.retain && message.qos == QoS::AtMostOnce)
 }
 
-fn encoded(message: &Message<'_>) -> Vec<u8> {
+pub(super) fn encoded(message: &Message<'_>) -> Vec<u8> {
     let mut body = Vec::with_capacity(message.encoded_bytes());
     Record::Message(*message).encode(&mut body);
     body

@@ -122,7 +122,10 @@ pub fn fold(
                 let value = qos2_value(Qos2Step::Sent, true, *partition, *sequence);
                 state.put(Space::Qos2, key, value);
             }
-            groups::take(state, group, (*partition, *sequence));
+            // Without a name the group is elsewhere.
+            if !group.is_empty() {
+                groups::take(state, group, (*partition, *sequence));
+            }
             Ok(())
         }
         Record::Floor { shard, cursors } => {
