@@ -29,6 +29,8 @@ pub enum Record<'a> {
         packet_id: PacketId,
         /// The name.
         id: MessageId,
+        /// It is stored from here on, if it is.
+        from: Sequence,
     },
     /// PUBREL came: the packet id of an inbound QoS 2 message is free again.
     Qos2Released {
@@ -216,10 +218,11 @@ impl Record<'_> {
                 out.push(KIND_SESSION_DELETE);
                 put_str(out, client_id);
             }
-            Record::Qos2Intent { client_id, packet_id, id } => {
+            Record::Qos2Intent { client_id, packet_id, id, from } => {
                 out.push(KIND_QOS2_INTENT);
                 out.extend_from_slice(&packet_id.0.get().to_le_bytes());
                 out.extend_from_slice(&id.to_bytes());
+                out.extend_from_slice(&from.0.to_le_bytes());
                 put_str(out, client_id);
             }
             Record::Qos2Released { client_id, packet_id } => {
@@ -279,6 +282,7 @@ impl<'a> Record<'a> {
             KIND_QOS2_INTENT => Self::Qos2Intent {
                 packet_id: input.packet_id()?,
                 id: MessageId { origin: input.u64()?, number: input.u64()? },
+                from: Sequence(input.u64()?),
                 client_id: input.str()?,
             },
             KIND_QOS2_RELEASED => {

@@ -3,14 +3,15 @@
 use super::InboundAliases;
 use crate::proto::mqtt::PacketId;
 use crate::proto::output::ConnectionId;
+use crate::proto::partition::Sequence;
 use crate::proto::record::MessageId;
 
 /// How far an inbound QoS 2 exchange is. Source: MQTT 5.0 §4.3.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InboundStep {
     /// The message was to be appended under this name when the gateway ended: when it comes again,
-    /// it is appended again.
-    Intended(MessageId),
+    /// it is looked for from there on, and appended again if it is not there.
+    Intended(MessageId, Sequence),
     /// The message was appended; PUBREC goes out when that is committed.
     ExpectCommit,
     /// PUBREC was sent.

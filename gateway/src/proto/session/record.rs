@@ -74,8 +74,8 @@ pub struct InFlightRecord {
 pub enum Qos2Delta {
     /// A message of the client was stored and not released.
     Inbound(PacketId),
-    /// A message of the client is stored under this name, or about to be, and not released.
-    Intended(PacketId, MessageId),
+    /// A message of the client is stored under this name, from there on if it is, and not released.
+    Intended(PacketId, MessageId, Sequence),
     /// An exchange with the client is open.
     Outbound {
         /// Of our PUBLISH.

@@ -61,8 +61,8 @@ impl ShardState {
             Qos2Delta::Inbound(packet_id) => {
                 Some(inbound_exchange(*packet_id, InboundStep::ExpectPubrel))
             }
-            Qos2Delta::Intended(packet_id, id) => {
-                Some(inbound_exchange(*packet_id, InboundStep::Intended(*id)))
+            Qos2Delta::Intended(packet_id, id, from) => {
+                Some(inbound_exchange(*packet_id, InboundStep::Intended(*id, *from)))
             }
             Qos2Delta::Outbound { .. }
             | Qos2Delta::Completed(..)

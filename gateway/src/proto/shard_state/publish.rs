@@ -284,9 +284,9 @@ impl ShardState {
             InboundStep::ExpectPubrel | InboundStep::ExpectRelease => {
                 write_ack(AckKind::Pubrec, packet_id, ReasonCode::Success, version, id, context);
             }
-            InboundStep::Intended(name) => {
+            InboundStep::Intended(name, from) => {
                 exchange.step = InboundStep::ExpectCommit;
-                let token = context.upstream.append_again(message, name);
+                let token = context.upstream.append_again(message, name, from);
                 session.answers.expect(packet_id, token.lane);
                 self.wait_for(token, Waiting::Pubrec { ticket, packet_id });
             }

@@ -29,9 +29,10 @@ pub trait Upstream {
     /// the token. Never blocks and never fails: see [`Upstream::is_congested`].
     fn append(&mut self, record: &Record<'_>) -> AppendToken;
 
-    /// Appends a message that may have been appended before under this name, which was recorded:
-    /// wherever it is then, it is stored once.
-    fn append_again(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken;
+    /// Appends a message that may have been appended before under this name, which was recorded, and
+    /// is then at `from` or later: wherever it is, it is stored once.
+    fn append_again(&mut self, message: &Message<'_>, id: MessageId, from: Sequence)
+    -> AppendToken;
 
     /// Gives a QoS 0 message to every other shard or gateway with interest, stored nowhere.
     fn publish(&mut self, message: &Message<'_>);

@@ -651,7 +651,12 @@ impl Upstream for Embedded {
     }
 
     /// This log holds the message itself, not a name for it.
-    fn append_again(&mut self, message: &Message<'_>, _id: MessageId) -> AppendToken {
+    fn append_again(
+        &mut self,
+        message: &Message<'_>,
+        _id: MessageId,
+        _from: Sequence,
+    ) -> AppendToken {
         self.append(&Record::Message(*message))
     }
 

@@ -35,18 +35,24 @@ impl Upstream for Forward<'_> {
         };
         let is_in_ledger = message.ledger && message.qos == QoS::ExactlyOnce;
         let Some(packet_id) = message.packet_id.filter(|_| is_in_ledger) else {
-            return self.jetstream.append(message, None, None);
+            return self.jetstream.append(message);
         };
         // Before the server has it, it is recorded under which name it will: the client may send
         // it again after a crash, and it must not be stored twice.
         let id = self.jetstream.next_message_id();
-        let intent = Record::Qos2Intent { client_id: message.publisher, packet_id, id };
+        let from = self.jetstream.fed_of(message.topic);
+        let intent = Record::Qos2Intent { client_id: message.publisher, packet_id, id, from };
         let recorded = self.local.append(&intent).number;
-        self.jetstream.append(message, Some(id), Some(recorded))
+        self.jetstream.append_recorded(message, id, recorded)
     }
 
-    fn append_again(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
-        self.jetstream.append(message, Some(id), None)
+    fn append_again(
+        &mut self,
+        message: &Message<'_>,
+        id: MessageId,
+        from: Sequence,
+    ) -> AppendToken {
+        self.jetstream.append_unless_stored(message, id, from)
     }
 
     fn publish(&mut self, message: &Message<'_>) {

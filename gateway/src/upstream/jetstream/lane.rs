@@ -20,6 +20,8 @@ pub struct Append {
     pub topic_hash: u64,
     /// It may be sent: what must be recorded before is.
     pub ready: bool,
+    /// It was sent at least once.
+    pub sent: bool,
     /// Its place in the stream, once that is known and something else is still to be done.
     pub stored: Option<Sequence>,
 }
@@ -107,6 +109,13 @@ impl Lane {
         self.window.get(token)
     }
 
+    /// As [`Lane::get`], of one that is being sent.
+    pub fn sent(&mut self, token: Token) -> Option<&Append> {
+        let append = self.window.get_mut(token)?;
+        append.sent = true;
+        Some(append)
+    }
+
     /// Notes that `token` is stored, although something else is to be done before it ends.
     pub fn note_stored(&mut self, token: Token, sequence: Sequence) {
         if let Some(append) = self.window.get_mut(token) {
@@ -119,6 +128,11 @@ impl Lane {
         let append = self.window.acknowledge(token, Outcome::Stored(sequence.0))?;
         let topic_hash = append.topic_hash;
         let line = self.lines.get_mut(&topic_hash)?;
+        if line.first != token {
+            // It never had its turn, and needs none.
+            line.behind.retain(|behind| *behind != token);
+            return None;
+        }
         let Some(next) = line.behind.pop_front() else {
             self.lines.remove(&topic_hash);
             return None;
@@ -144,14 +158,27 @@ impl Lane {
         self.window.retry_at(token, at);
     }
 
-    /// Everything that was sent is to be sent again at `at`.
-    pub fn retry_all_at(&mut self, at: Timestamp) {
-        self.window.retry_all_at(at);
+    /// The link was lost. What was sent and is not acknowledged waits for [`Lane::make_ready`] again, as
+    /// what became of it is to be found out first: its tokens. What was to be sent is due at once.
+    pub fn doubt(&mut self) -> Vec<Token> {
+        let mut doubted = Vec::new();
+        self.window.hold_if(|token, append| {
+            if append.sent {
+                append.ready = false;
+                doubted.push(token);
+            }
+            append.sent
+        });
+        self.window.retry_all_at(Timestamp::START);
+        doubted
     }
 
     /// Calls `send` with what is to be sent again, in order.
     pub fn take_due(&mut self, now: Timestamp, mut send: impl FnMut(Token, &Append)) {
-        self.window.take_due(now, |token, _, append| send(token, append));
+        self.window.take_due(now, |token, _, append| {
+            append.sent = true;
+            send(token, append);
+        });
     }
 
     /// When [`Lane::take_due`] has something to do.
@@ -186,7 +213,7 @@ mod tests {
 
     fn append(topic_hash: u64, ready: bool) -> Append {
         let id = MessageId { origin: 1, number: 2 };
-        Append { body: vec![0; 10], id, topic_hash, ready, stored: None }
+        Append { body: vec![0; 10], id, topic_hash, ready, sent: false, stored: None }
     }
 
     #[test]
@@ -215,6 +242,36 @@ mod tests {
         assert_eq!(lane.end(Token(1), Sequence(9), NOW), None, "the second is not recorded");
         assert!(lane.make_ready(Token(2), NOW));
         assert_eq!(lane.end(Token(2), Sequence(10), NOW), Some(Token(3)));
+    }
+
+    #[test]
+    fn what_was_stored_before_needs_no_turn() {
+        let mut lane = lane();
+        lane.push(append(7, true), NOW);
+        assert_eq!(lane.push(append(7, false), NOW), (Token(2), false));
+        assert_eq!(lane.push(append(7, true), NOW), (Token(3), false));
+        assert_eq!(lane.end(Token(2), Sequence(5), NOW), None);
+        assert_eq!(lane.end(Token(1), Sequence(9), NOW), Some(Token(3)));
+        assert_eq!(lane.release(), Some(Token(2)));
+    }
+
+    #[test]
+    fn what_is_doubted_keeps_its_turn() {
+        let mut lane = lane();
+        lane.push(append(7, true), NOW);
+        lane.push(append(7, true), NOW);
+        lane.push(append(8, true), NOW);
+        lane.push(append(9, true), NOW);
+        for token in [1, 3] {
+            assert!(lane.sent(Token(token)).is_some());
+        }
+        assert_eq!(lane.doubt(), [Token(1), Token(3)]);
+        let mut sent = Vec::new();
+        lane.take_due(NOW, |token, _| sent.push(token));
+        assert_eq!(sent, [Token(4)], "it was never sent");
+        assert!(lane.make_ready(Token(1), NOW));
+        assert_eq!(lane.end(Token(3), Sequence(4), NOW), None);
+        assert_eq!(lane.end(Token(1), Sequence(5), NOW), Some(Token(2)));
     }
 
     #[test]
@@ -247,7 +304,6 @@ mod tests {
         };
         assert!(due(&mut lane, NOW).is_empty());
         assert_eq!(due(&mut lane, NOW.after(Duration::from_secs(5))), [1, 3]);
-        lane.retry_all_at(NOW);
-        assert_eq!(due(&mut lane, NOW), [1, 3]);
+        assert_eq!(lane.doubt(), [Token(1), Token(3)]);
     }
 }

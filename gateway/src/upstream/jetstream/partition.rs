@@ -122,6 +122,7 @@ pub(super) struct Partition {
     pub(super) marks: Marks,
     pub(super) requests: Requests,
     pub(super) replays: Replays,
+    pub(super) searches: Vec<Search>,
     pub(super) status: Option<PartitionStatus>,
     /// Fences behind subscriptions, each with what is in force when it is passed.
     pub(super) fences: VecDeque<(Fence, u64)>,
@@ -134,6 +135,16 @@ pub(super) struct Partition {
     retained_direct_get: String,
     scratch: Vec<u8>,
     subject: Vec<u8>,
+}
+
+/// A publish that may have been stored before a crash, and how far it was looked for.
+#[derive(Debug)]
+pub(super) struct Search {
+    pub(super) token: Token,
+    pub(super) next: Sequence,
+    pub(super) asked: bool,
+    /// Not before this.
+    pub(super) retry_at: Timestamp,
 }
 
 /// What the partitions of a shard have in common.
@@ -187,6 +198,7 @@ impl Partition {
             marks: Marks::default(),
             requests: Requests::default(),
             replays: Replays::new(limits.page_bytes_max),
+            searches: Vec::new(),
             status: None,
             fences: VecDeque::new(),
             has_new_interest: false,
@@ -204,6 +216,11 @@ impl Partition {
     /// stream ends.
     pub(super) fn attach(&mut self, interest: &Interest, mut owns: impl FnMut(&str) -> bool) {
         self.ready = true;
+        // The server may have stored what it did not acknowledge, and forgotten its name since. None of
+        // that lies below the feed: what is fed was acknowledged before.
+        let next = self.feed.fed;
+        let search = |token| Search { token, next, asked: false, retry_at: Timestamp::START };
+        self.searches.extend(self.lane.doubt().into_iter().map(search));
         self.attempts += 1;
         let inbox = |kind: &str| {
             let text = format!("{}.{}.{kind}", self.inbox_prefix, self.attempts);
@@ -231,8 +248,8 @@ impl Partition {
         self.marks.fail(Timestamp::START);
         self.requests.clear();
         self.replays.lose_answers();
+        self.searches.iter_mut().for_each(|search| search.asked = false);
         self.sources.clear();
-        self.lane.retry_all_at(Timestamp::START);
     }
 
     pub(super) fn subscribe(&mut self, place: FilterPlace, filter: &str) {
@@ -257,7 +274,7 @@ impl Partition {
 
     /// Writes a publish that is in the lane.
     pub(super) fn send(&mut self, token: Token, stored: &TopicPrefix, now: Timestamp) {
-        let Some(append) = self.lane.get(token) else {
+        let Some(append) = self.lane.sent(token) else {
             return;
         };
         let reply_to = self.acks.reply_to(token, &mut self.scratch);
@@ -314,7 +331,9 @@ impl Partition {
             return link;
         }
         let lane = self.lane.next_timeout();
-        let replays = self.replays.next_timeout();
+        let searches = self.searches.iter().filter(|search| !search.asked);
+        let searches = searches.map(|search| search.retry_at).min().unwrap_or(Timestamp::NEVER);
+        let replays = self.replays.next_timeout().min(searches);
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())
     }
 

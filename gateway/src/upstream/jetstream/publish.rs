@@ -314,7 +314,8 @@ const NO_SEQUENCE: u64 = 1 << 62;
 const MARK_S: u64 = 5;
 /// Seconds for which a retained message that was cleared keeps older ones from coming back.
 const TOMBSTONE_S: u64 = 3_600;
-const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// Names a message: see [`MessageId`](crate::proto::record::MessageId).
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 const TIME_TO_LIVE: &str = "Nats-TTL";
 

@@ -149,7 +149,10 @@ impl Replays {
                     fetch.sent = false;
                 }
             }
-            Purpose::Feed | Purpose::Retained(_) | Purpose::RetainedLast(_) => {}
+            Purpose::Feed
+            | Purpose::Retained(_)
+            | Purpose::RetainedLast(_)
+            | Purpose::Stored(_) => {}
         }
     }
 
@@ -190,7 +193,8 @@ impl Replays {
             Purpose::Fetch { .. }
             | Purpose::Feed
             | Purpose::Retained(_)
-            | Purpose::RetainedLast(_) => {}
+            | Purpose::RetainedLast(_)
+            | Purpose::Stored(_) => {}
         }
     }
 
@@ -216,7 +220,10 @@ impl Replays {
                     fetch.asked = fetch.asked.saturating_sub(1);
                 }
             }
-            Purpose::Feed | Purpose::Retained(_) | Purpose::RetainedLast(_) => {}
+            Purpose::Feed
+            | Purpose::Retained(_)
+            | Purpose::RetainedLast(_)
+            | Purpose::Stored(_) => {}
         }
     }
 }

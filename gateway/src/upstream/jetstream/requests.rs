@@ -61,6 +61,8 @@ pub enum Purpose {
     Retained(u64),
     /// The retained message that the one of this publish is to replace.
     RetainedLast(Token),
+    /// Where the message of this publish is, if it was stored before a crash.
+    Stored(Token),
 }
 
 impl Scan {

@@ -10,9 +10,12 @@ use super::interest::{FIRST_SID, Interest};
 use super::lane::Append;
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
 use super::partition::{
-    ACKS_SID, ANSWERS_SID, FeedStage, Partition, PartitionLimits, RETRY, STORED_PREFIX, message_of,
+    ACKS_SID, ANSWERS_SID, FeedStage, Partition, PartitionLimits, RETRY, STORED_PREFIX, Search,
+    message_of,
 };
-use super::publish::{PublishAnswer, encode_unacknowledged, mark_sequence, read_publish_answer};
+use super::publish::{
+    MESSAGE_ID, PublishAnswer, encode_unacknowledged, mark_sequence, read_publish_answer,
+};
 use super::replay::Fetched;
 use super::requests::{Pending, Purpose, Scan};
 use super::retained::RetainedQueries;
@@ -44,6 +47,8 @@ const INTEREST_LANE: Lane = Lane(1);
 const FIRST_LANE: u16 = 2;
 /// Messages read at once of what was missed while there was no link.
 const FEED_BATCH: u16 = 500;
+/// Messages of a topic looked at at once for one that may have been stored before a crash.
+const SEARCH_BATCH: u16 = 100;
 
 /// Where a live message is; one of QoS 0 is nowhere.
 pub type MaybePlace = Option<(PartitionId, Sequence)>;
@@ -418,13 +423,7 @@ impl JetStream {
                     // Everything before it was republished before it was acknowledged.
                     partition.feed.fed = ack.sequence.next().max(partition.feed.fed);
                 }
-                let is_retained =
-                    partition.lane.get(token).is_some_and(|append| message_of(&append.body).retain);
-                if is_retained {
-                    self.put_retained(place, token, ack.sequence);
-                } else {
-                    self.end_append(place, token, ack.sequence);
-                }
+                self.handle_stored(place, token, ack.sequence);
             }
             Ok(answer @ (PublishAnswer::Refused(_) | PublishAnswer::NoResponders)) => {
                 self.counters.refused += 1;
@@ -434,6 +433,16 @@ impl JetStream {
             Err(fault) => {
                 tracing::warn!(partition = partition.id.0, %fault, "publish: unreadable answer");
             }
+        }
+    }
+
+    /// A message is stored; one with the RETAIN flag is to be retained, too.
+    fn handle_stored(&mut self, place: usize, token: Token, sequence: Sequence) {
+        let append = self.partitions.get(place).and_then(|partition| partition.lane.get(token));
+        if append.is_some_and(|append| message_of(&append.body).retain) {
+            self.put_retained(place, token, sequence);
+        } else {
+            self.end_append(place, token, sequence);
         }
     }
 
@@ -581,6 +590,7 @@ impl JetStream {
             }
             Purpose::Retained(query) => self.end_retained(query, more),
             Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
+            Purpose::Stored(token) => self.end_search(place, token, more),
             Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
                 partition.replays.take_end(scan.purpose, more);
             }
@@ -600,6 +610,12 @@ impl JetStream {
             }
             Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),
             Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
+            Purpose::Stored(token) => {
+                let search = partition.searches.iter_mut().find(|search| search.token == token);
+                if let Some(search) = search {
+                    (search.asked, search.retry_at) = (false, now.after(RETRY));
+                }
+            }
             Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
                 partition.retry_scan(purpose, now);
             }
@@ -623,6 +639,9 @@ impl JetStream {
             Purpose::Retained(query) => {
                 self.take_retained(place, query, stored, message);
                 return true;
+            }
+            Purpose::Stored(token) => {
+                return self.is_another(place, token, stored, message.headers);
             }
             Purpose::Feed | Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {}
         }
@@ -747,6 +766,7 @@ impl JetStream {
         self.drive_groups();
         for place in 0..self.partitions.len() {
             self.drive_link(place);
+            self.search(place);
             let Some(partition) = self.partitions.get_mut(place) else {
                 continue;
             };
@@ -840,29 +860,126 @@ impl JetStream {
 
 /// What the upstream seam asks for; see [`super::forward::Forward`].
 impl JetStream {
-    /// Stores a message. With `recorded` not before the local log has committed up to there.
-    pub(super) fn append(
-        &mut self,
-        message: &Message<'_>,
-        id: Option<MessageId>,
-        recorded: Option<u64>,
-    ) -> AppendToken {
-        let place = self.owner(message.topic);
-        let id = id.unwrap_or_else(|| self.next_message_id());
-        let mut body = Vec::with_capacity(message.encoded_bytes());
-        message.encode(&mut body);
-        let topic_hash = self.topic_hashes.hash_one(message.topic);
-        let append = Append { body, id, topic_hash, ready: recorded.is_none(), stored: None };
-        let Self { partitions, stored, now, intended, .. } = self;
-        let partition = partitions.get_mut(place).expect("the owner is a partition");
-        let (token, send) = partition.lane.push(append, *now);
-        if let Some(recorded) = recorded {
-            intended.push_back((recorded, place, token));
-        }
-        if send && partition.ready {
+    /// Stores a message.
+    pub(super) fn append(&mut self, message: &Message<'_>) -> AppendToken {
+        let id = self.next_message_id();
+        let (place, token, send) = self.push(message, id, true);
+        let Self { partitions, stored, now, .. } = self;
+        if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
             partition.send(token, stored, *now);
         }
         AppendToken { lane: lane_of(place), number: token.0 }
+    }
+
+    /// Stores a message once the local log has committed up to `recorded`.
+    pub(super) fn append_recorded(
+        &mut self,
+        message: &Message<'_>,
+        id: MessageId,
+        recorded: u64,
+    ) -> AppendToken {
+        let (place, token, _) = self.push(message, id, false);
+        self.intended.push_back((recorded, place, token));
+        AppendToken { lane: lane_of(place), number: token.0 }
+    }
+
+    /// Stores a message unless it is there already, at `from` or later.
+    pub(super) fn append_unless_stored(
+        &mut self,
+        message: &Message<'_>,
+        id: MessageId,
+        from: Sequence,
+    ) -> AppendToken {
+        let (place, token, _) = self.push(message, id, false);
+        if let Some(partition) = self.partitions.get_mut(place) {
+            partition.searches.push(Search {
+                token,
+                next: from,
+                asked: false,
+                retry_at: Timestamp::START,
+            });
+        }
+        AppendToken { lane: lane_of(place), number: token.0 }
+    }
+
+    fn push(&mut self, message: &Message<'_>, id: MessageId, ready: bool) -> (usize, Token, bool) {
+        let place = self.owner(message.topic);
+        let mut body = Vec::with_capacity(message.encoded_bytes());
+        message.encode(&mut body);
+        let topic_hash = self.topic_hashes.hash_one(message.topic);
+        let append = Append { body, id, topic_hash, ready, sent: false, stored: None };
+        let now = self.now;
+        let partition = self.partitions.get_mut(place).expect("the owner is a partition");
+        let (token, send) = partition.lane.push(append, now);
+        (place, token, send)
+    }
+
+    /// Looks for what may have been stored before a crash.
+    fn search(&mut self, place: usize) {
+        let Self { partitions, stored, now, .. } = self;
+        let Some(partition) = partitions.get_mut(place).filter(|one| one.ready) else {
+            return;
+        };
+        let mut searches = mem::take(&mut partition.searches);
+        for search in searches.iter_mut().filter(|one| !one.asked && one.retry_at <= *now) {
+            let Some(append) = partition.lane.get(search.token) else {
+                continue;
+            };
+            let mut subject = Vec::new();
+            if stored.subject(message_of(&append.body).topic, &mut subject).is_ok() {
+                search.asked = true;
+                let (purpose, from) = (Purpose::Stored(search.token), search.next);
+                let from = from.max(Sequence(1));
+                let batch = NonZeroU16::new(SEARCH_BATCH).expect("not 0");
+                let subject = Some(subject.into_boxed_slice());
+                partition.ask(Scan { purpose, from, subject, batch }, false, *now);
+            }
+        }
+        searches.append(&mut partition.searches);
+        partition.searches = searches;
+    }
+
+    /// A message with the topic of one that may have been stored before a crash. Whether it is not
+    /// the one.
+    fn is_another(
+        &mut self,
+        place: usize,
+        token: Token,
+        stored: &Stored<'_>,
+        headers: Headers<'_>,
+    ) -> bool {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return false;
+        };
+        let id = partition.lane.get(token).map(|append| append.id.text());
+        let is_it = id.is_some_and(|id| headers.get(MESSAGE_ID) == Some(&id[..]));
+        if !is_it {
+            let search = partition.searches.iter_mut().find(|search| search.token == token);
+            if let Some(search) = search {
+                search.next = stored.sequence.next();
+            }
+            return true;
+        }
+        partition.searches.retain(|search| search.token != token);
+        self.handle_stored(place, token, stored.sequence);
+        false
+    }
+
+    /// All there is of a topic was looked at, or with `more` not yet.
+    fn end_search(&mut self, place: usize, token: Token, more: bool) {
+        let Self { partitions, stored, now, .. } = self;
+        let Some(partition) = partitions.get_mut(place) else {
+            return;
+        };
+        if more {
+            let search = partition.searches.iter_mut().find(|search| search.token == token);
+            search.into_iter().for_each(|search| search.asked = false);
+            return;
+        }
+        partition.searches.retain(|search| search.token != token);
+        if partition.lane.make_ready(token, *now) && partition.ready {
+            partition.send(token, stored, *now);
+        }
     }
 
     /// A name for a message that is new.
@@ -991,6 +1108,12 @@ impl JetStream {
 
     pub(super) fn recent(&self, partition: PartitionId, sequence: Sequence) -> Option<Bytes> {
         self.partitions.get(self.place(partition)?)?.tail.get(sequence)
+    }
+
+    /// Where the feed of the partition that owns a topic is.
+    pub(super) fn fed_of(&self, topic: &str) -> Sequence {
+        let partition = self.partitions.get(self.owner(topic));
+        partition.map_or(Sequence::ZERO, |partition| partition.feed.fed)
     }
 
     pub(super) fn fed(&self, partition: PartitionId) -> Sequence {

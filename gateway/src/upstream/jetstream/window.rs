@@ -156,9 +156,13 @@ impl<T> Window<T> {
     /// `None` when it had ended before, or was never pushed: an answer to an earlier attempt.
     pub fn acknowledge(&mut self, token: Token, outcome: Outcome) -> Option<&mut T> {
         let slot = self.slots.get_mut(place(self.first, token)?)?;
-        let SlotState::Waiting(_) = slot.state else { return None };
+        match slot.state {
+            SlotState::Waiting(_) => self.waiting_count -= 1,
+            // It turned out to be stored already.
+            SlotState::Held => {}
+            SlotState::Acknowledged(_) => return None,
+        }
         slot.state = SlotState::Acknowledged(outcome);
-        self.waiting_count -= 1;
         Some(&mut slot.publish)
     }
 
@@ -210,6 +214,19 @@ impl<T> Window<T> {
             if let SlotState::Waiting(due) = &mut slot.state {
                 *due = at;
                 self.next_timeout = self.next_timeout.min(at);
+            }
+        }
+    }
+
+    /// Makes publishes that wait for their acknowledgement wait for [`Window::start`] again, where
+    /// `is_held` says so.
+    pub fn hold_if(&mut self, mut is_held: impl FnMut(Token, &mut T) -> bool) {
+        for (token, slot) in (self.first..).zip(&mut self.slots) {
+            if let SlotState::Waiting(_) = slot.state
+                && is_held(Token(token), &mut slot.publish)
+            {
+                slot.state = SlotState::Held;
+                self.waiting_count -= 1;
             }
         }
     }

@@ -111,9 +111,10 @@ pub fn fold(
             }
             Ok(())
         }
-        Record::Qos2Intent { client_id, packet_id, id } => {
+        Record::Qos2Intent { client_id, packet_id, id, from } => {
             let key = packet_key(client_id, StepKey::Inbound, *packet_id);
-            state.put(Space::Qos2, key, id.to_bytes().to_vec());
+            let value = [&id.to_bytes()[..], &from.0.to_be_bytes()].concat();
+            state.put(Space::Qos2, key, value);
             Ok(())
         }
         Record::SharedSent { group, client_id, packet_id, partition, sequence } => {
@@ -327,8 +328,9 @@ fn qos2_delta(key: &[u8], value: &[u8]) -> Option<Qos2Delta> {
     Some(match step_key_of(kind)? {
         StepKey::Inbound if value.is_empty() => Qos2Delta::Inbound(packet_id()?),
         StepKey::Inbound => {
-            let id = MessageId::from_bytes(value.try_into().ok()?);
-            Qos2Delta::Intended(packet_id()?, id)
+            let (id, from) = value.split_first_chunk()?;
+            let from = Sequence(u64::from_be_bytes(from.try_into().ok()?));
+            Qos2Delta::Intended(packet_id()?, MessageId::from_bytes(*id), from)
         }
         StepKey::Outbound => {
             let (&step, place) = value.split_first()?;
