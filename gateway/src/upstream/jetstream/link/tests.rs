@@ -62,7 +62,7 @@ fn connects_and_says_when_it_is_ready() {
     assert_eq!(connected(&mut link, now), address(1));
     let (sent, told) = receive(&mut link, now, INFO).unwrap();
     assert!(sent.starts_with("CONNECT {") && sent.ends_with("}\r\nPING\r\n"), "{sent}");
-    assert!(sent.contains("\"name\":\"gateway g shard 0\"") && sent.contains("\"echo\":false"));
+    assert!(sent.contains("\"name\":\"gateway g shard 0\"") && sent.contains("\"echo\":true"));
     assert_eq!(told, "");
     assert!(!link.is_ready());
     let (sent, told) = receive(&mut link, now, b"PONG\r\n").unwrap();
