@@ -62,13 +62,13 @@ impl ShardState {
         context: &Context<'_>,
     ) -> Option<u64> {
         let ticket = self.ticket(index)?;
-        let starts = self.feed_starts(context);
+        let retained_start = |partition| context.upstream.retained_start(partition);
         let retained_end = |partition| context.upstream.retained_end(partition);
         let request = RetainedRequest {
             filter: filter.into(),
             qos: options.qos,
             identifier,
-            starts,
+            starts: self.partitions().map(retained_start).collect(),
             unacknowledged_starts: self.partitions().map(retained_end).collect(),
             from: "".into(),
             asked: None,

@@ -78,6 +78,13 @@ pub trait Upstream {
     /// this shard, if [`Upstream::add_interest`] came before this call.
     fn feed_start(&self, partition: PartitionId) -> Sequence;
 
+    /// A place in `partition` such that every message from there on that matches a filter is fed to
+    /// this shard after the call of [`Upstream::add_interest`]: retained messages from there on need
+    /// not be sent to who has just subscribed. The highest sequence where that is not known.
+    fn retained_start(&self, partition: PartitionId) -> Sequence {
+        self.feed_start(partition)
+    }
+
     /// Up to where [`Request::Retained`] has to know `partition`, to be called after
     /// [`Upstream::feed_start`]: every retained message that this shard is not fed lies below. One of
     /// QoS 0 that does not and matches a filter is given to this shard, if

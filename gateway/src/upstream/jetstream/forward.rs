@@ -119,6 +119,12 @@ impl Upstream for Forward<'_> {
         self.jetstream.fed(partition)
     }
 
+    /// The feed may be further than what is known of it: a message without interest leaves no trace
+    /// here, and one that came before the subscription does not come again.
+    fn retained_start(&self, _partition: PartitionId) -> Sequence {
+        Sequence(u64::MAX)
+    }
+
     /// What is live with QoS 0 has no sequence: every retained one is taken from the stream.
     fn retained_end(&self, _partition: PartitionId) -> Sequence {
         Sequence(u64::MAX)
