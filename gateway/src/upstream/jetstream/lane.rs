@@ -116,10 +116,13 @@ impl Lane {
         Some(append)
     }
 
-    /// Notes that `token` is stored, although something else is to be done before it ends.
-    pub fn note_stored(&mut self, token: Token, sequence: Sequence) {
+    /// Notes that `token` is stored, although something else is to be done before it ends: that, and
+    /// not the publish, is what is tried again from now on.
+    pub fn note_stored(&mut self, token: Token, sequence: Sequence, now: Timestamp) {
         if let Some(append) = self.window.get_mut(token) {
             append.stored = Some(sequence);
+            // It may have been found stored before its turn.
+            self.window.start(token, now);
         }
     }
 
@@ -163,11 +166,12 @@ impl Lane {
     pub fn doubt(&mut self) -> Vec<Token> {
         let mut doubted = Vec::new();
         self.window.hold_if(|token, append| {
-            if append.sent {
+            let is_doubted = append.sent && append.stored.is_none();
+            if is_doubted {
                 append.ready = false;
                 doubted.push(token);
             }
-            append.sent
+            is_doubted
         });
         self.window.retry_all_at(Timestamp::START);
         doubted
@@ -176,7 +180,7 @@ impl Lane {
     /// Calls `send` with what is to be sent again, in order.
     pub fn take_due(&mut self, now: Timestamp, mut send: impl FnMut(Token, &Append)) {
         self.window.take_due(now, |token, _, append| {
-            append.sent = true;
+            append.sent |= append.stored.is_none();
             send(token, append);
         });
     }
@@ -272,6 +276,20 @@ mod tests {
         assert!(lane.make_ready(Token(1), NOW));
         assert_eq!(lane.end(Token(3), Sequence(4), NOW), None);
         assert_eq!(lane.end(Token(1), Sequence(5), NOW), Some(Token(2)));
+    }
+
+    #[test]
+    fn what_is_stored_is_tried_again_and_not_doubted() {
+        let mut lane = lane();
+        lane.push(append(7, true), NOW);
+        assert_eq!(lane.push(append(7, false), NOW), (Token(2), false));
+        assert!(lane.sent(Token(1)).is_some());
+        lane.note_stored(Token(1), Sequence(5), NOW);
+        lane.note_stored(Token(2), Sequence(4), NOW);
+        assert_eq!(lane.doubt(), []);
+        let mut due = Vec::new();
+        lane.take_due(NOW, |token, append| due.push((token, append.stored)));
+        assert_eq!(due, [(Token(1), Some(Sequence(5))), (Token(2), Some(Sequence(4)))]);
     }
 
     #[test]

@@ -281,13 +281,24 @@ impl Partition {
         put_append(append, stored, reply_to, &mut self.subject, now, &mut self.out);
     }
 
-    /// Writes again what was not acknowledged in time.
-    pub(super) fn send_due(&mut self, stored: &TopicPrefix, now: Timestamp) {
+    /// Writes again what was not acknowledged in time. What is stored and is to be retained is not
+    /// written again, but returned, with its place.
+    pub(super) fn send_due(
+        &mut self,
+        stored: &TopicPrefix,
+        now: Timestamp,
+    ) -> Vec<(Token, Sequence)> {
         let Self { lane, acks, scratch, subject, out, .. } = self;
+        let mut to_retain = Vec::new();
         lane.take_due(now, |token, append| {
+            if let Some(sequence) = append.stored {
+                to_retain.push((token, sequence));
+                return;
+            }
             let reply_to = acks.reply_to(token, scratch);
             put_append(append, stored, reply_to, subject, now, out);
         });
+        to_retain
     }
 
     /// Asks for stored messages, or for retained ones.

@@ -83,7 +83,7 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        partition.lane.note_stored(token, sequence);
+        partition.lane.note_stored(token, sequence, now);
         let Some(append) = partition.lane.get(token) else {
             return;
         };

@@ -383,8 +383,7 @@ impl JetStream {
         let id = partition.id;
         tracing::info!(partition = id.0, server, address = ?partition.address, "link: ready");
         partition.attach(interest, |filter| has_wildcard(filter) || ring.owner(filter) == id);
-        let (now, stored) = (self.now, &self.stored);
-        partition.send_due(stored, now);
+        self.send_due(place);
         self.attach_groups(place);
     }
 
@@ -783,9 +782,10 @@ impl JetStream {
                 partition.fences.push_back((fence, self.next_fence));
                 is_fenced = true;
             }
-            if partition.ready {
-                partition.send_due(&self.stored, now);
-            }
+            self.send_due(place);
+            let Some(partition) = self.partitions.get_mut(place) else {
+                continue;
+            };
             let JetStreamOut { replayed, fetched, watermarks, .. } = &mut self.out;
             partition.advance_replays(now, replayed, fetched);
             partition.send_mark(now);
@@ -796,6 +796,17 @@ impl JetStream {
         }
         self.next_fence += u64::from(is_fenced);
         self.pass_fences();
+    }
+
+    /// Tries again what was not acknowledged in time.
+    fn send_due(&mut self, place: usize) {
+        let Self { partitions, stored, now, .. } = self;
+        let Some(partition) = partitions.get_mut(place).filter(|partition| partition.ready) else {
+            return;
+        };
+        for (token, sequence) in partition.send_due(stored, *now) {
+            self.put_retained(place, token, sequence);
+        }
     }
 
     /// Lets a link connect, ask whether its server is there, or give it up.
