@@ -58,6 +58,8 @@ impl State {
     pub(super) const STARVED: Self = Self(1 << 10);
     /// The handler asked for the close.
     pub(super) const CLOSE_REQUESTED: Self = Self(1 << 11);
+    /// Made by this shard: no client, and not counted as one.
+    pub(super) const LINK: Self = Self(1 << 12);
 
     /// Any of `other`.
     pub(super) fn any(self, other: Self) -> bool {

@@ -78,7 +78,7 @@ impl<H: Handler> Shard<H> {
                 let id = self.connections.insert(socket, Transport::default());
                 self.io.outbox.clear(id.index);
                 if let Some(connection) = self.connections.get_mut(id) {
-                    connection.state.set(State::ADOPTED);
+                    connection.state.set(State::ADOPTED.or(State::LINK));
                 }
                 self.tell_dialed(token, Ok(id));
                 self.settle(id);

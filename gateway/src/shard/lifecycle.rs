@@ -308,7 +308,9 @@ impl<H: Handler> Shard<H> {
                 self.leaving.remove(&id.index);
                 // The one place where a socket is closed.
                 drop(self.connections.remove(id.index));
-                self.open_count.fetch_sub(1, Ordering::Relaxed);
+                if !state.any(State::LINK) {
+                    self.open_count.fetch_sub(1, Ordering::Relaxed);
+                }
             }
             return;
         }

@@ -54,6 +54,9 @@ pub enum ProtocolError {
     /// CONNECT asks for enhanced authentication, which is not on offer.
     #[error("bad authentication method")]
     BadAuthenticationMethod,
+    /// PUBLISH with more properties than the upstream can store.
+    #[error("properties too large")]
+    PropertiesTooLarge,
     /// The client takes no packets as large as CONNACK.
     #[error("maximum packet size below that of CONNACK")]
     ConnackTooLarge,
@@ -86,7 +89,7 @@ impl ProtocolError {
             Self::SessionTakenOver => ReasonCode::SessionTakenOver,
             Self::ServerShuttingDown => ReasonCode::ServerShuttingDown,
             Self::ClientIdentifierNotValid => ReasonCode::ClientIdentifierNotValid,
-            Self::ConnackTooLarge => ReasonCode::PacketTooLarge,
+            Self::ConnackTooLarge | Self::PropertiesTooLarge => ReasonCode::PacketTooLarge,
             Self::SessionQuotaExceeded => ReasonCode::QuotaExceeded,
             Self::StoreUnavailable => ReasonCode::ServerUnavailable,
             Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,

@@ -68,6 +68,9 @@ impl ShardState {
                 properties,
                 payload: publish.payload,
             };
+            if !context.upstream.can_store(&message) {
+                return Err(ProtocolError::PropertiesTooLarge);
+            }
             if self.is_refused_by_room(id, &mut message, publish, context) {
                 return Ok(());
             }
@@ -350,6 +353,10 @@ impl ShardState {
             properties: &will.properties,
             payload: &will.payload,
         };
+        if !context.upstream.can_store(&message) {
+            self.counters.dropped_too_large += 1;
+            return;
+        }
         if will.qos == QoS::AtMostOnce {
             self.publish_unacknowledged(&message, context);
         } else {

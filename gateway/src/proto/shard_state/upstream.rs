@@ -34,6 +34,9 @@ pub trait Upstream {
     fn append_again(&mut self, message: &Message<'_>, id: MessageId, from: Sequence)
     -> AppendToken;
 
+    /// Whether a message can be stored at all, given its topic is of an accepted length.
+    fn can_store(&self, message: &Message<'_>) -> bool;
+
     /// Gives a QoS 0 message to every other shard or gateway with interest, stored nowhere.
     fn publish(&mut self, message: &Message<'_>);
 

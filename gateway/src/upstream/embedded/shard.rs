@@ -660,6 +660,10 @@ impl Upstream for Embedded {
         self.append(&Record::Message(*message))
     }
 
+    fn can_store(&self, _message: &Message<'_>) -> bool {
+        true
+    }
+
     fn publish(&mut self, message: &Message<'_>) {
         self.offer_unacknowledged(message);
         let interested = self.others_interested(message.topic);

@@ -55,6 +55,10 @@ impl Upstream for Forward<'_> {
         self.jetstream.append_unless_stored(message, id, from)
     }
 
+    fn can_store(&self, message: &Message<'_>) -> bool {
+        are_headers_small(message)
+    }
+
     fn publish(&mut self, message: &Message<'_>) {
         self.jetstream.publish(message);
     }
@@ -134,3 +138,15 @@ impl Upstream for Forward<'_> {
         None
     }
 }
+
+/// Whether the headers of a message are below [`HEADER_BYTES_MAX`] whatever is in them. A property
+/// without content takes 5 bytes and becomes a header of 24; a byte of content becomes 3 at most.
+fn are_headers_small(message: &Message<'_>) -> bool {
+    message.properties.len() * 5 + message.publisher.len() * 3 + OTHER_HEADER_BYTES
+        <= HEADER_BYTES_MAX
+}
+
+/// A stream takes no more: nats-server 2.15.1, error 10097.
+const HEADER_BYTES_MAX: usize = 65_535;
+/// Of the headers with numbers and names, and those that a server adds when it delivers.
+const OTHER_HEADER_BYTES: usize = 5_000;

@@ -69,6 +69,8 @@ pub(super) struct Replay {
 struct SubjectRead {
     subject: Box<[u8]>,
     found: Vec<Found>,
+    /// Behind the last message that came.
+    reached: Sequence,
     /// Everything before it was read.
     complete_to: Sequence,
     /// The end of the stream, at least, when it was asked.
@@ -198,6 +200,28 @@ impl Replays {
         }
     }
 
+    /// A message that was asked for is none that is delivered: it was read all the same.
+    pub(super) fn pass_over(&mut self, purpose: Purpose, sequence: Sequence) {
+        match purpose {
+            Purpose::Subject { replay, place } => {
+                let read = self.find(replay).and_then(|one| one.subjects.get_mut(place as usize));
+                if let Some(read) = read {
+                    read.reached = sequence.next().max(read.reached);
+                }
+            }
+            Purpose::Page(page) => {
+                if let Some(page) = self.pages.pages.get_mut(&page) {
+                    page.reached = sequence.next().max(page.reached);
+                }
+            }
+            Purpose::Fetch { .. }
+            | Purpose::Feed
+            | Purpose::Retained(_)
+            | Purpose::RetainedLast(_)
+            | Purpose::Stored(_) => {}
+        }
+    }
+
     /// Everything that was asked for has come. With `more` the stream has more of it.
     pub(super) fn take_end(&mut self, purpose: Purpose, more: bool) {
         match purpose {
@@ -207,7 +231,7 @@ impl Replays {
                 };
                 replay.asked = replay.asked.saturating_sub(1);
                 if let Some(read) = replay.subjects.get_mut(place as usize) {
-                    let last = read.found.last().map_or(replay.next, |(at, _)| at.next());
+                    let last = read.reached.max(replay.next);
                     read.complete_to = if more { last } else { last.max(read.end.next()) };
                 }
                 if replay.asked == 0 {
@@ -293,9 +317,10 @@ impl Partition {
             for filter in &filters {
                 let mut subject = Vec::new();
                 if stored.subject(filter, &mut subject).is_ok() {
-                    let (found, end, complete_to) = (Vec::new(), Sequence::ZERO, from);
+                    let (found, end) = (Vec::new(), Sequence::ZERO);
+                    let (reached, complete_to) = (Sequence::ZERO, from);
                     let subject = subject.into_boxed_slice();
-                    subjects.push(SubjectRead { subject, found, complete_to, end });
+                    subjects.push(SubjectRead { subject, found, reached, complete_to, end });
                 }
             }
         }
@@ -339,6 +364,7 @@ impl Partition {
         if !self.ready || now < self.replays.retry_at {
             return;
         }
+        self.replays.retry_at = Timestamp::START;
         self.advance_fetches(now, fetched);
         let mut replays = std::mem::take(&mut self.replays.replays);
         replays.retain_mut(|replay| match self.advance_replay(replay, now) {
@@ -452,7 +478,7 @@ impl Partition {
         replay.asked = replay.subjects.len();
         for (place, read) in (0..).zip(&mut replay.subjects) {
             read.found.clear();
-            read.end = known_end;
+            (read.reached, read.end) = (Sequence::ZERO, known_end);
             let purpose = Purpose::Subject { replay: replay.id, place };
             let subject = Some(read.subject.clone());
             let scan = Scan { purpose, from: replay.next, subject, batch };

@@ -652,6 +652,9 @@ impl JetStream {
             }
             partition.feed.fed = sequence.next();
         }
+        if let Some(partition) = self.partitions.get_mut(place).filter(|_| !is_feed) {
+            partition.replays.pass_over(purpose, sequence);
+        }
         let id = self.partitions.get(place).map(|partition| partition.id);
         self.with_message(stored, message.headers, message.payload, |this, message| {
             if is_feed {
