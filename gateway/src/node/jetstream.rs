@@ -7,7 +7,9 @@ use crate::proto::limits::Limits;
 use crate::proto::output::ShardIndex;
 use crate::upstream::jetstream::control::{ControlNews, ControlSettings, ControlThread};
 use crate::upstream::jetstream::lane::LaneLimits;
-use crate::upstream::jetstream::link::{Identity, LinkSettings};
+use crate::upstream::jetstream::link::{
+    ADDED_HEADER_BYTES_MAX, Identity, LinkSettings, PAYLOAD_BYTES_MAX,
+};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings};
 use crate::upstream::jetstream::{PartitionLimits, SharedLimits};
 use std::net::SocketAddr;
@@ -29,15 +31,17 @@ const PACKET_BYTES_MAX: u32 = (1_048_576 - 8_192) / 3;
 /// The longest topic name or filter: with every byte escaped it is below the longest subject.
 const TOPIC_BYTES_MAX: u16 = 1_100;
 
-/// Bytes of an operation of a server that has not come completely: a message of the largest payload
-/// with its headers.
-pub(super) const LINK_PARTIAL_BYTES_MAX: usize = 1_048_576 + 128 * 1_024;
+/// Bytes of an operation of a server that has not come completely: a message of the largest
+/// `max_payload`, what the server adds, and a control line.
+#[expect(clippy::cast_possible_truncation, reason = "8 MiB")]
+pub(super) const LINK_PARTIAL_BYTES_MAX: usize =
+    PAYLOAD_BYTES_MAX as usize + ADDED_HEADER_BYTES_MAX + 8_192;
 
 /// Unacknowledged publishes of a shard to one partition before publishers are held.
 const LANE_COUNT_MAX: usize = 65_536;
 
 /// How long a publish waits for its acknowledgement before it is sent again.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes of stored messages each shard keeps of a partition for sessions that are behind.
 const PAGE_BYTES_MAX: usize = 8 * 1_024 * 1_024;

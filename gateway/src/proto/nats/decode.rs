@@ -44,8 +44,8 @@ pub struct DecodeLimits {
     pub control_line_bytes_max: usize,
     /// Of an INFO line. Default 65,536: some 2,000 server addresses.
     pub info_bytes_max: usize,
-    /// Of the headers of one message. Default 65,536, above what the MQTT properties of one
-    /// PUBLISH usually come to; a server has no limit of its own but `max_payload`, of the whole.
+    /// Of the headers of one message. Default 1,048,576, the server's default `max_payload`, which is
+    /// its only limit for what is not stored; to be raised to what INFO says.
     pub header_bytes_max: usize,
     /// Of the payload of one message, without headers. Default 1,048,576, the server's default
     /// `max_payload`; to be raised to what INFO says.
@@ -57,7 +57,7 @@ impl Default for DecodeLimits {
         Self {
             control_line_bytes_max: CONTROL_LINE_BYTES_MAX + 512,
             info_bytes_max: 65_536,
-            header_bytes_max: 65_536,
+            header_bytes_max: 1_048_576,
             payload_bytes_max: 1_048_576,
         }
     }

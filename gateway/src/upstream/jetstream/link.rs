@@ -130,6 +130,16 @@ pub enum LinkFault {
         /// Of the server.
         version: String,
     },
+    /// It stores less than clients may send, or sends more than a link takes.
+    #[error(
+        "max_payload of {bytes} bytes: set it between {} and {}",
+        PAYLOAD_BYTES_MIN,
+        PAYLOAD_BYTES_MAX
+    )]
+    MaxPayload {
+        /// Of the server.
+        bytes: u64,
+    },
     /// It wants TLS, which the link does not speak.
     #[error("the server requires TLS")]
     TlsRequired,
@@ -403,6 +413,9 @@ impl Link {
         self.info = Info::parse(text)?;
         if let Ok(payload_bytes_max) = usize::try_from(self.info.max_payload_bytes) {
             self.limits.payload_bytes_max = payload_bytes_max.max(self.limits.payload_bytes_max);
+            // Those that the server adds to a stored message come on top.
+            self.limits.header_bytes_max =
+                (payload_bytes_max + ADDED_HEADER_BYTES_MAX).max(self.limits.header_bytes_max);
         }
         self.learn_servers();
         match self.state {
@@ -425,6 +438,9 @@ impl Link {
         }
         if info.tls_required {
             return Err(LinkFault::TlsRequired);
+        }
+        if !(PAYLOAD_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&info.max_payload_bytes) {
+            return Err(LinkFault::MaxPayload { bytes: info.max_payload_bytes });
         }
         let sign = |key: &nkeys::KeyPair| {
             let signature = key.sign(info.nonce.as_bytes());
@@ -507,6 +523,12 @@ fn base64_url(bytes: &[u8]) -> String {
     text
 }
 
+/// What a server must be willing to store: its default `max_payload`.
+pub const PAYLOAD_BYTES_MIN: u64 = 1_048_576;
+/// What it may be willing to store: what is recommended at most.
+pub const PAYLOAD_BYTES_MAX: u64 = 8 * 1_048_576;
+/// Of headers that a server adds to a message.
+pub const ADDED_HEADER_BYTES_MAX: usize = 8_192;
 /// The first wait before an attempt is at most this.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Of what a server says when it closes the link, for the log.

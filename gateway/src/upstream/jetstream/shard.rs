@@ -4,7 +4,7 @@
 //! answers and acknowledgements in [`JetStream::out`].
 
 use super::control::{ControlNews, PartitionStatus};
-use super::direct_get::Answer;
+use super::direct_get::{Answer, InvalidAnswer};
 use super::inbox::Token;
 use super::interest::{FIRST_SID, Interest};
 use super::lane::Append;
@@ -562,15 +562,23 @@ impl JetStream {
             Ok(Answer::Message(stored)) => {
                 return self.handle_found(place, scan.purpose, &stored, message, deliver);
             }
-            Ok(Answer::End { pending_count, .. }) => pending_count > 0,
+            Ok(Answer::End { pending_count, last_sequence, .. }) => {
+                self.pass_over(place, scan.purpose, last_sequence);
+                pending_count > 0
+            }
             Ok(Answer::NotFound) => false,
             Ok(answer @ (Answer::NoResponders | Answer::TooManyResults)) => {
                 tracing::debug!(place, ?answer, "scan: no answer for now");
                 self.fail_scan(place, scan.purpose);
                 return false;
             }
+            // Something that a native client has published, with headers that are none.
+            Err(InvalidAnswer::NotStored(_)) => {
+                self.counters.unreadable += 1;
+                return true;
+            }
             Err(fault) => {
-                tracing::warn!(place, %fault, "scan: unreadable answer");
+                tracing::debug!(place, %fault, "scan: unreadable answer");
                 self.fail_scan(place, scan.purpose);
                 return false;
             }
@@ -595,6 +603,27 @@ impl JetStream {
             }
         }
         false
+    }
+
+    /// Everything up to `sequence` that was asked for has come, whatever it was.
+    fn pass_over(&mut self, place: usize, purpose: Purpose, sequence: Sequence) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        match purpose {
+            Purpose::Feed => partition.feed.fed = sequence.next().max(partition.feed.fed),
+            Purpose::Stored(token) => {
+                let search = partition.searches.iter_mut().find(|search| search.token == token);
+                if let Some(search) = search {
+                    search.next = sequence.next().max(search.next);
+                }
+            }
+            Purpose::Subject { .. }
+            | Purpose::Page(_)
+            | Purpose::Fetch { .. }
+            | Purpose::Retained(_)
+            | Purpose::RetainedLast(_) => partition.replays.pass_over(purpose, sequence),
+        }
     }
 
     fn fail_scan(&mut self, place: usize, purpose: Purpose) {
@@ -652,9 +681,7 @@ impl JetStream {
             }
             partition.feed.fed = sequence.next();
         }
-        if let Some(partition) = self.partitions.get_mut(place).filter(|_| !is_feed) {
-            partition.replays.pass_over(purpose, sequence);
-        }
+        self.pass_over(place, purpose, sequence);
         let id = self.partitions.get(place).map(|partition| partition.id);
         self.with_message(stored, message.headers, message.payload, |this, message| {
             if is_feed {
