@@ -285,6 +285,7 @@ impl ShardCore {
         }
         if let Some(jetstream) = &mut self.jetstream {
             jetstream.take_bytes(|id, bytes| io.outbox.buffer(id.index).append(bytes));
+            jetstream.note_pending(|id| io.outbox.pending_bytes(id.index));
         }
         if self.upstream.have_groups_moved() {
             self.schedule_beacon(io.now);

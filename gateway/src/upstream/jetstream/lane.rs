@@ -20,8 +20,8 @@ pub struct Append {
     pub topic_hash: u64,
     /// It may be sent: what must be recorded before is.
     pub ready: bool,
-    /// It was sent at least once.
-    pub sent: bool,
+    /// It was sent at least once, and is at or behind this if it was stored.
+    pub sent: Option<Sequence>,
     /// Its place in the stream, once that is known and something else is still to be done.
     pub stored: Option<Sequence>,
 }
@@ -109,10 +109,10 @@ impl Lane {
         self.window.get(token)
     }
 
-    /// As [`Lane::get`], of one that is being sent.
-    pub fn sent(&mut self, token: Token) -> Option<&Append> {
+    /// As [`Lane::get`], of one that is being sent while the feed is at `fed`.
+    pub fn sent(&mut self, token: Token, fed: Sequence) -> Option<&Append> {
         let append = self.window.get_mut(token)?;
-        append.sent = true;
+        append.sent.get_or_insert(fed);
         Some(append)
     }
 
@@ -162,25 +162,33 @@ impl Lane {
     }
 
     /// The link was lost. What was sent and is not acknowledged waits for [`Lane::make_ready`] again, as
-    /// what became of it is to be found out first: its tokens. What was to be sent is due at once.
-    pub fn doubt(&mut self) -> Vec<Token> {
+    /// what became of it is to be found out first: its tokens, and from where on it may be stored. What
+    /// was to be sent is due at once.
+    pub fn doubt(&mut self) -> Vec<(Token, Sequence)> {
         let mut doubted = Vec::new();
         self.window.hold_if(|token, append| {
-            let is_doubted = append.sent && append.stored.is_none();
-            if is_doubted {
-                append.ready = false;
-                doubted.push(token);
-            }
-            is_doubted
+            let Some(from) = append.sent.filter(|_| append.stored.is_none()) else {
+                return false;
+            };
+            append.ready = false;
+            doubted.push((token, from));
+            true
         });
         self.window.retry_all_at(Timestamp::START);
         doubted
     }
 
-    /// Calls `send` with what is to be sent again, in order.
-    pub fn take_due(&mut self, now: Timestamp, mut send: impl FnMut(Token, &Append)) {
+    /// Calls `send` with what is to be sent again, in order; the feed is at `fed`.
+    pub fn take_due(
+        &mut self,
+        now: Timestamp,
+        fed: Sequence,
+        mut send: impl FnMut(Token, &Append),
+    ) {
         self.window.take_due(now, |token, _, append| {
-            append.sent |= append.stored.is_none();
+            if append.stored.is_none() {
+                append.sent.get_or_insert(fed);
+            }
             send(token, append);
         });
     }
@@ -217,7 +225,7 @@ mod tests {
 
     fn append(topic_hash: u64, ready: bool) -> Append {
         let id = MessageId { origin: 1, number: 2 };
-        Append { body: vec![0; 10], id, topic_hash, ready, sent: false, stored: None }
+        Append { body: vec![0; 10], id, topic_hash, ready, sent: None, stored: None }
     }
 
     #[test]
@@ -267,11 +275,11 @@ mod tests {
         lane.push(append(8, true), NOW);
         lane.push(append(9, true), NOW);
         for token in [1, 3] {
-            assert!(lane.sent(Token(token)).is_some());
+            assert!(lane.sent(Token(token), Sequence(2)).is_some());
         }
-        assert_eq!(lane.doubt(), [Token(1), Token(3)]);
+        assert_eq!(lane.doubt(), [(Token(1), Sequence(2)), (Token(3), Sequence(2))]);
         let mut sent = Vec::new();
-        lane.take_due(NOW, |token, _| sent.push(token));
+        lane.take_due(NOW, Sequence(3), |token, _| sent.push(token));
         assert_eq!(sent, [Token(4)], "it was never sent");
         assert!(lane.make_ready(Token(1), NOW));
         assert_eq!(lane.end(Token(3), Sequence(4), NOW), None);
@@ -283,12 +291,12 @@ mod tests {
         let mut lane = lane();
         lane.push(append(7, true), NOW);
         assert_eq!(lane.push(append(7, false), NOW), (Token(2), false));
-        assert!(lane.sent(Token(1)).is_some());
+        assert!(lane.sent(Token(1), Sequence(2)).is_some());
         lane.note_stored(Token(1), Sequence(5), NOW);
         lane.note_stored(Token(2), Sequence(4), NOW);
         assert_eq!(lane.doubt(), []);
         let mut due = Vec::new();
-        lane.take_due(NOW, |token, append| due.push((token, append.stored)));
+        lane.take_due(NOW, Sequence(2), |token, append| due.push((token, append.stored)));
         assert_eq!(due, [(Token(1), Some(Sequence(5))), (Token(2), Some(Sequence(4)))]);
     }
 
@@ -317,11 +325,11 @@ mod tests {
         lane.push(append(8, true), NOW);
         let due = |lane: &mut Lane, now| {
             let mut sent = Vec::new();
-            lane.take_due(now, |token, _| sent.push(token.0));
+            lane.take_due(now, Sequence(3), |token, _| sent.push(token.0));
             sent
         };
         assert!(due(&mut lane, NOW).is_empty());
         assert_eq!(due(&mut lane, NOW.after(Duration::from_secs(5))), [1, 3]);
-        assert_eq!(lane.doubt(), [Token(1), Token(3)]);
+        assert_eq!(lane.doubt(), [(Token(1), Sequence(3)), (Token(3), Sequence(3))]);
     }
 }

@@ -30,8 +30,12 @@ const MARK_SUBJECT: &[u8] = b"mqtt$.%mark";
 /// Subscription ids of answers: to publishes, and to questions.
 pub(super) const ACKS_SID: u64 = 1;
 pub(super) const ANSWERS_SID: u64 = 2;
+/// And of stored marks, where the stream has replicas.
+pub(super) const MARKS_SID: u64 = 3;
 /// After a server could not say what was asked for, when to ask again.
 pub(super) const RETRY: Duration = Duration::from_millis(250);
+/// So many times that at most, for publishes that are refused.
+const REFUSED_WAITS_MAX: u32 = 20;
 
 /// Where the feed is: every message below [`Feed::fed`] that this shard wants was given to it.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ pub(super) struct Marks {
     /// The last one that somebody waits for.
     wanted: u64,
     sent: u64,
+    /// The last one sent is not answered.
+    is_under_way: bool,
     pub(super) answered: u64,
     /// What the last answer said.
     pub(super) end: Sequence,
@@ -75,23 +81,27 @@ impl Marks {
     }
 
     fn is_due(&self, now: Timestamp) -> bool {
-        self.wanted > self.sent && self.sent == self.answered && now >= self.retry_at
+        self.wanted > self.sent && !self.is_under_way && now >= self.retry_at
     }
 
     fn next_timeout(&self) -> Timestamp {
-        let waits = self.wanted > self.sent && self.sent == self.answered;
+        let waits = self.wanted > self.sent && !self.is_under_way;
         if waits { self.retry_at } else { Timestamp::NEVER }
     }
 
-    pub(super) fn answer(&mut self, end: Sequence) {
-        self.answered = self.sent;
-        self.end = end.max(self.end);
+    /// The answer to mark `number`; false when it is none to the last.
+    pub(super) fn answer(&mut self, number: u64, end: Sequence) -> bool {
+        let is_last = number == self.sent && std::mem::take(&mut self.is_under_way);
+        if is_last {
+            (self.answered, self.end) = (number, end);
+        }
+        is_last
     }
 
-    /// It was not answered: sent again later.
+    /// It was not answered: another is sent later, and serves who waits for this one.
     pub(super) fn fail(&mut self, retry_at: Timestamp) {
-        if self.sent > self.answered {
-            self.sent = self.answered;
+        if std::mem::take(&mut self.is_under_way) {
+            self.wanted = self.wanted.max(self.sent + 1);
         }
         self.retry_at = retry_at;
     }
@@ -106,6 +116,16 @@ pub(super) struct Partition {
     /// Where the link is, or is about to be.
     pub(super) address: Option<SocketAddr>,
     pub(super) ready: bool,
+    /// The number of the last attempt to connect.
+    pub(super) dial: u64,
+    /// The link is to a server that does not lead.
+    pub(super) is_misled: bool,
+    /// Bytes that the link's socket has not taken.
+    pub(super) pending_bytes: usize,
+    /// Publishes refused since the last that was not.
+    pub(super) refused: u32,
+    /// The server has refused something, and that was said.
+    pub(super) has_warned: bool,
     inbox_prefix: String,
     attempts: u64,
     pub(super) acks: Inbox,
@@ -185,6 +205,11 @@ impl Partition {
             connection: None,
             address: None,
             ready: false,
+            dial: 0,
+            is_misled: false,
+            pending_bytes: 0,
+            refused: 0,
+            has_warned: false,
             attempts: 0,
             acks: inbox("a"),
             answers: inbox("q"),
@@ -216,10 +241,9 @@ impl Partition {
     /// stream ends.
     pub(super) fn attach(&mut self, interest: &Interest, mut owns: impl FnMut(&str) -> bool) {
         self.ready = true;
-        // The server may have stored what it did not acknowledge, and forgotten its name since. None of
-        // that lies below the feed: what is fed was acknowledged before.
-        let next = self.feed.fed;
-        let search = |token| Search { token, next, asked: false, retry_at: Timestamp::START };
+        // The server may have stored what it did not acknowledge, and forgotten its name since.
+        let search =
+            |(token, next)| Search { token, next, asked: false, retry_at: Timestamp::START };
         self.searches.extend(self.lane.doubt().into_iter().map(search));
         self.attempts += 1;
         let inbox = |kind: &str| {
@@ -230,6 +254,11 @@ impl Partition {
         self.group_prefix = format!("{}.{}.g.", self.inbox_prefix, self.attempts).into_bytes();
         encode_subscribe(self.acks.filter(), None, ACKS_SID, &mut self.out);
         encode_subscribe(self.answers.filter(), None, ANSWERS_SID, &mut self.out);
+        if self.status.as_ref().is_some_and(|status| status.replicas > 1) {
+            // Those of others say how far the feed is, too.
+            let marks = [live_prefix(self.id).as_bytes(), b".", MARK_SUBJECT].concat();
+            encode_subscribe(Subject::from_checked(&marks), None, MARKS_SID, &mut self.out);
+        }
         for (place, filter) in interest.iter() {
             if owns(filter) {
                 self.subscribe(place, filter);
@@ -242,6 +271,7 @@ impl Partition {
     /// The link is lost, or given up.
     pub(super) fn detach(&mut self) {
         self.ready = false;
+        self.pending_bytes = 0;
         self.connection = None;
         self.out.clear();
         self.feed.stage = FeedStage::Detached;
@@ -250,6 +280,13 @@ impl Partition {
         self.replays.lose_answers();
         self.searches.iter_mut().for_each(|search| search.asked = false);
         self.sources.clear();
+    }
+
+    /// What was read of the stream is not what it has any more; the feed is not beyond `end`.
+    pub(super) fn forget_read(&mut self, end: Sequence) {
+        self.feed.fed = end.min(self.feed.fed);
+        self.tail.restart(Sequence::ZERO);
+        self.replays.lose_answers();
     }
 
     pub(super) fn subscribe(&mut self, place: FilterPlace, filter: &str) {
@@ -272,9 +309,15 @@ impl Partition {
         }
     }
 
+    /// When to send again what a server has refused: later each time in a row.
+    pub(super) fn refused_until(&mut self, now: Timestamp) -> Timestamp {
+        self.refused = self.refused.saturating_add(1);
+        now.after(RETRY * self.refused.min(REFUSED_WAITS_MAX))
+    }
+
     /// Writes a publish that is in the lane.
     pub(super) fn send(&mut self, token: Token, stored: &TopicPrefix, now: Timestamp) {
-        let Some(append) = self.lane.sent(token) else {
+        let Some(append) = self.lane.sent(token, self.feed.fed) else {
             return;
         };
         let reply_to = self.acks.reply_to(token, &mut self.scratch);
@@ -288,9 +331,9 @@ impl Partition {
         stored: &TopicPrefix,
         now: Timestamp,
     ) -> Vec<(Token, Sequence)> {
-        let Self { lane, acks, scratch, subject, out, .. } = self;
+        let Self { lane, feed, acks, scratch, subject, out, .. } = self;
         let mut to_retain = Vec::new();
-        lane.take_due(now, |token, append| {
+        lane.take_due(now, feed.fed, |token, append| {
             if let Some(sequence) = append.stored {
                 to_retain.push((token, sequence));
                 return;
@@ -331,7 +374,8 @@ impl Partition {
         };
         let stored = status.replicas > 1;
         self.marks.sent += 1;
-        self.ask_with(Pending::Mark, now, |reply_to, out| {
+        self.marks.is_under_way = true;
+        self.ask_with(Pending::Mark(self.marks.sent), now, |reply_to, out| {
             encode_mark(Subject::from_checked(MARK_SUBJECT), reply_to, stored, out);
         });
     }

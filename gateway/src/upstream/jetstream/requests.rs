@@ -13,8 +13,8 @@ use std::time::Duration;
 /// What was asked.
 #[derive(Debug)]
 pub enum Pending {
-    /// Where the stream ends: see [`super::publish::encode_mark`].
-    Mark,
+    /// Where the stream ends, and the question's number: see [`super::publish::encode_mark`].
+    Mark(u64),
     /// Stored messages.
     Scan(Scan),
     /// A retained message is being put, for this publish.
@@ -35,6 +35,9 @@ pub struct Scan {
     /// At most so many.
     pub batch: NonZeroU16,
 }
+
+/// Bytes of the messages that answer one question, but for one that is larger by itself.
+const BYTES_MAX: u32 = 4 * 1_024 * 1_024;
 
 /// Who asked for stored messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +76,7 @@ impl Scan {
             from: self.from,
             subject: self.subject.as_deref().map(Subject::from_checked),
             batch: self.batch,
-            bytes_max: None,
+            bytes_max: Some(BYTES_MAX),
         }
     }
 }
@@ -85,10 +88,14 @@ pub struct Requests {
     /// In the order in which they were asked, those that are answered among them.
     due: VecDeque<(Timestamp, Token)>,
     next: u64,
+    /// When something was answered last.
+    answered_at: Timestamp,
 }
 
 impl Requests {
-    /// How long a server may take.
+    /// Questions not answered above which further ones wait.
+    pub const COUNT_MAX: usize = 256;
+    /// How long a server may answer nothing.
     pub const TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Notes a question; its token goes into its reply subject.
@@ -101,13 +108,26 @@ impl Requests {
     }
 
     /// The question that is answered; to be put back if more answers are to come.
-    pub fn take(&mut self, token: Token) -> Option<Pending> {
+    pub fn take(&mut self, token: Token, now: Timestamp) -> Option<Pending> {
+        self.answered_at = now;
         self.pending.remove(&token)
+    }
+
+    /// So many are not answered that the next should wait.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.pending.len() >= Self::COUNT_MAX
     }
 
     /// More answers are to come.
     pub fn put_back(&mut self, token: Token, pending: Pending) {
         self.pending.insert(token, pending);
+    }
+
+    /// All are answered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
 
     /// Forgets when the oldest are due that are answered.
@@ -117,9 +137,10 @@ impl Requests {
         }
     }
 
-    /// When the oldest question has waited too long; too early unless [`Requests::prune`] was called.
+    /// When the oldest question has waited too long, and nothing else was answered; too early unless [`Requests::prune`] was called.
     pub fn next_timeout(&self) -> Timestamp {
-        self.due.front().map_or(Timestamp::NEVER, |(due, _)| *due)
+        let quiet = self.answered_at.after(Self::TIMEOUT);
+        self.due.front().map_or(Timestamp::NEVER, |(due, _)| quiet.max(*due))
     }
 
     /// The link is lost: nothing will be answered any more.
@@ -136,20 +157,23 @@ mod tests {
     #[test]
     fn the_oldest_that_is_not_answered_is_due_first() {
         let mut requests = Requests::default();
-        let first = requests.ask(Pending::Mark, Timestamp(1_000));
-        let second = requests.ask(Pending::Mark, Timestamp(2_000));
+        let first = requests.ask(Pending::Mark(1), Timestamp(1_000));
+        let second = requests.ask(Pending::Mark(1), Timestamp(2_000));
         assert_eq!(requests.next_timeout(), Timestamp(6_000));
-        let pending = requests.take(first).unwrap();
+        let pending = requests.take(first, Timestamp::START).unwrap();
         requests.put_back(first, pending);
         requests.prune();
         assert_eq!(requests.next_timeout(), Timestamp(6_000), "more of it is to come");
-        requests.take(first).unwrap();
+        requests.take(first, Timestamp::START).unwrap();
         requests.prune();
         assert_eq!(requests.next_timeout(), Timestamp(7_000));
-        assert!(requests.take(second).is_some() && requests.take(second).is_none());
+        assert!(
+            requests.take(second, Timestamp::START).is_some()
+                && requests.take(second, Timestamp::START).is_none()
+        );
         requests.clear();
         assert_eq!(requests.next_timeout(), Timestamp::NEVER);
-        let third = requests.ask(Pending::Mark, Timestamp(3_000));
+        let third = requests.ask(Pending::Mark(1), Timestamp(3_000));
         assert!(third > second, "a token is never used again");
     }
 }

@@ -10,8 +10,8 @@ use super::interest::{FIRST_SID, Interest};
 use super::lane::Append;
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
 use super::partition::{
-    ACKS_SID, ANSWERS_SID, FeedStage, Partition, PartitionLimits, RETRY, STORED_PREFIX, Search,
-    message_of,
+    ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, Partition, PartitionLimits, RETRY, STORED_PREFIX,
+    Search, message_of,
 };
 use super::publish::{
     MESSAGE_ID, PublishAnswer, encode_unacknowledged, mark_sequence, read_publish_answer,
@@ -257,7 +257,7 @@ impl JetStream {
         self.out.closes.extend(partition.connection);
         let now = self.now;
         if let Some(link) = &mut partition.link {
-            link.restart(now);
+            link.restart(now.after(RETRY));
         }
         self.detach(place);
     }
@@ -290,17 +290,17 @@ impl JetStream {
     /// The connection asked for under `token` is there, or not.
     pub fn dialed(&mut self, token: u64, result: Result<ConnectionId, io::ErrorKind>) {
         let now = self.now;
-        let place = usize::try_from(token).unwrap_or(usize::MAX);
+        let place = place_of_dial(token);
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        if let Ok(id) = result {
-            if partition.connection.is_some() || partition.address.is_none() {
-                self.out.closes.push(id);
-                return;
-            }
-            partition.connection = Some(id);
+        let is_last = dial_token(place, partition.dial) == token && partition.address.is_some();
+        if !is_last || partition.connection.is_some() {
+            // Of an attempt that was given up for another.
+            self.out.closes.extend(result.ok());
+            return;
         }
+        partition.connection = result.ok();
         let told = partition.link.as_mut().map(|link| link.handle_dialed(now, result.map(drop)));
         if let Some(Err(fault)) = told {
             self.lose_link(place, &fault);
@@ -342,6 +342,10 @@ impl JetStream {
             out.append(&mut partition.out);
             partition.out = out;
         }
+        if self.partitions.get_mut(place).is_some_and(|one| mem::take(&mut one.is_misled)) {
+            self.restart_link(place, "the server does not lead");
+            return bytes.len();
+        }
         match result {
             Ok(consumed) => consumed,
             Err(fault) => {
@@ -360,7 +364,7 @@ impl JetStream {
             LinkEvent::Message(message) => match message.sid {
                 ACKS_SID => self.handle_acknowledged(place, message),
                 ANSWERS_SID => self.handle_answer(place, message, deliver),
-                FIRST_SID..GROUP_SID => self.handle_live(place, message, deliver),
+                MARKS_SID | FIRST_SID..GROUP_SID => self.handle_live(place, message, deliver),
                 GROUP_SID.. => self.handle_group_message(place, message),
                 _ => {}
             },
@@ -369,8 +373,7 @@ impl JetStream {
                 tracing::debug!(place, lame_duck = info.lame_duck_mode, "link: news of the server");
             }
             LinkEvent::Refused(text) => {
-                let text = String::from_utf8_lossy(text);
-                tracing::warn!(place, %text, "link: the server refused something");
+                self.note_refusal(place, &String::from_utf8_lossy(text));
             }
         }
     }
@@ -381,10 +384,28 @@ impl JetStream {
             return;
         };
         let id = partition.id;
+        let leader = partition.status.as_ref().map(|status| status.leader_name.as_str());
+        if leader.is_some_and(|leader| leader != server) {
+            partition.is_misled = true;
+            return;
+        }
         tracing::info!(partition = id.0, server, address = ?partition.address, "link: ready");
         partition.attach(interest, |filter| has_wildcard(filter) || ring.owner(filter) == id);
         self.send_due(place);
         self.attach_groups(place);
+    }
+
+    /// The server refused something and goes on: said once a link, as clients may cause it again and
+    /// again.
+    fn note_refusal(&mut self, place: usize, text: &str) {
+        self.counters.refused += 1;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        if !mem::replace(&mut partition.has_warned, true) {
+            let partition = partition.id.0;
+            tracing::warn!(partition, text, "link: refused; further refusals are not logged");
+        }
     }
 
     fn handle_passed(&mut self, place: usize, fence: Fence) {
@@ -418,6 +439,7 @@ impl JetStream {
         };
         match read_publish_answer(message.headers, message.payload) {
             Ok(PublishAnswer::Stored(ack)) => {
+                partition.refused = 0;
                 if partition.feed.stage == FeedStage::Live && !ack.is_duplicate {
                     // Everything before it was republished before it was acknowledged.
                     partition.feed.fed = ack.sequence.next().max(partition.feed.fed);
@@ -427,10 +449,11 @@ impl JetStream {
             Ok(answer @ (PublishAnswer::Refused(_) | PublishAnswer::NoResponders)) => {
                 self.counters.refused += 1;
                 tracing::debug!(partition = partition.id.0, ?answer, "publish: refused for now");
-                partition.lane.retry_at(token, now.after(RETRY));
+                let again_at = partition.refused_until(now);
+                partition.lane.retry_at(token, again_at);
             }
             Err(fault) => {
-                tracing::warn!(partition = partition.id.0, %fault, "publish: unreadable answer");
+                tracing::debug!(partition = partition.id.0, %fault, "publish: unreadable answer");
             }
         }
     }
@@ -472,11 +495,11 @@ impl JetStream {
         let Some(token) = partition.answers.token(message.subject) else {
             return;
         };
-        let Some(pending) = partition.requests.take(token) else {
+        let Some(pending) = partition.requests.take(token, self.now) else {
             return;
         };
         match pending {
-            Pending::Mark => self.handle_mark(place, message, deliver),
+            Pending::Mark(number) => self.handle_mark(place, number, message, deliver),
             Pending::Consumer(group) => self.handle_consumer(place, group, message),
             Pending::RetainedPut(publish) => self.handle_retained_put(place, publish, message),
             Pending::Scan(scan) => {
@@ -489,7 +512,13 @@ impl JetStream {
         }
     }
 
-    fn handle_mark(&mut self, place: usize, message: &NatsMessage<'_>, deliver: &mut Deliver<'_>) {
+    fn handle_mark(
+        &mut self,
+        place: usize,
+        number: u64,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) {
         let now = self.now;
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
@@ -500,7 +529,19 @@ impl JetStream {
             partition.marks.fail(now.after(RETRY));
             return;
         };
-        partition.marks.answer(end);
+        let end_before = partition.marks.end;
+        if !partition.marks.answer(number, end) {
+            return;
+        }
+        if end < end_before {
+            tracing::error!(
+                partition = partition.id.0,
+                end_before = end_before.0,
+                end = end.0,
+                "the stream has lost its end: acknowledged messages are gone, and sequences are used again"
+            );
+            partition.forget_read(end.next());
+        }
         match partition.feed.stage {
             FeedStage::Live => partition.feed.fed = end.next().max(partition.feed.fed),
             FeedStage::ExpectMark(mark) if partition.marks.answered >= mark => {
@@ -800,7 +841,10 @@ impl JetStream {
                 continue;
             };
             partition.requests.prune();
-            if partition.ready && partition.requests.next_timeout() <= now {
+            if partition.ready
+                && !partition.requests.is_empty()
+                && partition.requests.next_timeout() <= now
+            {
                 self.restart_link(place, "a question was not answered in time");
                 continue;
             }
@@ -851,14 +895,21 @@ impl JetStream {
         {
             return;
         }
-        let Partition { link, out, .. } = partition;
+        let Partition { link, out, status, .. } = partition;
+        if let Some(leader) = status.as_ref().and_then(|status| status.leader)
+            && let Some(link) = link
+        {
+            link.prefer(leader);
+        }
         let Some(result) = link.as_mut().map(|link| link.handle_timeout(now, out)) else {
             return;
         };
         match result {
             Ok(Some(LinkOut::Dial { address, deadline })) => {
                 partition.address = Some(address);
-                self.out.dials.push(Dial { token: place as u64, address, deadline });
+                partition.dial += 1;
+                let token = dial_token(place, partition.dial);
+                self.out.dials.push(Dial { token, address, deadline });
             }
             Ok(Some(LinkOut::Close)) => self.out.closes.extend(partition.connection),
             Ok(None) => {}
@@ -889,6 +940,13 @@ impl JetStream {
                 take(id, &mut partition.out);
                 partition.out.clear();
             }
+        }
+    }
+
+    /// How many bytes wait on each link's connection to be sent.
+    pub fn note_pending(&mut self, mut pending_bytes: impl FnMut(ConnectionId) -> usize) {
+        for partition in &mut self.partitions {
+            partition.pending_bytes = partition.connection.map_or(0, &mut pending_bytes);
         }
     }
 
@@ -948,7 +1006,7 @@ impl JetStream {
         let mut body = Vec::with_capacity(message.encoded_bytes());
         message.encode(&mut body);
         let topic_hash = self.topic_hashes.hash_one(message.topic);
-        let append = Append { body, id, topic_hash, ready, sent: false, stored: None };
+        let append = Append { body, id, topic_hash, ready, sent: None, stored: None };
         let now = self.now;
         let partition = self.partitions.get_mut(place).expect("the owner is a partition");
         let (token, send) = partition.lane.push(append, now);
@@ -1053,7 +1111,8 @@ impl JetStream {
         let Some(partition) = partitions.get_mut(place) else {
             return;
         };
-        if !partition.ready || partition.out.len() >= limits.link_write_bytes_max {
+        let waiting_bytes = partition.pending_bytes + partition.out.len();
+        if !partition.ready || waiting_bytes >= limits.link_write_bytes_max {
             counters.dropped += 1;
             return;
         }
@@ -1162,6 +1221,17 @@ impl JetStream {
         partition.map_or(Sequence::ZERO, |partition| partition.feed.fed)
     }
 }
+
+/// Names an attempt to connect: so many places are there, and the rest counts.
+fn dial_token(place: usize, number: u64) -> u64 {
+    number * PLACES_MAX + place as u64
+}
+
+fn place_of_dial(token: u64) -> usize {
+    usize::try_from(token % PLACES_MAX).expect("partition ids are u16")
+}
+
+const PLACES_MAX: u64 = 1 << 16;
 
 fn lane_of(place: usize) -> Lane {
     Lane(FIRST_LANE + u16::try_from(place).expect("partition ids are u16"))
