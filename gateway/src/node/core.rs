@@ -148,6 +148,9 @@ impl ShardCore {
     /// The node ends: every client hears of it, every session is saved.
     pub fn shutdown(&mut self, io: &mut Io<NodeMessage>) {
         self.with(io, |state, context| state.handle_shutdown(context));
+        if let Some(jetstream) = &mut self.jetstream {
+            jetstream.stop();
+        }
         self.upstream.record_groups();
     }
 

@@ -20,6 +20,9 @@ use std::time::Duration;
 /// How long a gateway waits for the ring at start. Without one it does not know where a topic is.
 const RING_WAIT: Duration = Duration::from_secs(60);
 
+/// How long it waits without news for partitions of which nothing is known.
+const PARTITION_WAIT: Duration = Duration::from_secs(3);
+
 /// How often it says that it is waiting.
 const RING_WARNING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -76,15 +79,16 @@ impl Controlled {
         };
         let (sender, receiver) = channel();
         let tell = move |news: ControlNews| {
-            if let ControlNews::Ring(ring) = &news {
-                // Nobody listens any more once the first has come.
-                let _ = sender.send(Arc::clone(ring));
-            }
+            // Nobody listens any more once the gateway has started.
+            let _ = sender.send(news.clone());
             tell_shards(news);
         };
         let control = ControlThread::spawn(settings, tell).map_err(GatewayError::Thread)?;
         match wait_for_ring(&receiver) {
-            Some(ring) => Ok(Self { control, ring }),
+            Some(ring) => {
+                wait_for_partitions(&receiver, &ring);
+                Ok(Self { control, ring })
+            }
             None => {
                 control.stop();
                 Err(GatewayError::NoRing { seconds: RING_WAIT.as_secs() })
@@ -121,11 +125,12 @@ impl Controlled {
     }
 }
 
-fn wait_for_ring(receiver: &Receiver<Arc<RingTable>>) -> Option<Arc<RingTable>> {
+fn wait_for_ring(receiver: &Receiver<ControlNews>) -> Option<Arc<RingTable>> {
     let mut waited = Duration::ZERO;
     while waited < RING_WAIT {
         match receiver.recv_timeout(RING_WARNING_INTERVAL) {
-            Ok(ring) => return Some(ring),
+            Ok(ControlNews::Ring(ring)) => return Some(ring),
+            Ok(ControlNews::Partition(_)) => {}
             Err(RecvTimeoutError::Timeout) => {
                 waited += RING_WARNING_INTERVAL;
                 tracing::warn!(
@@ -137,6 +142,24 @@ fn wait_for_ring(receiver: &Receiver<Arc<RingTable>>) -> Option<Arc<RingTable>> 
         }
     }
     None
+}
+
+/// Waits until something is known of every partition, or for so long: clients that come before would
+/// be told that they are subscribed where nobody listens yet.
+fn wait_for_partitions(receiver: &Receiver<ControlNews>, ring: &RingTable) {
+    let mut missing: Vec<_> = ring.members().iter().map(|member| member.partition).collect();
+    let mut waited = Duration::ZERO;
+    while !missing.is_empty() && waited < PARTITION_WAIT {
+        match receiver.recv_timeout(PARTITION_WAIT / 16) {
+            Ok(ControlNews::Partition(status)) => missing.retain(|one| *one != status.partition),
+            Ok(ControlNews::Ring(_)) => {}
+            Err(_) => waited += PARTITION_WAIT / 16,
+        }
+    }
+    if !missing.is_empty() {
+        let missing: Vec<u16> = missing.iter().map(|partition| partition.0).collect();
+        tracing::warn!(?missing, "starting although these partitions are away");
+    }
 }
 
 fn link(

@@ -76,7 +76,10 @@ impl ShardState {
             }
             match publish.packet_id {
                 None => {
-                    self.publish_unacknowledged(&message, context);
+                    let lane = self.publish_unacknowledged(&message, context);
+                    if let Some(lane) = lane {
+                        self.hold_if_full(index, id, lane, context);
+                    }
                     Ok(())
                 }
                 Some(packet_id) if is_duplicate => {
@@ -142,19 +145,19 @@ impl ShardState {
     }
 
     /// QoS 0: to everyone who is there now. A retained one is also appended, for the retained
-    /// value; its record is never delivered from the log.
+    /// value; its record is never delivered from the log. The lane that got it.
     pub(super) fn publish_unacknowledged(
         &mut self,
         message: &Message<'_>,
         context: &mut Context<'_>,
-    ) {
+    ) -> Option<Lane> {
         // First of all: a subscription that comes too late to get it live finds that it must wait
         // for it.
-        if message.retain {
-            context.upstream.append(&Record::Message(*message));
-        }
+        let appended =
+            message.retain.then(|| context.upstream.append(&Record::Message(*message)).lane);
         self.handle_message(None, message, context);
         context.upstream.publish(message);
+        appended
     }
 
     fn publish_acknowledged(

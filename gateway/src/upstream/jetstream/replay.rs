@@ -32,8 +32,12 @@ const SUBJECTS_MAX: usize = 8;
 /// Messages in one answer, and places in one page.
 const BATCH: u16 = 1_000;
 
-/// Pages a replay looks through before it gives way.
+/// Pages a replay looks through before it gives way, and all of a partition together.
 const PAGES_A_TURN: usize = 8;
+const PAGES_A_FLUSH: usize = 32;
+
+/// Pages kept, whatever their bytes.
+const PAGES_MAX: usize = 256;
 
 /// What sessions read back. See the module.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(super) struct Replays {
     retry_at: Timestamp,
     /// Something may go on without an answer.
     pub(super) has_turns: bool,
+    /// Pages that may still be looked through before others have their turn.
+    pages_left: usize,
 }
 
 #[derive(Debug)]
@@ -118,6 +124,7 @@ impl Replays {
             next_id: 0,
             retry_at: Timestamp::START,
             has_turns: false,
+            pages_left: 0,
         }
     }
 
@@ -324,6 +331,8 @@ impl Partition {
                 }
             }
         }
+        // What the session asked on an earlier connection nobody waits for.
+        self.replays.replays.retain(|one| one.ticket.session != ticket.session);
         let id = self.replays.next_id;
         self.replays.next_id += 1;
         let mark = self.marks.want();
@@ -344,6 +353,9 @@ impl Partition {
 
     /// A session wants single messages again.
     pub(super) fn start_fetch(&mut self, ticket: Ticket, sequences: Vec<Sequence>) {
+        let is_of_before =
+            |one: &Fetch| one.ticket.session == ticket.session && one.ticket.epoch != ticket.epoch;
+        self.replays.fetches.retain(|one| !is_of_before(one));
         let id = self.replays.next_id;
         self.replays.next_id += 1;
         let bodies =
@@ -361,6 +373,7 @@ impl Partition {
         fetched: &mut Vec<Fetched>,
     ) {
         self.replays.has_turns = false;
+        self.replays.pages_left = PAGES_A_FLUSH;
         if !self.ready || now < self.replays.retry_at {
             return;
         }
@@ -417,7 +430,12 @@ impl Partition {
         if replay.end.is_none() && self.marks.answered >= replay.mark {
             replay.end = Some(self.marks.end);
         }
+        let first_kept = self.status.as_ref().map_or(Sequence::ZERO, |status| status.first);
+        replay.next = replay.next.max(first_kept);
         for _ in 0..PAGES_A_TURN {
+            if self.replays.pages_left == 0 || self.requests.is_full() {
+                return if self.requests.is_full() { Turn::Waits } else { Turn::Yields };
+            }
             if replay.found.len() >= replay.count_max {
                 return Turn::Answers(self.answer(replay, false));
             }
@@ -489,6 +507,7 @@ impl Partition {
     /// Looks through the page that `replay` is at; false when it has to be read first.
     fn read_page(&mut self, replay: &mut Replay, known_end: Sequence, now: Timestamp) -> bool {
         let number = replay.next.0 / u64::from(BATCH);
+        self.replays.pages_left -= 1;
         let pages = &mut self.replays.pages;
         pages.clock += 1;
         let clock = pages.clock;
@@ -542,7 +561,8 @@ impl Pages {
             let complete_to = if more { page.reached } else { page.reached.max(known_end.next()) };
             page.complete_to = complete_to.min(end).max(page.complete_to);
         }
-        while self.bytes > self.bytes_max && self.pages.len() > 1 {
+        while (self.bytes > self.bytes_max || self.pages.len() > PAGES_MAX) && self.pages.len() > 1
+        {
             let idle = self.pages.iter().filter(|(_, page)| page.asked.is_none());
             let Some(oldest) = idle.min_by_key(|(_, page)| page.used).map(|(number, _)| *number)
             else {

@@ -168,7 +168,15 @@ impl JetStream {
         let cursor = Cursor::parse(from).unwrap_or(first);
         let now = self.now;
         let Some(partition) = self.partitions.get_mut(cursor.place).filter(|one| one.ready) else {
-            self.out.retained_failed.push(id);
+            // Where others have some, too, one that is away must not keep them back.
+            if places.len() > 1 {
+                self.counters.retained_skipped += 1;
+                let place = cursor.place + 1;
+                let next = places.contains(&place).then_some(Cursor { place, ..first });
+                self.out.retained.push((id, Vec::new(), next.map(Cursor::text)));
+            } else {
+                self.out.retained_failed.push(id);
+            }
             return;
         };
         let mut buffer = Vec::new();

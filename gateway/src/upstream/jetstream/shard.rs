@@ -105,6 +105,8 @@ pub struct JetStreamCounters {
     pub unreadable: u64,
     /// Links that were lost.
     pub links_lost: u64,
+    /// Partitions whose retained messages a subscription did not get, as they were away.
+    pub retained_skipped: u64,
     /// Publishes that a server refused for now.
     pub refused: u64,
 }
@@ -130,6 +132,8 @@ pub struct JetStream {
     next_message: u64,
     /// Publishes that wait until their intent is recorded in the local log.
     intended: VecDeque<(u64, usize, Token)>,
+    /// See [`JetStream::stop`].
+    stopping: bool,
     topic_hashes: ahash::RandomState,
     topic: Vec<u8>,
     subject: Vec<u8>,
@@ -168,6 +172,7 @@ impl JetStream {
             own_source: format!("q.{origin}.").into_bytes(),
             next_message: 0,
             intended: VecDeque::new(),
+            stopping: false,
             topic_hashes: ahash::RandomState::new(),
             topic: Vec::new(),
             subject: Vec::new(),
@@ -222,6 +227,19 @@ impl JetStream {
         let Some(place) = self.place(status.partition) else {
             return;
         };
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let created = partition.status.as_ref().map(|before| before.created);
+        if created.is_some_and(|created| created != status.created) {
+            tracing::error!(
+                partition = partition.id.0,
+                "the stream was made anew: what it held is gone"
+            );
+            partition.marks.end = Sequence::ZERO;
+            partition.forget_read(Sequence(1));
+            self.restart_link(place, "the stream was made anew");
+        }
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
@@ -831,6 +849,12 @@ impl JetStream {
 
     /// End of a sweep: asks, sends and answers whatever can be.
     pub fn flush(&mut self) {
+        if self.is_over() {
+            self.out
+                .closes
+                .extend(self.partitions.iter_mut().filter_map(|one| one.connection.take()));
+            return;
+        }
         let now = self.now;
         let mut is_fenced = false;
         self.drive_groups();
@@ -920,6 +944,9 @@ impl JetStream {
     /// When [`JetStream::flush`] has something to do.
     #[must_use]
     pub fn next_timeout(&self) -> Timestamp {
+        if self.is_over() {
+            return Timestamp::NEVER;
+        }
         let timeouts = self.partitions.iter().map(|partition| {
             let can_dial = partition.status.as_ref().is_some_and(|one| one.leader.is_some());
             if can_dial || partition.address.is_some() {
@@ -950,10 +977,13 @@ impl JetStream {
         }
     }
 
-    /// Everything that was to be stored is.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.lane.is_empty())
+    /// The node ends: links are closed once everything that was to be stored is.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    fn is_over(&self) -> bool {
+        self.stopping && self.partitions.iter().all(|partition| partition.lane.is_empty())
     }
 }
 
@@ -1185,6 +1215,11 @@ impl JetStream {
         count_max: u32,
     ) {
         let Some(place) = self.place(partition) else {
+            // The ring has it no more.
+            let (messages, clamped) = (Vec::new(), true);
+            let nothing =
+                Replayed { partition, messages, next: from, end: true, clamped, alone: true };
+            self.out.replayed.push((ticket, nothing));
             return;
         };
         let Self { partitions, stored, .. } = self;
@@ -1203,6 +1238,9 @@ impl JetStream {
             && let Some(partition) = self.partitions.get_mut(place)
         {
             partition.start_fetch(ticket, sequences);
+        } else {
+            let gone = sequences.into_iter().map(|sequence| (sequence, None)).collect();
+            self.out.fetched.push((ticket, partition, gone));
         }
     }
 
