@@ -136,6 +136,14 @@ fn faults_of_a_server_are_told_apart() {
         ),
         (b"INFO {\"headers\":true,\"tls_required\":true}\r\n", LinkFault::TlsRequired),
         (
+            b"INFO {\"headers\":true,\"max_payload\":1048575}\r\n",
+            LinkFault::MaxPayload { bytes: 1_048_575 },
+        ),
+        (
+            b"INFO {\"headers\":true,\"max_payload\":8388609}\r\n",
+            LinkFault::MaxPayload { bytes: 8_388_609 },
+        ),
+        (
             b"-ERR 'Authorization Violation'\r\n",
             LinkFault::Server("Authorization Violation".to_owned()),
         ),
@@ -180,7 +188,8 @@ fn proves_who_it_is() {
     let key = nkeys::KeyPair::new_user();
     let (public_key, seed) = (key.public_key(), key.seed().unwrap());
     let copy = || nkeys::KeyPair::from_seed(&seed).unwrap();
-    let info = b"INFO {\"headers\":true,\"auth_required\":true,\"nonce\":\"abc\"}\r\n";
+    let info = b"INFO {\"headers\":true,\"auth_required\":true,\"nonce\":\"abc\",\
+        \"max_payload\":1048576}\r\n";
     let signature = base64_url(&key.sign(b"abc").unwrap());
     let user_password = Identity::Password { user: "u".to_owned(), password: "p".to_owned() };
     for (identity, expected) in [
