@@ -735,7 +735,10 @@ impl JetStream {
         let sequence = stored.sequence;
         let is_feed = purpose == Purpose::Feed;
         if is_feed && let Some(partition) = self.partitions.get_mut(place) {
-            if sequence < partition.feed.fed {
+            // What is behind the end comes by itself, into the tail, where replays look for it.
+            let is_live =
+                !matches!(partition.feed.stage, FeedStage::Reading { until } if sequence < until);
+            if is_live || sequence < partition.feed.fed {
                 return true;
             }
             partition.feed.fed = sequence.next();
