@@ -68,6 +68,8 @@ pub(super) struct Marks {
     /// The last one sent is not answered.
     is_under_way: bool,
     pub(super) answered: u64,
+    /// The last one that the server could not answer.
+    failed: u64,
     /// What the last answer said.
     pub(super) end: Sequence,
     retry_at: Timestamp,
@@ -101,10 +103,26 @@ impl Marks {
     /// It was not answered: another is sent later, and serves who waits for this one.
     pub(super) fn fail(&mut self, retry_at: Timestamp) {
         if std::mem::take(&mut self.is_under_way) {
+            self.failed = self.sent;
             self.wanted = self.wanted.max(self.sent + 1);
         }
         self.retry_at = retry_at;
     }
+
+    /// The last one of which is known what the server says.
+    fn settled(&self) -> u64 {
+        self.answered.max(self.failed)
+    }
+}
+
+/// Behind subscriptions that are not known to be in force.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OpenFence {
+    pub(super) fence: Fence,
+    /// Before it is answered, the shard does not know what was stored before the subscriptions.
+    pub(super) mark: u64,
+    /// What is in force when both are passed.
+    pub(super) number: u64,
 }
 
 #[derive(Debug)]
@@ -144,8 +162,10 @@ pub(super) struct Partition {
     pub(super) replays: Replays,
     pub(super) searches: Vec<Search>,
     pub(super) status: Option<PartitionStatus>,
-    /// Fences behind subscriptions, each with what is in force when it is passed.
-    pub(super) fences: VecDeque<(Fence, u64)>,
+    /// In order.
+    pub(super) fences: VecDeque<OpenFence>,
+    /// The last fence of this connection that was passed.
+    pub(super) passed: Fence,
     pub(super) has_new_interest: bool,
     /// The last message of QoS 0 of each source.
     pub(super) sources: HashMap<Box<[u8]>, u64, ahash::RandomState>,
@@ -226,6 +246,7 @@ impl Partition {
             searches: Vec::new(),
             status: None,
             fences: VecDeque::new(),
+            passed: Fence::default(),
             has_new_interest: false,
             sources: HashMap::default(),
             live: prefix(&format!("{}.{STORED_PREFIX}", live_prefix(id))),
@@ -390,6 +411,15 @@ impl Partition {
         let searches = searches.map(|search| search.retry_at).min().unwrap_or(Timestamp::NEVER);
         let replays = self.replays.next_timeout().min(searches);
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())
+    }
+
+    /// Forgets the fences that are passed.
+    pub(super) fn pass_fences(&mut self) {
+        let (passed, settled) = (self.passed, self.marks.settled());
+        let is_passed = |open: &OpenFence| open.fence <= passed && open.mark <= settled;
+        while self.fences.front().is_some_and(is_passed) {
+            self.fences.pop_front();
+        }
     }
 
     /// Whether this copy of a message of QoS 0 is the first.

@@ -10,8 +10,8 @@ use super::interest::{FIRST_SID, Interest};
 use super::lane::Append;
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
 use super::partition::{
-    ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, Partition, PartitionLimits, RETRY, STORED_PREFIX,
-    Search, message_of,
+    ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Partition, PartitionLimits, RETRY,
+    STORED_PREFIX, Search, message_of,
 };
 use super::publish::{
     MESSAGE_ID, PublishAnswer, encode_unacknowledged, mark_sequence, read_publish_answer,
@@ -287,6 +287,7 @@ impl JetStream {
         partition.detach();
         partition.address = None;
         partition.fences.clear();
+        partition.passed = Fence::default();
         // What it had not fenced is in force once the link is back, and SUBACK does not wait for that.
         self.next_fence += u64::from(mem::take(&mut partition.has_new_interest));
         self.shared.lose(place);
@@ -430,16 +431,15 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        while partition.fences.front().is_some_and(|(at, _)| *at <= fence) {
-            partition.fences.pop_front();
-        }
+        partition.passed = fence;
+        partition.pass_fences();
         self.pass_fences();
     }
 
     /// Tells what is in force on all links that are there.
     fn pass_fences(&mut self) {
         let open = self.partitions.iter().filter_map(|partition| partition.fences.front());
-        let lowest = open.map(|(_, number)| *number).min().unwrap_or(self.next_fence);
+        let lowest = open.map(|open| open.number).min().unwrap_or(self.next_fence);
         let in_force = lowest - 1;
         if in_force > self.in_force {
             self.in_force = in_force;
@@ -545,6 +545,8 @@ impl JetStream {
         let Some(end) = answer.as_ref().ok().and_then(mark_sequence) else {
             tracing::debug!(partition = partition.id.0, ?answer, "mark: no answer yet");
             partition.marks.fail(now.after(RETRY));
+            partition.pass_fences();
+            self.pass_fences();
             return;
         };
         let end_before = partition.marks.end;
@@ -560,6 +562,7 @@ impl JetStream {
             );
             partition.forget_read(end.next());
         }
+        partition.pass_fences();
         match partition.feed.stage {
             FeedStage::Live => partition.feed.fed = end.next().max(partition.feed.fed),
             FeedStage::ExpectMark(mark) if partition.marks.answered >= mark => {
@@ -573,6 +576,7 @@ impl JetStream {
             }
             FeedStage::ExpectMark(_) | FeedStage::Detached | FeedStage::Reading { .. } => {}
         }
+        self.pass_fences();
     }
 
     /// Reads what the feed missed, or goes live.
@@ -880,7 +884,8 @@ impl JetStream {
                 && partition.ready
             {
                 let fence = link.put_fence(&mut partition.out);
-                partition.fences.push_back((fence, self.next_fence));
+                let (mark, number) = (partition.marks.want(), self.next_fence);
+                partition.fences.push_back(OpenFence { fence, mark, number });
                 is_fenced = true;
             }
             self.send_due(place);
