@@ -413,6 +413,11 @@ impl Partition {
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())
     }
 
+    /// The link is there, or is about to be: a leader is known, and the attempt has not failed.
+    pub(super) fn is_expected(&self) -> bool {
+        self.ready || self.status.as_ref().is_some_and(|status| status.leader.is_some())
+    }
+
     /// Forgets the fences that are passed.
     pub(super) fn pass_fences(&mut self) {
         let (passed, settled) = (self.passed, self.marks.settled());

@@ -879,9 +879,9 @@ impl JetStream {
                 self.restart_link(place, "a question was not answered in time");
                 continue;
             }
-            if mem::take(&mut partition.has_new_interest)
+            if partition.ready
+                && mem::take(&mut partition.has_new_interest)
                 && let Some(link) = &mut partition.link
-                && partition.ready
             {
                 let fence = link.put_fence(&mut partition.out);
                 let (mark, number) = (partition.marks.want(), self.next_fence);
@@ -1170,11 +1170,11 @@ impl JetStream {
             return;
         };
         for place in self.places_of(filter) {
-            if let Some(partition) = self.partitions.get_mut(place)
-                && partition.ready
-            {
-                partition.subscribe(filter_place, filter);
-                partition.has_new_interest = true;
+            if let Some(partition) = self.partitions.get_mut(place) {
+                if partition.ready {
+                    partition.subscribe(filter_place, filter);
+                }
+                partition.has_new_interest |= partition.is_expected();
             }
         }
     }

@@ -283,11 +283,11 @@ impl JetStream {
             joining: Vec::new(),
         };
         for place in self.places_of(filter) {
-            if let Some(partition) = self.partitions.get_mut(place)
-                && partition.ready
-            {
-                subscribe_group(partition, id, &group);
-                partition.has_new_interest = true;
+            if let Some(partition) = self.partitions.get_mut(place) {
+                if partition.ready {
+                    subscribe_group(partition, id, &group);
+                }
+                partition.has_new_interest |= partition.is_expected();
             }
         }
         self.shared.by_name.insert(name.into(), id);
