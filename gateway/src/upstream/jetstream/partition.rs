@@ -138,6 +138,8 @@ pub(super) struct Partition {
     pub(super) dial: u64,
     /// The link is to a server that does not lead.
     pub(super) is_misled: bool,
+    /// It was lost since it was there last, or could not be made.
+    was_lost: bool,
     /// Bytes that the link's socket has not taken.
     pub(super) pending_bytes: usize,
     /// Publishes refused since the last that was not.
@@ -227,6 +229,7 @@ impl Partition {
             ready: false,
             dial: 0,
             is_misled: false,
+            was_lost: false,
             pending_bytes: 0,
             refused: 0,
             has_warned: false,
@@ -261,7 +264,7 @@ impl Partition {
     /// The link can be written to: subscribes, sends what is not acknowledged, and asks where the
     /// stream ends.
     pub(super) fn attach(&mut self, interest: &Interest, mut owns: impl FnMut(&str) -> bool) {
-        self.ready = true;
+        (self.ready, self.was_lost) = (true, false);
         // The server may have stored what it did not acknowledge, and forgotten its name since.
         let search =
             |(token, next)| Search { token, next, asked: false, retry_at: Timestamp::START };
@@ -292,6 +295,7 @@ impl Partition {
     /// The link is lost, or given up.
     pub(super) fn detach(&mut self) {
         self.ready = false;
+        self.was_lost = true;
         self.pending_bytes = 0;
         self.connection = None;
         self.out.clear();
@@ -413,9 +417,10 @@ impl Partition {
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())
     }
 
-    /// The link is there, or is about to be: a leader is known, and the attempt has not failed.
+    /// The link is there, or is about to be for the first time: a leader is known.
     pub(super) fn is_expected(&self) -> bool {
-        self.ready || self.status.as_ref().is_some_and(|status| status.leader.is_some())
+        let has_leader = self.status.as_ref().is_some_and(|status| status.leader.is_some());
+        self.ready || has_leader && !self.was_lost
     }
 
     /// Forgets the fences that are passed.
