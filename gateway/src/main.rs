@@ -23,14 +23,25 @@ fn main() -> ExitCode {
             let _ = std::io::stderr().write_all(text.as_bytes());
             ExitCode::from(EXIT_REFUSED)
         }
-        Request::Run(config) => match run(&config, &environment) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let _ = writeln!(std::io::stderr(), "gateway: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Request::ShowRing(config) => exit(show_ring(&config)),
+        Request::Run(config) => exit(run(&config, &environment)),
     }
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints the ring in force.
+fn show_ring(config: &Config) -> anyhow::Result<()> {
+    let text = gateway::upstream::jetstream::control::show_ring(&config.into())?;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write")
 }
 
 /// Runs until SIGTERM or SIGINT. A second one ends the process at once.

@@ -98,6 +98,15 @@ pub(super) struct Args {
 pub(super) enum Action {
     /// Check flags and file, print the values in force as TOML, and exit.
     CheckConfig,
+    /// The ring: which sub-cluster has which part of the topics.
+    #[command(subcommand)]
+    Ring(RingAction),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RingAction {
+    /// Print the ring in force, and exit.
+    Show,
 }
 
 impl Args {

@@ -41,7 +41,7 @@ pub use nats::{
 pub use relations::MemoryBounds;
 pub use resolved::{Config, Durability, LogLevel, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX};
 
-use args::{Action, Args};
+use args::{Action, Args, RingAction};
 use given::Given;
 
 /// The exit code for a command line or file that is refused (`EX_USAGE` of sysexits.h).
@@ -52,6 +52,8 @@ pub const EXIT_REFUSED: u8 = 64;
 pub enum Request {
     /// Run with this configuration.
     Run(Box<Config>),
+    /// Read the ring with this configuration and print it.
+    ShowRing(Box<Config>),
     /// Print this to stdout and exit with 0: help, version, the values in force.
     Print(String),
     /// Print this to stderr and exit with [`EXIT_REFUSED`].
@@ -80,6 +82,7 @@ impl Request {
         match load(args, environment) {
             Ok(config) => match args.action {
                 Some(Action::CheckConfig) => Self::Print(config.to_toml()),
+                Some(Action::Ring(RingAction::Show)) => Self::ShowRing(Box::new(config)),
                 None => Self::Run(Box::new(config)),
             },
             Err(faults) => {

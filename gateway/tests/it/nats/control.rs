@@ -5,7 +5,7 @@ use gateway::proto::bridge::ring_table::{Member, RingTable};
 use gateway::proto::nats::{Subject, encode_publish};
 use gateway::proto::partition::{PartitionId, Sequence};
 use gateway::upstream::jetstream::control::{
-    ControlNews, ControlSettings, ControlThread, PartitionStatus, SubClusterSettings,
+    ControlNews, ControlSettings, ControlThread, PartitionStatus, SubClusterSettings, show_ring,
 };
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -218,6 +218,22 @@ fn gateways_find_the_ring_that_the_first_one_made() {
     third.status(0, has_leader);
     third.status(1, has_leader);
     assert!(!c.connect().api("$JS.API.STREAM.NAMES", "").contains("MQTT"));
+}
+
+#[test]
+fn the_ring_is_shown_and_showing_makes_none() {
+    let (a, b) = (NatsServer::start(), NatsServer::start());
+    let sub_clusters = vec![sub_cluster("a", &[a.address()]), sub_cluster("b", &[b.address()])];
+    let gateway_id = "test".to_owned();
+    let settings = ControlSettings { gateway_id, sub_clusters: sub_clusters.clone() };
+    for _ in 0..2 {
+        let error = show_ring(&settings).unwrap_err().to_string();
+        assert!(error.contains("sub-cluster a") && error.contains("no ring yet"), "{error}");
+    }
+    let control = Control::start(sub_clusters);
+    control.ring();
+    let shown = show_ring(&settings).unwrap();
+    assert!(shown.starts_with("epoch 1\n") && shown.contains("\n1  b  MQTT_1  1  "), "{shown}");
 }
 
 #[test]

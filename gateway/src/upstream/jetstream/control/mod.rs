@@ -19,6 +19,7 @@ mod ring_key;
 mod ring_watch;
 mod server_names;
 mod settings;
+mod show;
 mod stream_info;
 mod stream_settings;
 mod streams;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 pub use names::{live_prefix, retained_prefix, retained_stream_name, stream_name};
 pub use settings::{ControlSettings, SubClusterSettings};
+pub use show::show_ring;
 pub use thread::ControlThread;
 
 /// What the control thread tells every shard.

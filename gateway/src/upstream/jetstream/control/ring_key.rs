@@ -15,6 +15,22 @@ pub(super) struct RingKey {
 }
 
 impl RingKey {
+    /// The ring, if there is one. Makes nothing.
+    ///
+    /// # Errors
+    ///
+    /// No answer, or a value that is no ring.
+    pub(super) async fn find(client: &Client) -> Result<Option<RingTable>, ControlFault> {
+        api::check_jetstream(client).await?;
+        match api::request(client, &format!("STREAM.INFO.KV_{BUCKET}"), None).await {
+            Ok(_) => {}
+            Err(fault) if api::is_error(&fault, STREAM_NOT_FOUND) => return Ok(None),
+            Err(fault) => return Err(fault),
+        }
+        let context = async_nats::jetstream::new(client.clone());
+        Self { bucket: context.get_key_value(BUCKET).await? }.read().await
+    }
+
     /// Finds the bucket, or makes it.
     ///
     /// # Errors

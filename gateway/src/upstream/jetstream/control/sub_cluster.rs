@@ -32,6 +32,11 @@ impl SubCluster {
         self.client.get_or_init(|| self.connect()).await
     }
 
+    /// A connection of its own, from one attempt.
+    pub(super) async fn connect_once(&self) -> Result<Client, ControlFault> {
+        self.try_connect().await
+    }
+
     /// Waits between attempts of this gateway, unlike those of others.
     pub(super) fn backoff(&self) -> Backoff {
         Backoff::new(FIRST_WAIT, WAIT_MAX, self.seed())

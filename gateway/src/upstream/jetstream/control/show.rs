@@ -1,0 +1,91 @@
+//! The ring for people: which sub-cluster has which part of the topics.
+
+use super::fault::ControlFault;
+use super::names::stream_name;
+use super::ring_key::RingKey;
+use super::settings::ControlSettings;
+use super::sub_cluster::SubCluster;
+use crate::proto::bridge::ring::Ring;
+use crate::proto::bridge::ring_table::RingTable;
+use std::fmt::Write as _;
+use std::io;
+use std::time::Duration;
+
+/// How long the sub-cluster that has the ring may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Reads the ring and writes it as a table. Changes nothing. Blocks for at most ten seconds.
+///
+/// # Errors
+///
+/// No sub-cluster is configured, or the one that has the ring does not answer, or has none.
+pub fn show_ring(settings: &ControlSettings) -> io::Result<String> {
+    let home = settings.sub_clusters.iter().min_by(|a, b| a.name.cmp(&b.name));
+    let Some(home) = home else {
+        return Err(io::Error::other("there is no ring without sub-clusters: give --nats"));
+    };
+    let sub_cluster = SubCluster::new(&settings.gateway_id, home.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tasks = tokio::task::LocalSet::new();
+    let read = async {
+        tokio::time::timeout(PATIENCE, async {
+            RingKey::find(&sub_cluster.connect_once().await?).await
+        })
+        .await
+    };
+    match tasks.block_on(&runtime, read) {
+        Ok(Ok(Some(table))) => Ok(written(&table)),
+        Ok(Ok(None)) => {
+            Err(failed(&home.name, &"there is no ring yet; the first gateway makes it"))
+        }
+        Ok(Err(fault)) => Err(failed(&home.name, &(&fault as &ControlFault))),
+        Err(_) => Err(failed(&home.name, &"no answer within 10 s")),
+    }
+}
+
+fn failed(sub_cluster: &str, why: &dyn std::fmt::Display) -> io::Error {
+    io::Error::other(format!("sub-cluster {sub_cluster}: {why}"))
+}
+
+fn written(table: &RingTable) -> String {
+    let ring = Ring::new(table);
+    let mut text = format!("epoch {}\n", table.epoch());
+    text.push_str("partition  sub-cluster  stream  weight  topics\n");
+    for member in table.members() {
+        let slots = (0..Ring::SLOT_COUNT).filter(|slot| ring.slot_owner(*slot) == member.partition);
+        let per_mille = slots.count() * 1_000 / usize::from(Ring::SLOT_COUNT);
+        let (stream, partition) = (stream_name(member.partition), member.partition.0);
+        writeln!(
+            text,
+            "{partition}  {}  {stream}  {}  {}.{} %",
+            member.sub_cluster,
+            member.weight,
+            per_mille / 10,
+            per_mille % 10
+        )
+        .expect("writing to a string cannot fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::bridge::ring_table::Member;
+    use crate::proto::partition::PartitionId;
+
+    #[test]
+    fn a_ring_is_a_line_a_partition() {
+        let member = |partition, weight, sub_cluster: &str| Member {
+            partition: PartitionId(partition),
+            weight,
+            sub_cluster: sub_cluster.to_owned(),
+        };
+        let table = RingTable::new(4, vec![member(0, 1, "a"), member(7, 3, "b")]).unwrap();
+        let text = written(&table);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.first(), Some(&"epoch 4"));
+        assert!(lines.get(2).is_some_and(|line| line.starts_with("0  a  MQTT_0  1  2")), "{text}");
+        assert!(lines.get(3).is_some_and(|line| line.starts_with("7  b  MQTT_7  3  7")), "{text}");
+    }
+}
