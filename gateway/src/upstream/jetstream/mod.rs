@@ -26,6 +26,7 @@ pub mod stored;
 pub mod tail;
 
 mod backoff;
+mod confirmed;
 mod inbox;
 mod partition;
 mod replay;

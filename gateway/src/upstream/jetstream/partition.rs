@@ -1,5 +1,6 @@
 //! What a shard has of one partition: its link, what is on its way there, and how far its feed is.
 
+use super::confirmed::Confirmed;
 use super::control::{
     PartitionStatus, live_prefix, retained_prefix, retained_stream_name, stream_name,
 };
@@ -45,6 +46,7 @@ pub(super) struct Feed {
     pub(super) fed: Sequence,
     /// What was told of `fed`.
     pub(super) told: Sequence,
+    pub(super) confirmed: Confirmed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,7 +243,12 @@ impl Partition {
             pending_acks: Vec::new(),
             out: Vec::new(),
             lane: Lane::new(limits.lane),
-            feed: Feed { stage: FeedStage::Detached, fed: Sequence::ZERO, told: Sequence::ZERO },
+            feed: Feed {
+                stage: FeedStage::Detached,
+                fed: Sequence::ZERO,
+                told: Sequence::ZERO,
+                confirmed: Confirmed::default(),
+            },
             tail: Tail::new(limits.tail_bytes_max),
             marks: Marks::default(),
             requests: Requests::default(),
@@ -278,7 +285,7 @@ impl Partition {
         self.group_prefix = format!("{}.{}.g.", self.inbox_prefix, self.attempts).into_bytes();
         encode_subscribe(self.acks.filter(), None, ACKS_SID, &mut self.out);
         encode_subscribe(self.answers.filter(), None, ANSWERS_SID, &mut self.out);
-        if self.status.as_ref().is_some_and(|status| status.replicas > 1) {
+        if self.is_replicated() {
             // Those of others say how far the feed is, too.
             let marks = [live_prefix(self.id).as_bytes(), b".", MARK_SUBJECT].concat();
             encode_subscribe(Subject::from_checked(&marks), None, MARKS_SID, &mut self.out);
@@ -287,6 +294,9 @@ impl Partition {
             if owns(filter) {
                 self.subscribe(place, filter);
             }
+        }
+        if self.is_replicated() {
+            self.feed.fed = self.feed.confirmed.go_back(self.feed.fed);
         }
         self.feed.stage = FeedStage::ExpectMark(self.marks.want());
         self.tail.restart(Sequence::ZERO);
@@ -415,6 +425,16 @@ impl Partition {
         let searches = searches.map(|search| search.retry_at).min().unwrap_or(Timestamp::NEVER);
         let replays = self.replays.next_timeout().min(searches);
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())
+    }
+
+    /// The stream has more servers than one, any of which may come to lead.
+    pub(super) fn is_replicated(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.replicas > 1)
+    }
+
+    /// Whether a message that was read or came is to be given to the shard: it was not before.
+    pub(super) fn is_new(&mut self, sequence: Sequence) -> bool {
+        !self.is_replicated() || self.feed.confirmed.give(sequence)
     }
 
     /// The link is there, or is about to be for the first time: a leader is known.

@@ -260,6 +260,8 @@ impl JetStream {
             // What is stored already is nobody's that subscribes from here on.
             partition.feed.fed = status.last.next();
         }
+        let is_linked = partition.ready && status.leader == partition.address;
+        partition.feed.confirmed.look(partition.feed.fed, is_linked);
         // More is stored than was fed: nothing of it may concern this shard, which a mark tells.
         if partition.feed.stage == FeedStage::Live && status.last >= partition.feed.fed {
             partition.marks.want();
@@ -606,10 +608,13 @@ impl JetStream {
         let id = partition.id;
         tracing::info!(partition = id.0, at = fed.0, "feed: live");
         for (sequence, body) in later {
-            if let Some(partition) = self.partitions.get_mut(place) {
+            let is_new = self.partitions.get_mut(place).is_some_and(|partition| {
                 partition.feed.fed = sequence.next();
+                partition.is_new(sequence)
+            });
+            if is_new {
+                deliver(self, Some((id, sequence)), &message_of(&body));
             }
-            deliver(self, Some((id, sequence)), &message_of(&body));
         }
     }
 
@@ -751,7 +756,10 @@ impl JetStream {
         let id = self.partitions.get(place).map(|partition| partition.id);
         self.with_message(stored, message.headers, message.payload, |this, message| {
             if is_feed {
-                if let Some(id) = id.filter(|_| is_delivered(message)) {
+                let is_new = |partition: &mut Partition| partition.is_new(sequence);
+                if let Some(id) = id.filter(|_| is_delivered(message))
+                    && this.partitions.get_mut(place).is_some_and(is_new)
+                {
                     deliver(this, Some((id, sequence)), message);
                 }
             } else if let Some(partition) = this.partitions.get_mut(place)
@@ -818,7 +826,8 @@ impl JetStream {
             if let Some(partition) = this.partitions.get_mut(place) {
                 partition.tail.push(sequence, encoded(message).into());
             }
-            if is_live {
+            let is_new = |partition: &mut Partition| partition.is_new(sequence);
+            if is_live && this.partitions.get_mut(place).is_some_and(is_new) {
                 deliver(this, Some((id, sequence)), message);
             }
         });
@@ -895,9 +904,13 @@ impl JetStream {
             let JetStreamOut { replayed, fetched, watermarks, .. } = &mut self.out;
             partition.advance_replays(now, replayed, fetched);
             partition.send_mark(now);
-            if partition.feed.fed != partition.feed.told {
-                partition.feed.told = partition.feed.fed;
-                watermarks.push((partition.id, partition.feed.fed));
+            let fed = match partition.is_replicated() {
+                true => partition.feed.confirmed.below(),
+                false => partition.feed.fed,
+            };
+            if fed != partition.feed.told {
+                partition.feed.told = fed;
+                watermarks.push((partition.id, fed));
             }
         }
         self.next_fence += u64::from(is_fenced);
