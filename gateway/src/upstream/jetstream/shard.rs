@@ -679,7 +679,12 @@ impl JetStream {
             return;
         };
         match purpose {
-            Purpose::Feed => partition.feed.fed = sequence.next().max(partition.feed.fed),
+            // What is behind the end is in the tail, or comes by itself.
+            Purpose::Feed => {
+                if let FeedStage::Reading { until } = partition.feed.stage {
+                    partition.feed.fed = sequence.next().min(until).max(partition.feed.fed);
+                }
+            }
             Purpose::Stored(token) => {
                 let search = partition.searches.iter_mut().find(|search| search.token == token);
                 if let Some(search) = search {
