@@ -659,6 +659,14 @@ impl JetStream {
                 if let FeedStage::Reading { until } = partition.feed.stage
                     && !more
                 {
+                    // With replicas the mark is a message: a server that has not got it answers for
+                    // less than the leader has. (Or it is removed already: then another is needed.)
+                    let is_replicated =
+                        partition.status.as_ref().is_some_and(|one| one.replicas > 1);
+                    if is_replicated && partition.feed.fed < until {
+                        self.fail_scan(place, Purpose::Feed);
+                        return false;
+                    }
                     partition.feed.fed = until.max(partition.feed.fed);
                 }
                 self.read_on(place, deliver);
