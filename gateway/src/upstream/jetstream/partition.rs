@@ -320,6 +320,7 @@ impl Partition {
     /// What was read of the stream is not what it has any more; the feed is not beyond `end`.
     pub(super) fn forget_read(&mut self, end: Sequence) {
         self.feed.fed = end.min(self.feed.fed);
+        self.feed.confirmed = Confirmed::default();
         self.tail.restart(Sequence::ZERO);
         self.replays.lose_answers();
     }
