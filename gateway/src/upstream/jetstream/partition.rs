@@ -10,7 +10,7 @@ use super::lane::{Append, Lane, LaneLimits};
 use super::link::{Fence, Link, LinkSettings};
 use super::publish::{encode_append, encode_mark};
 use super::replay::Replays;
-use super::requests::{Pending, Requests, Scan};
+use super::requests::{Pending, Purpose, Requests, Scan};
 use super::shared::SharedLimits;
 use super::tail::Tail;
 use crate::proto::bridge::topic_subject::TopicPrefix;
@@ -398,6 +398,20 @@ impl Partition {
     ) {
         let token = self.requests.ask(pending, now);
         put(self.answers.reply_to(token, &mut self.scratch), &mut self.out);
+    }
+
+    /// Whether a server that has nothing more to say may be one that has not got everything yet.
+    ///
+    /// With replicas each mark is a message: who has it sends it, or something behind it, to whoever
+    /// asks for all subjects.
+    pub(super) fn may_lag(&self, purpose: Purpose) -> bool {
+        self.is_replicated()
+            && match purpose {
+                Purpose::Feed => {
+                    matches!(self.feed.stage, FeedStage::Reading { until } if self.feed.fed < until)
+                }
+                _ => self.replays.falls_short(purpose),
+            }
     }
 
     /// Asks where the stream ends, if anyone wants to know.

@@ -91,6 +91,8 @@ pub(super) struct Fetch {
     /// Which of them are not answered.
     asked: usize,
     sent: bool,
+    /// Behind the last message that came.
+    reached: Sequence,
 }
 
 #[derive(Debug)]
@@ -221,11 +223,30 @@ impl Replays {
                     page.reached = sequence.next().max(page.reached);
                 }
             }
-            Purpose::Fetch { .. }
-            | Purpose::Feed
+            Purpose::Fetch { fetch, .. } => {
+                if let Some(fetch) = self.fetches.iter_mut().find(|one| one.id == fetch) {
+                    fetch.reached = sequence.next().max(fetch.reached);
+                }
+            }
+            Purpose::Feed
             | Purpose::Retained(_)
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
+        }
+    }
+
+    /// Whether not everything has come that was in the stream when it was asked for.
+    pub(super) fn falls_short(&self, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Page(number) => self.pages.pages.get(&number).is_some_and(|page| {
+                page.asked.is_some_and(|known_end| page.reached <= known_end)
+                    && page.reached < Pages::end(number)
+            }),
+            // Something behind it says that it is gone, not that it is yet to come.
+            Purpose::Fetch { fetch, sequence } => {
+                self.fetches.iter().any(|one| one.id == fetch && one.reached <= sequence)
+            }
+            _ => false,
         }
     }
 
@@ -320,7 +341,11 @@ impl Partition {
         stored: &TopicPrefix,
     ) {
         let mut subjects = Vec::new();
-        if filters.len() <= SUBJECTS_MAX && !filters.iter().any(|filter| has_wildcard(filter)) {
+        // With replicas a server that lags would not be known by what it says of one subject.
+        if !self.is_replicated()
+            && filters.len() <= SUBJECTS_MAX
+            && !filters.iter().any(|filter| has_wildcard(filter))
+        {
             for filter in &filters {
                 let mut subject = Vec::new();
                 if stored.subject(filter, &mut subject).is_ok() {
@@ -362,7 +387,8 @@ impl Partition {
             sequences.into_iter().map(|at| (at, self.tail.get(at).map(|body| body[..].into())));
         let bodies: Vec<(Sequence, Option<Box<[u8]>>)> = bodies.collect();
         let asked = bodies.iter().filter(|(_, body)| body.is_none()).count();
-        self.replays.fetches.push(Fetch { id, ticket, bodies, asked, sent: false });
+        let reached = Sequence::ZERO;
+        self.replays.fetches.push(Fetch { id, ticket, bodies, asked, sent: false, reached });
     }
 
     /// Lets sessions read on as far as possible.

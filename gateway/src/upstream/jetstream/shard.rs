@@ -654,19 +654,17 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return false;
         };
+        if !more && partition.may_lag(scan.purpose) {
+            // Or what was to come has been removed: behind another mark that is known.
+            partition.marks.want();
+            self.fail_scan(place, scan.purpose);
+            return false;
+        }
         match scan.purpose {
             Purpose::Feed => {
                 if let FeedStage::Reading { until } = partition.feed.stage
                     && !more
                 {
-                    // With replicas the mark is a message: a server that has not got it answers for
-                    // less than the leader has. (Or it is removed already: then another is needed.)
-                    let is_replicated =
-                        partition.status.as_ref().is_some_and(|one| one.replicas > 1);
-                    if is_replicated && partition.feed.fed < until {
-                        self.fail_scan(place, Purpose::Feed);
-                        return false;
-                    }
                     partition.feed.fed = until.max(partition.feed.fed);
                 }
                 self.read_on(place, deliver);
