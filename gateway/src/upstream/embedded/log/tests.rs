@@ -459,6 +459,28 @@ fn single_records_are_fetched() {
 }
 
 #[test]
+fn a_segment_stays_while_something_is_on_its_way_to_it() {
+    for durability in [Durability::Fsync, Durability::Interval(Duration::from_secs(1))] {
+        let mut rig = Rig::new(5, durability, small_limits());
+        // Half a segment, so that its successor is there.
+        while rig.log.newest_bytes() < rig.limits.segment_bytes / 2 {
+            rig.append();
+            rig.settle();
+        }
+        let (folded, count) = (rig.log.synced, rig.committed.len());
+        (0..200).for_each(|_| rig.append());
+        rig.flush();
+        // The next segment is begun while the write is on its way.
+        rig.append();
+        assert_eq!(rig.log.segments.len(), 2);
+        let mut out = Vec::new();
+        assert_eq!(rig.log.trim(Sequence(u64::MAX), folded, rig.now, &mut out), 0);
+        rig.settle();
+        assert_eq!(rig.committed.len(), count + 201, "{durability:?}");
+    }
+}
+
+#[test]
 fn segments_go_when_folded_and_not_needed_or_too_old() {
     let mut rig = Rig::new(5, Durability::Fsync, small_limits());
     (0..200).for_each(|_| {

@@ -28,9 +28,14 @@ impl Log {
         out: &mut Vec<LogIo>,
     ) -> u64 {
         let age = self.limits.retention_age;
+        // What is still on its way to a segment does not show in its end.
+        let finished = match self.durability {
+            Durability::Memory => self.committed,
+            Durability::Fsync | Durability::Interval(_) => self.synced,
+        };
         let mut dropped = 0;
-        while self.segments.len() > 1
-            && let Some(oldest) = self.segments.front()
+        while let Some(oldest) = self.segments.front()
+            && self.segments.get(1).is_some_and(|next| next.first <= finished)
             && oldest.end <= folded
             && (oldest.end <= needed || oldest.newest_at.after(age) <= now)
         {
