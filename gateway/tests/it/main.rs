@@ -6,6 +6,7 @@ mod allocations;
 mod codec;
 mod conformance;
 mod engine;
+mod jetstream;
 mod kill;
 mod limits;
 mod nats;

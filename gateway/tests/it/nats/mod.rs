@@ -3,4 +3,4 @@
 mod control;
 mod jetstream;
 mod mapping;
-mod server;
+pub(crate) mod server;

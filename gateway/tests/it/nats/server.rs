@@ -5,6 +5,7 @@ use gateway::proto::nats::{
     encode_connect, encode_ping, encode_pong, encode_publish, encode_subscribe,
 };
 use gateway::upstream::jetstream::{Inbox, Token};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -13,13 +14,14 @@ use crate::process::gateway::{PATIENCE, TempDirectory};
 use crate::process::tools::tools_folder;
 
 /// What `.ci/tools` installs.
-pub(super) const VERSION: &str = "2.15.1";
+pub(crate) const VERSION: &str = "2.15.1";
 
 /// A running nats-server with JetStream, killed and forgotten when dropped.
-pub(super) struct NatsServer {
+pub(crate) struct NatsServer {
     process: Child,
     address: SocketAddr,
-    _data: TempDirectory,
+    flags: Vec<String>,
+    data: TempDirectory,
 }
 
 impl NatsServer {
@@ -28,24 +30,24 @@ impl NatsServer {
     /// # Panics
     ///
     /// When there is no nats-server: these tests are worth nothing without one.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&["--port", "-1"])
     }
 
     /// The same on a port that the caller knows, see [`free_ports`].
-    pub(super) fn start_on(port: u16) -> Self {
+    pub(crate) fn start_on(port: u16) -> Self {
         Self::start_with(&["--port", &port.to_string()])
     }
 
     /// The same with more flags; a port is one of them.
-    pub(super) fn start_with(flags: &[&str]) -> Self {
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let mut server = Self::spawn(flags);
         server.wait_until_ready();
         server
     }
 
     /// Starts three servers n0, n1, n2 that are one cluster.
-    pub(super) fn start_cluster() -> [Self; 3] {
+    pub(crate) fn start_cluster() -> [Self; 3] {
         let ports: [u16; 3] = free_ports();
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
         let mut servers = [0, 1, 2].map(|number| {
@@ -62,8 +64,14 @@ impl NatsServer {
 
     fn spawn(flags: &[&str]) -> Self {
         let data = TempDirectory::new();
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let process = Self::process(&data, &flags);
+        Self { process, address: SocketAddr::from(([127, 0, 0, 1], 0)), flags, data }
+    }
+
+    fn process(data: &TempDirectory, flags: &[String]) -> Child {
         let program = tools_folder().join("python/bin/nats-server");
-        let process = Command::new(&program)
+        Command::new(&program)
             .args(["--addr", "127.0.0.1", "--jetstream", "--store_dir"])
             .arg(data.path())
             .args(flags)
@@ -71,11 +79,29 @@ impl NatsServer {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}: run `make tools`", program.display()));
-        Self { process, address: SocketAddr::from(([127, 0, 0, 1], 0)), _data: data }
+            .unwrap_or_else(|error| panic!("{}: {error}: run `make tools`", program.display()))
     }
 
-    fn wait_until_ready(&mut self) {
+    /// SIGKILL. Its store stays.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again where it was, on what it stored, without waiting until it is ready: that is
+    /// for [`NatsServer::wait_until_ready`].
+    pub(crate) fn start_again(&mut self) {
+        // The last of several flags counts.
+        let port = self.address.port().to_string();
+        let flags = [&self.flags[..], &["--port".to_owned(), port]].concat();
+        self.process = Self::process(&self.data, &flags);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
+    pub(crate) fn wait_until_ready(&mut self) {
         let log = BufReader::new(self.process.stderr.take().expect("it is piped"));
         let mut lines = log.lines().map_while(Result::ok);
         let address = lines
@@ -88,17 +114,17 @@ impl NatsServer {
     }
 
     /// Where it accepts clients.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Connection::new(self.address)
     }
 }
 
 /// Ports that were free a moment ago.
-pub(super) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+pub(crate) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
     let listeners = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
@@ -112,32 +138,32 @@ impl Drop for NatsServer {
 
 /// A message as it came, kept.
 #[derive(Clone, Debug)]
-pub(super) struct Delivered {
-    pub(super) subject: Vec<u8>,
-    pub(super) sid: u64,
-    pub(super) block: Vec<u8>,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Delivered {
+    pub(crate) subject: Vec<u8>,
+    pub(crate) sid: u64,
+    pub(crate) block: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Delivered {
-    pub(super) fn headers(&self) -> Headers<'_> {
+    pub(crate) fn headers(&self) -> Headers<'_> {
         Headers::from_block(&self.block)
     }
 }
 
 /// A blocking connection.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     received: Vec<u8>,
     /// To be sent; whoever adds to it calls [`Connection::exchange`].
-    pub(super) out: Vec<u8>,
-    pub(super) inbox: Inbox,
-    pub(super) info: Info,
+    pub(crate) out: Vec<u8>,
+    pub(crate) inbox: Inbox,
+    pub(crate) info: Info,
     next_token: u64,
 }
 
 /// The subscription to the inbox.
-pub(super) const INBOX_SID: u64 = 1;
+pub(crate) const INBOX_SID: u64 = 1;
 
 impl Connection {
     fn new(address: SocketAddr) -> Self {
@@ -165,12 +191,12 @@ impl Connection {
         connection
     }
 
-    pub(super) fn subscribe(&mut self, subject: Subject<'_>, sid: u64) {
+    pub(crate) fn subscribe(&mut self, subject: Subject<'_>, sid: u64) {
         encode_subscribe(subject, None, sid, &mut self.out);
     }
 
     /// The next token and its reply subject, in a buffer of the caller's.
-    pub(super) fn reply_to<'o>(&mut self, out: &'o mut Vec<u8>) -> (Token, Subject<'o>) {
+    pub(crate) fn reply_to<'o>(&mut self, out: &'o mut Vec<u8>) -> (Token, Subject<'o>) {
         let token = Token(self.next_token);
         self.next_token += 1;
         (token, self.inbox.reply_to(token, out))
@@ -181,7 +207,7 @@ impl Connection {
     /// # Panics
     ///
     /// When the server says `-ERR`.
-    pub(super) fn exchange(&mut self) -> Vec<Delivered> {
+    pub(crate) fn exchange(&mut self) -> Vec<Delivered> {
         let mut delivered = Vec::new();
         encode_ping(&mut self.out);
         self.read(&mut delivered, |_, pongs| pongs == 1);
@@ -189,21 +215,21 @@ impl Connection {
     }
 
     /// Sends what is in `out`, and returns what is delivered until `count` answers are there.
-    pub(super) fn answers(&mut self, count: usize) -> Vec<Delivered> {
+    pub(crate) fn answers(&mut self, count: usize) -> Vec<Delivered> {
         self.until(|delivered| {
             delivered.iter().filter(|message| message.sid == INBOX_SID).count() >= count
         })
     }
 
     /// Sends what is in `out`, and returns what is delivered until that is enough.
-    pub(super) fn until(&mut self, is_enough: impl Fn(&[Delivered]) -> bool) -> Vec<Delivered> {
+    pub(crate) fn until(&mut self, is_enough: impl Fn(&[Delivered]) -> bool) -> Vec<Delivered> {
         let mut delivered = Vec::new();
         self.read(&mut delivered, |delivered, _| is_enough(delivered));
         delivered
     }
 
     /// One request of the JetStream API; returns the JSON of its answer.
-    pub(super) fn api(&mut self, subject: &str, body: &str) -> String {
+    pub(crate) fn api(&mut self, subject: &str, body: &str) -> String {
         let mut reply = Vec::new();
         let (_, reply_to) = self.reply_to(&mut reply);
         let subject = Subject::literal(subject).unwrap();

@@ -111,10 +111,31 @@ impl Gateway {
         self.seen.join("\n")
     }
 
+    /// Waits until `count` lines with `text` have come in all.
+    #[track_caller]
+    pub(crate) fn wait_for_lines(&mut self, text: &str, count: usize) {
+        while self.seen.iter().filter(|line| line.contains(text)).count() < count {
+            let Ok(line) = self.log.recv_timeout(PATIENCE) else {
+                panic!("no {count} lines with {text:?} in its log:\n{}", self.seen.join("\n"));
+            };
+            self.seen.push(line);
+        }
+    }
+
     /// Asks it to end, as a service manager does.
     pub(crate) fn terminate(&self) {
         let id = Pid::from_child(&self.process);
         kill_process(id, Signal::TERM).unwrap();
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
     }
 
     /// Waits until it has ended.
@@ -134,8 +155,10 @@ impl Gateway {
     }
 
     /// Ends it and checks that it ends well.
-    pub(crate) fn stop(self) {
-        self.terminate();
+    pub(crate) fn stop(mut self) {
+        if !self.has_ended() {
+            self.terminate();
+        }
         self.finish();
     }
 

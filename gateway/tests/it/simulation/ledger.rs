@@ -168,6 +168,19 @@ impl Ledger {
         self.entries.iter().filter(|entry| entry.acknowledged).count()
     }
 
+    /// How many of these topics were acknowledged.
+    pub(crate) fn acknowledged_on(&self, topics: &[&str]) -> usize {
+        let entries = self.entries.iter().filter(|entry| topics.contains(&entry.topic));
+        entries.filter(|entry| entry.acknowledged).count()
+    }
+
+    /// Acknowledged messages of these topics that did not arrive.
+    pub(crate) fn missing_on(&self, topics: &[&str]) -> Vec<MessageId> {
+        let mut missing = self.missing();
+        missing.retain(|id| topics.contains(&self.entries[usize::try_from(*id).unwrap()].topic));
+        missing
+    }
+
     /// What is known of a message, to print.
     pub(crate) fn describe(&self, message: MessageId) -> String {
         format!("{message}: {:?}", self.entries[usize::try_from(message).unwrap()])

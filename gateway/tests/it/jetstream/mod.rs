@@ -1,0 +1,17 @@
+//! Gateways in front of real JetStream servers: what clients rely on, and what faults must not
+//! change of it.
+
+mod device;
+mod party;
+mod proxy;
+mod site;
+
+mod backend;
+mod delivery;
+mod gateway_killed;
+mod link_cut;
+mod offline;
+mod replicas;
+mod retained;
+mod server_killed;
+mod wills;

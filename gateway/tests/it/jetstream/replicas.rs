@@ -1,0 +1,99 @@
+//! One sub-cluster of three servers: its leader dies, steps down, or stands still.
+
+use super::party::{DURABLE, Party, parameter};
+use super::site::Node;
+use crate::nats::server::{Connection, NatsServer};
+use crate::process::gateway::TempDirectory;
+use gateway::proto::mqtt::QoS;
+use rustix::process::Signal;
+use std::time::Duration;
+
+const TOPICS: &[&str] = &["a/1", "a/2", "b/1", "b/2", "c"];
+
+/// Three servers with a copy of everything each, and two gateways.
+struct Cluster {
+    servers: [NatsServer; 3],
+    party: Party,
+    _configuration: TempDirectory,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let servers = NatsServer::start_cluster();
+        let directory = TempDirectory::new();
+        let file = directory.path().join("gateway.toml");
+        let urls = servers.each_ref().map(|server| format!("\"nats://{}\"", server.address()));
+        let text =
+            format!("[[nats]]\nname = \"a\"\nservers = [{}]\nreplicas = 3\n", urls.join(", "));
+        std::fs::write(&file, text).unwrap();
+        let nodes = ["g1", "g2"].map(|id| {
+            let file = file.to_str().unwrap();
+            let flags = ["--config", file, "--shards", "2", "--gateway-id", id];
+            let mut node = Node::start_with(flags.map(str::to_owned).to_vec());
+            node.wait_until_live(1);
+            node
+        });
+        let mut party = Party::new(nodes.into());
+        for node in [0, 1] {
+            party.publisher(node, TOPICS, &DURABLE);
+            party.publisher(node, TOPICS, &[QoS::ExactlyOnce]);
+            party.subscriber(node, &[("#", QoS::ExactlyOnce)]);
+            party.subscriber(node, &[("a/1", QoS::ExactlyOnce), ("c", QoS::ExactlyOnce)]);
+            party.subscriber(node, &[("a/+", QoS::AtLeastOnce)]);
+        }
+        party.all_subscribed();
+        Self { servers, party, _configuration: directory }
+    }
+
+    /// Which server leads the stream.
+    fn leader(&self, asked: usize) -> usize {
+        let mut connection: Connection = self.servers[asked].connect();
+        let info = connection.api("$JS.API.STREAM.INFO.MQTT_0", "");
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        let leader = info["cluster"]["leader"].as_str().unwrap();
+        leader.trim_start_matches('n').parse().unwrap()
+    }
+}
+
+/// `ELECTIONS` says how often.
+#[test]
+fn a_leader_that_steps_down_takes_nothing_with_it() {
+    let mut cluster = Cluster::start();
+    for election in 0..parameter("ELECTIONS", 4) {
+        let more = usize::try_from(30 + cluster.party.random.below(100)).unwrap();
+        cluster.party.publish_until_acknowledged(&format!("election {election}"), more);
+        cluster.servers[0].connect().api("$JS.API.STREAM.LEADER.STEPDOWN.MQTT_0", "");
+    }
+    cluster.party.publish_until_acknowledged("after the last", 100);
+    cluster.party.all_arrived();
+}
+
+#[test]
+fn a_leader_that_is_killed_takes_nothing_with_it() {
+    let mut cluster = Cluster::start();
+    for kill in 0..parameter("KILLS", 2) {
+        let more = usize::try_from(30 + cluster.party.random.below(200)).unwrap();
+        cluster.party.publish_until_acknowledged(&format!("kill {kill}"), more);
+        let leader = cluster.leader(0);
+        cluster.servers[leader].kill();
+        cluster.party.publish_until_acknowledged("with two", 100);
+        cluster.servers[leader].start_again();
+        cluster.servers[leader].wait_until_ready();
+    }
+    cluster.party.publish_until_acknowledged("with three", 50);
+    cluster.party.all_arrived();
+}
+
+/// `STILL_SECONDS` says how long.
+#[test]
+fn a_leader_that_stands_still_for_a_while_takes_nothing_with_it() {
+    let mut cluster = Cluster::start();
+    cluster.party.publish_until_acknowledged("before", 100);
+    let leader = cluster.leader(0);
+    cluster.servers[leader].signal(Signal::STOP);
+    let duration = Duration::from_secs(parameter("STILL_SECONDS", 6));
+    cluster.party.publish_for("the leader stands still", duration);
+    cluster.servers[leader].signal(Signal::CONT);
+    cluster.party.publish_until_acknowledged("it goes on", 200);
+    cluster.party.all_arrived();
+}
