@@ -86,6 +86,7 @@ fn a_leader_that_is_killed_takes_nothing_with_it() {
 
 /// `STILL_SECONDS` says how long.
 #[test]
+#[ignore = "three servers that miss each other's heartbeats on busy cores: `make soak` runs it alone"]
 fn a_leader_that_stands_still_for_a_while_takes_nothing_with_it() {
     let mut cluster = Cluster::start();
     cluster.party.publish_until_acknowledged("before", 100);
