@@ -71,6 +71,12 @@ impl ShardCore {
         &self.state
     }
 
+    /// Its part of JetStream, if that has the messages, to look at.
+    #[must_use]
+    pub fn jetstream(&self) -> Option<&JetStream> {
+        self.jetstream.as_deref()
+    }
+
     /// A connection was accepted or handed over.
     pub fn opened(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {
         self.with(io, |state, context| state.handle_opened(id, context));

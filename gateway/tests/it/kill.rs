@@ -114,6 +114,7 @@ impl Party {
             receive_maximum: 20,
             window: 20,
             subscriptions,
+            wants_retained: false,
         };
         let profiles = [
             profile("pub-0", Vec::new()),

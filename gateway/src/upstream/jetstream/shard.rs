@@ -990,6 +990,12 @@ impl JetStream {
         timeouts.min().unwrap_or(Timestamp::NEVER).min(self.shared.next_timeout())
     }
 
+    /// Nothing waits to be stored.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.partitions.iter().all(|partition| partition.lane.is_empty())
+    }
+
     /// What waits to be sent on each link, to be moved where it is sent from.
     pub fn take_bytes(&mut self, mut take: impl FnMut(ConnectionId, &mut Vec<u8>)) {
         for partition in &mut self.partitions {

@@ -244,7 +244,7 @@ impl Device {
     /// Whether everything sent so far has been handled by the gateway, and what came is here.
     #[track_caller]
     pub(super) fn ping(&mut self) {
-        self.send(|out| encode_pingreq(out));
+        self.send(encode_pingreq);
         assert_eq!(self.answer(), Answer::Pong);
     }
 

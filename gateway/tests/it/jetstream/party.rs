@@ -95,6 +95,7 @@ impl Party {
             receive_maximum: 20,
             window: 20,
             subscriptions: subscriptions.to_vec(),
+            wants_retained: false,
         };
         self.peers.push(Peer { client: Client::new(profile), stream: None, node, is_away: false });
         self.peers.len() - 1

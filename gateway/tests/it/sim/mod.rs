@@ -10,7 +10,7 @@ mod store;
 use gateway::node::core::ShardCore;
 use gateway::node::recovery::{Recovery, RecoverySettings};
 use gateway::node::{committed_ends, embedded_shards};
-use gateway::proto::handler::Io;
+use gateway::proto::handler::{Dial, Io};
 use gateway::proto::limits::Limits;
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
 use gateway::proto::partition::PartitionId;
@@ -25,6 +25,8 @@ use gateway::upstream::embedded::quota::{Quota, QuotaLimits};
 use gateway::upstream::embedded::shard::{EmbeddedLimits, Shared};
 use gateway::upstream::embedded::store::KeyedStore;
 use gateway::upstream::embedded::store::thread::{Storage, StoreReply, StoreRequest, ThreadConfig};
+use gateway::upstream::jetstream::control::ControlNews;
+use gateway::upstream::jetstream::shard::{JetStream, JetStreamSettings};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +44,8 @@ pub(crate) struct SimSettings {
     pub(crate) groups: GroupLimits,
     pub(crate) quota_limits: QuotaLimits,
     pub(crate) seed: u64,
+    /// With JetStream: the upstream of the one shard, by the number of the boot.
+    pub(crate) jetstream: Option<fn(&Self, u64) -> JetStreamSettings>,
 }
 
 impl Default for SimSettings {
@@ -54,6 +58,7 @@ impl Default for SimSettings {
             groups: GroupLimits::default(),
             quota_limits: QuotaLimits::default(),
             seed: 1,
+            jetstream: None,
         }
     }
 }
@@ -100,10 +105,16 @@ pub(crate) struct SimNode {
     /// The queues between shards are full: nothing gets from one to another.
     pub(crate) mesh_is_full: bool,
     sessions_asked_for: u64,
+    boot: u64,
+    /// How often a shard wanted to be called at a time of its own.
+    pub(crate) timeout_count: u64,
 }
 
 /// Bytes that wait for a shard before publishers are held.
 pub(crate) const SIM_MESH_BYTES_MAX: usize = 65_536;
+
+/// More than this must not follow from one event.
+const ROUNDS_MAX: u32 = 100_000;
 
 const START_MS: u64 = 1_700_000_000_000;
 
@@ -115,7 +126,7 @@ impl SimNode {
 
     pub(crate) fn with(settings: SimSettings) -> Self {
         let files = FaultyFiles::new(settings.seed);
-        Self::boot(settings, files, Survivor::create(), Arc::new(AtomicU64::new(START_MS)))
+        Self::boot(settings, files, Survivor::create(), Arc::new(AtomicU64::new(START_MS)), 0)
     }
 
     fn boot(
@@ -123,11 +134,12 @@ impl SimNode {
         mut files: FaultyFiles,
         (store, survivor): (Box<dyn KeyedStore>, Survivor),
         now: Arc<AtomicU64>,
+        boot: u64,
     ) -> Self {
         let count = settings.shards;
         let time = Timestamp(now.load(Ordering::Relaxed));
         let recovery = RecoverySettings {
-            sessions_only: false,
+            sessions_only: settings.jetstream.is_some(),
             shards: count,
             durability: settings.durability,
             limits: settings.log_limits,
@@ -169,7 +181,13 @@ impl SimNode {
             let shard = ShardIndex(u16::try_from(index).unwrap());
             let seed = settings.seed ^ index as u64;
             let state = ShardState::new(shard, count, settings.limits.clone(), seed, time);
-            let core = ShardCore::new(state, upstream, &ends);
+            let core = match settings.jetstream {
+                None => ShardCore::new(state, upstream, &ends),
+                Some(make) => {
+                    let links = JetStream::new(&make(&settings, boot), seed ^ boot);
+                    ShardCore::with_jetstream(state, upstream, Box::new(links))
+                }
+            };
             SimShard { core, io: Io::new(shard, count, time) }
         });
         Self {
@@ -187,6 +205,8 @@ impl SimNode {
             holds_io: false,
             mesh_is_full: false,
             sessions_asked_for: 0,
+            boot,
+            timeout_count: 0,
             settings,
         }
     }
@@ -195,8 +215,8 @@ impl SimNode {
     pub(crate) fn crash(mut self) -> Self {
         self.files.crash();
         let keeps_recent = self.files.below(2) == 0;
-        let Self { settings, files, survivor, now, .. } = self;
-        Self::boot(settings, files, survivor.crash(keeps_recent), now)
+        let Self { settings, files, survivor, now, boot, .. } = self;
+        Self::boot(settings, files, survivor.crash(keeps_recent), now, boot + 1)
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -209,6 +229,15 @@ impl SimNode {
     }
 
     pub(crate) fn connect_to(&mut self, shard: usize) -> SimClient {
+        let (client, id) = self.add_socket(shard);
+        let at = &mut self.shards[shard];
+        at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+        at.core.opened(id, &mut at.io);
+        self.run();
+        client
+    }
+
+    fn add_socket(&mut self, shard: usize) -> (SimClient, ConnectionId) {
         let id = ConnectionId { index: self.next_index, generation: 1 };
         self.next_index += 1;
         self.sockets.push(Socket {
@@ -220,11 +249,36 @@ impl SimNode {
             outbound: Vec::new(),
             stalled: false,
         });
-        let at = &mut self.shards[shard];
+        (SimClient(self.sockets.len() - 1), id)
+    }
+
+    /// The connections that the first shard wants made.
+    pub(crate) fn take_dials(&mut self) -> Vec<Dial> {
+        std::mem::take(&mut self.shards[0].io.dials)
+    }
+
+    /// One of them is there, or not.
+    pub(crate) fn dialed(
+        &mut self,
+        token: u64,
+        result: Result<(), std::io::ErrorKind>,
+    ) -> Option<SimClient> {
+        let made = result.is_ok().then(|| self.add_socket(0));
+        let result = result.map_err(std::io::Error::from);
+        let result = result.map(|()| made.expect("it was just made").1);
+        let at = &mut self.shards[0];
         at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
-        at.core.opened(id, &mut at.io);
+        at.core.dialed(token, result, &mut at.io);
         self.run();
-        SimClient(self.sockets.len() - 1)
+        made.map(|(client, _)| client)
+    }
+
+    /// The control thread says something to the first shard.
+    pub(crate) fn tell(&mut self, news: ControlNews) {
+        let at = &mut self.shards[0];
+        at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+        at.core.message(NodeMessage::Control(news), &mut at.io);
+        self.run();
     }
 
     /// The client sends bytes; everything that follows from them happens.
@@ -285,6 +339,7 @@ impl SimNode {
             let second = Timestamp((self.now().0 / 1_000 + 1) * 1_000);
             let step = next.min(second).min(end).max(Timestamp(self.now().0 + 1));
             self.now.store(step.0.min(end.0), Ordering::Relaxed);
+            self.timeout_count += u64::from(next <= self.now());
             if self.now() == second {
                 self.storage.tick(second);
                 self.survivor.note();
@@ -367,7 +422,10 @@ impl SimNode {
 
     /// Until nothing more happens by itself.
     fn run(&mut self) {
+        let mut rounds = 0;
         loop {
+            rounds += 1;
+            assert!(rounds < ROUNDS_MAX, "it never comes to rest");
             let mut moved = false;
             for index in 0..self.shards.len() {
                 let at = &mut self.shards[index];

@@ -23,7 +23,12 @@ pub(crate) struct Profile {
     /// Messages it has unacknowledged at most.
     pub(crate) window: usize,
     pub(crate) subscriptions: Vec<(&'static str, QoS)>,
+    /// It asks for retained messages when it subscribes.
+    pub(crate) wants_retained: bool,
 }
+
+/// Messages to topics that begin so are published with RETAIN.
+pub(crate) const RETAINED_TOPICS: &str = "r/";
 
 /// What happened to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +43,8 @@ pub(crate) enum Event {
     Abandoned(MessageId),
     /// A message came that is not a repetition of one whose packet id is still open.
     Delivered { message: MessageId, qos: QoS, dup: bool },
+    /// A message came because it is retained, once for each subscription that asked for it.
+    Retained(MessageId),
     /// DISCONNECT came.
     Disconnected(ReasonCode),
     /// The server did what it must not.
@@ -213,7 +220,7 @@ impl Client {
         let header = PublishHeader {
             dup,
             qos: sending.qos,
-            retain: false,
+            retain: sending.topic.starts_with(RETAINED_TOPICS),
             topic: sending.topic,
             packet_id: PacketId::new(sending.packet_id),
         };
@@ -324,12 +331,13 @@ impl Client {
     }
 
     fn subscribe(&mut self) {
-        let options = |qos| SubscriptionOptions {
-            qos,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::DoNotSend,
+        let retain_handling = match self.profile.wants_retained {
+            true => RetainHandling::SendAtSubscribe,
+            false => RetainHandling::DoNotSend,
         };
+        let (no_local, retain_as_published) = (false, false);
+        let options =
+            |qos| SubscriptionOptions { qos, no_local, retain_as_published, retain_handling };
         let filters: Vec<_> = self
             .profile
             .subscriptions
@@ -382,7 +390,10 @@ impl Client {
         if publish.payload[head.len()..].iter().any(|byte| *byte != PADDING) {
             return self.broken(format!("message {message} is not what was sent"));
         }
-        let delivered = Event::Delivered { message, qos: publish.qos, dup: publish.dup };
+        let delivered = match publish.retain {
+            true => Event::Retained(message),
+            false => Event::Delivered { message, qos: publish.qos, dup: publish.dup },
+        };
         let Some(packet_id) = publish.packet_id.map(PacketId::get) else {
             self.events.push(delivered);
             return;

@@ -53,6 +53,7 @@ impl Ledger {
                 }
             }
             Event::Acknowledged(message) => self.entry(message).acknowledged = true,
+            Event::Retained(message) => drop(self.entry(message).due.remove(&actor)),
             Event::Connected { session_present: true }
             | Event::Abandoned(_)
             | Event::Disconnected(_) => {}
@@ -63,6 +64,16 @@ impl Ledger {
             Event::Broken(what) => return Some(what),
         }
         None
+    }
+
+    /// What a session that ends with its connection is owed as long as that lasts.
+    pub(crate) fn owes(&mut self, actor: usize, profile: &Profile) {
+        self.subscribed.insert(actor, profile.subscriptions.clone());
+    }
+
+    /// Whether PUBACK or PUBREC has come for a message.
+    pub(crate) fn is_acknowledged(&self, message: MessageId) -> bool {
+        self.entries[usize::try_from(message).unwrap()].acknowledged
     }
 
     /// A message is about to be sent for the first time.
@@ -240,6 +251,7 @@ fn a_ledger_notices_what_a_group_loses_and_doubles() {
         receive_maximum: 1,
         window: 1,
         subscriptions: vec![(group, qos)],
+        wants_retained: false,
     };
     for member in [7, 8] {
         assert_eq!(ledger.hear(member, &profile(QoS::ExactlyOnce), Event::Subscribed), None);

@@ -6,6 +6,7 @@
 pub(crate) mod client;
 mod crashes;
 mod disk;
+mod jetstream;
 pub(crate) mod ledger;
 pub(crate) mod random;
 mod world;
@@ -49,6 +50,17 @@ fn run_with(
     Ok(world.ledger.acknowledged_count())
 }
 
+/// Says which seed it was that panicked.
+struct SaidOnPanic(u64);
+
+impl Drop for SaidOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("SEED={} panicked", self.0);
+        }
+    }
+}
+
 /// Runs `run` for every seed and fails with all that broke a promise, the first in full.
 fn run_all(
     seeds: std::ops::Range<u64>,
@@ -57,6 +69,7 @@ fn run_all(
     let mut done = 0;
     let mut broken = Vec::new();
     for seed in seeds {
+        let _seed = SaidOnPanic(seed);
         match run(seed) {
             Ok(count) => done += count,
             Err(Broken(what)) => broken.push((seed, what)),

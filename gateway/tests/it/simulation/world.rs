@@ -91,6 +91,7 @@ pub(crate) fn some_settings(shards: u16, seed: u64) -> SimSettings {
         },
         seed,
         quota_limits: QuotaLimits::default(),
+        jetstream: None,
     }
 }
 
@@ -166,6 +167,7 @@ impl World {
             receive_maximum: u16::try_from(1 + self.random.below(8)).unwrap(),
             window: usize::try_from(1 + self.random.below(8)).unwrap(),
             subscriptions,
+            wants_retained: false,
         };
         let client = Client::new(profile);
         self.actors.push(Actor {

@@ -1,0 +1,933 @@
+//! Gateways, the servers of two partitions, clients, and the network between all of them.
+
+use super::nats_server::{ClientId, NatsServer};
+use crate::sim::{SimClient, SimNode, SimSettings};
+use crate::simulation::client::{Client, Event, Profile};
+use crate::simulation::ledger::Ledger;
+use crate::simulation::random::Random;
+use crate::simulation::world::{Broken, some_settings};
+use gateway::proto::bridge::ring_table::{Member, RingTable};
+use gateway::proto::mqtt::{ProtocolVersion, QoS};
+use gateway::proto::partition::{PartitionId, Sequence};
+use gateway::proto::time::Timestamp;
+use gateway::upstream::jetstream::control::{ControlNews, PartitionStatus};
+use gateway::upstream::jetstream::lane::LaneLimits;
+use gateway::upstream::jetstream::link::{Identity, LinkSettings};
+use gateway::upstream::jetstream::shard::JetStreamSettings;
+use gateway::upstream::jetstream::stored::StoreTime;
+use gateway::upstream::jetstream::{PartitionLimits, SharedLimits};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Topics of both partitions; messages to the last two are retained.
+pub(crate) const TOPICS: [&str; 6] = ["a/1", "a/2", "b/1", "b/2", "r/1", "r/2"];
+const FILTERS: [&str; 7] = ["a/+", "#", "b/1", "+/2", "a/1", "r/#", "b/2"];
+const QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
+const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V3_1_1, ProtocolVersion::V5];
+/// Seconds of calm after which everything owed must have arrived.
+const CALM_SECONDS: u32 = 60;
+/// In a second of calm a shard wants to be called so often at most.
+const TIMEOUTS_A_SECOND_MAX: u64 = 200;
+/// After so many rounds in one moment everything must have come to rest.
+const ROUNDS_MAX: u32 = 500;
+/// What happened last is printed with a broken promise.
+const TRACE_LINES: usize = 80;
+/// Nobody listens there.
+const NOWHERE: SocketAddr = address(9);
+
+const fn address(number: u8) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, number)), 4222)
+}
+
+/// How often in a thousand steps something happens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weather {
+    pub(crate) crash: u64,
+    pub(crate) cut: u64,
+    pub(crate) link: u64,
+    pub(crate) server: u64,
+    /// Servers lose what was not synced when they restart.
+    pub(crate) loses_tails: bool,
+}
+
+/// A server, its streams, and what is wrong with it.
+pub(crate) struct Server {
+    pub(crate) model: NatsServer,
+    pub(crate) is_up: bool,
+    /// Connections are neither made nor refused.
+    pub(crate) is_unreachable: bool,
+    replicas: u8,
+}
+
+impl Server {
+    fn heal(&mut self) {
+        (self.is_up, self.is_unreachable) = (true, false);
+        self.model.has_streams = true;
+        self.model.messages.count_max = u64::MAX;
+    }
+}
+
+/// A connection of a gateway to a server.
+pub(crate) struct Pipe {
+    pub(crate) gateway: usize,
+    socket: SimClient,
+    pub(crate) server: usize,
+    id: ClientId,
+    pub(crate) to_server: Vec<u8>,
+    pub(crate) to_gateway: Vec<u8>,
+    /// Nothing gets through any more, and nobody hears of it.
+    pub(crate) is_dead: bool,
+}
+
+pub(crate) struct Actor {
+    pub(crate) client: Client,
+    gateway: usize,
+    socket: Option<SimClient>,
+    stalled: bool,
+    publishes: bool,
+    /// What came because it was retained.
+    retained: Vec<u64>,
+}
+
+/// See the module.
+pub(crate) struct World {
+    /// Each is taken out only while it crashes.
+    gateways: Vec<Option<SimNode>>,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) pipes: Vec<Pipe>,
+    pub(crate) actors: Vec<Actor>,
+    pub(crate) ledger: Ledger,
+    pub(crate) random: Random,
+    /// What gateways sent on links that are gone, and servers have not read yet.
+    lingering: Vec<(usize, ClientId, Vec<u8>)>,
+    /// Messages that a server had stored and lost.
+    lost: BTreeSet<u64>,
+    next_id: ClientId,
+    trace: Vec<String>,
+}
+
+/// The upstream of a gateway, with limits that the seed makes small or large.
+fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
+    let mut random = Random::new(settings.seed);
+    let mut either = |small, large| if random.below(2) == 0 { small } else { large };
+    let member = |number: u16| Member {
+        partition: PartitionId(number),
+        weight: 1,
+        sub_cluster: format!("c{number}"),
+    };
+    let link = |number: u8| {
+        let settings = LinkSettings {
+            name: format!("c{number}"),
+            connection_name: "simulated".to_owned(),
+            identity: Identity::None,
+            connect_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(5),
+            silence_max: Duration::from_secs(12),
+            reconnect_wait_max: Duration::from_secs(5),
+            announced_servers_max: 4,
+        };
+        (Arc::new(settings), vec![address(number)])
+    };
+    let origin = (settings.seed << 16) + boot;
+    JetStreamSettings {
+        ring: Arc::new(RingTable::new(1, vec![member(0), member(1)]).unwrap()),
+        links: vec![link(0), link(1)],
+        limits: PartitionLimits {
+            lane: LaneLimits {
+                count_max: either(4, 1_000),
+                bytes_max: either(1_024, 1 << 20),
+                timeout: Duration::from_secs(5),
+            },
+            tail_bytes_max: either(512, 1 << 16),
+            page_bytes_max: either(1_024, 1 << 20),
+            link_write_bytes_max: either(2_048, 1 << 20),
+            shared: SharedLimits { groups_max: 4, members_max: 8, inflight_max: 8 },
+        },
+        inbox_prefix: format!("_GW.{origin:x}"),
+        origin,
+    }
+}
+
+impl World {
+    /// `gateways` of one shard each.
+    pub(crate) fn new(gateways: usize, seed: u64) -> Self {
+        let node = |gateway: usize| {
+            let settings = some_settings(1, seed);
+            let seed = (seed << 8) + gateway as u64;
+            let mut node =
+                SimNode::with(SimSettings { seed, jetstream: Some(jetstream), ..settings });
+            node.holds_io = true;
+            Some(node)
+        };
+        let mut random = Random::new(seed);
+        let server = |number: u16| {
+            let mut model = NatsServer::new(number);
+            // Not far from where a page of the replay ends, for some seeds.
+            model.messages.last = *random.pick(&[0, 970, 1_995]);
+            model.messages.sync();
+            model.batch_max = *random.pick(&[3, u64::MAX]);
+            Server { model, is_up: true, is_unreachable: false, replicas: 1 }
+        };
+        let mut world = Self {
+            servers: (0..2).map(server).collect(),
+            gateways: (0..gateways).map(node).collect(),
+            pipes: Vec::new(),
+            actors: Vec::new(),
+            ledger: Ledger::default(),
+            random,
+            lingering: Vec::new(),
+            lost: BTreeSet::new(),
+            next_id: 0,
+            trace: Vec::new(),
+        };
+        world.set_time();
+        for gateway in 0..gateways {
+            world.tell_first(gateway);
+        }
+        world
+    }
+
+    /// Publishers and subscribers of all kinds.
+    pub(crate) fn populate(&mut self, publishers: u64, subscribers: u64) {
+        for number in 0..publishers {
+            let persistent = self.random.below(4) > 0;
+            self.add(format!("pub-{number}"), persistent, Vec::new(), true);
+        }
+        for number in 0..subscribers {
+            let persistent = number == 0 || self.random.below(4) > 0;
+            let mut subscriptions = Vec::new();
+            for _ in 0..=self.random.below(2) {
+                let filter = *self.random.pick(&FILTERS);
+                if subscriptions.iter().all(|(known, _)| *known != filter) {
+                    subscriptions.push((filter, *self.random.pick(&QOS)));
+                }
+            }
+            self.add(format!("sub-{number}"), persistent, subscriptions, false);
+        }
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        name: String,
+        persistent: bool,
+        subscriptions: Vec<(&'static str, QoS)>,
+        publishes: bool,
+    ) -> usize {
+        let profile = Profile {
+            name,
+            version: *self.random.pick(&VERSIONS),
+            persistent,
+            receive_maximum: u16::try_from(1 + self.random.below(8)).unwrap(),
+            window: usize::try_from(1 + self.random.below(8)).unwrap(),
+            subscriptions,
+            wants_retained: false,
+        };
+        let gateway = self.actors.len() % self.gateways.len();
+        let client = Client::new(profile);
+        let (socket, stalled, retained) = (None, false, Vec::new());
+        self.actors.push(Actor { client, gateway, socket, stalled, publishes, retained });
+        self.actors.len() - 1
+    }
+
+    pub(crate) fn node(&mut self, gateway: usize) -> &mut SimNode {
+        self.gateways[gateway].as_mut().expect("it is only gone while it crashes")
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.gateways[0].as_ref().expect("it is only gone while it crashes").now()
+    }
+
+    fn set_time(&mut self) {
+        let now = self.now();
+        for server in &mut self.servers {
+            server.model.set_now(now);
+        }
+    }
+
+    /// Lets something happen.
+    pub(crate) fn step(&mut self, weather: Weather) -> Result<(), Broken> {
+        let Weather { crash, cut, link, server, loses_tails } = weather;
+        let actor = usize::try_from(self.random.below(self.actors.len() as u64)).unwrap();
+        let gateway = usize::try_from(self.random.below(self.gateways.len() as u64)).unwrap();
+        let what = self.random.below(1_000);
+        if what < crash {
+            self.crash(gateway);
+        } else if what < crash + cut {
+            self.cut(actor);
+        } else if what < crash + cut + link {
+            self.hurt_link();
+        } else if what < crash + cut + link + server {
+            self.hurt_server(loses_tails);
+        } else if what < 70 {
+            self.tell_something(gateway);
+        } else if what < 200 {
+            for _ in 0..=self.random.below(4) {
+                self.node(gateway).perform_one();
+            }
+        } else if what < 600 {
+            for _ in 0..=self.random.below(12) {
+                self.move_something();
+            }
+        } else if what < 800 {
+            self.act(actor);
+        } else if what < 950 {
+            self.actors[actor].client.answer_one();
+        } else if what < 990 {
+            let most = *self.random.pick(&[50, 500, 4_000]);
+            let milliseconds = 1 + self.random.below(most);
+            self.advance(Duration::from_millis(milliseconds));
+        } else if let Some(socket) = self.actors[actor].socket {
+            let Actor { gateway, stalled, .. } = &mut self.actors[actor];
+            *stalled = !*stalled;
+            let (gateway, stalled) = (*gateway, *stalled);
+            self.node(gateway).stall(socket, stalled);
+        }
+        self.exchange()
+    }
+
+    fn act(&mut self, actor: usize) {
+        if self.actors[actor].socket.is_none() {
+            self.connect(actor);
+        } else if self.random.below(60) == 0 {
+            self.note(format!("{actor} takes its session over"));
+            self.connect(actor);
+        } else if self.actors[actor].publishes && self.actors[actor].client.may_publish() {
+            let topic = *self.random.pick(&TOPICS);
+            let qos = *self.random.pick(&QOS);
+            self.publish(actor, topic, qos);
+        }
+    }
+
+    pub(crate) fn publish(&mut self, actor: usize, topic: &'static str, qos: QoS) -> u64 {
+        let message = self.ledger.published(actor, topic, qos);
+        let padding_bytes = usize::try_from(self.random.below(200)).unwrap();
+        self.note(format!("{actor} publishes {message} to {topic} with {qos:?}"));
+        self.actors[actor].client.publish(message, topic, qos, padding_bytes);
+        message
+    }
+
+    pub(crate) fn connect(&mut self, actor: usize) {
+        let gateway = self.actors[actor].gateway;
+        let socket = self.node(gateway).connect();
+        let Actor { client, socket: of_actor, stalled, .. } = &mut self.actors[actor];
+        *of_actor = Some(socket);
+        *stalled = false;
+        client.connect();
+        if !client.profile.persistent {
+            self.ledger.session_ended(actor);
+        }
+        self.note(format!("{actor} connects"));
+    }
+
+    pub(crate) fn cut(&mut self, actor: usize) {
+        let Some(socket) = self.actors[actor].socket.take() else { return };
+        self.note(format!("{actor} loses its connection"));
+        self.went_offline(actor);
+        let gateway = self.actors[actor].gateway;
+        self.node(gateway).drop_connection(socket);
+    }
+
+    fn went_offline(&mut self, actor: usize) {
+        self.actors[actor].client.disconnected();
+        if !self.actors[actor].client.profile.persistent {
+            self.ledger.session_ended(actor);
+        }
+    }
+
+    /// The power of a gateway goes, and comes back.
+    pub(crate) fn crash(&mut self, gateway: usize) {
+        self.note(format!("gateway {gateway} crashes"));
+        let node = self.gateways[gateway].take().expect("it is only gone while it crashes");
+        let mut node = node.crash();
+        node.holds_io = true;
+        self.gateways[gateway] = Some(node);
+        self.tell_first(gateway);
+        for actor in 0..self.actors.len() {
+            if self.actors[actor].gateway == gateway {
+                self.actors[actor].socket = None;
+                self.went_offline(actor);
+            }
+        }
+        let Self { pipes, servers, .. } = self;
+        pipes.retain(|pipe| {
+            let is_other = pipe.gateway != gateway;
+            if !is_other {
+                servers[pipe.server].model.close(pipe.id);
+            }
+            is_other
+        });
+    }
+
+    fn hurt_link(&mut self) {
+        if self.pipes.is_empty() {
+            return;
+        }
+        let pipe = usize::try_from(self.random.below(self.pipes.len() as u64)).unwrap();
+        if self.random.below(4) == 0 {
+            self.note(format!("link {} is dead", self.pipes[pipe].id));
+            self.pipes[pipe].is_dead = true;
+            return;
+        }
+        // Some of what was on its way gets there.
+        for to_server in [true, false] {
+            if self.random.below(2) == 0 {
+                self.move_bytes(pipe, to_server);
+            }
+        }
+        if pipe < self.pipes.len() {
+            self.cut_link(pipe);
+        }
+    }
+
+    /// Both ends of a link hear that it is gone.
+    pub(crate) fn cut_link(&mut self, pipe: usize) {
+        let pipe = self.pipes.remove(pipe);
+        let Pipe { gateway, socket, server, id, .. } = pipe;
+        self.note(format!("link {id} of gateway {gateway} to server {server} is cut"));
+        self.close_at_server(pipe);
+        self.node(gateway).drop_connection(socket);
+    }
+
+    /// The server's end of a link closes, at once or when it has read what it had received.
+    fn close_at_server(&mut self, pipe: Pipe) {
+        let Pipe { server, id, to_server, .. } = pipe;
+        if self.servers[server].is_up && !to_server.is_empty() && self.random.below(2) == 0 {
+            self.lingering.push((server, id, to_server));
+        } else {
+            self.servers[server].model.close(id);
+        }
+    }
+
+    fn hurt_server(&mut self, loses_tails: bool) {
+        let number = usize::try_from(self.random.below(2)).unwrap();
+        let what = self.random.below(9);
+        let heals = self.random.below(2) == 0;
+        let server = &mut self.servers[number];
+        match what {
+            _ if heals => server.heal(),
+            0 => server.is_unreachable = !server.is_unreachable,
+            1 | 2 => server.model.has_streams = !server.model.has_streams,
+            3 | 4 => {
+                let count = server.model.messages.kept.len() as u64;
+                let stream = &mut server.model.messages;
+                stream.count_max = if stream.count_max == u64::MAX { count } else { u64::MAX };
+            }
+            5 => server.model.messages.sync(),
+            6 => server.model.retained.sync(),
+            _ if server.is_up => self.stop_server(number, loses_tails),
+            _ => {}
+        }
+        let Server { model, is_up, is_unreachable, .. } = &self.servers[number];
+        let (has_streams, count_max) = (model.has_streams, model.messages.count_max);
+        self.note(format!(
+            "server {number}: up {is_up}, unreachable {is_unreachable}, streams {has_streams}, \
+             {count_max} messages at most"
+        ));
+    }
+
+    /// A server ends; its connections are closed.
+    pub(crate) fn stop_server(&mut self, number: usize, loses_tail: bool) {
+        self.servers[number].is_up = false;
+        for message in self.servers[number].model.restart(loses_tail) {
+            self.lost.insert(message);
+        }
+        if loses_tail {
+            let last = self.servers[number].model.messages.last;
+            self.note(format!("server {number} has lost what was behind {last}"));
+        }
+        self.lingering.retain(|(server, ..)| *server != number);
+        while let Some(pipe) = self.pipes.iter().position(|pipe| pipe.server == number) {
+            self.cut_link(pipe);
+        }
+    }
+
+    /// What the control thread would say of a partition.
+    pub(crate) fn status(&self, number: usize) -> PartitionStatus {
+        let Server { model, is_up, is_unreachable, replicas } = &self.servers[number];
+        let is_led = *is_up && !is_unreachable && model.has_streams;
+        PartitionStatus {
+            partition: PartitionId(u16::try_from(number).unwrap()),
+            leader: is_led.then(|| address(u8::try_from(number).unwrap())),
+            leader_name: format!("n{number}"),
+            created: StoreTime(1),
+            first: Sequence(model.messages.first()),
+            last: Sequence(model.messages.last),
+            replicas: *replicas,
+        }
+    }
+
+    /// What a gateway hears before any client connects: where each partition ends.
+    fn tell_first(&mut self, gateway: usize) {
+        for number in 0..self.servers.len() {
+            let status = PartitionStatus { leader: None, ..self.status(number) };
+            self.tell(gateway, status);
+        }
+    }
+
+    /// The control thread tells a gateway how a partition is, or was, or is not.
+    fn tell_something(&mut self, gateway: usize) {
+        let number = usize::try_from(self.random.below(2)).unwrap();
+        let mut status = self.status(number);
+        match self.random.below(20) {
+            0 => status.leader = Some(NOWHERE),
+            1 => status.leader = None,
+            2 => status.last = Sequence(status.last.0.saturating_sub(self.random.below(5))),
+            _ => {}
+        }
+        self.tell(gateway, status);
+    }
+
+    pub(crate) fn tell(&mut self, gateway: usize, status: PartitionStatus) {
+        self.node(gateway).tell(ControlNews::Partition(status));
+    }
+
+    /// Everyone hears the truth.
+    pub(crate) fn tell_all(&mut self) {
+        for gateway in 0..self.gateways.len() {
+            for number in 0..self.servers.len() {
+                let status = self.status(number);
+                self.tell(gateway, status);
+            }
+        }
+    }
+
+    /// Something in a server, or on its way, moves on.
+    fn move_something(&mut self) {
+        self.answer_dials();
+        self.collect();
+        if !self.lingering.is_empty() && self.random.below(8) == 0 {
+            self.read_lingering();
+            return;
+        }
+        let choices = self.servers.len() as u64 + 2 * self.pipes.len() as u64;
+        let choice = usize::try_from(self.random.below(choices)).unwrap();
+        let Self { servers, random, .. } = self;
+        if let Some(server) = servers.get_mut(choice) {
+            server.model.step(random);
+            return;
+        }
+        let choice = choice - self.servers.len();
+        self.move_bytes(choice / 2, choice.is_multiple_of(2));
+    }
+
+    /// Takes from gateways and servers what they want sent; closes what gateways have closed.
+    pub(crate) fn collect(&mut self) {
+        let mut pipe = 0;
+        while pipe < self.pipes.len() {
+            let Pipe { gateway, socket, server, id, .. } = self.pipes[pipe];
+            let bytes = self.node(gateway).take(socket);
+            self.pipes[pipe].to_server.extend_from_slice(&bytes);
+            let bytes = self.servers[server].model.take(id);
+            self.pipes[pipe].to_gateway.extend_from_slice(&bytes);
+            if self.node(gateway).is_closed(socket) {
+                self.note(format!("gateway {gateway} closes link {id}"));
+                let pipe = self.pipes.remove(pipe);
+                self.close_at_server(pipe);
+            } else {
+                pipe += 1;
+            }
+        }
+    }
+
+    /// A piece of what is on its way arrives.
+    fn move_bytes(&mut self, pipe: usize, to_server: bool) {
+        let Some(on_its_way) = self.pipes.get_mut(pipe).filter(|pipe| !pipe.is_dead) else {
+            return;
+        };
+        let bytes = if to_server { &mut on_its_way.to_server } else { &mut on_its_way.to_gateway };
+        let all = bytes.len() as u64;
+        if all == 0 {
+            return;
+        }
+        let length = if self.random.below(3) == 0 { 1 + self.random.below(all) } else { all };
+        let piece = bytes.drain(..usize::try_from(length).unwrap()).collect::<Vec<_>>();
+        let Pipe { gateway, socket, server, id, .. } = *on_its_way;
+        if to_server {
+            self.servers[server].model.receive(id, &piece);
+        } else {
+            self.node(gateway).send(socket, &piece);
+        }
+    }
+
+    /// Connections that gateways want made are, or are refused, or hang.
+    pub(crate) fn answer_dials(&mut self) {
+        for gateway in 0..self.gateways.len() {
+            for dial in self.node(gateway).take_dials() {
+                let server = (0..2_u8).find(|number| address(*number) == dial.address);
+                let server = server.map(usize::from);
+                let fault = match server.map(|server| &self.servers[server]) {
+                    Some(Server { is_unreachable: true, .. }) => Some(std::io::ErrorKind::TimedOut),
+                    Some(Server { is_up: true, .. }) => None,
+                    _ => Some(std::io::ErrorKind::ConnectionRefused),
+                };
+                let made = self.node(gateway).dialed(dial.token, fault.map_or(Ok(()), Err));
+                if let (Some(socket), Some(server)) = (made, server) {
+                    let id = self.next_id;
+                    self.next_id += 1;
+                    self.servers[server].model.open(id);
+                    self.note(format!("link {id} of gateway {gateway} to server {server}"));
+                    let (to_server, to_gateway) = (Vec::new(), Vec::new());
+                    let is_dead = false;
+                    self.pipes.push(Pipe {
+                        gateway,
+                        socket,
+                        server,
+                        id,
+                        to_server,
+                        to_gateway,
+                        is_dead,
+                    });
+                } else if made.is_some() {
+                    unreachable!("nowhere refuses");
+                }
+            }
+        }
+    }
+
+    /// A server reads what was sent on a link that is gone.
+    fn read_lingering(&mut self) {
+        let (server, id, bytes) = self.lingering.remove(0);
+        self.servers[server].model.receive(id, &bytes);
+        self.servers[server].model.close(id);
+    }
+
+    /// All that is on its way between gateways and servers arrives, until nothing more comes.
+    /// Whether anything did.
+    pub(crate) fn pump(&mut self) -> bool {
+        let mut has_moved = false;
+        for _ in 0..ROUNDS_MAX {
+            self.answer_dials();
+            self.collect();
+            let mut moved = !self.lingering.is_empty();
+            while !self.lingering.is_empty() {
+                self.read_lingering();
+            }
+            for pipe in (0..self.pipes.len()).rev() {
+                moved |= self.pump_link(pipe, true) | self.pump_link(pipe, false);
+            }
+            for server in 0..self.servers.len() {
+                let Self { servers, random, .. } = self;
+                while servers[server].model.step(random) {
+                    moved = true;
+                }
+            }
+            if !moved {
+                return has_moved;
+            }
+            has_moved = true;
+        }
+        true
+    }
+
+    /// All that is on its way arrives, in one direction of one link.
+    pub(crate) fn pump_link(&mut self, pipe: usize, to_server: bool) -> bool {
+        let Some(on_its_way) = self.pipes.get_mut(pipe).filter(|pipe| !pipe.is_dead) else {
+            return false;
+        };
+        let Pipe { gateway, socket, server, id, .. } = *on_its_way;
+        if to_server {
+            let bytes = std::mem::take(&mut on_its_way.to_server);
+            self.servers[server].model.receive(id, &bytes);
+            return !bytes.is_empty();
+        }
+        let bytes = std::mem::take(&mut on_its_way.to_gateway);
+        if !bytes.is_empty() {
+            self.node(gateway).send(socket, &bytes);
+        }
+        !bytes.is_empty()
+    }
+
+    pub(crate) fn advance(&mut self, duration: Duration) {
+        for gateway in 0..self.gateways.len() {
+            self.node(gateway).advance(duration);
+        }
+        self.set_time();
+    }
+
+    /// Bytes go both ways between clients and gateways until no more come.
+    pub(crate) fn exchange(&mut self) -> Result<(), Broken> {
+        for index in 0..self.actors.len() {
+            let gateway = self.actors[index].gateway;
+            while let Some(socket) = self.actors[index].socket {
+                let bytes = std::mem::take(&mut self.actors[index].client.outbox);
+                if !bytes.is_empty() {
+                    self.node(gateway).send(socket, &bytes);
+                }
+                let received = self.node(gateway).take(socket);
+                self.actors[index].client.receive(&received);
+                if self.node(gateway).is_closed(socket) {
+                    self.note(format!("{index} is disconnected"));
+                    self.actors[index].socket = None;
+                    self.hear(index)?;
+                    self.went_offline(index);
+                }
+                if received.is_empty() && self.actors[index].client.outbox.is_empty() {
+                    break;
+                }
+            }
+            self.hear(index)?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, actor: usize) -> Result<(), Broken> {
+        for event in self.actors[actor].client.take_events() {
+            self.note(format!("{actor}: {event:?}"));
+            let profile = self.actors[actor].client.profile.clone();
+            let is_subscribed = event == Event::Subscribed;
+            if let Event::Retained(message) = event {
+                self.actors[actor].retained.push(message);
+            }
+            if let Some(what) = self.ledger.hear(actor, &profile, event) {
+                return Err(self.broken(&format!("{}: {what}", profile.name)));
+            }
+            if is_subscribed {
+                self.ledger.owes(actor, &profile);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that hindered is over: what is owed must arrive.
+    pub(crate) fn calm_down(&mut self) -> Result<(), Broken> {
+        self.note("calm".to_owned());
+        self.servers.iter_mut().for_each(Server::heal);
+        for index in 0..self.actors.len() {
+            if let (Some(socket), true) = (self.actors[index].socket, self.actors[index].stalled) {
+                self.actors[index].stalled = false;
+                let gateway = self.actors[index].gateway;
+                self.node(gateway).stall(socket, false);
+            }
+        }
+        for _ in 0..CALM_SECONDS {
+            self.calm_second()?;
+            if self.is_settled() {
+                return self.check_streams();
+            }
+        }
+        let missing: Vec<_> =
+            self.missing().into_iter().map(|id| self.ledger.describe(id)).collect();
+        let busy = self.actors.iter().filter(|actor| !is_done(actor));
+        let busy: Vec<_> = busy.map(|actor| format!("{:?}", actor.client)).collect();
+        Err(self.broken(&format!("missing: {missing:#?}\nbusy: {busy:#?}")))
+    }
+
+    /// A second in which nothing goes wrong.
+    pub(crate) fn calm_second(&mut self) -> Result<(), Broken> {
+        self.tell_all();
+        let before: Vec<u64> =
+            (0..self.gateways.len()).map(|n| self.node(n).timeout_count).collect();
+        for _ in 0..10 {
+            self.settle()?;
+            self.advance(Duration::from_millis(100));
+        }
+        for (gateway, before) in before.into_iter().enumerate() {
+            let count = self.node(gateway).timeout_count - before;
+            if count > TIMEOUTS_A_SECOND_MAX {
+                let what = format!("gateway {gateway} was called {count} times in a second");
+                return Err(self.broken(&what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everyone is connected and answers, disks and servers do what they are asked, until nothing
+    /// moves.
+    pub(crate) fn settle(&mut self) -> Result<(), Broken> {
+        for _ in 0..ROUNDS_MAX {
+            let mut moved = false;
+            for index in 0..self.actors.len() {
+                if self.actors[index].socket.is_none() {
+                    self.connect(index);
+                    moved = true;
+                }
+                while self.actors[index].client.has_answers() {
+                    self.actors[index].client.answer_one();
+                    moved = true;
+                }
+            }
+            self.exchange()?;
+            moved |= self.pump();
+            for gateway in 0..self.gateways.len() {
+                while self.node(gateway).perform_one() {
+                    moved = true;
+                }
+            }
+            self.exchange()?;
+            if !moved {
+                return Ok(());
+            }
+        }
+        Err(self.broken("it never comes to rest"))
+    }
+
+    fn is_settled(&self) -> bool {
+        let nodes = self.gateways.iter().flatten();
+        let mut links = nodes.filter_map(|node| node.shard(0).jetstream());
+        self.actors.iter().all(is_done)
+            && links.all(|links| links.is_idle())
+            && self.missing().is_empty()
+    }
+
+    /// Acknowledged messages that did not arrive, and that no server has lost.
+    fn missing(&self) -> Vec<u64> {
+        let missing = self.ledger.missing().into_iter();
+        missing.filter(|message| !self.lost.contains(message)).collect()
+    }
+
+    /// The streams hold what was acknowledged, once and in order.
+    fn check_streams(&mut self) -> Result<(), Broken> {
+        let mut newest = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        for server in 0..self.servers.len() {
+            let stored: Vec<_> =
+                self.servers[server].model.messages.kept.values().cloned().collect();
+            for message in stored {
+                let Some(head) = message.payload.first_chunk() else { continue };
+                let id = u64::from_le_bytes(*head);
+                let qos = message.header("Mqtt-QoS").map(<[u8]>::to_vec);
+                let is_first = seen.insert(id);
+                if !is_first && qos.as_deref() == Some(b"2") {
+                    return Err(self.broken(&format!("message {id} is stored twice")));
+                }
+                let publisher = message.header("Mqtt-Client-Id").map(<[u8]>::to_vec);
+                let newest = newest.entry((publisher, message.subject, qos)).or_insert(id);
+                if is_first && id < *newest {
+                    return Err(self.broken(&format!("message {id} is stored behind {newest}")));
+                }
+                *newest = id.max(*newest);
+            }
+        }
+        Ok(())
+    }
+
+    /// A new subscriber gets of each topic what was retained last.
+    pub(crate) fn check_retained(&mut self) -> Result<(), Broken> {
+        for gateway in 0..self.gateways.len() {
+            for topic in ["r/1", "r/2"] {
+                self.check_retained_topic(gateway, topic)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_retained_topic(&mut self, gateway: usize, topic: &'static str) -> Result<(), Broken> {
+        let subject = format!("mqtt.{}", topic.replace('/', "."));
+        let ids = |world: &Self, server: usize| {
+            let kept = world.servers[server].model.messages.kept.iter();
+            let of_topic = kept.filter(|(_, one)| one.subject == subject.as_bytes());
+            let with_id = of_topic
+                .map(|(at, one)| (*at, u64::from_le_bytes(*one.payload.first_chunk().unwrap())));
+            with_id.collect::<Vec<_>>()
+        };
+        let stored: Vec<_> = (0..self.servers.len()).flat_map(|server| ids(self, server)).collect();
+        let acknowledged = stored.iter().filter(|(_, id)| self.ledger.is_acknowledged(*id));
+        let Some((last, id)) = acknowledged.max().copied() else { return Ok(()) };
+        let name = format!("new-{gateway}-{topic}");
+        let actor = self.add(name, false, vec![(topic, QoS::AtLeastOnce)], false);
+        self.actors[actor].gateway = gateway;
+        self.actors[actor].client.profile.wants_retained = true;
+        for _ in 0..CALM_SECONDS {
+            self.calm_second()?;
+            if !self.actors[actor].retained.is_empty() {
+                break;
+            }
+        }
+        let got = std::mem::take(&mut self.actors[actor].retained);
+        let is_later = |id: &u64| stored.iter().any(|(at, other)| other == id && *at >= last);
+        if got.is_empty() || !got.iter().all(is_later) {
+            let retained = self.servers.iter().map(|server| server.model.retained.shown());
+            let retained: Vec<_> = retained.collect();
+            return Err(self.broken(&format!(
+                "{topic} at gateway {gateway}: {got:?} came, and {id} at {last} was retained: {retained:?}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Nothing happens any more: links stay, and nobody asks anything without end.
+    pub(crate) fn check_rest(&mut self) -> Result<(), Broken> {
+        // A link that is dead is found to be.
+        for _ in 0..15 {
+            self.calm_second()?;
+        }
+        let next_id = self.next_id;
+        let reads: u64 = self.servers.iter().map(|server| server.model.read_count).sum();
+        for _ in 0..15 {
+            self.calm_second()?;
+        }
+        let reads_now: u64 = self.servers.iter().map(|server| server.model.read_count).sum();
+        if self.next_id != next_id || reads_now > reads {
+            let what = format!(
+                "at rest {} links were made and {} questions asked",
+                self.next_id - next_id,
+                reads_now - reads
+            );
+            return Err(self.broken(&what));
+        }
+        Ok(())
+    }
+
+    /// Everyone ends its session: nothing may be left of them.
+    pub(crate) fn leave(&mut self) -> Result<(), Broken> {
+        for index in 0..self.actors.len() {
+            self.cut(index);
+            self.actors[index].client.profile.persistent = false;
+            self.connect(index);
+        }
+        for _ in 0..3 {
+            self.calm_second()?;
+        }
+        for index in 0..self.actors.len() {
+            self.cut(index);
+        }
+        for _ in 0..5 {
+            for gateway in 0..self.gateways.len() {
+                while self.node(gateway).perform_one() {}
+            }
+            self.pump();
+            self.advance(Duration::from_secs(1));
+        }
+        for gateway in 0..self.gateways.len() {
+            let state = self.node(gateway).shard(0).state();
+            let (sessions, filters) = (state.session_count(), state.filter_count());
+            let counters = state.counters().clone();
+            if (sessions, filters) != (0, 0) {
+                let what = format!("{sessions} sessions and {filters} filters stay on {gateway}");
+                return Err(self.broken(&what));
+            }
+            if counters.unfetchable + counters.unreadable_sessions + counters.faults > 0 {
+                return Err(self.broken(&format!("gateway {gateway} has counted {counters:?}")));
+            }
+        }
+        let links = self.pipes.len();
+        let subscriptions: usize =
+            self.servers.iter().map(|server| server.model.subscription_count()).sum();
+        if subscriptions != 2 * links {
+            let what = format!("{links} links have {subscriptions} subscriptions");
+            return Err(self.broken(&what));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn note(&mut self, line: String) {
+        if std::env::var_os("TRACE").is_some() {
+            eprintln!("{line}");
+        }
+        self.trace.push(line);
+        if self.trace.len() > 2 * TRACE_LINES {
+            self.trace.drain(..TRACE_LINES);
+        }
+    }
+
+    fn broken(&self, what: &str) -> Broken {
+        let from = self.trace.len().saturating_sub(TRACE_LINES);
+        Broken(format!("{what}\nlast:\n{}", self.trace[from..].join("\n")))
+    }
+}
+
+fn is_done(actor: &Actor) -> bool {
+    actor.client.is_ready() && actor.client.is_idle()
+}
