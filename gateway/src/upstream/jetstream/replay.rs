@@ -406,6 +406,8 @@ impl Partition {
         self.replays.retry_at = Timestamp::START;
         self.advance_fetches(now, fetched);
         let mut replays = std::mem::take(&mut self.replays.replays);
+        // Who is furthest behind first: then all come to a page while it is kept.
+        replays.sort_by_key(|replay| replay.next);
         replays.retain_mut(|replay| match self.advance_replay(replay, now) {
             Turn::Waits => true,
             Turn::Yields => {
