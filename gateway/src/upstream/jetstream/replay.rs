@@ -542,9 +542,11 @@ impl Partition {
         let page = pages.pages.entry(number).or_default();
         page.used = clock;
         if replay.next < page.complete_to {
-            let from = page.messages.partition_point(|(at, _)| *at < replay.next);
             let next = page.complete_to;
-            let wanted = page.messages.get(from..).unwrap_or_default().iter();
+            // What is behind it came of a batch that is still being read, for somebody else.
+            let [from, to] = [replay.next, next]
+                .map(|place| page.messages.partition_point(|(sequence, _)| *sequence < place));
+            let wanted = page.messages.get(from..to).unwrap_or_default().iter();
             let wanted = wanted.filter(|(_, body)| replay.wants(message_of(body).topic));
             let wanted: Vec<Found> = wanted.cloned().collect();
             replay.found.extend(wanted);
