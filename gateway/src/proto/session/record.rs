@@ -90,7 +90,14 @@ pub enum Qos2Delta {
         shared: bool,
     },
     /// A message the client has completed.
-    Completed(PartitionId, Sequence),
+    Completed {
+        /// Of our PUBLISH: the message may be on its way under another one, too.
+        packet_id: PacketId,
+        /// Where the message is.
+        partition: PartitionId,
+        /// See `partition`.
+        sequence: Sequence,
+    },
     /// A message of a shared subscription the client has completed.
     SharedCompleted {
         /// Of our PUBLISH.
@@ -107,7 +114,7 @@ impl Qos2Delta {
     #[must_use]
     pub fn is_shared(self) -> bool {
         match self {
-            Self::Inbound(_) | Self::Intended(..) | Self::Completed(..) => false,
+            Self::Inbound(_) | Self::Intended(..) | Self::Completed { .. } => false,
             Self::Outbound { shared, .. } => shared,
             Self::SharedCompleted { .. } => true,
         }
@@ -220,10 +227,11 @@ impl SessionRecord {
                     !sent.shared || (sent.packet_id, sent.partition, sent.sequence) != place
                 });
             }
-            Qos2Delta::Completed(partition, sequence) => {
+            Qos2Delta::Completed { packet_id, partition, sequence } => {
                 self.completed.push((partition, sequence));
+                let place = (packet_id, partition, sequence);
                 self.in_flight.retain(|sent| {
-                    sent.shared || (sent.partition, sent.sequence) != (partition, sequence)
+                    sent.shared || (sent.packet_id, sent.partition, sent.sequence) != place
                 });
             }
         }
@@ -511,6 +519,20 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(SessionRecord::decode(bytes.get(..cut).expect("cut is inside")), None);
         }
+    }
+
+    /// A retained message is on its way once for each subscription that asked for it.
+    #[test]
+    fn an_exchange_that_is_completed_leaves_another_of_the_same_message() {
+        let mut record = sample();
+        let (partition, sequence) = (P1, Sequence(30));
+        for packet_id in [id(20), id(21)] {
+            let (step, shared) = (Qos2Step::Received, false);
+            record.apply(Qos2Delta::Outbound { packet_id, step, partition, sequence, shared });
+        }
+        record.apply(Qos2Delta::Completed { packet_id: id(20), partition, sequence });
+        let left = record.in_flight.iter().filter(|sent| sent.partition == P1);
+        assert_eq!(left.map(|sent| sent.packet_id).collect::<Vec<_>>(), [id(21)]);
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl ShardState {
                 Some(inbound_exchange(*packet_id, InboundStep::Intended(*id, *from)))
             }
             Qos2Delta::Outbound { .. }
-            | Qos2Delta::Completed(..)
+            | Qos2Delta::Completed { .. }
             | Qos2Delta::SharedCompleted { .. } => None,
         });
         let inbound = inbound.collect();

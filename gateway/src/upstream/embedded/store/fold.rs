@@ -45,10 +45,10 @@ enum StepKey {
     Inbound = 0,
     /// An exchange with the client that is open.
     Outbound = 1,
-    /// A message the client has completed, by its place: packet ids are used again.
+    /// A message the client has completed, by packet id and place: packet ids are used again, and a
+    /// message can be on its way twice, as a retained one is for two subscriptions.
     Completed = 2,
-    /// As `Completed`, for a message that a shared subscription brought: several can bring the same,
-    /// so the packet id is there, too.
+    /// As `Completed`, for a message that a shared subscription brought.
     SharedCompleted = 3,
 }
 
@@ -103,8 +103,8 @@ pub fn fold(
             let key = packet_key(client_id, StepKey::Outbound, *packet_id);
             if *step == Qos2Step::Completed {
                 state.delete(Space::Qos2, key);
-                let shared = shared.then_some(*packet_id);
-                let key = place_key(client_id, shared, *partition, *sequence);
+                let kind = if *shared { StepKey::SharedCompleted } else { StepKey::Completed };
+                let key = place_key(client_id, kind, *packet_id, (*partition, *sequence));
                 state.put(Space::Qos2, key, Vec::new());
             } else {
                 state.put(Space::Qos2, key, qos2_value(*step, *shared, *partition, *sequence));
@@ -298,14 +298,11 @@ fn packet_key(client_id: &str, kind: StepKey, packet_id: PacketId) -> Vec<u8> {
 
 fn place_key(
     client_id: &str,
-    shared: Option<PacketId>,
-    partition: PartitionId,
-    sequence: Sequence,
+    kind: StepKey,
+    packet_id: PacketId,
+    (partition, sequence): (PartitionId, Sequence),
 ) -> Vec<u8> {
-    let mut key = match shared {
-        Some(packet_id) => packet_key(client_id, StepKey::SharedCompleted, packet_id),
-        None => [&qos2_prefix(client_id)[..], &[StepKey::Completed as u8]].concat(),
-    };
+    let mut key = packet_key(client_id, kind, packet_id);
     key.extend_from_slice(&partition.0.to_be_bytes());
     key.extend_from_slice(&sequence.0.to_be_bytes());
     key
@@ -339,15 +336,14 @@ fn qos2_delta(key: &[u8], value: &[u8]) -> Option<Qos2Delta> {
             let step = if step & !SHARED_STEP == 0 { Qos2Step::Sent } else { Qos2Step::Received };
             Qos2Delta::Outbound { packet_id: packet_id()?, step, partition, sequence, shared }
         }
-        StepKey::Completed => {
-            let (partition, sequence) = place_of(rest)?;
-            Qos2Delta::Completed(partition, sequence)
-        }
-        StepKey::SharedCompleted => {
+        kind @ (StepKey::Completed | StepKey::SharedCompleted) => {
             let (packet_id, place) = rest.split_first_chunk()?;
             let packet_id = PacketId::new(u16::from_be_bytes(*packet_id))?;
             let (partition, sequence) = place_of(place)?;
-            Qos2Delta::SharedCompleted { packet_id, partition, sequence }
+            match kind {
+                StepKey::Completed => Qos2Delta::Completed { packet_id, partition, sequence },
+                _ => Qos2Delta::SharedCompleted { packet_id, partition, sequence },
+            }
         }
     })
 }
