@@ -9,13 +9,13 @@
 //! `--test` runs tiny inputs and checks that every message was acknowledged and delivered.
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on stops")]
 
-use gateway::proto::handler::{CloseReason, FileDone, Handler, Io, Sender};
+use gateway::proto::handler::{CloseReason, FileDone, Handler, Io, Origin, Sender};
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
 use gateway::proto::time::Timestamp;
 use gateway::shard::{EngineConfig, EngineCounters, Node};
 use rustix::event::epoll;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Bytes of a message, of its acknowledgement and of its delivery.
@@ -79,7 +79,7 @@ fn acknowledge(to: ConnectionId, io: &mut Io<Hop>) {
 impl Handler for Emulated {
     type Message = Hop;
 
-    fn opened(&mut self, id: ConnectionId, _peer: SocketAddr, io: &mut Io<Hop>) {
+    fn opened(&mut self, id: ConnectionId, _origin: Origin, io: &mut Io<Hop>) {
         io.actions.push(Action::Adopt(id));
         let shard = u8::try_from(io.shard.0).unwrap();
         io.outbox.buffer(id.index).extend_from_slice(&[shard; FRAME_BYTES]);

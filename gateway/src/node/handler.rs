@@ -3,7 +3,7 @@
 
 use super::core::ShardCore;
 use super::segments::Segments;
-use crate::proto::handler::{CloseReason, FileDone, Handler, Io, Sender};
+use crate::proto::handler::{CloseReason, FileDone, Handler, Io, Origin, Sender};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::PartitionId;
 use crate::proto::time::Timestamp;
@@ -11,7 +11,6 @@ use crate::upstream::embedded::log::LogIo;
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::store::thread::StoreRequest;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// When the storage thread's queue is full, how long to wait before it is tried again.
@@ -90,7 +89,7 @@ impl MqttShard {
 impl Handler for MqttShard {
     type Message = NodeMessage;
 
-    fn opened(&mut self, id: ConnectionId, _peer: SocketAddr, io: &mut Io<NodeMessage>) {
+    fn opened(&mut self, id: ConnectionId, _origin: Origin, io: &mut Io<NodeMessage>) {
         self.core.opened(id, io);
     }
 

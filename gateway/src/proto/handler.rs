@@ -15,8 +15,8 @@ pub trait Handler {
     /// What shards, and threads beside them, say to a shard.
     type Message: Send + 'static;
 
-    /// A client connected, or another shard handed a connection over.
-    fn opened(&mut self, connection: ConnectionId, peer: SocketAddr, io: &mut Io<Self::Message>);
+    /// A client connected and its transport is set up, or another shard handed a connection over.
+    fn opened(&mut self, connection: ConnectionId, origin: Origin, io: &mut Io<Self::Message>);
 
     /// The connection asked for by [`Io::dials`] under `token` is there, or could not be made. It is
     /// read from the start; everything else of it comes as for one that was accepted. A handler that
@@ -68,6 +68,43 @@ pub trait Handler {
     /// The node is stopping: say goodbye to connections and close them. The loop goes on, for at
     /// most its shutdown deadline, until all are closed and all file operations are done.
     fn shutdown(&mut self, io: &mut Io<Self::Message>);
+}
+
+/// Where a client's connection comes from, as far as its transport knows before the first packet.
+///
+/// Whatever a peer could only claim is not here: a certificate's name has been verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// What carries MQTT.
+    pub transport: TransportKind,
+    /// The host name the client asked for (TLS Server Name Indication), in lower case.
+    pub server_name: Option<Box<str>>,
+    /// The name in the client's certificate, which a configured authority has signed.
+    pub certificate_identity: Option<Box<str>>,
+}
+
+/// What carries MQTT between a client and its listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportKind {
+    /// TCP.
+    Tcp,
+    /// TLS.
+    Tls,
+    /// WebSocket.
+    WebSocket,
+    /// WebSocket over TLS.
+    SecureWebSocket,
+}
+
+impl Origin {
+    /// A client on plain TCP.
+    #[must_use]
+    pub const fn tcp(peer: SocketAddr) -> Self {
+        let (server_name, certificate_identity) = (None, None);
+        Self { peer, transport: TransportKind::Tcp, server_name, certificate_identity }
+    }
 }
 
 /// Where a handler leaves what it wants done.

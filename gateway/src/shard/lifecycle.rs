@@ -11,7 +11,7 @@ use super::engine::Shard;
 use super::mesh::{Moving, Parcel};
 use super::ring::Receive;
 use super::transport::Transport;
-use crate::proto::handler::{CloseReason, Handler};
+use crate::proto::handler::{CloseReason, Handler, Origin};
 use crate::proto::output::{Action, ConnectionId, ShardIndex};
 use rustix::net::{self, Shutdown, sockopt};
 use std::io;
@@ -32,7 +32,7 @@ impl<H: Handler> Shard<H> {
         self.counters.accepted += 1;
         let id = self.connections.insert(socket, Transport::default());
         self.io.outbox.clear(id.index);
-        self.handler.opened(id, peer, &mut self.io);
+        self.handler.opened(id, Origin::tcp(peer), &mut self.io);
         self.perform_actions();
         self.settle(id);
     }
@@ -53,7 +53,7 @@ impl<H: Handler> Shard<H> {
         if !queued.is_empty() {
             self.io.outbox.buffer(id.index).extend_from_slice(&queued);
         }
-        self.handler.opened(id, peer, &mut self.io);
+        self.handler.opened(id, Origin::tcp(peer), &mut self.io);
         self.perform_actions();
         self.connections.keep_partial(id.index, received);
         self.offer_kept(id);

@@ -1,12 +1,12 @@
 //! The engine over real sockets and io_uring, with a handler that speaks one letter commands.
 
-use gateway::proto::handler::{CloseReason, Dial, FileDone, FileOp, Handler, Io, Sender};
+use gateway::proto::handler::{CloseReason, Dial, FileDone, FileOp, Handler, Io, Origin, Sender};
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
 use gateway::proto::time::Timestamp;
 use gateway::shard::{BoundNode, EngineConfig, EngineCounters, Node, listener};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender as Report, channel};
 use std::time::{Duration, Instant};
@@ -127,8 +127,8 @@ fn say(io: &mut Io<Word>, id: ConnectionId, line: &[u8]) {
 impl Handler for Lines {
     type Message = Word;
 
-    fn opened(&mut self, id: ConnectionId, peer: SocketAddr, io: &mut Io<Word>) {
-        assert!(peer.ip().is_loopback());
+    fn opened(&mut self, id: ConnectionId, origin: Origin, io: &mut Io<Word>) {
+        assert!(origin.peer.ip().is_loopback());
         assert!(self.open.insert(id, 0).is_none(), "opened once");
         self.tell(Told::Opened(io.shard));
     }
