@@ -12,7 +12,7 @@ use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 /// Exit code: 0 the QoS contract was held; 2 it was broken (QoS 1: something was lost or came out
 /// of order; QoS 2: also duplicates; any QoS: something came corrupted or unasked for); 3 the run
 /// says nothing, because the generator could not keep its schedule or connections were lost;
-/// 1 the run could not be made.
+/// 1 the run could not be made. `merge` ends with the worst of its parts.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Arguments {
@@ -29,6 +29,20 @@ pub(crate) enum Command {
     Idle(IdleArguments),
     /// Connect as fast as possible: CONNECT/s and CPU-seconds per 1,000 connects
     Storm(StormArguments),
+    /// Make one result of those of several workers of the same run
+    Merge(MergeArguments),
+}
+
+/// Results to put together.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MergeArguments {
+    /// Folders with a `result.json`, one a worker
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) parts: Vec<PathBuf>,
+
+    /// Folder to write the whole into
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 /// What all measurements have in common.
@@ -46,9 +60,19 @@ pub(crate) struct TargetArguments {
     #[arg(long, value_name = "PID")]
     pub(crate) watch_pid: Option<u32>,
 
-    /// Write the result as JSON to this file
+    /// Write the table of figures as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+
+    /// Keep the whole result in this folder: `result.json` (see RESULT.md) and `times.hlog`
+    ///
+    /// What `loadgen report`, `plan` and `compare` read.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// No line a second on standard error
+    #[arg(long)]
+    pub(crate) quiet: bool,
 
     /// Give up when the connections do not stand after this many seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]

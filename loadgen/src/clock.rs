@@ -1,6 +1,6 @@
 //! The one place of the generator that reads a clock.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since the start of the run, the same origin in every thread.
 ///
@@ -23,6 +23,13 @@ impl Clock {
     pub(crate) fn now_ns(self) -> u64 {
         duration_ns(Instant::now().duration_since(self.origin))
     }
+}
+
+/// The wall clock, milliseconds since 1970-01-01 UTC: for the date of a result only.
+#[expect(clippy::disallowed_methods, reason = "this file is the generator's clock")]
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `duration` in nanoseconds, saturating at `u64::MAX`.

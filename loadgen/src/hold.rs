@@ -15,14 +15,20 @@ use crate::{
     clock::{Clock, duration_ns},
     device::{Device, DeviceOptions, Event},
     engine::{Driver, Engine, Flow},
+    progress::Progress,
     report::{as_f64, line},
+    result::{
+        Distributions, Findings, Group, LedgerRecord, Outcome, Recorder, Run, RunResult, Storm,
+        Tally, Totals, VerdictRecord,
+    },
     schedule::Schedule,
+    stats::Times,
     watch::{Usage, Watch},
 };
 
 /// How long a sweep waits at most.
 const NAP: Duration = Duration::from_millis(10);
-/// How often the Keep Alive of all devices is looked at.
+/// How often the Keep Alive of all devices is looked at, and the second's books are closed.
 const KEEP_ALIVE_LOOK_NS: u64 = 1_000_000_000;
 /// After all connections are closed, the broker gets this long to free what it held.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -68,13 +74,24 @@ pub(crate) struct Round {
 /// # Errors
 ///
 /// When the process to watch or the broker cannot be reached, or descriptors or ports run out.
-pub(crate) fn idle(arguments: &IdleArguments) -> anyhow::Result<HoldReport> {
+pub(crate) fn idle(arguments: &IdleArguments) -> anyhow::Result<(HoldReport, RunResult)> {
+    let own = arguments.subscribe == IdleSubscription::Own;
+    let group = Group {
+        name: "idle devices".to_owned(),
+        qos: own.then_some(QoS::AtLeastOnce as u8),
+        subscriptions_each: own.into(),
+        keep_alive_s: arguments.keep_alive_s,
+        ..Group::of(arguments.target.mqtt, arguments.connections.into())
+    };
     let mut holder = Holder::new(&arguments.target, arguments.connections, |index| {
-        let own = || (format!("idle/{index}").into(), QoS::AtLeastOnce);
-        ((arguments.subscribe == IdleSubscription::Own).then(own), arguments.keep_alive_s)
+        let filter = || (format!("idle/{index}").into(), QoS::AtLeastOnce);
+        (own.then(filter), arguments.keep_alive_s)
     })?;
     let pace = Pace::Rate(arguments.connect_rate);
-    holder.rounds(arguments.rounds, pace, Duration::from_secs(arguments.seconds))
+    let report = holder.rounds(arguments.rounds, pace, Duration::from_secs(arguments.seconds))?;
+    let run = Run::of_this_process("idle", &arguments.target, vec![group]);
+    let result = holder.result(run, &report);
+    Ok((report, result))
 }
 
 /// Runs `storm`.
@@ -82,9 +99,17 @@ pub(crate) fn idle(arguments: &IdleArguments) -> anyhow::Result<HoldReport> {
 /// # Errors
 ///
 /// As [`idle`].
-pub(crate) fn storm(arguments: &StormArguments) -> anyhow::Result<HoldReport> {
+pub(crate) fn storm(arguments: &StormArguments) -> anyhow::Result<(HoldReport, RunResult)> {
+    let group = Group {
+        name: "devices".to_owned(),
+        ..Group::of(arguments.target.mqtt, arguments.connections.into())
+    };
     let mut holder = Holder::new(&arguments.target, arguments.connections, |_| (None, 0))?;
-    holder.rounds(arguments.rounds, Pace::Concurrency(arguments.concurrency), Duration::ZERO)
+    let pace = Pace::Concurrency(arguments.concurrency);
+    let report = holder.rounds(arguments.rounds, pace, Duration::ZERO)?;
+    let run = Run::of_this_process("storm", &arguments.target, vec![group]);
+    let result = holder.result(run, &report);
+    Ok((report, result))
 }
 
 /// How fast connections are made.
@@ -103,6 +128,8 @@ struct Holder {
     clock: Clock,
     watch: Option<Watch>,
     connect_timeout: Duration,
+    recorder: Recorder,
+    storms: Vec<Storm>,
 }
 
 /// The devices.
@@ -113,6 +140,15 @@ struct Crowd {
     closing: bool,
     lost: u64,
     faults: Vec<String>,
+    /// When each connection was started.
+    started_ns: Vec<u64>,
+    /// When the round began.
+    round_ns: u64,
+    /// From the start of a connection to when it was ready, of all rounds.
+    connect: Times,
+    /// From the start of the round, of this one.
+    recovery: Times,
+    tally: Tally,
 }
 
 impl Holder {
@@ -135,6 +171,8 @@ impl Holder {
                 publication: None,
             })
         });
+        let recorder = Recorder::start(clock, target.watch_pid, Progress::new(target.quiet))
+            .context("cannot start a thread")?;
         let crowd = Crowd {
             devices: devices.collect(),
             ready: 0,
@@ -142,6 +180,11 @@ impl Holder {
             closing: false,
             lost: 0,
             faults: Vec::new(),
+            started_ns: vec![0; connections as usize],
+            round_ns: 0,
+            connect: Times::new(),
+            recovery: Times::new(),
+            tally: recorder.tally(clock),
         };
         Ok(Self {
             engine: Engine::new(target.target, connections as usize, 0, clock)
@@ -150,7 +193,38 @@ impl Holder {
             clock,
             watch: target.watch_pid.map(Watch::process),
             connect_timeout: target.connect_timeout(),
+            recorder,
+            storms: Vec::new(),
         })
+    }
+
+    /// What is kept of all rounds.
+    fn result(self, run: Run, report: &HoldReport) -> RunResult {
+        let lost: u64 = report.rounds.iter().map(|round| round.connections_lost).sum();
+        let faults = report.rounds.iter().flat_map(|round| round.faults.iter().cloned());
+        let faults: Vec<_> = faults.take(FAULTS_KEPT).collect();
+        let Crowd { tally, connect, .. } = self.crowd;
+        // What the second at hand had is recorded when its books are closed.
+        drop(tally);
+        let recorded = self.recorder.finish(self.clock);
+        let measured = recorded.phases.iter().filter(|phase| phase.measured);
+        let mut recovery = Times::new();
+        for storm in &self.storms {
+            recovery.merge(&storm.recovery);
+        }
+        let findings = Findings {
+            verdict: report.verdict(lost, &faults),
+            totals: Totals {
+                measured_s: measured.map(|phase| phase.end_s - phase.start_s).sum(),
+                connections_lost: lost,
+                faults,
+                ..Totals::default()
+            },
+            times: Distributions { connect, recovery, ..Distributions::default() },
+            ledger: LedgerRecord::default(),
+            storms: self.storms,
+        };
+        RunResult::new(run, recorded, findings)
     }
 
     fn rounds(&mut self, rounds: u32, pace: Pace, hold: Duration) -> anyhow::Result<HoldReport> {
@@ -163,15 +237,24 @@ impl Holder {
     }
 
     fn round(&mut self, connections: u32, pace: Pace, hold: Duration) -> anyhow::Result<Round> {
-        self.crowd.begin();
         let before = self.usage()?;
         let start_ns = self.clock.now_ns();
+        self.crowd.begin(start_ns);
+        self.recorder.phase("connect", start_ns, true);
         self.connect(connections, pace, start_ns)?;
+        if let Pace::Concurrency(_) = pace {
+            let start_s = Duration::from_nanos(start_ns).as_secs_f64();
+            let recovery = self.crowd.recovery.clone();
+            self.storms.push(Storm::new(start_s, connections.into(), recovery));
+        }
+        self.recorder.phase("hold", self.clock.now_ns(), true);
         let connect_s = Duration::from_nanos(self.clock.now_ns() - start_ns).as_secs_f64();
         let connected = self.usage()?;
         self.sweep_for(hold)?;
         let held = self.usage()?;
+        self.recorder.phase("disconnect", self.clock.now_ns(), false);
         self.disconnect()?;
+        self.recorder.phase("settle", self.clock.now_ns(), false);
         self.sweep_for(SETTLE)?;
         let after = self.usage()?;
 
@@ -224,7 +307,7 @@ impl Holder {
                 }
                 let connected = self.engine.connect(started);
                 connected.with_context(|| format!("cannot make connection {started}"))?;
-                self.crowd.open += 1;
+                self.crowd.started(started, now_ns);
                 started += 1;
             }
             let wait =
@@ -232,6 +315,7 @@ impl Holder {
                     Duration::from_nanos(schedule.next_due_ns().saturating_sub(now_ns)).min(NAP)
                 });
             self.engine.sweep(wait, &mut self.crowd)?;
+            self.crowd.tally.tick(self.clock.now_ns());
         }
         Ok(())
     }
@@ -244,11 +328,12 @@ impl Holder {
         while now_ns < end_ns {
             if now_ns >= look_ns {
                 self.keep_alive(now_ns);
-                look_ns = now_ns + KEEP_ALIVE_LOOK_NS;
+                look_ns = (now_ns / KEEP_ALIVE_LOOK_NS + 1) * KEEP_ALIVE_LOOK_NS;
             }
             let wait = Duration::from_nanos(end_ns.min(look_ns) - now_ns);
             self.engine.sweep(wait, &mut self.crowd)?;
             now_ns = self.clock.now_ns();
+            self.crowd.tally.tick(now_ns);
         }
         Ok(())
     }
@@ -257,9 +342,11 @@ impl Holder {
         for (index, device) in (0..).zip(&mut self.crowd.devices) {
             if device.next_timeout_ns().is_some_and(|due_ns| due_ns <= now_ns)
                 && let Some(outbox) = self.engine.outbox(index)
-                && device.handle_timeout(now_ns, outbox).is_err()
             {
-                self.engine.close(index);
+                match device.handle_timeout(now_ns, outbox) {
+                    Ok(()) => self.crowd.tally.point.pings += 1,
+                    Err(_) => self.engine.close(index),
+                }
             }
         }
     }
@@ -281,6 +368,7 @@ impl Holder {
                 self.crowd.open
             );
             self.engine.sweep(NAP, &mut self.crowd)?;
+            self.crowd.tally.tick(self.clock.now_ns());
         }
         Ok(())
     }
@@ -292,8 +380,28 @@ impl Holder {
 }
 
 impl Crowd {
-    fn begin(&mut self) {
+    fn begin(&mut self, round_ns: u64) {
         (self.ready, self.lost, self.closing) = (0, 0, false);
+        (self.round_ns, self.recovery) = (round_ns, Times::new());
+    }
+
+    fn started(&mut self, index: u32, now_ns: u64) {
+        self.open += 1;
+        self.tally.point.connecting += 1;
+        if let Some(started_ns) = self.started_ns.get_mut(index as usize) {
+            *started_ns = now_ns;
+        }
+    }
+
+    fn is_ready(&mut self, index: u32, now_ns: u64) {
+        let started_ns = self.started_ns.get(index as usize).copied().unwrap_or(now_ns);
+        self.ready += 1;
+        self.connect.record_ns(now_ns.saturating_sub(started_ns));
+        self.recovery.record_ns(now_ns.saturating_sub(self.round_ns));
+        let point = &mut self.tally.point;
+        point.connects += 1;
+        point.connected += 1;
+        point.connecting = point.connecting.saturating_sub(1);
     }
 
     fn fault(&mut self, index: u32, fault: &dyn fmt::Debug) {
@@ -312,13 +420,14 @@ impl Driver for Crowd {
 
     fn received(&mut self, index: u32, now_ns: u64, bytes: &[u8], outbox: &mut Vec<u8>) -> Flow {
         let Some(device) = self.devices.get_mut(index as usize) else { return Flow::Close };
-        let ready = &mut self.ready;
-        let mut on_event = |event: Event<'_>| {
-            if let Event::Ready { .. } = event {
-                *ready += 1;
-            }
-        };
-        match device.handle_received(now_ns, bytes, outbox, &mut on_event) {
+        self.tally.point.received_bytes += bytes.len() as u64;
+        let mut ready = false;
+        let mut on_event = |event: Event<'_>| ready |= matches!(event, Event::Ready { .. });
+        let handled = device.handle_received(now_ns, bytes, outbox, &mut on_event);
+        if ready {
+            self.is_ready(index, now_ns);
+        }
+        match handled {
             Ok(()) => Flow::Continue,
             Err(fault) => {
                 self.fault(index, &fault);
@@ -328,21 +437,35 @@ impl Driver for Crowd {
     }
 
     fn closed(&mut self, index: u32, _now_ns: u64, errno: i32) {
+        let mut was_ready = false;
         if let Some(device) = self.devices.get_mut(index as usize) {
+            was_ready = device.is_ready();
             device.handle_closed();
         }
         self.open = self.open.saturating_sub(1);
+        let point = &mut self.tally.point;
+        let gauge = if was_ready { &mut point.connected } else { &mut point.connecting };
+        *gauge = gauge.saturating_sub(1);
         if !self.closing {
             self.lost += 1;
+            point.connections_lost += 1;
             self.fault(index, &io::Error::from_raw_os_error(errno));
         }
     }
 }
 
 impl HoldReport {
-    /// 0, or 3 when connections were lost: the figures per connection are then of fewer.
-    pub(crate) fn exit_code(&self) -> u8 {
-        if self.rounds.iter().any(|round| round.connections_lost > 0) { 3 } else { 0 }
+    /// Invalid when connections were lost: the figures per connection are then of fewer.
+    fn verdict(&self, lost: u64, faults: &[String]) -> VerdictRecord {
+        if lost == 0 {
+            return VerdictRecord { outcome: Outcome::Held, reasons: Vec::new() };
+        }
+        let first = faults.first().map_or("no reason is known", String::as_str);
+        let all = u64::from(self.connections) * self.rounds.len() as u64;
+        let reason = format!(
+            "{lost} of {all} connections were refused or ended before they should: {first}"
+        );
+        VerdictRecord { outcome: Outcome::Invalid, reasons: vec![reason] }
     }
 }
 

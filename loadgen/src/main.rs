@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`args`] decides, [`device`] speaks MQTT (sans-IO), [`engine`] moves bytes,
 //! [`schedule`] says when to send, [`ledger`] and [`stats`] keep the books, [`watch`] reads what
-//! the broker used; [`mod@bench`] and [`hold`] put them together, [`report`] says what came out.
+//! the broker used; [`mod@bench`] and [`hold`] put them together, [`report`] says what came out, and
+//! [`result`] is what is kept of it.
 
 mod args;
 mod bench;
@@ -12,18 +13,21 @@ mod engine;
 mod hold;
 mod ledger;
 mod payload;
+mod progress;
 mod report;
+mod result;
 mod schedule;
 mod stats;
 mod watch;
 
-use std::{fmt::Display, fs, path::Path, process::ExitCode};
+use std::{fmt::Display, fs, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use serde::Serialize;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, TargetArguments};
+use result::RunResult;
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
@@ -38,28 +42,41 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Bench(arguments) => {
-            let json = arguments.target.json.clone();
-            let report = bench::run(arguments)?;
-            publish(&report, json.as_deref())?;
-            Ok(report.verdict.exit_code())
+            let target = arguments.target.clone();
+            let (report, result) = bench::run(arguments)?;
+            publish(&report, &result, &target)
         }
         Command::Idle(arguments) => {
-            let report = hold::idle(&arguments)?;
-            publish(&report, arguments.target.json.as_deref())?;
-            Ok(report.exit_code())
+            let (report, result) = hold::idle(&arguments)?;
+            publish(&report, &result, &arguments.target)
         }
         Command::Storm(arguments) => {
-            let report = hold::storm(&arguments)?;
-            publish(&report, arguments.target.json.as_deref())?;
-            Ok(report.exit_code())
+            let (report, result) = hold::storm(&arguments)?;
+            publish(&report, &result, &arguments.target)
+        }
+        Command::Merge(arguments) => {
+            let parts = arguments.parts.iter().map(|part| result::read(part));
+            let whole = result::merge(parts.collect::<anyhow::Result<_>>()?)?;
+            result::write(&arguments.out, &whole)?;
+            Ok(whole.verdict.outcome.exit_code())
         }
     }
 }
 
-/// Prints a report, and writes it as JSON if a file was named.
-fn publish<R: Display + Serialize>(report: &R, json: Option<&Path>) -> anyhow::Result<()> {
+/// Prints a report and writes it where it was asked for; returns the exit code.
+fn publish<R: Display + Serialize>(
+    report: &R,
+    result: &RunResult,
+    target: &TargetArguments,
+) -> anyhow::Result<u8> {
     print!("{report}");
-    let Some(path) = json else { return Ok(()) };
-    let text = serde_json::to_string_pretty(report).context("cannot write the report as JSON")?;
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    if let Some(path) = &target.json {
+        let text =
+            serde_json::to_string_pretty(report).context("cannot write the report as JSON")?;
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(folder) = &target.out {
+        result::write(folder, result)?;
+    }
+    Ok(result.verdict.outcome.exit_code())
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     args::BenchArguments,
     ledger::{Breach, Settlement},
+    result::{Outcome, VerdictRecord},
     stats::TimesSummary,
     watch::Usage,
 };
@@ -52,12 +53,12 @@ impl Verdict {
         }
     }
 
-    /// 0 held, 2 broken, 3 invalid.
-    pub(crate) fn exit_code(self) -> u8 {
+    /// What it comes to.
+    pub(crate) fn outcome(self) -> Outcome {
         match self {
-            Self::Held => 0,
-            Self::Broken(_) => 2,
-            Self::Invalid(_) => 3,
+            Self::Held => Outcome::Held,
+            Self::Broken(_) => Outcome::Broken,
+            Self::Invalid(_) => Outcome::Invalid,
         }
     }
 }
@@ -185,6 +186,51 @@ impl BenchReport {
     }
 }
 
+impl BenchReport {
+    /// The verdict with its reasons, in sentences.
+    pub(crate) fn verdict_record(&self) -> VerdictRecord {
+        let reason = match self.verdict {
+            Verdict::Held => None,
+            Verdict::Broken(breach) => Some(self.ledger.sentence(breach)),
+            Verdict::Invalid(Invalidity::GeneratorLate) => Some(format!(
+                "the generator was late with {} of {} messages: give it more cores or less to do",
+                self.late, self.due
+            )),
+            Verdict::Invalid(Invalidity::ConnectionsLost) => Some(format!(
+                "{} connections were refused or ended before they should: {}",
+                self.connections_lost,
+                self.faults.first().map_or("no reason is known", String::as_str)
+            )),
+            Verdict::Invalid(Invalidity::NothingDelivered) => {
+                Some("nothing was delivered in the measured time".to_owned())
+            }
+        };
+        VerdictRecord { outcome: self.verdict.outcome(), reasons: reason.into_iter().collect() }
+    }
+}
+
+impl Settlement {
+    /// What was broken, in a sentence.
+    fn sentence(&self, breach: Breach) -> String {
+        match breach {
+            Breach::Lost => format!(
+                "{} of {} messages were lost, {} of them after the broker had acknowledged them",
+                self.lost, self.owed, self.acknowledged_then_lost
+            ),
+            Breach::Reordered => {
+                format!("{} messages came after a later one of their stream", self.reordered)
+            }
+            Breach::Duplicated => {
+                format!("{} deliveries at QoS 2 had come before", self.duplicated)
+            }
+            Breach::Corrupted => format!("{} deliveries were corrupted", self.corrupted),
+            Breach::Foreign => {
+                format!("{} deliveries were not published or not asked for", self.foreign)
+            }
+        }
+    }
+}
+
 impl Display for BenchReport {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let w = &self.workload;
@@ -297,7 +343,7 @@ mod tests {
     #[track_caller]
     fn check(report: &BenchReport, ledger: &Settlement, qos: QoS, expected: Verdict, code: u8) {
         let verdict = Verdict::of(report, ledger, qos, 0.01);
-        assert_eq!((verdict, verdict.exit_code()), (expected, code));
+        assert_eq!((verdict, verdict.outcome().exit_code()), (expected, code));
     }
 
     #[test]

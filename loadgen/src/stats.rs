@@ -9,18 +9,53 @@ use crate::payload::Stamp;
 const LONGEST_NS: u64 = 600_000_000_000;
 /// The shortest time told apart.
 const SHORTEST_NS: u64 = 1_000;
-const SIGNIFICANT_DIGITS: u8 = 3;
+/// Digits of [`Times::new`] and of [`Times::coarse`].
+const DIGITS: [u8; 2] = [3, 2];
 
 /// Times of one kind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Times(Histogram<u64>);
 
+impl Default for Times {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Times {
-    /// No times yet.
+    /// No times yet, told apart to 0.1 %.
     pub(crate) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, SIGNIFICANT_DIGITS)
+        Self::with_digits(DIGITS[0])
+    }
+
+    /// No times yet, told apart to 1 %, in an eighth of the memory: for one second of many.
+    pub(crate) fn coarse() -> Self {
+        Self::with_digits(DIGITS[1])
+    }
+
+    fn with_digits(digits: u8) -> Self {
+        let histogram = Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, digits)
             .expect("the bounds above are in the order hdrhistogram asks for");
         Self(histogram)
+    }
+
+    /// The times in `histogram`, of nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, when it has other bounds than this program writes: it could not be merged.
+    pub(crate) fn from_histogram(histogram: Histogram<u64>) -> Result<Self, &'static str> {
+        let bounds = (histogram.low(), histogram.high());
+        if bounds == (SHORTEST_NS, LONGEST_NS) && DIGITS.contains(&histogram.sigfig()) {
+            Ok(Self(histogram))
+        } else {
+            Err("a histogram with other bounds than loadgen's")
+        }
+    }
+
+    /// All of it.
+    pub(crate) fn histogram(&self) -> &Histogram<u64> {
+        &self.0
     }
 
     /// Adds a time.
@@ -30,7 +65,7 @@ impl Times {
 
     /// Adds all times of `other`.
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.0.add(&other.0).expect("both histograms have the bounds of Times::new");
+        self.0.add(&other.0).expect("every histogram here has the same bounds");
     }
 
     /// How many times there are above `limit_ns`, within the precision of the histogram.
@@ -38,15 +73,53 @@ impl Times {
         self.0.count_between(limit_ns.saturating_add(1), u64::MAX)
     }
 
+    /// How many times there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The time that `quantile` (0 to 1) of them do not exceed, microseconds; 0 if there are none.
+    pub(crate) fn at_quantile_us(&self, quantile: f64) -> f64 {
+        micros(self.0.value_at_quantile(quantile))
+    }
+
+    /// The shortest, microseconds; 0 if there are none.
+    pub(crate) fn min_us(&self) -> f64 {
+        micros(self.0.min())
+    }
+
+    /// The longest, microseconds; 0 if there are none.
+    pub(crate) fn max_us(&self) -> f64 {
+        micros(self.0.max())
+    }
+
+    /// Their mean, microseconds; 0 if there are none.
+    pub(crate) fn mean_us(&self) -> f64 {
+        self.0.mean() / 1_000.0
+    }
+
+    /// The time by which `count` of them had come, seconds; `None` if fewer came at all.
+    pub(crate) fn time_of_count_s(&self, count: u64) -> Option<f64> {
+        let mut so_far = 0;
+        let bins = self.0.iter_recorded();
+        let mut reached = bins.filter(|bin| {
+            so_far += bin.count_since_last_iteration();
+            so_far >= count
+        });
+        // The highest value of a bin may be above the highest recorded.
+        let nanos = reached.next()?.value_iterated_to().min(self.0.max());
+        Some(micros(nanos) / 1e6)
+    }
+
     /// The figures to report.
     pub(crate) fn summary(&self) -> TimesSummary {
-        let at = |quantile| micros(self.0.value_at_quantile(quantile));
+        let at = |quantile| self.at_quantile_us(quantile);
         TimesSummary {
-            count: self.0.len(),
+            count: self.count(),
             p50_us: at(0.5),
             p99_us: at(0.99),
             p999_us: at(0.999),
-            max_us: micros(self.0.max()),
+            max_us: self.max_us(),
         }
     }
 }
@@ -62,12 +135,16 @@ pub(crate) struct TimesSummary {
 }
 
 /// The times a run measures.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Stats {
     /// From the intended send time to the delivery: what a user of the broker waits.
     pub(crate) latency: Times,
     /// From the actual send time to the delivery: hides the wait of what was sent late.
     pub(crate) latency_uncorrected: Times,
+    /// From the actual send time to the acknowledgement of the broker.
+    pub(crate) acknowledgement: Times,
+    /// From the start of a connection to when it is ready.
+    pub(crate) connect: Times,
     /// From the intended send time to the moment the generator got round to it, for messages that
     /// nothing but the generator held up.
     pub(crate) lag: Times,
@@ -76,7 +153,7 @@ pub(crate) struct Stats {
 impl Stats {
     /// No times yet.
     pub(crate) fn new() -> Self {
-        Self { latency: Times::new(), latency_uncorrected: Times::new(), lag: Times::new() }
+        Self::default()
     }
 
     /// Adds the delivery of a message at `now_ns`.
@@ -89,6 +166,8 @@ impl Stats {
     pub(crate) fn merge(&mut self, other: &Self) {
         self.latency.merge(&other.latency);
         self.latency_uncorrected.merge(&other.latency_uncorrected);
+        self.acknowledgement.merge(&other.acknowledgement);
+        self.connect.merge(&other.connect);
         self.lag.merge(&other.lag);
     }
 }
@@ -144,6 +223,17 @@ mod tests {
         stats.delivered(&stamp, 52_000_000);
         assert_near(stats.latency.summary().max_us, 51_000.0);
         assert_near(stats.latency_uncorrected.summary().max_us, 1_000.0);
+    }
+
+    #[test]
+    fn tells_when_so_many_had_come() {
+        let mut times = Times::new();
+        for seconds in [1, 1, 2, 7] {
+            times.record_ns(seconds * 1_000_000_000);
+        }
+        let at = |count| times.time_of_count_s(count).map(f64::round);
+        assert_eq!([at(2), at(3), at(4), at(5)], [Some(1.0), Some(2.0), Some(7.0), None]);
+        assert_eq!(Times::new().time_of_count_s(1), None);
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Watch {
             cpu,
             rss_bytes: kilobytes(&status, "VmRSS:").unwrap_or(0),
             rss_anonymous_bytes: kilobytes(&status, "RssAnon:").unwrap_or(0),
-            fds: fs::read_dir(self.directory.join("fd")).map_or(0, |fds| fds.count() as u64),
+            fds: self.fds(),
             ..Usage::default()
         };
         for thread in fs::read_dir(self.directory.join("task"))?.flatten() {
@@ -71,6 +71,86 @@ impl Watch {
         }
         Ok(usage)
     }
+
+    /// What the process is called: its command line, else its name, else nothing.
+    pub(crate) fn command(&self) -> String {
+        let line = fs::read(self.directory.join("cmdline")).unwrap_or_default();
+        let words: Vec<_> = line
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty())
+            .map(String::from_utf8_lossy)
+            .collect();
+        if words.is_empty() {
+            let name = fs::read_to_string(self.directory.join("comm")).unwrap_or_default();
+            name.trim().to_owned()
+        } else {
+            words.join(" ")
+        }
+    }
+
+    /// Open descriptors. Since Linux 6.2 the size of the folder says so, and nobody has to list it.
+    fn fds(&self) -> u64 {
+        let folder = self.directory.join("fd");
+        match fs::metadata(&folder).map_or(0, |metadata| metadata.len()) {
+            0 => fs::read_dir(folder).map_or(0, |fds| fds.count() as u64),
+            count => count,
+        }
+    }
+}
+
+/// What the kernel holds and the cores do, of the whole machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MachineUsage {
+    /// Memory of the kernel itself: slabs (sockets, files, inodes), stacks, page tables, and the
+    /// buffers of TCP; bytes.
+    pub(crate) kernel_bytes: u64,
+    /// Time in which cores did something, since boot, all cores together.
+    pub(crate) busy: Duration,
+    /// Of that, time taken away by the hypervisor.
+    pub(crate) stolen: Duration,
+}
+
+/// Memory of this machine, bytes; 0 if it cannot be read.
+pub(crate) fn memory_total_bytes() -> u64 {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    kilobytes(&memory, "MemTotal:").unwrap_or(0)
+}
+
+/// The usage of this machine now; 0 for what cannot be read.
+pub(crate) fn machine() -> MachineUsage {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let memory = read("/proc/meminfo");
+    let kernel = ["Slab:", "KernelStack:", "PageTables:"];
+    let kernel: u64 = kernel.iter().filter_map(|key| kilobytes(&memory, key)).sum();
+    let (busy, stolen) = cores_of_stat(&read("/proc/stat"));
+    MachineUsage {
+        kernel_bytes: kernel + tcp_pages(&read("/proc/net/sockstat")) * PAGE_BYTES,
+        busy,
+        stolen,
+    }
+}
+
+/// Bytes of a page, in which `/proc/net/sockstat` counts. Source: proc_pid_net(5), tcp(7).
+const PAGE_BYTES: u64 = 4_096;
+
+/// Pages of TCP buffers: `mem` in the line `TCP:`.
+fn tcp_pages(sockstat: &str) -> u64 {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:")).unwrap_or_default();
+    let mut words = line.split_ascii_whitespace().skip_while(|word| *word != "mem");
+    words.nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0)
+}
+
+/// Busy and stolen time from the line `cpu` of `/proc/stat`: user, nice, system, idle, iowait, irq,
+/// softirq, steal. Source: proc_stat(5).
+fn cores_of_stat(stat: &str) -> (Duration, Duration) {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+    let ticks: Vec<u64> =
+        line.split_ascii_whitespace().take(8).map(|field| field.parse().unwrap_or(0)).collect();
+    let time = |ticks: u64| Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND);
+    let [user, nice, system, _, _, irq, softirq, steal] = ticks[..] else {
+        return Default::default();
+    };
+    (time(user + nice + system + irq + softirq + steal), time(steal))
 }
 
 /// Field 14 plus 15 of `/proc/PID/stat`; the name (field 2) may hold spaces and brackets.
@@ -113,6 +193,17 @@ mod tests {
         assert_eq!(number(status, "voluntary_ctxt_switches:"), Some(7));
         assert_eq!(number(status, "nonvoluntary_ctxt_switches:"), Some(5));
         assert_eq!(number(status, "RssAnon:"), None);
+    }
+
+    #[test]
+    fn reads_the_machine() {
+        let sockstat =
+            "sockets: used 27\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 3\nUDP: inuse 0 mem 9\n";
+        assert_eq!((tcp_pages(sockstat), tcp_pages("")), (3, 0));
+        let stat = "cpu  100 10 40 9999 9999 20 30 50 7 7\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(cores_of_stat(stat), (Duration::from_millis(2_500), Duration::from_millis(500)));
+        assert_eq!(cores_of_stat("cpu 1 2"), (Duration::ZERO, Duration::ZERO));
+        assert!(machine().kernel_bytes > 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
     engine::{Driver, Flow},
     ledger::{Delivery, Ledger},
     payload::Stamp,
+    result::Tally,
     stats::Stats,
 };
 
@@ -26,12 +27,16 @@ pub(super) struct Member {
     /// Index among the subscribers of the run.
     pub(super) subscriber: Option<u32>,
     pub(super) connected: bool,
+    /// When its connection was started.
+    pub(super) started_ns: u64,
 }
 
 /// What is counted.
 pub(super) struct Books {
     pub(super) ledger: Ledger,
     pub(super) stats: Stats,
+    /// The second at hand.
+    pub(super) tally: Tally,
     /// The measured window; empty until the load starts.
     pub(super) window: Range<u64>,
     /// First deliveries that arrived within the window.
@@ -52,16 +57,17 @@ pub(super) struct Books {
 
 impl Fleet {
     /// The devices of `thread`.
-    pub(super) fn new(plan: &Plan, thread: u32) -> Self {
+    pub(super) fn new(plan: &Plan, thread: u32, tally: Tally) -> Self {
         let members: Vec<Member> = plan
             .members_of(thread)
             .map(|(options, subscriber)| Member {
                 device: Device::new(options),
                 subscriber,
                 connected: false,
+                started_ns: 0,
             })
             .collect();
-        Self { members, books: Books::new(plan) }
+        Self { members, books: Books::new(plan, tally) }
     }
 
     /// Whether every device is ready.
@@ -71,11 +77,12 @@ impl Fleet {
 }
 
 impl Books {
-    fn new(plan: &Plan) -> Self {
+    fn new(plan: &Plan, tally: Tally) -> Self {
         let publishers = if plan.saturate { plan.publishers as usize } else { 0 };
         Self {
             ledger: Ledger::new(plan.epoch),
             stats: Stats::new(),
+            tally,
             window: 0..0,
             delivered_in_window: 0,
             delivered_unshared: 0,
@@ -116,6 +123,8 @@ impl Books {
             return;
         }
         self.delivered_unshared += 1;
+        self.tally.point.delivered += 1;
+        self.tally.point.latency.record_ns(now_ns.saturating_sub(stamp.intended_ns));
         if self.window.contains(&now_ns) {
             self.delivered_in_window += 1;
         }
@@ -129,6 +138,24 @@ impl Books {
                 self.touched.push(stamp.publisher);
             }
             *count += 1;
+        }
+    }
+
+    /// Enters that a connection started at `started_ns` is ready.
+    fn ready(&mut self, started_ns: u64, now_ns: u64) {
+        self.ready += 1;
+        self.stats.connect.record_ns(now_ns.saturating_sub(started_ns));
+        let point = &mut self.tally.point;
+        point.connects += 1;
+        point.connected += 1;
+        point.connecting = point.connecting.saturating_sub(1);
+    }
+
+    /// Enters that the broker took responsibility for a message.
+    fn acknowledged(&mut self, stamp: &Stamp, now_ns: u64) {
+        self.tally.point.acknowledged += 1;
+        if self.window.contains(&stamp.intended_ns) {
+            self.stats.acknowledgement.record_ns(now_ns.saturating_sub(stamp.sent_ns));
         }
     }
 
@@ -149,12 +176,12 @@ impl Driver for Fleet {
 
     fn received(&mut self, index: u32, now_ns: u64, bytes: &[u8], outbox: &mut Vec<u8>) -> Flow {
         let books = &mut self.books;
-        let Some(Member { device, subscriber, .. }) = self.members.get_mut(index as usize) else {
-            return Flow::Close;
-        };
+        let Some(member) = self.members.get_mut(index as usize) else { return Flow::Close };
+        let Member { device, subscriber, started_ns, .. } = member;
+        books.tally.point.received_bytes += bytes.len() as u64;
         let mut on_event = |event: Event<'_>| match event {
-            Event::Ready { .. } => books.ready += 1,
-            Event::Acknowledged(_) => {}
+            Event::Ready { .. } => books.ready(*started_ns, now_ns),
+            Event::Acknowledged(stamp) => books.acknowledged(&stamp, now_ns),
             Event::Delivered { payload } => books.delivered(*subscriber, payload, now_ns),
         };
         match device.handle_received(now_ns, bytes, outbox, &mut on_event) {
@@ -166,9 +193,14 @@ impl Driver for Fleet {
     fn closed(&mut self, index: u32, _now_ns: u64, errno: i32) {
         let Some(member) = self.members.get_mut(index as usize) else { return };
         member.connected = false;
+        let was_ready = member.device.is_ready();
         member.device.handle_closed();
+        let point = &mut self.books.tally.point;
+        let gauge = if was_ready { &mut point.connected } else { &mut point.connecting };
+        *gauge = gauge.saturating_sub(1);
         if !self.books.stopping {
             self.books.connections_lost += 1;
+            self.books.tally.point.connections_lost += 1;
             let error = std::io::Error::from_raw_os_error(errno);
             self.books.fault(index, &error);
         }

@@ -95,6 +95,8 @@ impl Load {
                 fleet.books.stats.lag.record_ns(now_ns - due_ns);
                 self.due_in_window += 1;
             }
+            let point = &mut fleet.books.tally.point;
+            point.lag_max_us = point.lag_max_us.max((now_ns - due_ns) / 1_000);
             let held = self.publishers.get(index).is_some_and(|p| !p.held.is_empty());
             if (held || !self.send(index, due_ns, now_ns, engine, fleet))
                 && let Some(publisher) = self.publishers.get_mut(index)
@@ -212,6 +214,9 @@ impl Load {
         }
         publisher.sent += 1;
         self.sent_unshared += 1;
+        let point = &mut fleet.books.tally.point;
+        point.published += 1;
+        point.owed += self.deliveries_per_message;
         if fleet.books.window.contains(&now_ns) {
             self.sent_in_window += 1;
         }

@@ -29,7 +29,9 @@ use crate::{
     args::BenchArguments,
     clock::{Clock, duration_ns},
     ledger::{Published, Settlement},
+    progress::Progress,
     report::{BenchReport, ProcessReport, Verdict},
+    result::{Distributions, Findings, LedgerRecord, Recorder, Run, RunResult, Totals},
     stats::Stats,
     watch::{Usage, Watch},
 };
@@ -64,7 +66,7 @@ struct Moment {
 ///
 /// When there is nothing to report: arguments that make no sense, a broker that cannot be reached,
 /// an operating system that refuses.
-pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<BenchReport> {
+pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<(BenchReport, RunResult)> {
     if let Err(fault) = arguments.validate() {
         bail!(fault);
     }
@@ -77,30 +79,67 @@ pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<BenchReport> {
         watch.usage().context("cannot read the usage of the process to watch")?;
     }
 
-    let news = start_threads(&plan, &control, clock)?;
-    let mut conductor = Conductor { plan, control, clock, watch, news };
+    let target = &plan.arguments().target;
+    let recorder = Recorder::start(clock, target.watch_pid, Progress::new(target.quiet))
+        .context("cannot start a thread")?;
+    recorder.phase("connect", clock.now_ns(), false);
+    let news = start_threads(&plan, &control, clock, &recorder)?;
+    let mut conductor = Conductor { plan, control, clock, watch, news, recorder };
     conductor.wait_until_ready()?;
     let (before, after) = conductor.measure()?;
     conductor.drain();
     let outcomes = conductor.stop()?;
-    Ok(conductor.report(&before, &after, outcomes))
+    let (report, stats) = conductor.report(&before, &after, outcomes);
+    let recorded = conductor.recorder.finish(clock);
+    let plan = &conductor.plan;
+    let run = Run::of_this_process(plan.scenario(), &plan.arguments().target, plan.groups());
+    let result = RunResult::new(run, recorded, findings(&report, stats));
+    Ok((report, result))
+}
+
+fn findings(report: &BenchReport, stats: Stats) -> Findings {
+    Findings {
+        verdict: report.verdict_record(),
+        totals: Totals {
+            measured_s: report.window_s,
+            published: report.published,
+            delivered: report.delivered,
+            due: report.due,
+            late: report.late,
+            never_sent: report.held_at_the_end,
+            connections_lost: report.connections_lost,
+            faults: report.faults.clone(),
+        },
+        times: Distributions {
+            latency: stats.latency,
+            latency_uncorrected: stats.latency_uncorrected,
+            acknowledgement: stats.acknowledgement,
+            connect: stats.connect,
+            lag: stats.lag,
+            ..Distributions::default()
+        },
+        ledger: LedgerRecord::from(&report.ledger),
+        storms: Vec::new(),
+    }
 }
 
 fn start_threads(
     plan: &Arc<Plan>,
     control: &Arc<Control>,
     clock: Clock,
+    recorder: &Recorder,
 ) -> anyhow::Result<Receiver<News>> {
     let (sender, news) = channel();
     for index in 0..plan.threads {
         let (plan, control, sender) = (Arc::clone(plan), Arc::clone(control), sender.clone());
+        let tally = recorder.tally(clock);
         thread::Builder::new()
             .name(format!("loadgen-{index}"))
             .spawn(move || {
                 let ready = sender.clone();
                 // The receiver is gone only when the run was given up.
                 let on_ready = move || drop(ready.send(News::Ready));
-                let outcome = worker::run(&plan, index, &control, clock, on_ready);
+                let outcome = worker::run(&plan, index, &control, clock, tally, on_ready);
                 drop(sender.send(News::Done(outcome.map(Box::new))));
             })
             .context("cannot start a thread")?;
@@ -115,6 +154,7 @@ struct Conductor {
     clock: Clock,
     watch: Option<Watch>,
     news: Receiver<News>,
+    recorder: Recorder,
 }
 
 impl Conductor {
@@ -146,9 +186,12 @@ impl Conductor {
         let measure_from_ns = from_ns + duration_ns(Duration::from_secs(arguments.warmup));
         let until_ns = measure_from_ns + duration_ns(Duration::from_secs(arguments.seconds));
         self.control.start_load(from_ns, measure_from_ns, until_ns);
+        self.recorder.phase("warm-up", from_ns, false);
         self.wait_until(measure_from_ns)?;
+        self.recorder.phase("measure", measure_from_ns, true);
         let before = self.moment()?;
         self.wait_until(until_ns)?;
+        self.recorder.phase("drain", until_ns, false);
         let after = self.moment()?;
         self.control.enter(Phase::Drain);
         Ok((before, after))
@@ -207,7 +250,12 @@ impl Conductor {
         Ok(outcomes)
     }
 
-    fn report(&self, before: &Moment, after: &Moment, outcomes: Vec<Outcome>) -> BenchReport {
+    fn report(
+        &self,
+        before: &Moment,
+        after: &Moment,
+        outcomes: Vec<Outcome>,
+    ) -> (BenchReport, Stats) {
         let arguments = self.plan.arguments();
         let mut published = vec![Published::default(); self.plan.publishers as usize];
         let mut stats = Stats::new();
@@ -243,6 +291,6 @@ impl Conductor {
             .broker
             .zip(after.broker)
             .map(|(before, after)| ProcessReport::between(&before, &after, report.delivered));
-        report
+        (report, stats)
     }
 }

@@ -6,6 +6,8 @@ use crate::{
     args::{BenchArguments, Pattern},
     device::{DeviceOptions, Publication},
     ledger::StreamKey,
+    report::as_f64,
+    result::Group,
 };
 
 /// A run, decided.
@@ -74,6 +76,36 @@ impl Plan {
     /// The QoS of everything.
     pub(super) fn qos(&self) -> QoS {
         self.arguments.qos.into()
+    }
+
+    /// What the run is called.
+    pub(super) fn scenario(&self) -> &'static str {
+        match self.arguments.pattern {
+            Pattern::OneToOne => "bench one-to-one",
+            Pattern::FanIn => "bench fan-in",
+            Pattern::FanOut => "bench fan-out",
+        }
+    }
+
+    /// The devices, as a result describes them.
+    pub(super) fn groups(&self) -> Vec<Group> {
+        let arguments = &self.arguments;
+        let every = Group::of(arguments.target.mqtt, u64::from(arguments.publishers));
+        let every = Group { qos: Some(self.qos() as u8), ..every };
+        let publishers = Group {
+            name: "publishers".to_owned(),
+            publish_rate_per_s: (!self.saturate).then_some(as_f64(arguments.rate)),
+            saturating: self.saturate,
+            payload_bytes: Some(arguments.payload_bytes as u64),
+            ..every.clone()
+        };
+        let subscribers = Group {
+            name: "subscribers".to_owned(),
+            devices: u64::from(arguments.subscribers),
+            subscriptions_each: 1,
+            ..every
+        };
+        vec![publishers, subscribers]
     }
 
     fn publisher(&self, index: u32) -> DeviceOptions {

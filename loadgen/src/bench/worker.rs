@@ -12,6 +12,7 @@ use crate::{
     clock::Clock,
     engine::Engine,
     ledger::{Ledger, Published},
+    result::Tally,
     stats::Stats,
 };
 
@@ -49,18 +50,20 @@ pub(super) fn run(
     thread: u32,
     control: &Arc<Control>,
     clock: Clock,
+    tally: Tally,
     on_ready: impl FnOnce(),
 ) -> io::Result<Outcome> {
-    let mut fleet = Fleet::new(plan, thread);
+    let mut fleet = Fleet::new(plan, thread, tally);
     // Publishers and subscribers are spread evenly, so this keeps the threads' sources apart.
     let first_source = thread * u32::try_from(fleet.members.len() + 1).unwrap_or(u32::MAX);
     let target = plan.arguments().target.target;
     let mut engine = Engine::new(target, fleet.members.len(), first_source, clock)?;
 
-    connect(&mut engine, &mut fleet, control)?;
+    connect(&mut engine, &mut fleet, control, clock)?;
     on_ready();
     while control.phase() == Phase::Connect {
         engine.sweep(NAP, &mut fleet)?;
+        fleet.books.tally.tick(clock.now_ns());
     }
 
     let mut load = Load::new(plan, thread, control.load_from_ns());
@@ -71,7 +74,12 @@ pub(super) fn run(
 }
 
 /// Connects every device, [`CONNECTING_MAX`] at a time, until all are ready or the run stops.
-fn connect(engine: &mut Engine, fleet: &mut Fleet, control: &Control) -> io::Result<()> {
+fn connect(
+    engine: &mut Engine,
+    fleet: &mut Fleet,
+    control: &Control,
+    clock: Clock,
+) -> io::Result<()> {
     let count = u32::try_from(fleet.members.len()).unwrap_or(u32::MAX);
     let mut started = 0;
     while !fleet.is_ready() && control.phase() == Phase::Connect {
@@ -79,10 +87,13 @@ fn connect(engine: &mut Engine, fleet: &mut Fleet, control: &Control) -> io::Res
             engine.connect(started)?;
             if let Some(member) = fleet.members.get_mut(started as usize) {
                 member.connected = true;
+                member.started_ns = clock.now_ns();
             }
+            fleet.books.tally.point.connecting += 1;
             started += 1;
         }
         engine.sweep(NAP, fleet)?;
+        fleet.books.tally.tick(clock.now_ns());
     }
     Ok(())
 }
@@ -103,6 +114,7 @@ fn follow_load(
             Phase::Connect | Phase::Load => {}
         }
         let now_ns = clock.now_ns();
+        fleet.books.tally.tick(now_ns);
         load.publish(now_ns, engine, fleet, control);
         // What is owed is told before anyone can have received it.
         load.share_sent(control);

@@ -256,6 +256,11 @@ impl Device {
         Some(self.last_sent_ns + silence / 100 * PING_AFTER_PERCENT)
     }
 
+    /// Whether it is connected, and subscribed if it is to be.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
     /// Publishes whose exchange is not finished.
     pub(crate) fn unfinished(&self) -> usize {
         self.window.len()

@@ -1,0 +1,165 @@
+//! What happened when: a point an interval.
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::Times;
+
+/// Points a series has at most. With one more the interval doubles, so a run of a day still fits.
+pub(crate) const POINTS_MAX: usize = 7_200;
+
+/// What happened when, over all devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Series {
+    /// Length of an interval, seconds: 1, and twice as much whenever there would be more than
+    /// 7,200 points.
+    pub(crate) interval_s: u32,
+    /// Point `n` covers the interval from `n * interval_s` on, from the start of the run.
+    pub(crate) points: Vec<Point>,
+}
+
+/// What happened in one interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Point {
+    /// Messages sent.
+    pub(crate) published: u64,
+    /// Deliveries these messages should lead to.
+    pub(crate) owed: u64,
+    /// First deliveries.
+    pub(crate) delivered: u64,
+    /// PUBACK, or PUBREC at QoS 2, to messages sent.
+    pub(crate) acknowledged: u64,
+    /// Connections that became ready: CONNACK, and SUBACK where they subscribe.
+    pub(crate) connects: u64,
+    /// Connections ready at the end of the interval.
+    pub(crate) connected: u64,
+    /// Connections in the making at the end of the interval.
+    pub(crate) connecting: u64,
+    /// Connections refused, or ended before they should, up to the end of the interval.
+    pub(crate) connections_lost: u64,
+    /// PINGREQs sent.
+    pub(crate) pings: u64,
+    /// Bytes received from the broker, without TCP/IP and TLS.
+    pub(crate) received_bytes: u64,
+    /// The generator's longest delay of a message that was due, microseconds.
+    pub(crate) lag_max_us: u64,
+    /// From when a message was due to its delivery, of what was delivered in the interval, in a
+    /// histogram of two digits.
+    pub(crate) latency: Times,
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Self { interval_s: 1, points: Vec::new() }
+    }
+}
+
+impl Default for Point {
+    fn default() -> Self {
+        Self {
+            published: 0,
+            owed: 0,
+            delivered: 0,
+            acknowledged: 0,
+            connects: 0,
+            connected: 0,
+            connecting: 0,
+            connections_lost: 0,
+            pings: 0,
+            received_bytes: 0,
+            lag_max_us: 0,
+            latency: Times::coarse(),
+        }
+    }
+}
+
+impl Series {
+    /// Adds what one thread or worker saw in `second`, counted from the start of the run.
+    ///
+    /// Each has to report every second, or its connections are missing there.
+    pub(crate) fn add(&mut self, second: u32, part: &Point) {
+        while (second / self.interval_s) as usize >= POINTS_MAX {
+            self.coarsen();
+        }
+        let index = (second / self.interval_s) as usize;
+        if self.points.len() <= index {
+            self.points.resize_with(index + 1, Point::default);
+        }
+        let ends_here = (second + 1).is_multiple_of(self.interval_s);
+        if let Some(point) = self.points.get_mut(index) {
+            if ends_here {
+                point.add(part);
+            } else {
+                point.add_counts(part);
+            }
+        }
+    }
+
+    /// Adds another worker's series of the same run.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        while self.interval_s < other.interval_s {
+            self.coarsen();
+        }
+        while other.interval_s < self.interval_s {
+            other.coarsen();
+        }
+        let longest = self.points.len().max(other.points.len());
+        self.extend_to(longest);
+        other.extend_to(longest);
+        for (point, part) in self.points.iter_mut().zip(&other.points) {
+            point.add(part);
+        }
+    }
+
+    /// A point for two; the last of an odd number stands alone.
+    fn coarsen(&mut self) {
+        self.interval_s *= 2;
+        let points = std::mem::take(&mut self.points);
+        let pairs = points.chunks(2).filter_map(|pair| {
+            let (first, rest) = pair.split_first()?;
+            let mut sum = first.clone();
+            for later in rest {
+                sum.follow(later);
+            }
+            Some(sum)
+        });
+        self.points = pairs.collect();
+    }
+
+    /// What was lost stays lost after the end.
+    fn extend_to(&mut self, length: usize) {
+        let connections_lost = self.points.last().map_or(0, |point| point.connections_lost);
+        self.points.resize_with(length, || Point { connections_lost, ..Point::default() });
+    }
+}
+
+impl Point {
+    /// Adds what others saw in the same interval.
+    fn add(&mut self, part: &Self) {
+        self.add_counts(part);
+        self.connected += part.connected;
+        self.connecting += part.connecting;
+        self.connections_lost += part.connections_lost;
+    }
+
+    /// Appends the interval after this one.
+    fn follow(&mut self, later: &Self) {
+        self.add_counts(later);
+        self.connected = later.connected;
+        self.connecting = later.connecting;
+        self.connections_lost = later.connections_lost;
+    }
+
+    fn add_counts(&mut self, part: &Self) {
+        self.published += part.published;
+        self.owed += part.owed;
+        self.delivered += part.delivered;
+        self.acknowledged += part.acknowledged;
+        self.connects += part.connects;
+        self.pings += part.pings;
+        self.received_bytes += part.received_bytes;
+        self.lag_max_us = self.lag_max_us.max(part.lag_max_us);
+        self.latency.merge(&part.latency);
+    }
+}
