@@ -31,6 +31,20 @@ pub(crate) enum Command {
     Storm(StormArguments),
     /// Make one result of those of several workers of the same run
     Merge(MergeArguments),
+    /// Write the report of a run: `report.html`, which needs nothing else
+    Report(ReportArguments),
+}
+
+/// A result to show.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// Folder with a `result.json`
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+
+    /// File to write instead of DIR/report.html
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// Results to put together.

@@ -3,7 +3,7 @@
 //! Reading order: [`args`] decides, [`device`] speaks MQTT (sans-IO), [`engine`] moves bytes,
 //! [`schedule`] says when to send, [`ledger`] and [`stats`] keep the books, [`watch`] reads what
 //! the broker used; [`mod@bench`] and [`hold`] put them together, [`report`] says what came out, and
-//! [`result`] is what is kept of it.
+//! [`result`] is what is kept of it; [`page`] shows it.
 
 mod args;
 mod bench;
@@ -12,6 +12,7 @@ mod device;
 mod engine;
 mod hold;
 mod ledger;
+mod page;
 mod payload;
 mod progress;
 mod report;
@@ -53,6 +54,13 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Storm(arguments) => {
             let (report, result) = hold::storm(&arguments)?;
             publish(&report, &result, &arguments.target)
+        }
+        Command::Report(arguments) => {
+            let result = result::read(&arguments.folder)?;
+            let path = arguments.out.unwrap_or_else(|| arguments.folder.join("report.html"));
+            result::write_file(&path, page::run_report(&result).as_bytes())?;
+            println!("{}", path.display());
+            Ok(0)
         }
         Command::Merge(arguments) => {
             let parts = arguments.parts.iter().map(|part| result::read(part));

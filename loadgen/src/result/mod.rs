@@ -18,7 +18,7 @@ mod series;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use folder::{read, write};
+pub(crate) use folder::{read, write, write_file};
 pub(crate) use host::{Host, HostPoint};
 pub(crate) use merge::merge;
 pub(crate) use recorder::{Recorded, Recorder, Tally};
@@ -405,6 +405,11 @@ impl Group {
 }
 
 impl RunResult {
+    /// The watched broker, if there was one.
+    pub(crate) fn broker(&self) -> Option<&Process> {
+        self.processes.iter().find(|process| process.role == Role::Broker)
+    }
+
     /// The result of `run`.
     pub(crate) fn new(run: Run, recorded: Recorded, findings: Findings) -> Self {
         Self {
