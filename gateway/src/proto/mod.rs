@@ -5,6 +5,7 @@
 //! the simulation drive several whole shards from one seed.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod bridge;
 pub mod handler;
 pub mod limits;

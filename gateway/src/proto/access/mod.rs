@@ -1,0 +1,101 @@
+//! Who a client is and what it may touch, as a shard applies it.
+//!
+//! Who is who is found out elsewhere, on threads that may read files, hash and wait: a shard leaves an
+//! [`AuthenticationRequest`] and goes on; the answer is an [`Identity`] or a [`Refusal`]. What the
+//! identity may do is decided here, from rules that are shared by all clients of a user.
+//!
+//! - `pattern.rs`: one topic filter of a rule, with `%c` and `%u`.
+//! - `acl.rs`: rules in the order in which they count: [`Acl`].
+
+mod acl;
+mod pattern;
+
+pub use acl::{Acl, Coverage, Permission, RuleSet};
+pub use pattern::{Names, Pattern, PatternFault};
+
+use super::mqtt::ReasonCode;
+use super::output::ConnectionId;
+use super::time::Timestamp;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Who has connected. Shared by all connections of which the same is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user name, proven; `None` for a client that may stay unknown.
+    pub user_name: Option<Box<str>>,
+    /// What it may publish and read; `None` for everything.
+    pub acl: Option<Acl>,
+    /// Who said so, and by what: a client is let go when that is no more.
+    pub proof: Proof,
+    /// When the proof ends, and the connection with it.
+    pub expires_at: Timestamp,
+}
+
+/// What an identity rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: the client may stay unknown.
+    None,
+    /// A password of the password file; a hash of what the file says of the user.
+    Password(u64),
+}
+
+/// The question who a client is.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AuthenticationRequest {
+    /// Whose CONNECT waits; comes back with the answer.
+    pub connection: ConnectionId,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
+    /// Client Identifier, the assigned one if the client sent none.
+    pub client_id: Box<str>,
+    /// User Name.
+    pub user_name: Option<Box<str>>,
+    /// Password.
+    pub password: Option<Box<[u8]>>,
+}
+
+/// The answer: who the client is, or why it may not connect.
+pub type Authentication = Result<Arc<Identity>, Refusal>;
+
+/// Why a client may not connect, as far as it is told.
+///
+/// There is one answer to credentials that are not accepted, whatever is wrong with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The credentials are not accepted.
+    BadCredentials,
+    /// It said nothing of who it is, and must.
+    NoCredentials,
+    /// Whoever knows cannot be asked.
+    Unavailable,
+    /// Too many are being asked about.
+    Busy,
+}
+
+impl Refusal {
+    /// The Reason Code of CONNACK. Source: MQTT 5.0 §3.2.2.2.
+    #[must_use]
+    pub fn reason_code(self) -> ReasonCode {
+        match self {
+            Self::BadCredentials => ReasonCode::BadUserNameOrPassword,
+            Self::NoCredentials => ReasonCode::NotAuthorized,
+            Self::Unavailable => ReasonCode::ServerUnavailable,
+            Self::Busy => ReasonCode::ServerBusy,
+        }
+    }
+}
+
+impl fmt::Debug for AuthenticationRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthenticationRequest")
+            .field("connection", &self.connection)
+            .field("peer", &self.peer)
+            .field("client_id", &self.client_id)
+            .field("user_name", &self.user_name)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .finish()
+    }
+}
