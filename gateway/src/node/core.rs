@@ -4,6 +4,7 @@
 //! The upstream is the embedded one. With JetStream that keeps the sessions only, and messages go
 //! over the links of [`JetStream`].
 
+use crate::proto::access::AuthenticationRequest;
 use crate::proto::handler::Io;
 use crate::proto::output::{Action, ConnectionId};
 use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
@@ -22,6 +23,7 @@ use crate::upstream::embedded::store::thread::{Asked, StoreReply};
 use crate::upstream::jetstream::forward::Forward;
 use crate::upstream::jetstream::shard::{JetStream, JetStreamOut};
 use bytes::Bytes;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How often shards tell each other how far they are, and drop what nobody needs.
@@ -77,6 +79,16 @@ impl ShardCore {
         self.jetstream.as_deref()
     }
 
+    /// Where a connection that is about to be opened comes from.
+    pub fn note_peer(&mut self, id: ConnectionId, peer: SocketAddr) {
+        self.state.note_peer(id, peer);
+    }
+
+    /// See [`ShardState::take_authentication_requests`].
+    pub fn take_authentication_requests(&mut self) -> Vec<AuthenticationRequest> {
+        self.state.take_authentication_requests()
+    }
+
     /// A connection was accepted or handed over.
     pub fn opened(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {
         self.with(io, |state, context| state.handle_opened(id, context));
@@ -123,6 +135,9 @@ impl ShardCore {
             }
             NodeMessage::FromGroup(reply) => self.handle_group_reply(reply, io),
             NodeMessage::Store(reply) => self.handle_store(reply, io),
+            NodeMessage::Authenticated(id, answer) => {
+                self.with(io, |state, context| state.handle_authenticated(id, answer, context));
+            }
             NodeMessage::Control(news) => {
                 if let Some(jetstream) = &mut self.jetstream {
                     jetstream.set_now(io.now);

@@ -26,6 +26,12 @@ pub struct Limits {
     pub subscriptions_per_session_max: u32,
     /// Shared subscriptions one session may hold.
     pub shared_per_session_max: u32,
+    /// Whether it is asked who a client is, before anything else of its CONNECT counts.
+    pub authenticate: bool,
+    /// Clients that wait for the word of who they are.
+    pub authentications_waiting_max: u32,
+    /// Whether a session is for the user only that made it.
+    pub sessions_bound: bool,
     /// Topic filters no session may subscribe to, without `$share/`; compared by literal equality.
     pub subscribe_refused: Vec<String>,
     /// Whether there are shared subscriptions; announced as Shared Subscription Available.
@@ -58,6 +64,9 @@ impl Default for Limits {
             topic_alias_maximum_out: 32,
             subscriptions_per_session_max: 10_000,
             shared_per_session_max: 64,
+            authenticate: false,
+            authentications_waiting_max: 16_384,
+            sessions_bound: true,
             subscribe_refused: Vec::new(),
             shared_subscriptions: true,
             topic_bytes_max: u16::MAX,

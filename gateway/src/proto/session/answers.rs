@@ -34,6 +34,12 @@ struct Unanswered {
 }
 
 impl Answers {
+    /// The lane of the last PUBLISH, `None` when all are answered.
+    #[must_use]
+    pub fn lane(&self) -> Option<Lane> {
+        (self.count > 0).then_some(self.lane)
+    }
+
     /// A PUBLISH was appended to `lane`.
     pub fn expect(&mut self, packet_id: PacketId, lane: Lane) {
         if self.mixed.is_none() && self.count > 0 && lane != self.lane {

@@ -1,7 +1,7 @@
 //! What the client sends: its open QoS 2 exchanges and its topic aliases.
 
 use super::InboundAliases;
-use crate::proto::mqtt::PacketId;
+use crate::proto::mqtt::{AckKind, PacketId};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::Sequence;
 use crate::proto::record::MessageId;
@@ -36,6 +36,8 @@ pub struct InboundQos2 {
 pub struct Inbound {
     /// Open exchanges, at most Receive Maximum.
     pub qos2: Vec<InboundQos2>,
+    /// PUBLISH packets that were denied and wait for their turn to be answered, and how.
+    pub denied: Vec<(PacketId, AckKind)>,
     /// Of the present connection.
     pub aliases: InboundAliases,
     /// Whether `aliases` was used: they keep the box alive until the connection ends.
@@ -57,12 +59,19 @@ impl Inbound {
     /// Nothing to keep.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.qos2.is_empty() && !self.has_aliases
+        self.qos2.is_empty() && self.denied.is_empty() && !self.has_aliases
     }
 
     /// Forgets what belonged to the connection that ended.
     pub fn disconnected(&mut self) {
         self.aliases = InboundAliases::default();
         self.has_aliases = false;
+        self.denied = Vec::new();
+    }
+
+    /// Takes out a PUBLISH that was denied.
+    pub fn take_denied(&mut self, packet_id: PacketId) -> Option<AckKind> {
+        let place = self.denied.iter().position(|(denied, _)| *denied == packet_id)?;
+        Some(self.denied.swap_remove(place).1)
     }
 }

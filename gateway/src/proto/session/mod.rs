@@ -8,6 +8,7 @@ mod aliases;
 mod answers;
 mod inbound;
 mod outbound;
+mod permissions;
 pub mod record;
 pub mod shared;
 
@@ -20,11 +21,13 @@ pub use outbound::{
 };
 pub use shared::{GroupId, Origin, Place, SharedSubscription};
 
+use super::access::Identity;
 use super::mqtt::{ProtocolVersion, QoS};
 use super::output::ConnectionId;
 use super::routing::FilterId;
 use super::time::Timestamp;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// The number of a session that never expires. Source: MQTT 5.0 §3.1.2.11.2.
 pub const NEVER_EXPIRES: u32 = u32::MAX;
@@ -127,6 +130,10 @@ pub struct Session {
     pub saved: bool,
     /// Covered by the shard's floor: see ARCHITECTURE.md, "Sessions, cursors, going live".
     pub follows_floor: bool,
+    /// Names of the client may stand in patterns: see [`Names`](super::access::Names).
+    pub patterns_taken: bool,
+    /// Not all that its subscriptions match may be read.
+    pub reads_checked: bool,
     /// Some of its subscriptions may match the same topic.
     pub may_overlap: bool,
     /// Outbound QoS 2 steps recorded since the last whole record.
@@ -149,6 +156,8 @@ pub struct Session {
     pub aliases: Option<Box<OutboundAliases>>,
     /// Published when the connection or the session ends.
     pub will: Option<Box<StoredWill>>,
+    /// Who the client is, where that is asked.
+    pub identity: Option<Arc<Identity>>,
 }
 
 impl Session {
@@ -166,6 +175,8 @@ impl Session {
             counted: false,
             saved: false,
             follows_floor: false,
+            patterns_taken: false,
+            reads_checked: false,
             may_overlap: false,
             qos2_deltas: 0,
             last_packet_id: 0,
@@ -177,6 +188,7 @@ impl Session {
             inbound: None,
             aliases: None,
             will: None,
+            identity: None,
         }
     }
 

@@ -35,6 +35,8 @@ pub struct SessionRecord {
     pub completed: Vec<(PartitionId, Sequence)>,
     /// The will, while online or while it is delayed.
     pub will: Option<StoredWill>,
+    /// The user that made the session, and whose it stays.
+    pub owner: Option<Box<str>>,
 }
 
 /// A subscription of a stored session.
@@ -124,17 +126,20 @@ impl Qos2Delta {
 const FLAG_ONLINE: u8 = 1;
 const FLAG_FLOOR: u8 = 2;
 const FLAG_WILL: u8 = 4;
+const FLAG_OWNER: u8 = 8;
 
 impl SessionRecord {
     /// Appends the record to `out`.
     ///
     /// Wire shape, little endian: version, flags, floor shard (u16), session expiry (u32), last
-    /// packet id (u16), then each list behind its length (u32), then the will if there is one.
+    /// packet id (u16), then each list behind its length (u32), then the will and the owner if
+    /// there are any.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut flags = 0;
         flags |= if self.online { FLAG_ONLINE } else { 0 };
         flags |= if self.floor_shard.is_some() { FLAG_FLOOR } else { 0 };
         flags |= if self.will.is_some() { FLAG_WILL } else { 0 };
+        flags |= if self.owner.is_some() { FLAG_OWNER } else { 0 };
         out.extend_from_slice(&[FORMAT_VERSION, flags]);
         out.extend_from_slice(&self.floor_shard.unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&self.session_expiry_s.to_le_bytes());
@@ -167,6 +172,9 @@ impl SessionRecord {
         if let Some(will) = &self.will {
             put_will(out, will);
         }
+        if let Some(owner) = &self.owner {
+            put_bytes(out, owner.as_bytes());
+        }
     }
 
     /// Reads a record, `None` for one of another format version or a damaged one.
@@ -192,6 +200,7 @@ impl SessionRecord {
             })?,
             completed: input.places()?,
             will: if flags & FLAG_WILL != 0 { Some(input.will()?) } else { None },
+            owner: if flags & FLAG_OWNER != 0 { Some(input.text()?.into()) } else { None },
         })
     }
 }
@@ -261,6 +270,13 @@ pub fn needed_of(bytes: &[u8], out: &mut Vec<(PartitionId, Sequence)>) -> Option
         }
     }
     follows
+}
+
+/// The user that made a stored session, if that is known.
+#[must_use]
+pub fn owner_of(bytes: &[u8]) -> Option<Box<str>> {
+    let has_owner = bytes.get(1).is_some_and(|flags| flags & FLAG_OWNER != 0);
+    SessionRecord::decode(bytes).filter(|_| has_owner)?.owner
 }
 
 /// The names of the groups whose member a stored session is, `ShareName/filter`.
@@ -498,6 +514,7 @@ mod tests {
             ],
             queued: vec![(P1, Sequence(2), b"body".as_slice().into())],
             completed: vec![(P0, Sequence(101))],
+            owner: Some("anna".into()),
             will: Some(StoredWill {
                 qos: QoS::AtLeastOnce,
                 retain: true,

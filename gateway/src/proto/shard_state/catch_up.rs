@@ -8,7 +8,7 @@
 use super::deliver::Terms;
 use super::encode::{Delivery, Written, write_publish};
 use super::publish::write_ack;
-use super::{Context, Request, ShardState, StoredSession};
+use super::{Context, GroupRequest, Request, ShardState, StoredSession};
 use crate::proto::mqtt::{AckKind, PacketId, QoS, ReasonCode, SHARE_PREFIX, SubscriptionOptions};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::{PartitionId, Sequence};
@@ -111,6 +111,12 @@ impl ShardState {
                 continue;
             };
             let (filter, identifier) = (&subscription.filter, subscription.identifier);
+            if !self.may_come_back(index, filter) {
+                if let Some(name) = filter.strip_prefix(SHARE_PREFIX) {
+                    context.upstream.tell_group(GroupRequest::Forget { name: name.into() });
+                }
+                continue;
+            }
             if let Some(name) = filter.strip_prefix(SHARE_PREFIX) {
                 self.restore_shared(index, name, options, identifier);
                 continue;
@@ -334,6 +340,7 @@ impl ShardState {
             Some(Record::Message(message)) => Some(message),
             _ => None,
         };
+        let message = message.filter(|message| !self.is_read_denied(index, message.topic));
         let written = message.map_or(Written::Dropped, |message| {
             let identifiers = if sent.origin.is_shared() {
                 self.shared_identifiers(index, sent.origin, &message)
@@ -441,6 +448,12 @@ impl ShardState {
         let Some(Record::Message(message)) = Record::decode(bytes) else {
             return;
         };
+        if self.is_read_denied(index, message.topic) {
+            if let QueuedFor::Group { group, .. } = queued_for {
+                self.settle_unsent(index, Origin::Group(group), (partition, sequence), context);
+            }
+            return;
+        }
         let Some(mut terms) = (match queued_for {
             QueuedFor::Retained(filter) => self.retained_terms(index, filter, &message),
             QueuedFor::Subscriptions => self.own_terms(index, &message, partition, sequence),

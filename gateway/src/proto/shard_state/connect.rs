@@ -11,12 +11,15 @@
 use super::{
     ConnectionStage, Context, NO_SESSION, ProtocolError, Request, ShardState, StoredSession,
 };
+use crate::proto::access::{Identity, Names};
 use crate::proto::mqtt::{
     Connack, Connect, Packet, Properties, Property, ProtocolVersion, ReasonCode, Will,
 };
 use crate::proto::output::{Action, ConnectionId, ShardIndex};
+use crate::proto::session::record::owner_of;
 use crate::proto::session::{Answers, Connected, NEVER_EXPIRES, Stage, StoredWill, Ticket};
 use crate::proto::time::Timestamp;
+use std::sync::Arc;
 
 /// A CONNECT that was accepted and has no CONNACK yet.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(super) struct PendingConnect {
     server_keep_alive_s: Option<u16>,
     session_expiry_lowered: bool,
     held: bool,
+    /// Who the client is, where that is asked.
+    identity: Option<Arc<Identity>>,
     /// Has the count of the session it ends by its clean start.
     counted: bool,
 }
@@ -37,6 +42,29 @@ pub(super) struct PendingConnect {
 impl PendingConnect {
     pub(super) fn is_counted(&self) -> bool {
         self.counted
+    }
+
+    /// The connection is not read until it is online.
+    pub(super) fn hold(&mut self) {
+        self.held = true;
+    }
+
+    pub(super) fn identify(&mut self, identity: Arc<Identity>) {
+        self.identity = Some(identity);
+    }
+
+    /// Whether a client may have the will it wants published.
+    pub(super) fn may_have_will(&self, client_id: &str, identity: &Identity) -> bool {
+        let (Some(will), Some(acl)) = (&self.will, &identity.acl) else {
+            return true;
+        };
+        let user_name = identity.user_name.as_deref();
+        let taken = acl.takes(client_id, user_name);
+        acl.may_publish(&will.topic, Names { client_id, user_name, taken })
+    }
+
+    fn user_name(&self) -> Option<&str> {
+        self.identity.as_ref()?.user_name.as_deref()
     }
 }
 
@@ -72,6 +100,7 @@ impl ShardState {
             connection.stage = ConnectionStage::Vacant;
         }
         self.keep_alives.clear(id.index);
+        self.forget_stranger(id.index);
         context.actions.push(Action::HandOver { connection: id, shard });
         true
     }
@@ -102,6 +131,9 @@ impl ShardState {
         };
         if !self.connack_fits(&pending, client_id) {
             return Err(ProtocolError::ConnackTooLarge);
+        }
+        if self.limits.authenticate {
+            return self.ask_identity(id, connect, client_id, pending, context);
         }
         if let Some(connection) = self.connection_mut(id) {
             connection.stage = ConnectionStage::ExpectSession;
@@ -169,6 +201,7 @@ impl ShardState {
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
             session_expiry_lowered: is_v5 && connected.session_expiry_s != asked_expiry_s,
             held: false,
+            identity: None,
             counted: false,
         })
     }
@@ -213,7 +246,12 @@ impl ShardState {
     }
 
     /// Gives the session of `client_id` to the connection, now or when it can be had.
-    fn admit(&mut self, client_id: &str, mut pending: PendingConnect, context: &mut Context<'_>) {
+    pub(super) fn admit(
+        &mut self,
+        client_id: &str,
+        mut pending: PendingConnect,
+        context: &mut Context<'_>,
+    ) {
         let Some(index) = self.find_client(client_id) else {
             self.start_session(client_id, pending, context);
             return;
@@ -221,8 +259,17 @@ impl ShardState {
         let Some(session) = self.session(index) else {
             unreachable!("the client table names sessions in the slab");
         };
+        let is_owner = self.may_have_session(self.owner_in_memory(index), pending.user_name());
         match session.stage {
+            Stage::Online if !is_owner => {
+                let (id, identity) = (pending.connection, pending.identity.as_ref());
+                self.refuse_stolen(id, client_id, identity, context);
+            }
             Stage::Online => self.take_over(index, pending, context),
+            // Whose session it is will be known when the answer to the other is there.
+            Stage::ExpectState if !is_owner => {
+                self.refuse(pending.connection, ProtocolError::StoreUnavailable, context);
+            }
             Stage::ExpectState | Stage::ExpectSaved => {
                 if let Some(earlier) = self.pending_connects.remove(&index) {
                     pending.counted |= earlier.counted;
@@ -233,7 +280,7 @@ impl ShardState {
                     self.session(index).is_some_and(|session| session.stage == Stage::ExpectState);
                 let clean_start = pending.connected.clean_start;
                 self.pending_connects.insert(index, Box::new(pending));
-                if is_waiting_for_state && clean_start {
+                if is_waiting_for_state && clean_start && !self.asks_for_owner(index) {
                     self.start_clean(index, context);
                 }
             }
@@ -265,9 +312,25 @@ impl ShardState {
         if let Some(ticket) = self.ticket(index) {
             context.upstream.request(Request::Session { ticket, client_id: client_id.into() });
         }
-        if clean_start && may_be_stored {
+        if clean_start && may_be_stored && !self.asks_for_owner(index) {
             self.start_clean(index, context);
         }
+    }
+
+    /// Whose session it is while it is in memory: of a CONNECT that waits for what is stored, who
+    /// sent it.
+    fn owner_in_memory(&self, index: u32) -> Option<&str> {
+        let session = self.session(index)?;
+        if session.stage == Stage::ExpectState {
+            return self.pending_connects.get(&index)?.user_name();
+        }
+        session.user_name()
+    }
+
+    /// A clean start would end what is stored, which may be another user's: it waits for the answer.
+    fn asks_for_owner(&self, index: u32) -> bool {
+        let pending = self.pending_connects.get(&index);
+        self.limits.sessions_bound && pending.is_some_and(|pending| pending.identity.is_some())
     }
 
     /// A clean start does not wait for what is stored, unless the node is full of sessions: then it
@@ -384,6 +447,15 @@ impl ShardState {
             }
             return;
         }
+        let user_name = self.pending_connects.get(&index).and_then(|pending| pending.user_name());
+        let owner = stored.as_ref().and_then(|stored| owner_of(&stored.record));
+        if !self.may_have_session(owner.as_deref(), user_name) {
+            if let Some(pending) = self.pending_connects.get(&index) {
+                let (id, identity) = (pending.connection, pending.identity.clone());
+                self.refuse_stolen(id, &client_id, identity.as_ref(), context);
+            }
+            return;
+        }
         if !self.count_session(index, stored.is_some(), context) {
             self.counters.sessions_refused += 1;
             self.refuse_pending(index, ProtocolError::SessionQuotaExceeded, context);
@@ -393,6 +465,10 @@ impl ShardState {
         let pending = self.pending_connects.get(&index);
         let clean_start = pending.is_some_and(|pending| pending.connected.clean_start);
         let live = stored.as_ref().filter(|stored| stored.expires_at > now && !clean_start);
+        let identity = pending.and_then(|pending| pending.identity.clone());
+        if let Some(session) = self.session_mut(index) {
+            session.set_identity(identity);
+        }
         let restored = live.is_some_and(|stored| self.restore_session(index, stored, context));
         let discarded = stored.as_ref().filter(|_| !restored);
         if let Some(stored) = discarded {
@@ -464,6 +540,10 @@ impl ShardState {
         session.will = pending.will.take();
         session.inbound_unacknowledged = 0;
         session.answers = Answers::default();
+        self.identify(index, pending.identity.take(), context);
+        let Some(session) = self.session(index) else {
+            return;
+        };
         let persistent = session.is_persistent();
         if let Some(connection) = self.connection_mut(id) {
             connection.stage = ConnectionStage::Connected;

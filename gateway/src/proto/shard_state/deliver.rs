@@ -160,6 +160,10 @@ impl ShardState {
         let Some(connection) = session.connection.filter(|_| session.stage == Stage::Online) else {
             return;
         };
+        if !session.may_read(message.topic) {
+            counters.read_denied += 1;
+            return;
+        }
         if context.outbox.pending_bytes(connection.index) >= limits.client_write_bytes_max {
             counters.dropped_slow += 1;
             return;
@@ -204,6 +208,10 @@ impl ShardState {
             return;
         };
         if session.stage != Stage::Online {
+            return;
+        }
+        if !session.may_read(message.topic) {
+            self.counters.read_denied += 1;
             return;
         }
         if let Some(outbound) = &mut session.outbound {

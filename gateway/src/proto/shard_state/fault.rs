@@ -1,6 +1,7 @@
 //! What a client's behaviour can break, and how it hears of it.
 
 use super::{ConnectionStage, Context, NO_SESSION, ShardState};
+use crate::proto::access::Refusal;
 use crate::proto::mqtt::{
     Connack, DecodeError, Disconnect, Properties, ProtocolVersion, ReasonCode,
 };
@@ -15,6 +16,12 @@ pub enum ProtocolError {
     /// CONNECT on a connection that has a session.
     #[error("second CONNECT on a connection")]
     SecondConnect,
+    /// It is not known who the client is.
+    #[error("not authenticated: {0:?}")]
+    NotAuthenticated(Refusal),
+    /// The client is known and may not do this.
+    #[error("not authorized")]
+    NotAuthorized,
     /// AUTH without an authentication method in CONNECT.
     #[error("AUTH without enhanced authentication")]
     UnexpectedAuth,
@@ -93,6 +100,8 @@ impl ProtocolError {
             Self::SessionQuotaExceeded => ReasonCode::QuotaExceeded,
             Self::StoreUnavailable => ReasonCode::ServerUnavailable,
             Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
+            Self::NotAuthenticated(refusal) => refusal.reason_code(),
+            Self::NotAuthorized => ReasonCode::NotAuthorized,
         }
     }
 
@@ -100,9 +109,12 @@ impl ProtocolError {
     fn connect_return_code(self) -> Option<u8> {
         match self {
             Self::ClientIdentifierNotValid => Some(2),
-            Self::ServerShuttingDown | Self::SessionQuotaExceeded | Self::StoreUnavailable => {
-                Some(3)
-            }
+            Self::ServerShuttingDown
+            | Self::SessionQuotaExceeded
+            | Self::StoreUnavailable
+            | Self::NotAuthenticated(Refusal::Unavailable | Refusal::Busy) => Some(3),
+            Self::NotAuthenticated(Refusal::BadCredentials) => Some(4),
+            Self::NotAuthenticated(Refusal::NoCredentials) | Self::NotAuthorized => Some(5),
             _ => None,
         }
     }
@@ -115,6 +127,8 @@ impl ProtocolError {
                 | Self::ServerShuttingDown
                 | Self::SessionQuotaExceeded
                 | Self::StoreUnavailable
+                | Self::NotAuthenticated(_)
+                | Self::NotAuthorized
         )
     }
 }
@@ -131,11 +145,15 @@ impl ShardState {
             return;
         };
         self.counters.faults += u64::from(error.is_fault());
+        self.counters.connects_denied +=
+            u64::from(matches!(error, ProtocolError::NotAuthenticated(_)));
         match connection.stage {
             ConnectionStage::Connected => {
                 self.write_disconnect(id, error.reason_code(), context);
             }
-            ConnectionStage::ExpectConnect | ConnectionStage::ExpectSession => {
+            ConnectionStage::ExpectConnect
+            | ConnectionStage::ExpectIdentity
+            | ConnectionStage::ExpectSession => {
                 let version = connection.version;
                 let code = match (version, error) {
                     (_, ProtocolError::ExpectedConnect | ProtocolError::KeepAliveTimeout) => None,
@@ -182,8 +200,10 @@ impl ShardState {
                     write_refusal(code, version, id, context);
                 }
             }
-            ConnectionStage::ExpectSession | ConnectionStage::Vacant | ConnectionStage::Closing => {
-            }
+            ConnectionStage::ExpectIdentity
+            | ConnectionStage::ExpectSession
+            | ConnectionStage::Vacant
+            | ConnectionStage::Closing => {}
         }
         self.end_connection(id, context);
     }
@@ -196,6 +216,7 @@ impl ShardState {
         connection.stage = ConnectionStage::Closing;
         let session = std::mem::replace(&mut connection.session, NO_SESSION);
         self.keep_alives.clear(id.index);
+        self.forget_stranger(id.index);
         context.actions.push(Action::Close(id));
         if session != NO_SESSION {
             self.connection_lost(session, id, context);

@@ -36,9 +36,8 @@ impl Lanes {
         line.is_some_and(|line| token.number <= line.committed)
     }
 
-    /// The last token that someone waits for in the first lane.
-    pub(super) fn last(&self) -> Option<AppendToken> {
-        let lane = Lane::LOCAL;
+    /// The last token that someone waits for in a lane.
+    pub(super) fn last(&self, lane: Lane) -> Option<AppendToken> {
         let (number, _) = self.lines.get(usize::from(lane.0))?.waiting.back()?;
         Some(AppendToken { lane, number: *number })
     }

@@ -7,6 +7,7 @@
 //! ```
 //! After every call the caller performs what is in its [`Context`]; no call blocks or fails.
 
+mod authenticate;
 mod catch_up;
 mod connect;
 mod deliver;
@@ -15,6 +16,7 @@ mod encode;
 mod fault;
 mod lanes;
 mod outbound_acks;
+mod permit;
 mod publish;
 mod replay;
 mod retained;
@@ -32,6 +34,7 @@ pub use upstream::{
     StoredSession, Upstream,
 };
 
+use super::access::Refusal;
 use super::limits::Limits;
 use super::mqtt::{DecodeContext, Packet, ProtocolVersion, Role, decode};
 use super::output::{Action, ConnectionId, Outbox, ShardIndex};
@@ -41,10 +44,12 @@ use super::session::{Session, Ticket};
 use super::time::Timestamp;
 use super::wheel::Wheel;
 use ahash::RandomState;
+use authenticate::Strangers;
 use connect::PendingConnect;
 use encode::FanOut;
 use hashbrown::HashTable;
 use lanes::Lanes;
+use permit::DenialLog;
 use retained::{RetainedRequests, StoreRetry};
 use retained_room::RetainedRoom;
 use shared::SharedSubscribes;
@@ -101,6 +106,16 @@ pub struct Counters {
     pub retained_given_up: u64,
     /// Questions the keyed store could not answer.
     pub store_failures: u64,
+    /// CONNECT packets refused because it was not known who sent them.
+    pub connects_denied: u64,
+    /// CONNECT packets refused because the session is another user's.
+    pub sessions_denied: u64,
+    /// PUBLISH packets the client was not allowed to send.
+    pub publish_denied: u64,
+    /// Topic filters the client was not allowed to subscribe to.
+    pub subscribe_denied: u64,
+    /// Messages not sent because the client may not read them.
+    pub read_denied: u64,
 }
 
 /// A connection as the core sees it; its place is the engine's.
@@ -122,6 +137,8 @@ enum ConnectionStage {
     Vacant,
     /// The first packet.
     ExpectConnect,
+    /// Word of who the client is.
+    ExpectIdentity,
     /// The session's stored state, or the end of its predecessor.
     ExpectSession,
     /// Any packet but CONNECT.
@@ -150,6 +167,8 @@ pub struct ShardState {
     sessions: Vec<SessionSlot>,
     vacant_sessions: Vec<u32>,
     by_client: HashTable<u32>,
+    strangers: Strangers,
+    denial_log: DenialLog,
     /// CONNECTs that wait for the record of the session they continue.
     pending_connects: HashMap<u32, Box<PendingConnect>, RandomState>,
     /// Timers of offline sessions being looked at, by [`Ticket::epoch`] under [`BACKGROUND`].
@@ -202,6 +221,8 @@ impl ShardState {
             sessions: Vec::new(),
             vacant_sessions: Vec::new(),
             by_client: HashTable::new(),
+            strangers: Strangers::default(),
+            denial_log: DenialLog::default(),
             pending_connects: HashMap::with_hasher(random.clone()),
             background: HashMap::with_hasher(random.clone()),
             background_counter: 0,
@@ -302,7 +323,9 @@ impl ShardState {
             let connecting = match connection.stage {
                 ConnectionStage::ExpectConnect => true,
                 ConnectionStage::Connected if !connection.held => false,
-                ConnectionStage::Connected | ConnectionStage::ExpectSession => return at,
+                ConnectionStage::Connected
+                | ConnectionStage::ExpectIdentity
+                | ConnectionStage::ExpectSession => return at,
                 ConnectionStage::Closing | ConnectionStage::Vacant => return bytes.len(),
             };
             let decoding = DecodeContext {
@@ -393,6 +416,7 @@ impl ShardState {
             return;
         };
         self.keep_alives.clear(id.index);
+        self.forget_stranger(id.index);
         self.retained_rooms.remove(&id);
         let session = connection.session;
         if let Some(slot) = self.connections.get_mut(id.index as usize) {
@@ -437,6 +461,10 @@ impl ShardState {
             ConnectionStage::Vacant => {}
             ConnectionStage::ExpectConnect | ConnectionStage::Closing => {
                 context.actions.push(Action::Abort(id));
+            }
+            ConnectionStage::ExpectIdentity => {
+                let unavailable = ProtocolError::NotAuthenticated(Refusal::Unavailable);
+                self.refuse(id, unavailable, context);
             }
             // What holds the client up is ours, so its silence is no fault.
             ConnectionStage::ExpectSession => {

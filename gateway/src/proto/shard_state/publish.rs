@@ -56,6 +56,10 @@ impl ShardState {
         let ledger = session.is_persistent();
         let topic = self.resolve_topic(index, publish.topic, own.topic_alias);
         topic.and_then(|topic| {
+            let name = topic.as_deref().unwrap_or(publish.topic);
+            if !is_duplicate && self.is_publish_denied(index, id, publish, name, context) {
+                return Ok(());
+            }
             let mut message = Message {
                 publisher: &client_id,
                 qos: publish.qos,
@@ -64,7 +68,7 @@ impl ShardState {
                 received_at: context.now,
                 expiry_interval_s: own.expiry_interval_s,
                 packet_id: publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce),
-                topic: topic.as_deref().unwrap_or(publish.topic),
+                topic: name,
                 properties,
                 payload: publish.payload,
             };
@@ -280,6 +284,7 @@ impl ShardState {
         };
         let ticket = Ticket { session: index, epoch: session.epoch };
         let version = session.connected.version;
+        let may_publish = session.may_publish(message.topic);
         let Some(exchange) = session.inbound.as_mut().and_then(|inbound| inbound.find(packet_id))
         else {
             return;
@@ -291,6 +296,14 @@ impl ShardState {
                 write_ack(AckKind::Pubrec, packet_id, ReasonCode::Success, version, id, context);
             }
             InboundStep::Intended(name, from) => {
+                if !may_publish {
+                    // It may not be stored, and what it names is not what was to be.
+                    session.inbound_mut().remove(packet_id);
+                    self.counters.publish_denied += 1;
+                    let reason_code = ReasonCode::NotAuthorized;
+                    write_ack(AckKind::Pubrec, packet_id, reason_code, version, id, context);
+                    return;
+                }
                 exchange.step = InboundStep::ExpectCommit;
                 let token = context.upstream.append_again(message, name, from);
                 session.answers.expect(packet_id, token.lane);

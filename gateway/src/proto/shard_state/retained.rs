@@ -224,6 +224,9 @@ impl ShardState {
         let Some(Record::Message(message)) = Record::decode(&body) else {
             return;
         };
+        if self.is_read_denied(index, message.topic) {
+            return;
+        }
         let starts = match message.qos {
             QoS::AtMostOnce => &request.unacknowledged_starts,
             QoS::AtLeastOnce | QoS::ExactlyOnce => &request.starts,

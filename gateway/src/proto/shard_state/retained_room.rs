@@ -10,6 +10,7 @@ use super::waiting::Waiting;
 use super::{ConnectionStage, Context, Request, ShardState};
 use crate::proto::mqtt::{AckKind, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 use crate::proto::output::{Action, ConnectionId};
+use crate::proto::partition::Lane;
 use crate::proto::record::Message;
 
 /// What is known for the next PUBLISH of a connection.
@@ -44,7 +45,7 @@ impl ShardState {
         }
         context.actions.push(Action::Hold(id));
         // The store is to know what this shard has promised before: the question goes behind it.
-        match self.lanes.last() {
+        match self.lanes.last(Lane::LOCAL) {
             Some(token) => {
                 let question = Waiting::AskRetainedRoom { connection: id, topic, bytes };
                 self.wait_for(token, question);
@@ -65,7 +66,8 @@ impl ShardState {
         let is_duplicate = publish.qos == QoS::ExactlyOnce
             && publish.packet_id.is_some_and(|packet_id| self.is_open(index, packet_id));
         let topic = self.known_topic(index, publish)?;
-        if is_duplicate || !self.is_accepted_topic_name(&topic) {
+        let is_denied = !self.session(index)?.may_publish(&topic);
+        if is_duplicate || is_denied || !self.is_accepted_topic_name(&topic) {
             return None;
         }
         let message = Message {

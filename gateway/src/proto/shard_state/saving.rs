@@ -60,6 +60,7 @@ impl ShardState {
             session_expiry_s: session.connected.session_expiry_s,
             last_packet_id: session.last_packet_id,
             will: session.will.as_deref().cloned(),
+            owner: session.user_name().filter(|_| self.limits.sessions_bound).map(Box::from),
             ..SessionRecord::default()
         };
         let outbound = session.outbound.as_deref();

@@ -37,8 +37,13 @@ impl ShardState {
         let mut joins: Vec<(&str, SubscriptionOptions)> = Vec::new();
         let mut waits_for: Vec<(Box<str>, usize)> = Vec::new();
         for (filter, options) in subscribe.filters.iter() {
-            let code = self.check_filter(index, filter, options.qos, joins.len());
-            let is_granted = (code as u8) < ReasonCode::UnspecifiedError as u8;
+            let mut code = self.check_filter(index, filter, options.qos, joins.len());
+            let inner = parse_shared(filter).ok().flatten();
+            let (is_shared, inner) = (inner.is_some(), inner.map_or(filter, |(_, inner)| inner));
+            if !code.is_failure() && self.is_subscribe_denied(index, inner, is_shared, context) {
+                code = ReasonCode::NotAuthorized;
+            }
+            let is_granted = !code.is_failure();
             match filter.strip_prefix(SHARE_PREFIX) {
                 _ if !is_granted => {}
                 Some(name) => {
@@ -144,6 +149,7 @@ impl ShardState {
         identifier: u32,
         context: &mut Context<'_>,
     ) -> Option<u64> {
+        self.note_coverage(index, filter);
         let is_new = self.add_to_tree(index, filter, options, identifier, context);
         let wants_retained = match options.retain_handling {
             RetainHandling::SendAtSubscribe => true,
@@ -260,7 +266,12 @@ impl ShardState {
     }
 
     /// Removes one subscription; returns whether there was one.
-    fn unsubscribe(&mut self, index: u32, filter: &str, context: &mut Context<'_>) -> bool {
+    pub(super) fn unsubscribe(
+        &mut self,
+        index: u32,
+        filter: &str,
+        context: &mut Context<'_>,
+    ) -> bool {
         let Some(filter_id) = self.tree.find(filter) else {
             return false;
         };

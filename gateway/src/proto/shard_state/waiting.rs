@@ -11,6 +11,8 @@ use crate::proto::session::{GroupId, InFlightStep, InboundStep, Place, Session, 
 pub(super) enum Waiting {
     /// A QoS 1 message is stored.
     Puback { connection: ConnectionId, packet_id: PacketId },
+    /// A PUBLISH was denied, after others that are to be answered first.
+    Denied { connection: ConnectionId, packet_id: PacketId },
     /// A QoS 2 message is stored.
     Pubrec { ticket: Ticket, packet_id: PacketId },
     /// An inbound packet id is free again.
@@ -47,7 +49,8 @@ impl ShardState {
     /// Gives an answer whose record is committed, if whoever asked is still there.
     pub(super) fn perform(&mut self, waiting: Waiting, context: &mut Context<'_>) {
         match waiting {
-            Waiting::Puback { connection, packet_id } => {
+            Waiting::Puback { connection, packet_id }
+            | Waiting::Denied { connection, packet_id } => {
                 self.answer_puback(connection, packet_id, context);
             }
             Waiting::Pubrec { ticket, packet_id } => self.answer_pubrec(ticket, packet_id, context),
@@ -97,7 +100,12 @@ impl ShardState {
 
     /// PUBACK or PUBREC for a message that is committed, and for those that waited for it to have
     /// its answer first.
-    fn answer_in_turn(&mut self, index: u32, packet_id: PacketId, context: &mut Context<'_>) {
+    pub(super) fn answer_in_turn(
+        &mut self,
+        index: u32,
+        packet_id: PacketId,
+        context: &mut Context<'_>,
+    ) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
@@ -149,6 +157,15 @@ impl ShardState {
 /// PUBACK, or PUBREC if the session has an exchange of this packet id.
 fn write_first_answer(session: &mut Session, packet_id: PacketId, context: &mut Context<'_>) {
     let version = session.connected.version;
+    let online = session.connection.filter(|_| session.stage == Stage::Online);
+    let denied = session.inbound.as_mut().and_then(|inbound| inbound.take_denied(packet_id));
+    if let Some(kind) = denied {
+        session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
+        if let Some(id) = online {
+            write_ack(kind, packet_id, ReasonCode::NotAuthorized, version, id, context);
+        }
+        return;
+    }
     let exchange = session.inbound.as_mut().and_then(|inbound| inbound.find(packet_id));
     let asked_on = exchange.map(|exchange| exchange.connection);
     let kind = if asked_on.is_some() { AckKind::Pubrec } else { AckKind::Puback };
@@ -157,7 +174,6 @@ fn write_first_answer(session: &mut Session, packet_id: PacketId, context: &mut 
     if kind == AckKind::Puback || !version.is_v5() {
         session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_sub(1);
     }
-    let online = session.connection.filter(|_| session.stage == Stage::Online);
     if let Some(id) = online.filter(|id| asked_on.is_none_or(|asked_on| asked_on == *id)) {
         write_ack(kind, packet_id, ReasonCode::Success, version, id, context);
     }

@@ -2,7 +2,8 @@
 
 use super::groups::GroupReply;
 use super::store::thread::StoreReply;
-use crate::proto::output::ShardIndex;
+use crate::proto::access::Authentication;
+use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{GroupRequest, Replayed};
@@ -49,6 +50,8 @@ pub enum NodeMessage {
     Store(StoreReply),
     /// From the control thread, with JetStream.
     Control(ControlNews),
+    /// From an authentication thread: who the client of a connection is.
+    Authenticated(ConnectionId, Authentication),
 }
 
 impl NodeMessage {
@@ -71,7 +74,8 @@ impl NodeMessage {
             | Self::ToGroup(..)
             | Self::FromGroup(GroupReply::Joined { .. })
             | Self::Store(_)
-            | Self::Control(_) => 0,
+            | Self::Control(_)
+            | Self::Authenticated(..) => 0,
         };
         content + size_of::<Self>()
     }

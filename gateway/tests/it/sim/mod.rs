@@ -10,6 +10,7 @@ mod store;
 use gateway::node::core::ShardCore;
 use gateway::node::recovery::{Recovery, RecoverySettings};
 use gateway::node::{committed_ends, embedded_shards};
+use gateway::proto::access::{Authentication, AuthenticationRequest};
 use gateway::proto::handler::{Dial, Io};
 use gateway::proto::limits::Limits;
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
@@ -44,6 +45,8 @@ pub(crate) struct SimSettings {
     pub(crate) groups: GroupLimits,
     pub(crate) quota_limits: QuotaLimits,
     pub(crate) seed: u64,
+    /// Who clients are, if `limits.authenticate` lets it be asked.
+    pub(crate) authenticate: Option<fn(&AuthenticationRequest) -> Authentication>,
     /// With JetStream: the upstream of the one shard, by the number of the boot.
     pub(crate) jetstream: Option<fn(&Self, u64) -> JetStreamSettings>,
 }
@@ -58,6 +61,7 @@ impl Default for SimSettings {
             groups: GroupLimits::default(),
             quota_limits: QuotaLimits::default(),
             seed: 1,
+            authenticate: None,
             jetstream: None,
         }
     }
@@ -102,6 +106,10 @@ pub(crate) struct SimNode {
     store_requests: VecDeque<StoreRequest>,
     /// File operations are left in `pending_io` instead of being performed at once.
     pub(crate) holds_io: bool,
+    /// Questions who clients are that nobody has answered.
+    questions: VecDeque<(usize, AuthenticationRequest)>,
+    /// They are left there instead of being answered at once.
+    pub(crate) holds_answers: bool,
     /// The queues between shards are full: nothing gets from one to another.
     pub(crate) mesh_is_full: bool,
     sessions_asked_for: u64,
@@ -203,6 +211,8 @@ impl SimNode {
             pending_io: VecDeque::new(),
             store_requests: VecDeque::new(),
             holds_io: false,
+            questions: VecDeque::new(),
+            holds_answers: false,
             mesh_is_full: false,
             sessions_asked_for: 0,
             boot,
@@ -363,6 +373,12 @@ impl SimNode {
         self.run();
     }
 
+    /// Whoever knows who clients are answers again.
+    pub(crate) fn answer_questions(&mut self) {
+        self.holds_answers = false;
+        self.run();
+    }
+
     /// Performs the oldest file operation; false when there is none.
     pub(crate) fn perform_one(&mut self) -> bool {
         let Some((shard, partition, request)) = self.pending_io.pop_front() else {
@@ -440,6 +456,17 @@ impl SimNode {
                 assert!(self.storage.handle(request), "nothing stops the store");
                 moved = true;
             }
+            if !self.holds_answers
+                && let Some((shard, request)) = self.questions.pop_front()
+            {
+                let authenticate = self.settings.authenticate.expect("the test knows clients");
+                let answer = authenticate(&request);
+                let at = &mut self.shards[shard];
+                at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+                let message = NodeMessage::Authenticated(request.connection, answer);
+                at.core.message(message, &mut at.io);
+                moved = true;
+            }
             if self.settings.durability == Durability::Memory {
                 self.storage.finish_batch();
             }
@@ -479,6 +506,8 @@ impl SimNode {
             }
             moved = true;
         }
+        let questions = at.core.take_authentication_requests();
+        self.questions.extend(questions.into_iter().map(|request| (index, request)));
         let mut dirty = Vec::new();
         at.io.outbox.take_dirty(&mut dirty);
         for socket in self.sockets.iter_mut().filter(|socket| socket.shard == index) {

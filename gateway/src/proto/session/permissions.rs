@@ -1,0 +1,57 @@
+//! What the client of a session may do, as far as anyone has said.
+
+use super::Session;
+use crate::proto::access::{Acl, Coverage, Identity, Names};
+use std::sync::Arc;
+
+impl Session {
+    /// The client is this one now.
+    pub fn set_identity(&mut self, identity: Option<Arc<Identity>>) {
+        self.patterns_taken = identity.as_deref().is_some_and(|identity| {
+            let user_name = identity.user_name.as_deref();
+            identity.acl.as_ref().is_some_and(|acl| acl.takes(&self.client_id, user_name))
+        });
+        self.reads_checked = false;
+        self.identity = identity;
+    }
+
+    /// The user who has this session.
+    #[must_use]
+    pub fn user_name(&self) -> Option<&str> {
+        self.identity.as_ref()?.user_name.as_deref()
+    }
+
+    /// There are no rules for the client.
+    #[must_use]
+    pub fn is_unrestricted(&self) -> bool {
+        self.rules().is_none()
+    }
+
+    /// Whether the client may publish to a topic name.
+    #[must_use]
+    pub fn may_publish(&self, topic: &str) -> bool {
+        self.rules().is_none_or(|(acl, names)| acl.may_publish(topic, names))
+    }
+
+    /// Whether a message of a topic name may be sent to the client.
+    #[must_use]
+    pub fn may_read(&self, topic: &str) -> bool {
+        !self.reads_checked || self.rules().is_none_or(|(acl, names)| acl.may_read(topic, names))
+    }
+
+    /// How much of a filter the client may read.
+    #[must_use]
+    pub fn coverage(&self, filter: &str) -> Coverage {
+        self.rules().map_or(Coverage::All, |(acl, names)| acl.coverage(filter, names))
+    }
+
+    fn rules(&self) -> Option<(&Acl, Names<'_>)> {
+        let identity = self.identity.as_deref()?;
+        let names = Names {
+            client_id: &self.client_id,
+            user_name: identity.user_name.as_deref(),
+            taken: self.patterns_taken,
+        };
+        Some((identity.acl.as_ref()?, names))
+    }
+}

@@ -1,0 +1,209 @@
+//! What a client may publish, subscribe to and read. Source: MQTT 5.0 §3.3.4, §3.4.2.1, §3.9.3,
+//! §5.4.2; MQTT 3.1.1 §3.3.5, §3.9.3.
+//!
+//! - PUBLISH that is denied: in 5.0 PUBACK or PUBREC says Not authorized. Before, there are no words
+//!   for it: the message is acknowledged and goes nowhere (MQTT 3.1.1 [MQTT-3.3.5-2]).
+//! - SUBSCRIBE is denied if nothing of what it matches may be read. If a part may be, it is granted,
+//!   and each message is looked at before it is sent. A shared subscription is granted only if all
+//!   may be read: what one member gets the others do not.
+//! - A will is checked with its CONNECT.
+
+use super::publish::write_ack;
+use super::waiting::{SubscribeAnswer, Waiting};
+use super::{Context, ShardState};
+use crate::proto::access::{Coverage, Identity};
+use crate::proto::mqtt::{AckKind, Publish, QoS, ReasonCode, SHARE_PREFIX};
+use crate::proto::output::ConnectionId;
+
+use crate::proto::time::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// At most one line in the log a shard in this time; the others are counted.
+const DENIALS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// When something was denied last, for the log.
+#[derive(Debug, Default)]
+pub(super) struct DenialLog {
+    next_at: Timestamp,
+    untold: u64,
+}
+
+impl ShardState {
+    /// Says in the log that something was denied, now and then.
+    pub(super) fn note_denied(
+        &mut self,
+        what: &'static str,
+        client_id: &str,
+        user_name: Option<&str>,
+        topic: &str,
+        context: &Context<'_>,
+    ) {
+        let log = &mut self.denial_log;
+        if context.now < log.next_at {
+            log.untold += 1;
+            return;
+        }
+        log.next_at = context.now.after(DENIALS_LOG_INTERVAL);
+        let untold = std::mem::take(&mut log.untold);
+        tracing::warn!(what, ?client_id, ?user_name, ?topic, untold, "not authorized");
+    }
+
+    fn note_denied_to(
+        &mut self,
+        index: u32,
+        what: &'static str,
+        topic: &str,
+        context: &Context<'_>,
+    ) {
+        let Some(session) = self.session(index) else {
+            return;
+        };
+        let (client_id, identity) = (session.client_id.clone(), session.identity.clone());
+        let user_name = identity.as_ref().and_then(|identity| identity.user_name.as_deref());
+        self.note_denied(what, &client_id, user_name, topic, context);
+    }
+
+    /// Whether a PUBLISH is denied; then it has been answered.
+    pub(super) fn is_publish_denied(
+        &mut self,
+        index: u32,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        topic: &str,
+        context: &mut Context<'_>,
+    ) -> bool {
+        if self.session(index).is_none_or(|session| session.may_publish(topic)) {
+            return false;
+        }
+        self.counters.publish_denied += 1;
+        self.retained_rooms.remove(&id);
+        self.note_denied_to(index, "publish", topic, context);
+        let Some(packet_id) = publish.packet_id else {
+            return true;
+        };
+        let kind = match publish.qos {
+            QoS::ExactlyOnce => AckKind::Pubrec,
+            QoS::AtMostOnce | QoS::AtLeastOnce => AckKind::Puback,
+        };
+        let Some(session) = self.session_mut(index) else {
+            return true;
+        };
+        let version = session.connected.version;
+        let Some(lane) = session.answers.lane() else {
+            write_ack(kind, packet_id, ReasonCode::NotAuthorized, version, id, context);
+            return true;
+        };
+        // In its turn: those before it are not committed yet.
+        session.inbound_unacknowledged = session.inbound_unacknowledged.saturating_add(1);
+        session.inbound_mut().denied.push((packet_id, kind));
+        session.answers.expect(packet_id, lane);
+        match self.lanes.last(lane) {
+            Some(token) => self.wait_for(token, Waiting::Denied { connection: id, packet_id }),
+            None => self.answer_in_turn(index, packet_id, context),
+        }
+        true
+    }
+
+    /// Whether a filter, without `$share/`, is denied to a session. Counted.
+    pub(super) fn is_subscribe_denied(
+        &mut self,
+        index: u32,
+        filter: &str,
+        is_shared: bool,
+        context: &Context<'_>,
+    ) -> bool {
+        let coverage = self.session(index).map_or(Coverage::Nothing, |one| one.coverage(filter));
+        let is_denied = match coverage {
+            Coverage::All => false,
+            Coverage::Part => is_shared,
+            Coverage::Nothing => true,
+        };
+        if is_denied {
+            self.counters.subscribe_denied += 1;
+            self.note_denied_to(index, "subscribe", filter, context);
+        }
+        is_denied
+    }
+
+    /// Whether a message on its way to a session must not reach it. Counted.
+    pub(super) fn is_read_denied(&mut self, index: u32, topic: &str) -> bool {
+        let is_denied = self.session(index).is_some_and(|session| !session.may_read(topic));
+        self.counters.read_denied += u64::from(is_denied);
+        is_denied
+    }
+
+    /// The client of a session is this one now: subscriptions that it may not have end, and its will
+    /// if it may not publish it. Returns whether anything has changed.
+    pub(super) fn identify(
+        &mut self,
+        index: u32,
+        identity: Option<Arc<Identity>>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let Some(session) = self.session_mut(index) else {
+            return false;
+        };
+        session.set_identity(identity);
+        if session.is_unrestricted() {
+            return false;
+        }
+        let will = session.will.as_ref();
+        let has_lost_will = will.is_some_and(|will| !session.may_publish(&will.topic));
+        if has_lost_will {
+            session.will = None;
+        }
+        let filters = session.subscriptions.clone();
+        let shared: Vec<Box<str>> = session.shared.iter().map(|one| one.name.clone()).collect();
+        let mut lost = Vec::new();
+        let mut text = String::new();
+        for filter in filters {
+            text.clear();
+            self.tree.write_filter(filter, &mut text);
+            if self.note_coverage(index, &text) == Coverage::Nothing {
+                lost.push(text.clone());
+            }
+        }
+        let mut settled = Vec::new();
+        let lost_count = lost.len();
+        for filter in lost {
+            self.unsubscribe(index, &filter, context);
+        }
+        let mut has_lost_shared = false;
+        for name in shared {
+            let filter = name.split_once('/').map_or("", |(_, filter)| filter);
+            if self.note_coverage(index, filter) != Coverage::All {
+                has_lost_shared = true;
+                settled.extend(self.unsubscribe_shared(index, &name, context).unwrap_or_default());
+            }
+        }
+        if !settled.is_empty()
+            && let Some(connection) = self.session(index).and_then(|session| session.connection)
+        {
+            let (interest, bytes, retained) = (None, Vec::new(), Vec::new());
+            let answer = SubscribeAnswer { connection, interest, bytes, retained, settled };
+            self.answer_when_recorded(index, answer, context);
+        }
+        has_lost_will || lost_count > 0 || has_lost_shared
+    }
+
+    /// How much of a filter the session may read, and that its messages are to be looked at if that
+    /// is not all.
+    pub(super) fn note_coverage(&mut self, index: u32, filter: &str) -> Coverage {
+        let Some(session) = self.session_mut(index) else {
+            return Coverage::Nothing;
+        };
+        let coverage = session.coverage(filter);
+        session.reads_checked |= coverage == Coverage::Part;
+        coverage
+    }
+
+    /// Whether a stored subscription may come back with its session.
+    pub(super) fn may_come_back(&mut self, index: u32, filter: &str) -> bool {
+        let Some(name) = filter.strip_prefix(SHARE_PREFIX) else {
+            return self.note_coverage(index, filter) != Coverage::Nothing;
+        };
+        let inner = name.split_once('/').map_or("", |(_, filter)| filter);
+        self.note_coverage(index, inner) == Coverage::All
+    }
+}
