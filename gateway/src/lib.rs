@@ -1,8 +1,9 @@
 //! The gateway: millions of MQTT connections in front of an ordered, durable upstream.
 //!
-//! Reading order: [`config`] decides, [`proto`] thinks, [`upstream`] stores, [`shard`] moves bytes,
-//! [`node`] puts them together. `ARCHITECTURE.md` at the top of the repository draws the whole.
+//! Reading order: [`config`] decides, [`proto`] thinks, [`auth`] knows who is who, [`upstream`]
+//! stores, [`shard`] moves bytes, [`node`] puts them together. `ARCHITECTURE.md` at the top of the repository draws the whole.
 
+pub mod auth;
 pub mod config;
 pub mod node;
 pub mod proto;

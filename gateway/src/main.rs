@@ -1,6 +1,7 @@
 //! The gateway's process: configuration, start, signals, end.
 
 use anyhow::Context as _;
+use gateway::auth::{Directory, FileFault};
 use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
 use gateway::node::Gateway;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -14,18 +15,36 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 fn main() -> ExitCode {
     let environment = Environment::of_this_machine();
     match Request::from_command_line(std::env::args_os(), &environment) {
-        Request::Print(text) => {
-            // A reader that has seen enough is no failure.
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+        Request::Print(text) => print(&text),
         Request::Refuse(text) => {
             let _ = std::io::stderr().write_all(text.as_bytes());
             ExitCode::from(EXIT_REFUSED)
         }
         Request::ShowRing(config) => exit(show_ring(&config)),
-        Request::Run(config) => exit(run(&config, &environment)),
+        Request::Passwd(request) => exit(gateway::auth::passwd::run(&request)),
+        Request::Check(config) => match Directory::load(&config) {
+            Ok(_) => print(&config.to_toml()),
+            Err(faults) => refuse(&faults),
+        },
+        Request::Run(config) => match Directory::load(&config) {
+            Ok(directory) => exit(run(&config, &environment, directory)),
+            Err(faults) => refuse(&faults),
+        },
     }
+}
+
+fn print(text: &str) -> ExitCode {
+    // A reader that has seen enough is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// Says what is wrong with files that the configuration names.
+fn refuse(faults: &[FileFault]) -> ExitCode {
+    for fault in faults {
+        let _ = writeln!(std::io::stderr(), "gateway: {fault}");
+    }
+    ExitCode::from(EXIT_REFUSED)
 }
 
 fn exit(result: anyhow::Result<()>) -> ExitCode {
@@ -45,13 +64,13 @@ fn show_ring(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Runs until SIGTERM or SIGINT. A second one ends the process at once.
-fn run(config: &Config, environment: &Environment) -> anyhow::Result<()> {
+fn run(config: &Config, environment: &Environment, directory: Directory) -> anyhow::Result<()> {
     start_logging(config);
     if let Some(warning) = config.memory_bounds().warning(environment.memory_bytes) {
         tracing::warn!("{warning}");
     }
     let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot wait for signals")?;
-    let gateway = Gateway::start(config)?;
+    let gateway = Gateway::start(config, directory)?;
     for address in gateway.addresses() {
         tracing::info!(%address, shards = config.shards, durability = %config.durability, "listening");
     }

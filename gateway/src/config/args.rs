@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::auth::PasswdRequest;
 use super::error::{ConfigError, Origin};
 use super::given::{Given, Written};
 use super::limits::LIMITS;
@@ -46,9 +47,22 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "MS")]
     pub(super) sync_interval_ms: Option<String>,
 
-    /// Let anyone connect on addresses that are not loopback.
+    /// Let clients connect that prove nothing.
+    ///
+    /// Without a password file that is everybody, and needs to be said for an address that is not
+    /// loopback.
     #[arg(long, global = true)]
     pub(super) allow_anonymous: bool,
+
+    /// Users and their passwords' hashes, as mosquitto_passwd or `gateway passwd` writes them.
+    ///
+    /// Clients have to be one of them, unless --allow-anonymous. [default: none]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) password_file: Option<String>,
+
+    /// What each user may publish and read, in mosquitto's format. [default: none, everything]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) acl_file: Option<String>,
 
     /// A topic filter that no client may subscribe to; may be given several times.
     ///
@@ -98,9 +112,54 @@ pub(super) struct Args {
 pub(super) enum Action {
     /// Check flags and file, print the values in force as TOML, and exit.
     CheckConfig,
+    /// Add a user to a password file, or give one a new password.
+    Passwd(Passwd),
     /// The ring: which sub-cluster has which part of the topics.
     #[command(subcommand)]
     Ring(RingAction),
+}
+
+/// As `mosquitto_passwd`. Without a password it is asked for, or read from what is piped in.
+#[derive(clap::Args, Debug)]
+pub(super) struct Passwd {
+    /// The password stands on the command line, where others may read it.
+    #[arg(short, long = "batch", requires = "password", conflicts_with = "delete")]
+    batch: bool,
+    /// Begin a new file, whatever is there.
+    #[arg(short, long, conflicts_with = "delete")]
+    create: bool,
+    /// Delete the user.
+    #[arg(short = 'D', long)]
+    delete: bool,
+    /// Iterations of PBKDF2: how long it takes to try a password.
+    #[arg(short = 'I', long, value_name = "N", default_value_t = ITERATIONS_DEFAULT,
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    iterations: u32,
+    /// The file; made if it is not there.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The user.
+    #[arg(value_name = "USER")]
+    user_name: String,
+    /// The password, with -b only.
+    #[arg(value_name = "PASSWORD", requires = "batch")]
+    password: Option<String>,
+}
+
+/// As `mosquitto_passwd`.
+const ITERATIONS_DEFAULT: u32 = 101;
+
+impl From<&Passwd> for PasswdRequest {
+    fn from(given: &Passwd) -> Self {
+        Self {
+            file: given.file.clone(),
+            user_name: given.user_name.clone(),
+            password: given.password.clone(),
+            create: given.create,
+            delete: given.delete,
+            iterations: given.iterations,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -121,6 +180,8 @@ impl Args {
             ("log", &self.log),
             ("sessions", &self.sessions),
             ("gateway_id", &self.gateway_id),
+            ("password_file", &self.password_file),
+            ("acl_file", &self.acl_file),
         ];
         for (key, text) in texts {
             if let Some(text) = text {

@@ -36,6 +36,9 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("log", Kind::Text),
     ("sessions", Kind::Text),
     ("gateway_id", Kind::Text),
+    ("password_file", Kind::Text),
+    ("acl_file", Kind::Text),
+    ("sessions_bound_to_user", Kind::Truth),
 ];
 
 /// The keys of lists. In a file each is one string or an array of strings.

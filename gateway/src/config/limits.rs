@@ -108,6 +108,25 @@ limits! {
     ///
     /// Cost: a silent stranger holds a socket for this long.
     connect_timeout_s: u16, "seconds", 10, 1 to 600;
+    /// Clients that wait for the word of who they are. One more is refused with Server busy (5.0) or
+    /// Server unavailable (before).
+    ///
+    /// Cost: some 300 bytes and the CONNECT, each.
+    authentications_waiting_max: u32, "connections a shard", 16_384, 1 to 1_000_000;
+    /// Threads that find out who clients are. More of them help where passwords take long to hash,
+    /// and take cores from the shards.
+    ///
+    /// Cost: a thread each.
+    authentication_threads: u16, "threads a node", 1, 1 to 64;
+    /// Users whose password was right and need not be hashed again when it comes again. 0 turns it
+    /// off.
+    ///
+    /// Cost: some 200 bytes each.
+    authentication_cache_max: u32, "users a node", 65_536, 0 to 100_000_000;
+    /// The largest password file and ACL file.
+    ///
+    /// Cost: some four times a file in memory, twice while it is read anew.
+    access_file_bytes_max: u32, "bytes a file", 268_435_456, 1_024 to 4_294_967_295;
     /// QoS 1 and 2 messages of one client that are not yet acknowledged: Receive Maximum in a
     /// 5.0 CONNACK; a 3.1.1 client that has as many open is not read until one is answered.
     ///

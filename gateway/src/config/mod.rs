@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod auth;
 mod environment;
 mod error;
 mod file;
@@ -30,6 +31,7 @@ use std::path::Path;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
+pub use auth::{AuthConfig, PasswdRequest};
 pub use environment::Environment;
 pub use error::{ConfigError, Origin};
 pub use limits::{LIMITS, LimitSpec, Limits};
@@ -54,7 +56,11 @@ pub enum Request {
     Run(Box<Config>),
     /// Read the ring with this configuration and print it.
     ShowRing(Box<Config>),
-    /// Print this to stdout and exit with 0: help, version, the values in force.
+    /// Print the values in force, if everything they name is sound.
+    Check(Box<Config>),
+    /// Write or delete a user of a password file.
+    Passwd(PasswdRequest),
+    /// Print this to stdout and exit with 0: help, version.
     Print(String),
     /// Print this to stderr and exit with [`EXIT_REFUSED`].
     Refuse(String),
@@ -79,11 +85,14 @@ impl Request {
     }
 
     fn from_args(args: &Args, environment: &Environment) -> Self {
+        if let Some(Action::Passwd(passwd)) = &args.action {
+            return Self::Passwd(passwd.into());
+        }
         match load(args, environment) {
             Ok(config) => match args.action {
-                Some(Action::CheckConfig) => Self::Print(config.to_toml()),
+                Some(Action::CheckConfig) => Self::Check(Box::new(config)),
                 Some(Action::Ring(RingAction::Show)) => Self::ShowRing(Box::new(config)),
-                None => Self::Run(Box::new(config)),
+                Some(Action::Passwd(_)) | None => Self::Run(Box::new(config)),
             },
             Err(faults) => {
                 Self::Refuse(faults.iter().map(|fault| format!("gateway: {fault}\n")).collect())

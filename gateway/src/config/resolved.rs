@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth::AuthConfig;
 use super::environment::Environment;
 use super::error::{ConfigError, Origin};
 use super::given::{Given, Written};
@@ -37,9 +38,11 @@ pub struct Config {
     pub durability: Durability,
     /// Time between syncs with [`Durability::Interval`]; 1 ms to 60 s.
     pub sync_interval: Duration,
-    /// Whether clients may connect without proving who they are on addresses that are not
-    /// loopback. On loopback they always may.
+    /// Whether clients may connect without proving who they are. Without a way to prove it they may
+    /// on loopback anyway, and other addresses need this.
     pub allow_anonymous: bool,
+    /// Who may connect and what they may touch.
+    pub auth: AuthConfig,
     /// Topic filters no client may subscribe to, none by default, none twice, at most
     /// [`SUBSCRIBE_REFUSED_MAX`]; without `$share/`.
     ///
@@ -134,7 +137,8 @@ impl Config {
             shards,
             durability,
             sync_interval: resolver.sync_interval(),
-            allow_anonymous: resolver.allow_anonymous(),
+            allow_anonymous: resolver.truth("allow_anonymous", false),
+            auth: resolver.auth(),
             subscribe_refused: resolver.subscribe_refused(),
             log: resolver.log(),
             limits,
@@ -220,8 +224,25 @@ impl Resolver<'_> {
         Duration::from_millis(milliseconds)
     }
 
-    fn allow_anonymous(&mut self) -> bool {
-        self.choice("allow_anonymous", &[("true", true), ("false", false)], false)
+    fn truth(&mut self, key: &str, default: bool) -> bool {
+        self.choice(key, &[("true", true), ("false", false)], default)
+    }
+
+    fn auth(&mut self) -> AuthConfig {
+        AuthConfig {
+            password_file: self.file("password_file"),
+            acl_file: self.file("acl_file"),
+            sessions_bound_to_user: self.truth("sessions_bound_to_user", true),
+        }
+    }
+
+    /// The path of a file that may be left out.
+    fn file(&mut self, key: &str) -> Option<PathBuf> {
+        let written = self.given.settings.get(key)?;
+        if written.text.is_empty() {
+            self.fault(key, written, "a file");
+        }
+        Some(PathBuf::from(&written.text))
     }
 
     fn subscribe_refused(&mut self) -> Vec<String> {
@@ -304,7 +325,7 @@ impl Resolver<'_> {
     /// An address that others can reach needs clients that prove who they are, or a word that
     /// this is meant.
     fn check_anonymous(&mut self, config: &Config) {
-        if config.allow_anonymous {
+        if config.allow_anonymous || config.auth.knows_users() {
             return;
         }
         let Some(written) = self.given.lists.get("listen") else { return };
@@ -314,8 +335,8 @@ impl Resolver<'_> {
                     "listen",
                     item,
                     "a loopback address, because others can reach this one and no \
-                     authentication is configured; to let anyone connect set allow_anonymous = \
-                     true or give --allow-anonymous",
+                     authentication is configured: give --password-file, or to let anyone connect \
+                     set allow_anonymous = true or give --allow-anonymous",
                 );
             }
         }

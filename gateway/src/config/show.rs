@@ -22,6 +22,14 @@ impl Config {
         writeln!(out, "durability = \"{}\"", self.durability)?;
         writeln!(out, "sync_interval_ms = {}", self.sync_interval.as_millis())?;
         writeln!(out, "allow_anonymous = {}", self.allow_anonymous)?;
+        for (key, file) in
+            [("password_file", &self.auth.password_file), ("acl_file", &self.auth.acl_file)]
+        {
+            if let Some(file) = file {
+                writeln!(out, "{key} = {}", quoted(&file.display().to_string()))?;
+            }
+        }
+        writeln!(out, "sessions_bound_to_user = {}", self.auth.sessions_bound_to_user)?;
         let refused: Vec<String> = self.subscribe_refused.iter().map(|f| quoted(f)).collect();
         writeln!(out, "subscribe_refused = [{}]", refused.join(", "))?;
         writeln!(out, "log = \"{}\"", self.log)?;

@@ -168,11 +168,47 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
+fn files_of_users_and_rules_are_named_by_flag_or_file() {
+    let text = "password_file = \"users\"\nacl_file = \"rules\"\nsessions_bound_to_user = false\n";
+    let config = resolve_file(text).unwrap();
+    assert_eq!(config.auth.password_file, Some(PathBuf::from("users")));
+    assert_eq!(config.auth.acl_file, Some(PathBuf::from("rules")));
+    assert!(!config.auth.sessions_bound_to_user && config.auth.is_needed());
+    assert!(config.to_toml().contains(text), "{}", config.to_toml());
+    let config = running(&["--acl-file", "rules"]);
+    assert!(config.auth.is_needed() && !config.auth.knows_users());
+    assert!(config.auth.sessions_bound_to_user);
+    check_refused(&["--password-file", ""], &["password_file = \"\" (flag): expected a file"]);
+}
+
+#[test]
+fn passwd_takes_what_mosquitto_passwd_takes() {
+    let asked = |arguments: &[&str]| match request(arguments) {
+        Request::Passwd(passwd) => passwd,
+        other => panic!("{other:?}"),
+    };
+    let passwd = asked(&["passwd", "-b", "-c", "users", "anna", "pw"]);
+    assert_eq!((passwd.user_name.as_str(), passwd.password.as_deref()), ("anna", Some("pw")));
+    assert!(passwd.create && !passwd.delete);
+    assert!(!format!("{passwd:?}").contains("pw"), "no secret is shown");
+    assert!(asked(&["passwd", "-D", "users", "anna"]).delete);
+    assert_eq!(asked(&["passwd", "users", "anna"]).password, None);
+    for wrong in [
+        &["passwd", "users"][..],
+        &["passwd", "users", "anna", "pw"],
+        &["passwd", "-b", "users", "anna"],
+        &["passwd", "-D", "-b", "users", "anna", "pw"],
+    ] {
+        assert!(matches!(request(wrong), Request::Refuse(_)), "{wrong:?}");
+    }
+}
+
+#[test]
 fn check_config_takes_the_same_flags_on_either_side() {
     let before = request(&["--shards", "5", "check-config"]);
     let after = request(&["check-config", "--shards", "5"]);
-    let Request::Print(text) = &before else { panic!("{before:?}") };
-    assert!(text.contains("\nshards = 5\n"), "{text}");
+    let Request::Check(config) = &before else { panic!("{before:?}") };
+    assert!(config.to_toml().contains("\nshards = 5\n"));
     assert_eq!(before, after);
     check_refused(&["check-config", "--shards", "0"], &["shards = \"0\" (flag): expected"]);
 }
@@ -337,6 +373,12 @@ fn an_address_others_can_reach_needs_a_word() {
     );
     let config = running(&["--listen", "mqtt://0.0.0.0:1883", "--allow-anonymous"]);
     assert!(config.allow_anonymous);
+    let config = running(&["--listen", "mqtt://0.0.0.0:1883", "--password-file", "users"]);
+    assert!(!config.allow_anonymous && config.auth.knows_users());
+    check_refused(
+        &["--listen", "mqtt://0.0.0.0:1883", "--acl-file", "rules"],
+        &["give --password-file, or to let anyone connect"],
+    );
     assert!(resolve_file("listen = \"mqtt://[::]:1883\"\nallow_anonymous = true").is_ok());
 }
 

@@ -5,7 +5,7 @@
 //! over the links of [`JetStream`].
 
 use crate::proto::access::AuthenticationRequest;
-use crate::proto::handler::Io;
+use crate::proto::handler::{Io, Origin};
 use crate::proto::output::{Action, ConnectionId};
 use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
@@ -23,7 +23,6 @@ use crate::upstream::embedded::store::thread::{Asked, StoreReply};
 use crate::upstream::jetstream::forward::Forward;
 use crate::upstream::jetstream::shard::{JetStream, JetStreamOut};
 use bytes::Bytes;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How often shards tell each other how far they are, and drop what nobody needs.
@@ -80,8 +79,8 @@ impl ShardCore {
     }
 
     /// Where a connection that is about to be opened comes from.
-    pub fn note_peer(&mut self, id: ConnectionId, peer: SocketAddr) {
-        self.state.note_peer(id, peer);
+    pub fn note_origin(&mut self, id: ConnectionId, origin: Origin) {
+        self.state.note_origin(id, origin);
     }
 
     /// See [`ShardState::take_authentication_requests`].

@@ -3,6 +3,8 @@
 
 use super::core::ShardCore;
 use super::segments::Segments;
+use crate::auth::AuthenticationQueues;
+use crate::proto::access::{AuthenticationRequest, Refusal};
 use crate::proto::handler::{CloseReason, FileDone, Handler, Io, Origin, Sender};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::PartitionId;
@@ -10,11 +12,15 @@ use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::LogIo;
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::store::thread::StoreRequest;
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
 /// When the storage thread's queue is full, how long to wait before it is tried again.
 const STORE_RETRY: Duration = Duration::from_millis(5);
+
+/// Questions who clients are that wait for room in a queue. One more is refused.
+const UNASKED_MAX: usize = 65_536;
 
 /// One shard of the gateway.
 pub struct MqttShard {
@@ -22,21 +28,41 @@ pub struct MqttShard {
     segments: Segments,
     store: flume::Sender<StoreRequest>,
     store_retry_at: Timestamp,
+    /// Where it is known who clients are, if that is asked, and what was not taken there yet.
+    authentication: Option<AuthenticationQueues>,
+    unasked: VecDeque<AuthenticationRequest>,
+    ask_again_at: Timestamp,
     stopping: bool,
 }
 
 impl MqttShard {
     /// A shard whose log files are `segments`; `store` leads to the storage thread.
     #[must_use]
-    pub fn new(core: ShardCore, segments: Segments, store: flume::Sender<StoreRequest>) -> Self {
-        let (store_retry_at, stopping) = (Timestamp::NEVER, false);
-        Self { core, segments, store, store_retry_at, stopping }
+    pub fn new(
+        core: ShardCore,
+        segments: Segments,
+        store: flume::Sender<StoreRequest>,
+        authentication: Option<AuthenticationQueues>,
+    ) -> Self {
+        let (store_retry_at, ask_again_at) = (Timestamp::NEVER, Timestamp::NEVER);
+        let (unasked, stopping) = (VecDeque::new(), false);
+        Self {
+            core,
+            segments,
+            store,
+            store_retry_at,
+            authentication,
+            unasked,
+            ask_again_at,
+            stopping,
+        }
     }
 
     /// End of a sweep: lets the core finish, then starts file operations and sends to the storage
     /// thread.
     fn finish(&mut self, io: &mut Io<NodeMessage>) {
         self.core.settle(io);
+        self.ask_identities(io);
         let requests = std::mem::take(&mut self.core.upstream.out.io);
         for (partition, request) in requests {
             match request {
@@ -57,6 +83,28 @@ impl MqttShard {
         }
         self.send_to_store(io.now);
         self.core.resume_held(io);
+    }
+
+    /// Passes questions on, as many as are taken. Of the rest those beyond the queue's length are
+    /// refused.
+    fn ask_identities(&mut self, io: &mut Io<NodeMessage>) {
+        let Some(queues) = &self.authentication else {
+            return;
+        };
+        self.unasked.extend(self.core.take_authentication_requests());
+        self.ask_again_at = Timestamp::NEVER;
+        while let Some(request) = self.unasked.pop_front() {
+            if let Err(request) = queues.try_ask(io.shard, request) {
+                self.unasked.push_front(request);
+                self.ask_again_at = io.now.after(STORE_RETRY);
+                break;
+            }
+        }
+        while self.unasked.len() > UNASKED_MAX {
+            let Some(request) = self.unasked.pop_back() else { break };
+            let busy = NodeMessage::Authenticated(request.connection, Err(Refusal::Busy));
+            self.core.message(busy, io);
+        }
     }
 
     fn ask_for_file(&mut self, shard: ShardIndex, partition: PartitionId, request: LogIo) {
@@ -89,7 +137,8 @@ impl MqttShard {
 impl Handler for MqttShard {
     type Message = NodeMessage;
 
-    fn opened(&mut self, id: ConnectionId, _origin: Origin, io: &mut Io<NodeMessage>) {
+    fn opened(&mut self, id: ConnectionId, origin: Origin, io: &mut Io<NodeMessage>) {
+        self.core.note_origin(id, origin);
         self.core.opened(id, io);
     }
 
@@ -130,7 +179,7 @@ impl Handler for MqttShard {
     }
 
     fn next_timeout(&self) -> Timestamp {
-        self.core.next_timeout().min(self.store_retry_at)
+        self.core.next_timeout().min(self.store_retry_at).min(self.ask_again_at)
     }
 
     fn shutdown(&mut self, io: &mut Io<NodeMessage>) {

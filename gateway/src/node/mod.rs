@@ -12,6 +12,7 @@ pub mod recovery;
 pub mod segments;
 
 use self::core::ShardCore;
+use crate::auth::{Answer, AuthenticationThreads, Directory, ThreadSettings};
 use crate::config::{Config, Durability};
 use crate::proto::limits::Limits;
 use crate::proto::output::ShardIndex;
@@ -20,7 +21,9 @@ use crate::proto::routing::{InterestOwner, InterestTable};
 use crate::proto::shard_state::{ShardState, home_shard};
 use crate::proto::time::Timestamp;
 use crate::shard::clock::Clock;
-use crate::shard::{BoundNode, EngineConfig, EngineCounters, Node, StartError, requirements};
+use crate::shard::{
+    BoundNode, EngineConfig, EngineCounters, MeshSender, Node, StartError, requirements,
+};
 use crate::upstream::embedded::ends::PartitionEnds;
 use crate::upstream::embedded::groups::{GroupLimits, group_home};
 use crate::upstream::embedded::log::files::{Files, RealFiles};
@@ -83,15 +86,17 @@ pub struct Gateway {
     node: Node<NodeMessage>,
     storage: StorageThread,
     control: Option<ControlThread>,
+    authentication: Option<AuthenticationThreads>,
 }
 
 impl Gateway {
-    /// Binds, recovers and starts everything `config` asks for. Blocks until shards run.
+    /// Binds, recovers and starts everything `config` asks for; `directory` is what the files say that
+    /// it names. Blocks until shards run.
     ///
     /// # Errors
     ///
     /// See [`GatewayError`]. Nothing runs afterwards.
-    pub fn start(config: &Config) -> Result<Self, GatewayError> {
+    pub fn start(config: &Config, directory: Directory) -> Result<Self, GatewayError> {
         let clock = Clock::start();
         let bound = BoundNode::bind(engine_config(config))?;
         let (Recovery { logs, state, groups }, files) = recover(config, clock.now())
@@ -130,6 +135,8 @@ impl Gateway {
         let groups = if config.nats.is_empty() { groups } else { Vec::new() };
         let upstreams = embedded_shards(shards, logs, groups, slots, limits, &shared);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
+        let authentication = authentication_threads(config, directory, bound.senders())?;
+        let questions = authentication.as_ref().map(AuthenticationThreads::queues);
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
         let seed = ahash::RandomState::new().hash_one(clock.now());
@@ -158,9 +165,10 @@ impl Gateway {
                 Some(links) => ShardCore::with_jetstream(state, upstream, links),
                 None => ShardCore::new(state, upstream, &ends),
             };
-            MqttShard::new(core, Segments::new(directory.clone()), requests.clone())
+            let segments = Segments::new(directory.clone());
+            MqttShard::new(core, segments, requests.clone(), questions.clone())
         })?;
-        Ok(Self { node, storage, control })
+        Ok(Self { node, storage, control, authentication })
     }
 
     /// The addresses bound, in the order of the configuration.
@@ -184,9 +192,37 @@ impl Gateway {
         if let Some(control) = self.control {
             control.stop();
         }
+        if let Some(authentication) = self.authentication {
+            authentication.stop();
+        }
         self.storage.stop();
         Ok(counters?)
     }
+}
+
+/// The threads that find out who clients are, if that is asked.
+fn authentication_threads(
+    config: &Config,
+    directory: Directory,
+    senders: &[MeshSender<NodeMessage>],
+) -> Result<Option<AuthenticationThreads>, GatewayError> {
+    if !config.auth.is_needed() {
+        return Ok(None);
+    }
+    let senders = senders.to_vec();
+    let answer: Answer = Arc::new(move |shard, connection, answer| {
+        if let Some(sender) = senders.get(usize::from(shard.0)) {
+            // A shard that has ended needs no answer.
+            let _ = sender.send(NodeMessage::Authenticated(connection, answer));
+        }
+    });
+    let settings = ThreadSettings {
+        threads: config.limits.authentication_threads,
+        queue_max: config.limits.authentications_waiting_max as usize,
+        cache_max: config.limits.authentication_cache_max as usize,
+    };
+    let threads = AuthenticationThreads::spawn(&Arc::new(directory), settings, &answer);
+    Ok(Some(threads.map_err(GatewayError::Thread)?))
 }
 
 fn engine_config(config: &Config) -> EngineConfig {
@@ -242,6 +278,9 @@ fn core_limits(config: &Config) -> Limits {
         topic_alias_maximum_out: limits.topic_alias_maximum_out,
         subscriptions_per_session_max: limits.subscriptions_per_session_max,
         shared_per_session_max: limits.shared_per_session_max,
+        authenticate: config.auth.is_needed(),
+        authentications_waiting_max: limits.authentications_waiting_max,
+        sessions_bound: config.auth.sessions_bound_to_user,
         subscribe_refused: config.subscribe_refused.clone(),
         topic_levels_max: limits.topic_levels_max,
         session_expiry_max_s: limits.session_expiry_max_s,

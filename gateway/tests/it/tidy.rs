@@ -19,9 +19,9 @@ const NOT_SANS_IO: &[&str] = &[
     "Rc<RefCell",
 ];
 
-/// The layers of `src/`, read aloud: config decides, proto thinks, upstream stores, shard moves
-/// bytes. A layer may use those before it.
-const LAYERS: &[&str] = &["config", "proto", "upstream", "shard", "node"];
+/// The layers of `src/`, read aloud: config decides, proto thinks, auth knows who is who,
+/// upstream stores, shard moves bytes. A layer may use those before it.
+const LAYERS: &[&str] = &["config", "proto", "auth", "upstream", "shard", "node"];
 
 /// Names that say nothing about what is inside.
 const DRAWERS: &[&str] = &["types", "utils", "util", "common", "helpers", "impls", "misc"];

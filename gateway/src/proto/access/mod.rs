@@ -13,11 +13,11 @@ mod pattern;
 pub use acl::{Acl, Coverage, Permission, RuleSet};
 pub use pattern::{Names, Pattern, PatternFault};
 
+use super::handler::Origin;
 use super::mqtt::ReasonCode;
 use super::output::ConnectionId;
 use super::time::Timestamp;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Who has connected. Shared by all connections of which the same is known.
@@ -48,7 +48,7 @@ pub struct AuthenticationRequest {
     /// Whose CONNECT waits; comes back with the answer.
     pub connection: ConnectionId,
     /// Where it comes from.
-    pub peer: Option<SocketAddr>,
+    pub origin: Option<Origin>,
     /// Client Identifier, the assigned one if the client sent none.
     pub client_id: Box<str>,
     /// User Name.
@@ -92,7 +92,7 @@ impl fmt::Debug for AuthenticationRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthenticationRequest")
             .field("connection", &self.connection)
-            .field("peer", &self.peer)
+            .field("origin", &self.origin)
             .field("client_id", &self.client_id)
             .field("user_name", &self.user_name)
             .field("password", &self.password.as_ref().map(|_| "***"))

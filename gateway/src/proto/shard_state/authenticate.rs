@@ -10,17 +10,17 @@
 use super::connect::PendingConnect;
 use super::{ConnectionStage, Context, ProtocolError, ShardState};
 use crate::proto::access::{Authentication, AuthenticationRequest, Identity, Refusal};
+use crate::proto::handler::Origin;
 use crate::proto::mqtt::Connect;
 use crate::proto::output::{Action, ConnectionId};
 use ahash::AHashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Connections whose client is not known yet.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
     /// Where they come from, by index.
-    peers: AHashMap<u32, SocketAddr>,
+    origins: AHashMap<u32, Origin>,
     /// Those that are asked about, by index.
     waiting: AHashMap<u32, Box<Stranger>>,
     /// Questions nobody has taken.
@@ -37,9 +37,9 @@ struct Stranger {
 
 impl ShardState {
     /// Where a connection comes from, if anyone will ask: before [`ShardState::handle_opened`].
-    pub fn note_peer(&mut self, id: ConnectionId, peer: SocketAddr) {
+    pub fn note_origin(&mut self, id: ConnectionId, origin: Origin) {
         if self.limits.authenticate {
-            self.strangers.peers.insert(id.index, peer);
+            self.strangers.origins.insert(id.index, origin);
         }
     }
 
@@ -53,7 +53,7 @@ impl ShardState {
     /// The connection has gone, or is known.
     pub(super) fn forget_stranger(&mut self, index: u32) {
         if self.limits.authenticate {
-            self.strangers.peers.remove(&index);
+            self.strangers.origins.remove(&index);
             self.strangers.waiting.remove(&index);
         }
     }
@@ -72,7 +72,7 @@ impl ShardState {
         }
         self.strangers.questions.push(AuthenticationRequest {
             connection: id,
-            peer: self.strangers.peers.remove(&id.index),
+            origin: self.strangers.origins.remove(&id.index),
             client_id: client_id.into(),
             user_name: connect.user_name.map(Box::from),
             password: connect.password.map(Box::from),

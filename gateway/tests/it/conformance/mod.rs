@@ -1,5 +1,6 @@
 //! What the MQTT specifications demand, one test a statement, and who keeps the count.
 
+mod access;
 mod auth;
 mod connect;
 mod disconnect;

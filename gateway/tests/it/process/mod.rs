@@ -1,5 +1,6 @@
 //! The gateway as others meet it: the binary, real sockets, real clients.
 
+mod access;
 mod clients;
 mod configuration;
 pub(crate) mod gateway;

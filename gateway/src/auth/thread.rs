@@ -1,0 +1,154 @@
+//! The threads that find out who clients are, so that no shard hashes or waits.
+//!
+//! A user is always asked about on the same thread, which keeps what it has proven to itself: threads
+//! share only the [`Directory`].
+
+use super::cache::Cache;
+use super::directory::Directory;
+use crate::proto::access::{Authentication, AuthenticationRequest};
+use crate::proto::output::{ConnectionId, ShardIndex};
+use ahash::RandomState;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// What an authentication thread is asked to do.
+#[derive(Debug)]
+pub enum AuthenticationJob {
+    /// Find out who a client is.
+    Ask {
+        /// Who asks.
+        shard: ShardIndex,
+        /// About whom.
+        request: AuthenticationRequest,
+    },
+    /// From here on these files count.
+    Load(Arc<Directory>),
+    /// End.
+    Stop,
+}
+
+/// How the threads work.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadSettings {
+    /// Threads.
+    pub threads: u16,
+    /// Questions that wait at most, a thread.
+    pub queue_max: usize,
+    /// Users whose proof is remembered, all threads together.
+    pub cache_max: usize,
+}
+
+/// Whom the threads answer: called on them, and must not block.
+pub type Answer = Arc<dyn Fn(ShardIndex, ConnectionId, Authentication) + Send + Sync>;
+
+/// The running threads.
+pub struct AuthenticationThreads {
+    queues: AuthenticationQueues,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Where shards leave questions.
+#[derive(Clone, Debug)]
+pub struct AuthenticationQueues {
+    queues: Arc<[flume::Sender<AuthenticationJob>]>,
+    random: RandomState,
+}
+
+impl AuthenticationThreads {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// The operating system gives no thread, or no randomness.
+    pub fn spawn(
+        directory: &Arc<Directory>,
+        settings: ThreadSettings,
+        answer: &Answer,
+    ) -> io::Result<Self> {
+        let (mut queues, mut threads) = (Vec::new(), Vec::new());
+        let count = settings.threads.max(1);
+        for _ in 0..count {
+            let (sender, receiver) = flume::bounded(settings.queue_max.max(1));
+            let cache = Cache::new(settings.cache_max / usize::from(count));
+            let cache = cache.map_err(|_| io::Error::other("no randomness"))?;
+            let (directory, answer) = (Arc::clone(directory), Arc::clone(answer));
+            let mut worker = Worker { directory, cache, answer };
+            let thread = std::thread::Builder::new().name("authentication".to_owned());
+            threads.push(thread.spawn(move || worker.run(&receiver))?);
+            queues.push(sender);
+        }
+        let queues = AuthenticationQueues { queues: queues.into(), random: RandomState::new() };
+        Ok(Self { queues, threads })
+    }
+
+    /// Where shards leave questions.
+    #[must_use]
+    pub fn queues(&self) -> AuthenticationQueues {
+        self.queues.clone()
+    }
+
+    /// Lets the threads end. Blocks.
+    pub fn stop(self) {
+        for queue in &*self.queues.queues {
+            // A closed queue means that the thread has ended already.
+            let _ = queue.send(AuthenticationJob::Stop);
+        }
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl AuthenticationQueues {
+    /// Leaves a question with the thread that knows the user. Gives it back when that has too many.
+    pub(crate) fn try_ask(
+        &self,
+        shard: ShardIndex,
+        request: AuthenticationRequest,
+    ) -> Result<(), AuthenticationRequest> {
+        let hash = self.random.hash_one(&request.user_name);
+        let place = hash % self.queues.len() as u64;
+        let queue = usize::try_from(place).ok().and_then(|place| self.queues.get(place));
+        let queue = queue.expect("a remainder of how many there are");
+        match queue.try_send(AuthenticationJob::Ask { shard, request }) {
+            // Where the thread has ended, so does the node: nobody waits for the answer.
+            Ok(()) | Err(flume::TrySendError::Disconnected(_)) => Ok(()),
+            Err(flume::TrySendError::Full(AuthenticationJob::Ask { request, .. })) => Err(request),
+            Err(flume::TrySendError::Full(_)) => unreachable!("it was a question"),
+        }
+    }
+}
+
+struct Worker {
+    directory: Arc<Directory>,
+    cache: Cache,
+    answer: Answer,
+}
+
+impl Worker {
+    fn run(&mut self, jobs: &flume::Receiver<AuthenticationJob>) {
+        while let Ok(job) = jobs.recv() {
+            match job {
+                AuthenticationJob::Ask { shard, request } => {
+                    let answer = self.authenticate(&request);
+                    (self.answer)(shard, request.connection, answer);
+                }
+                AuthenticationJob::Load(directory) => {
+                    self.directory = directory;
+                    self.cache.clear();
+                }
+                AuthenticationJob::Stop => return,
+            }
+        }
+    }
+
+    fn authenticate(&mut self, request: &AuthenticationRequest) -> Authentication {
+        if let Some(identity) = self.cache.get(request) {
+            return Ok(identity);
+        }
+        let identity = self.directory.authenticate(request)?;
+        self.cache.note(request, &identity);
+        Ok(identity)
+    }
+}
