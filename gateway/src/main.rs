@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use gateway::auth::{Directory, FileFault};
 use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
 use gateway::node::Gateway;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -63,30 +63,44 @@ fn show_ring(config: &Config) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write")
 }
 
-/// Runs until SIGTERM or SIGINT. A second one ends the process at once.
+/// Runs until SIGTERM or SIGINT. A second one ends the process at once. SIGHUP reads files anew.
 fn run(config: &Config, environment: &Environment, directory: Directory) -> anyhow::Result<()> {
     start_logging(config);
     if let Some(warning) = config.memory_bounds().warning(environment.memory_bytes) {
         tracing::warn!("{warning}");
     }
-    let mut signals = Signals::new([SIGTERM, SIGINT]).context("cannot wait for signals")?;
-    let gateway = Gateway::start(config, directory)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
+    let mut gateway = Gateway::start(config, directory)?;
     for address in gateway.addresses() {
         tracing::info!(%address, shards = config.shards, durability = %config.durability, "listening");
     }
-    signals.forever().next();
+    while signals.forever().next() == Some(SIGHUP) {
+        reload(&mut gateway, config);
+    }
     tracing::info!("stopping");
     gateway.shutdown();
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            signals.forever().next();
+            while signals.forever().next() == Some(SIGHUP) {}
             std::process::exit(1);
         })
         .context("cannot wait for a second signal")?;
     gateway.join()?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Reads files anew that say who clients are. With a fault in one nothing changes.
+fn reload(gateway: &mut Gateway, config: &Config) {
+    match gateway.reload_access(config) {
+        Ok(()) => tracing::info!("users and rules are read anew"),
+        Err(faults) => {
+            for fault in faults {
+                tracing::error!(%fault, "users and rules stay as they were");
+            }
+        }
+    }
 }
 
 /// Logs to stderr: our own lines as configured, those of libraries from `warn` on. In colour only

@@ -2,9 +2,11 @@
 
 use super::acl_file::AclFile;
 use super::fault::{self, FileFault};
-use super::password_file::PasswordFile;
+use super::password_file::{PasswordFile, PasswordHash};
 use crate::config::Config;
-use crate::proto::access::{Authentication, AuthenticationRequest, Identity, Proof, Refusal};
+use crate::proto::access::{
+    Authentication, AuthenticationRequest, Identity, Proof, Recheck, Refusal,
+};
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
 use std::sync::Arc;
@@ -26,6 +28,20 @@ impl Directory {
     ///
     /// All faults of all files.
     pub fn load(config: &Config) -> Result<Self, Vec<FileFault>> {
+        Self::load_with(config, RandomState::new())
+    }
+
+    /// Reads the files again.
+    ///
+    /// # Errors
+    ///
+    /// All faults of all files.
+    pub fn reload(&self, config: &Config) -> Result<Self, Vec<FileFault>> {
+        // Whether a password is still the same shows by its hash.
+        Self::load_with(config, self.random.clone())
+    }
+
+    fn load_with(config: &Config, random: RandomState) -> Result<Self, Vec<FileFault>> {
         let mut faults = Vec::new();
         let bytes_max = config.limits.access_file_bytes_max.into();
         let passwords = config.auth.password_file.as_deref().and_then(|path| {
@@ -47,7 +63,7 @@ impl Directory {
                 expires_at: Timestamp::NEVER,
             })
         });
-        let directory = Self { passwords, acl, anonymous, random: RandomState::new() };
+        let directory = Self { passwords, acl, anonymous, random };
         if faults.is_empty() { Ok(directory) } else { Err(faults) }
     }
 
@@ -75,15 +91,33 @@ impl Directory {
         if !hash.verify(password) {
             return Err(Refusal::BadCredentials);
         }
-        Ok(Arc::new(Identity {
-            user_name: Some(user_name.clone()),
+        Ok(self.known_by_password(user_name, hash))
+    }
+
+    fn known_by_password(&self, user_name: &str, hash: &PasswordHash) -> Arc<Identity> {
+        Arc::new(Identity {
+            user_name: Some(user_name.into()),
             acl: self.acl.as_ref().map(|acl| acl.rules_of(Some(user_name))),
             proof: Proof::Password(self.random.hash_one(hash)),
             expires_at: Timestamp::NEVER,
-        }))
+        })
     }
 
     fn anonymous(&self) -> Authentication {
         self.anonymous.clone().ok_or(Refusal::NoCredentials)
+    }
+}
+
+impl Recheck for Directory {
+    /// A client that has proven a password stays as long as the file has that password for its user.
+    fn recheck(&self, former: &Identity) -> Option<Arc<Identity>> {
+        match (former.proof, &former.user_name) {
+            (Proof::None, _) => self.anonymous.clone(),
+            (Proof::Password(tag), Some(user_name)) => {
+                let hash = self.passwords.as_ref()?.get(user_name)?;
+                (self.random.hash_one(hash) == tag).then(|| self.known_by_password(user_name, hash))
+            }
+            (Proof::Password(_), None) => None,
+        }
     }
 }

@@ -22,5 +22,5 @@ pub use directory::Directory;
 pub use fault::FileFault;
 pub use password_file::{PasswordFile, PasswordHash};
 pub use thread::{
-    Answer, AuthenticationJob, AuthenticationQueues, AuthenticationThreads, ThreadSettings,
+    AuthenticationJob, AuthenticationQueues, AuthenticationThreads, Shards, ThreadSettings,
 };

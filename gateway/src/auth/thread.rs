@@ -10,6 +10,7 @@ use crate::proto::output::{ConnectionId, ShardIndex};
 use ahash::RandomState;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 /// What an authentication thread is asked to do.
@@ -22,8 +23,8 @@ pub enum AuthenticationJob {
         /// About whom.
         request: AuthenticationRequest,
     },
-    /// From here on these files count.
-    Load(Arc<Directory>),
+    /// From here on these files count. The last thread to hear of it tells the shards.
+    Load(Arc<Directory>, Arc<AtomicUsize>),
     /// End.
     Stop,
 }
@@ -40,7 +41,13 @@ pub struct ThreadSettings {
 }
 
 /// Whom the threads answer: called on them, and must not block.
-pub type Answer = Arc<dyn Fn(ShardIndex, ConnectionId, Authentication) + Send + Sync>;
+pub trait Shards: Send + Sync {
+    /// Who the client of a connection is.
+    fn answer(&self, shard: ShardIndex, connection: ConnectionId, answer: Authentication);
+
+    /// Those who are connected are to be looked at again. Every answer from before was given before.
+    fn recheck(&self, directory: &Arc<Directory>);
+}
 
 /// The running threads.
 pub struct AuthenticationThreads {
@@ -64,7 +71,7 @@ impl AuthenticationThreads {
     pub fn spawn(
         directory: &Arc<Directory>,
         settings: ThreadSettings,
-        answer: &Answer,
+        shards: &Arc<dyn Shards>,
     ) -> io::Result<Self> {
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
         let count = settings.threads.max(1);
@@ -72,8 +79,8 @@ impl AuthenticationThreads {
             let (sender, receiver) = flume::bounded(settings.queue_max.max(1));
             let cache = Cache::new(settings.cache_max / usize::from(count));
             let cache = cache.map_err(|_| io::Error::other("no randomness"))?;
-            let (directory, answer) = (Arc::clone(directory), Arc::clone(answer));
-            let mut worker = Worker { directory, cache, answer };
+            let (directory, shards) = (Arc::clone(directory), Arc::clone(shards));
+            let mut worker = Worker { directory, cache, shards };
             let thread = std::thread::Builder::new().name("authentication".to_owned());
             threads.push(thread.spawn(move || worker.run(&receiver))?);
             queues.push(sender);
@@ -86,6 +93,16 @@ impl AuthenticationThreads {
     #[must_use]
     pub fn queues(&self) -> AuthenticationQueues {
         self.queues.clone()
+    }
+
+    /// Lets other files count. Blocks while queues are full.
+    pub fn load(&self, directory: &Arc<Directory>) {
+        let left = Arc::new(AtomicUsize::new(self.threads.len()));
+        for queue in &*self.queues.queues {
+            let job = AuthenticationJob::Load(Arc::clone(directory), Arc::clone(&left));
+            // A closed queue means that the node ends.
+            let _ = queue.send(job);
+        }
     }
 
     /// Lets the threads end. Blocks.
@@ -101,20 +118,20 @@ impl AuthenticationThreads {
 }
 
 impl AuthenticationQueues {
-    /// Leaves a question with the thread that knows the user. Gives it back when that has too many.
+    /// Leaves a question with the thread that knows the user; gives it back if that has too many.
     pub(crate) fn try_ask(
         &self,
         shard: ShardIndex,
         request: AuthenticationRequest,
-    ) -> Result<(), AuthenticationRequest> {
+    ) -> Option<AuthenticationRequest> {
         let hash = self.random.hash_one(&request.user_name);
         let place = hash % self.queues.len() as u64;
         let queue = usize::try_from(place).ok().and_then(|place| self.queues.get(place));
         let queue = queue.expect("a remainder of how many there are");
         match queue.try_send(AuthenticationJob::Ask { shard, request }) {
             // Where the thread has ended, so does the node: nobody waits for the answer.
-            Ok(()) | Err(flume::TrySendError::Disconnected(_)) => Ok(()),
-            Err(flume::TrySendError::Full(AuthenticationJob::Ask { request, .. })) => Err(request),
+            Ok(()) | Err(flume::TrySendError::Disconnected(_)) => None,
+            Err(flume::TrySendError::Full(AuthenticationJob::Ask { request, .. })) => Some(request),
             Err(flume::TrySendError::Full(_)) => unreachable!("it was a question"),
         }
     }
@@ -123,7 +140,7 @@ impl AuthenticationQueues {
 struct Worker {
     directory: Arc<Directory>,
     cache: Cache,
-    answer: Answer,
+    shards: Arc<dyn Shards>,
 }
 
 impl Worker {
@@ -132,11 +149,14 @@ impl Worker {
             match job {
                 AuthenticationJob::Ask { shard, request } => {
                     let answer = self.authenticate(&request);
-                    (self.answer)(shard, request.connection, answer);
+                    self.shards.answer(shard, request.connection, answer);
                 }
-                AuthenticationJob::Load(directory) => {
+                AuthenticationJob::Load(directory, left) => {
                     self.directory = directory;
                     self.cache.clear();
+                    if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        self.shards.recheck(&self.directory);
+                    }
                 }
                 AuthenticationJob::Stop => return,
             }

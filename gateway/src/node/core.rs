@@ -137,6 +137,9 @@ impl ShardCore {
             NodeMessage::Authenticated(id, answer) => {
                 self.with(io, |state, context| state.handle_authenticated(id, answer, context));
             }
+            NodeMessage::AccessChanged(source) => {
+                self.with(io, |state, context| state.handle_access_changed(source, context));
+            }
             NodeMessage::Control(news) => {
                 if let Some(jetstream) = &mut self.jetstream {
                     jetstream.set_now(io.now);

@@ -94,7 +94,7 @@ impl MqttShard {
         self.unasked.extend(self.core.take_authentication_requests());
         self.ask_again_at = Timestamp::NEVER;
         while let Some(request) = self.unasked.pop_front() {
-            if let Err(request) = queues.try_ask(io.shard, request) {
+            if let Some(request) = queues.try_ask(io.shard, request) {
                 self.unasked.push_front(request);
                 self.ask_again_at = io.now.after(STORE_RETRY);
                 break;

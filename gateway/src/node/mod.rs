@@ -12,10 +12,11 @@ pub mod recovery;
 pub mod segments;
 
 use self::core::ShardCore;
-use crate::auth::{Answer, AuthenticationThreads, Directory, ThreadSettings};
+use crate::auth::{AuthenticationThreads, Directory, FileFault, Shards, ThreadSettings};
 use crate::config::{Config, Durability};
+use crate::proto::access;
 use crate::proto::limits::Limits;
-use crate::proto::output::ShardIndex;
+use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::routing::{InterestOwner, InterestTable};
 use crate::proto::shard_state::{ShardState, home_shard};
@@ -86,8 +87,17 @@ pub struct Gateway {
     node: Node<NodeMessage>,
     storage: StorageThread,
     control: Option<ControlThread>,
-    authentication: Option<AuthenticationThreads>,
+    authentication: Option<Authentication>,
 }
+
+/// Who finds out who clients are, and what from.
+struct Authentication {
+    threads: AuthenticationThreads,
+    directory: Arc<Directory>,
+}
+
+/// The shards, as authentication threads know them.
+struct Told(Vec<MeshSender<NodeMessage>>);
 
 impl Gateway {
     /// Binds, recovers and starts everything `config` asks for; `directory` is what the files say that
@@ -136,7 +146,7 @@ impl Gateway {
         let upstreams = embedded_shards(shards, logs, groups, slots, limits, &shared);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
         let authentication = authentication_threads(config, directory, bound.senders())?;
-        let questions = authentication.as_ref().map(AuthenticationThreads::queues);
+        let questions = authentication.as_ref().map(|one| one.threads.queues());
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
         let seed = ahash::RandomState::new().hash_one(clock.now());
@@ -177,6 +187,21 @@ impl Gateway {
         self.node.addresses()
     }
 
+    /// Reads the files again that say who clients are and what they may touch; whoever is connected is
+    /// looked at again. Blocks while it reads.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the files. Then everything stays as it was.
+    pub fn reload_access(&mut self, config: &Config) -> Result<(), Vec<FileFault>> {
+        let Some(authentication) = &mut self.authentication else {
+            return Ok(());
+        };
+        authentication.directory = Arc::new(authentication.directory.reload(config)?);
+        authentication.threads.load(&authentication.directory);
+        Ok(())
+    }
+
     /// Asks every shard to say goodbye and end; returns at once.
     pub fn shutdown(&self) {
         self.node.shutdown();
@@ -193,7 +218,7 @@ impl Gateway {
             control.stop();
         }
         if let Some(authentication) = self.authentication {
-            authentication.stop();
+            authentication.threads.stop();
         }
         self.storage.stop();
         Ok(counters?)
@@ -205,24 +230,35 @@ fn authentication_threads(
     config: &Config,
     directory: Directory,
     senders: &[MeshSender<NodeMessage>],
-) -> Result<Option<AuthenticationThreads>, GatewayError> {
+) -> Result<Option<Authentication>, GatewayError> {
     if !config.auth.is_needed() {
         return Ok(None);
     }
-    let senders = senders.to_vec();
-    let answer: Answer = Arc::new(move |shard, connection, answer| {
-        if let Some(sender) = senders.get(usize::from(shard.0)) {
-            // A shard that has ended needs no answer.
-            let _ = sender.send(NodeMessage::Authenticated(connection, answer));
-        }
-    });
+    let directory = Arc::new(directory);
+    let shards: Arc<dyn Shards> = Arc::new(Told(senders.to_vec()));
     let settings = ThreadSettings {
         threads: config.limits.authentication_threads,
         queue_max: config.limits.authentications_waiting_max as usize,
         cache_max: config.limits.authentication_cache_max as usize,
     };
-    let threads = AuthenticationThreads::spawn(&Arc::new(directory), settings, &answer);
-    Ok(Some(threads.map_err(GatewayError::Thread)?))
+    let threads = AuthenticationThreads::spawn(&directory, settings, &shards);
+    Ok(Some(Authentication { threads: threads.map_err(GatewayError::Thread)?, directory }))
+}
+
+impl Shards for Told {
+    fn answer(&self, shard: ShardIndex, connection: ConnectionId, answer: access::Authentication) {
+        if let Some(sender) = self.0.get(usize::from(shard.0)) {
+            // A shard that has ended needs no answer.
+            let _ = sender.send(NodeMessage::Authenticated(connection, answer));
+        }
+    }
+
+    fn recheck(&self, directory: &Arc<Directory>) {
+        for sender in &self.0 {
+            let source: Arc<dyn access::Recheck> = Arc::clone(directory) as _;
+            let _ = sender.send(NodeMessage::AccessChanged(source));
+        }
+    }
 }
 
 fn engine_config(config: &Config) -> EngineConfig {

@@ -42,6 +42,12 @@ pub enum Proof {
     Password(u64),
 }
 
+/// Whoever knows, asked again about those who are connected.
+pub trait Recheck: fmt::Debug + Send + Sync {
+    /// Who the client is by now; `None` if it may not be connected any more.
+    fn recheck(&self, former: &Identity) -> Option<Arc<Identity>>;
+}
+
 /// The question who a client is.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AuthenticationRequest {

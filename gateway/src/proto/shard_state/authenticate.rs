@@ -97,8 +97,8 @@ impl ShardState {
         answer: Authentication,
         context: &mut Context<'_>,
     ) {
-        let is_waiting = |stranger: &Box<Stranger>| stranger.connection == id;
-        if !self.strangers.waiting.get(&id.index).is_some_and(is_waiting) {
+        let waiting = self.strangers.waiting.get(&id.index);
+        if waiting.is_none_or(|stranger| stranger.connection != id) {
             return;
         }
         let Some(stranger) = self.strangers.waiting.remove(&id.index) else {

@@ -53,6 +53,10 @@ impl PendingConnect {
         self.identity = Some(identity);
     }
 
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
+    }
+
     /// Whether a client may have the will it wants published.
     pub(super) fn may_have_will(&self, client_id: &str, identity: &Identity) -> bool {
         let (Some(will), Some(acl)) = (&self.will, &identity.acl) else {

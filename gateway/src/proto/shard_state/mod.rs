@@ -18,6 +18,7 @@ mod lanes;
 mod outbound_acks;
 mod permit;
 mod publish;
+mod recheck;
 mod replay;
 mod retained;
 mod retained_room;
@@ -50,6 +51,7 @@ use encode::FanOut;
 use hashbrown::HashTable;
 use lanes::Lanes;
 use permit::DenialLog;
+use recheck::Rechecking;
 use retained::{RetainedRequests, StoreRetry};
 use retained_room::RetainedRoom;
 use shared::SharedSubscribes;
@@ -116,6 +118,8 @@ pub struct Counters {
     pub subscribe_denied: u64,
     /// Messages not sent because the client may not read them.
     pub read_denied: u64,
+    /// Connections ended because files were read anew.
+    pub let_go: u64,
 }
 
 /// A connection as the core sees it; its place is the engine's.
@@ -169,6 +173,7 @@ pub struct ShardState {
     by_client: HashTable<u32>,
     strangers: Strangers,
     denial_log: DenialLog,
+    rechecking: Option<Box<Rechecking>>,
     /// CONNECTs that wait for the record of the session they continue.
     pending_connects: HashMap<u32, Box<PendingConnect>, RandomState>,
     /// Timers of offline sessions being looked at, by [`Ticket::epoch`] under [`BACKGROUND`].
@@ -223,6 +228,7 @@ impl ShardState {
             by_client: HashTable::new(),
             strangers: Strangers::default(),
             denial_log: DenialLog::default(),
+            rechecking: None,
             pending_connects: HashMap::with_hasher(random.clone()),
             background: HashMap::with_hasher(random.clone()),
             background_counter: 0,
@@ -431,6 +437,9 @@ impl ShardState {
     /// When [`ShardState::handle_timeout`] has something to do next.
     #[must_use]
     pub fn next_timeout(&self) -> Timestamp {
+        if self.rechecking.is_some() {
+            return Timestamp::START;
+        }
         let store_retry = self.store_retry.due.unwrap_or(Timestamp::NEVER);
         self.keep_alives.next_timeout().min(self.floor_due).min(store_retry)
     }
@@ -442,6 +451,7 @@ impl ShardState {
         for index in expired {
             self.check_silence(index, context);
         }
+        self.recheck_slice(context);
         if context.now >= self.floor_due {
             self.record_floor(context);
         }

@@ -2,13 +2,14 @@
 
 use super::groups::GroupReply;
 use super::store::thread::StoreReply;
-use crate::proto::access::Authentication;
+use crate::proto::access::{Authentication, Recheck};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{GroupRequest, Replayed};
 use crate::upstream::jetstream::control::ControlNews;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// A message to a shard, from another or from a thread beside the shards.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub enum NodeMessage {
     Control(ControlNews),
     /// From an authentication thread: who the client of a connection is.
     Authenticated(ConnectionId, Authentication),
+    /// From the last authentication thread that has heard of it: what is known of clients has changed.
+    AccessChanged(Arc<dyn Recheck>),
 }
 
 impl NodeMessage {
@@ -75,7 +78,8 @@ impl NodeMessage {
             | Self::FromGroup(GroupReply::Joined { .. })
             | Self::Store(_)
             | Self::Control(_)
-            | Self::Authenticated(..) => 0,
+            | Self::Authenticated(..)
+            | Self::AccessChanged(_) => 0,
         };
         content + size_of::<Self>()
     }

@@ -5,7 +5,9 @@ use super::scene::{Scene, Speaks, everywhere_with};
 use crate::packets::{framed, sized};
 use crate::sim::{SimClient, SimSettings};
 use gateway::auth::AclFile;
-use gateway::proto::access::{Authentication, AuthenticationRequest, Identity, Proof, Refusal};
+use gateway::proto::access::{
+    Authentication, AuthenticationRequest, Identity, Proof, Recheck, Refusal,
+};
 use gateway::proto::limits::Limits;
 use gateway::proto::time::Timestamp;
 use gateway::upstream::embedded::log::Durability;
@@ -30,12 +32,6 @@ const RULES: &str = "\
 
 /// Every user has the password `pw`; with `less` anna may do what the user `anna-less` may.
 fn who(request: &AuthenticationRequest) -> Authentication {
-    static FILE: LazyLock<AclFile> = LazyLock::new(|| {
-        let mut faults = Vec::new();
-        let file = AclFile::parse(RULES, Path::new("rules"), &mut faults);
-        assert_eq!(faults, []);
-        file
-    });
     let (user_name, rules_of) = match (&request.user_name, request.password.as_deref()) {
         (None, None) if &*request.client_id == "?" => return Err(Refusal::NoCredentials),
         (None, None) => (None, None),
@@ -45,10 +41,20 @@ fn who(request: &AuthenticationRequest) -> Authentication {
     };
     Ok(Arc::new(Identity {
         user_name: user_name.cloned(),
-        acl: Some(FILE.rules_of(rules_of)),
+        acl: Some(rules().rules_of(rules_of)),
         proof: Proof::None,
         expires_at: Timestamp::NEVER,
     }))
+}
+
+fn rules() -> &'static AclFile {
+    static FILE: LazyLock<AclFile> = LazyLock::new(|| {
+        let mut faults = Vec::new();
+        let file = AclFile::parse(RULES, Path::new("rules"), &mut faults);
+        assert_eq!(faults, []);
+        file
+    });
+    &FILE
 }
 
 fn settings() -> SimSettings {
@@ -474,6 +480,52 @@ fn sessions_are_everybodys_where_that_is_wanted() {
         let (anna, _) = enter(&mut scene, kept);
         let (_, session_present) = enter(&mut scene, As { client_id: "a", kept: true, ..OTTO });
         assert!(session_present && scene.node.is_closed(anna), "{}", scene.label());
+    });
+}
+
+/// Otto is gone, and everybody else may do what the user `anna-less` may.
+#[derive(Debug)]
+struct Lessened;
+
+impl Recheck for Lessened {
+    fn recheck(&self, former: &Identity) -> Option<Arc<Identity>> {
+        let acl = Some(rules().rules_of(Some("anna-less")));
+        let is_otto = former.user_name.as_deref() == Some("otto");
+        (!is_otto).then(|| Arc::new(Identity { acl, ..former.clone() }))
+    }
+}
+
+#[test]
+fn those_who_are_connected_are_looked_at_again_when_rules_change() {
+    everywhere(|mut scene| {
+        let (otto, _) = enter(&mut scene, OTTO);
+        let (anna, _) = enter(&mut scene, As { kept: true, will: Some("of/anna/w"), ..ANNA });
+        for filter in ["open/#", "of/anna/#", "$share/g/jobs/#"] {
+            subscribe(&mut scene, anna, filter, 1);
+        }
+        let (publisher, _) = enter(&mut scene, As { client_id: "p", ..ANNA });
+        scene.publish(publisher, "of/anna/x", b"m");
+        let delivery = scene.delivery(0x32, "of/anna/x", 1, b"m");
+        scene.expect(anna, &delivery);
+        scene.check(anna, &[0x40, 2, 0, 1], &[]);
+
+        let source: Arc<dyn Recheck> = Arc::new(Lessened);
+        scene.node.change_access(&source);
+        let goodbye = scene.either(&[], &[0xE0, 1, 0x87]).to_vec();
+        scene.expect(otto, &goodbye);
+        assert!(scene.node.is_closed(otto) && !scene.node.is_closed(anna), "{}", scene.label());
+        publish_in_vain(&mut scene, publisher, "of/anna/x", 0);
+        subscribe(&mut scene, publisher, "jobs/#", 0x87);
+        let (otto, _) = enter(&mut scene, OTTO);
+        for topic in ["of/anna/1", "jobs/1", "open/1"] {
+            scene.publish(otto, topic, b"m");
+        }
+        let delivery = scene.delivery(0x32, "open/1", 2, b"m");
+        scene.check(anna, &[], &delivery);
+        // The will is no longer one it may have.
+        subscribe(&mut scene, otto, "#", 1);
+        scene.node.drop_connection(anna);
+        scene.expect(otto, &[]);
     });
 }
 

@@ -294,6 +294,60 @@ fn every_fault_of_every_file_is_reported_with_its_line() {
     assert!(stderr.contains("missing: expected a file that can be read, but: No such"), "{stderr}");
 }
 
+#[test]
+fn files_are_read_anew_on_sighup_and_those_who_are_connected_looked_at_again() {
+    let Some((_folder, users, rules)) = files() else { return };
+    let files = ["--password-file", users.to_str().unwrap(), "--acl-file", rules.to_str().unwrap()];
+    for shards in super::SHARD_COUNTS {
+        fs::write(&rules, RULES).unwrap();
+        let before = fs::read_to_string(&users).unwrap();
+        let mut gateway = Gateway::start(&[&files[..], &["--shards", shards]].concat());
+        let address = gateway.address();
+        let open = |client_id: &str, user| {
+            let mut client = RawClient::open(address);
+            client.send(&connect(V5, client_id, Some(user)));
+            assert_eq!(client.packet().1[1], 0);
+            client
+        };
+        let mut anna = open("a", ("anna", "pw0"));
+        let (mut otto, mut eve) = (open("o", ("otto", "pw1")), open("e", ("eve", "pw2")));
+        let ask = |client: &mut RawClient, topic: &str| {
+            let mut body = Vec::new();
+            push_text(&mut body, topic);
+            body.extend_from_slice(&[0, 7, 0]);
+            client.send(&framed(0x32, &body));
+            client.packet().1.get(2).copied().unwrap_or(0)
+        };
+        assert_eq!((ask(&mut anna, "rooms/a"), ask(&mut anna, "new/a")), (0, 0x87));
+
+        // Eve is gone, otto has another password, anna other rules.
+        let kept = before.lines().filter(|line| !line.starts_with("eve:"));
+        fs::write(&users, kept.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        let mut command = Command::new("mosquitto_passwd");
+        command.arg("-b").arg(&users).args(["otto", "changed"]);
+        run(command);
+        fs::write(&rules, "user anna\ntopic new/#\n").unwrap();
+        gateway.hang_up();
+        for client in [&mut otto, &mut eve] {
+            assert_eq!(client.packets_to_the_end(), [(0xE0, vec![0x87])], "{shards} shards");
+        }
+        // Her shard may hear of it a moment later.
+        assert!((0..100_000).any(|_| ask(&mut anna, "rooms/a") == 0x87), "{shards} shards");
+        assert_eq!(ask(&mut anna, "new/a"), 0);
+        open("o", ("otto", "changed"));
+
+        // With a fault nothing changes.
+        fs::write(&rules, "user anna\ntopic some thing\n").unwrap();
+        gateway.hang_up();
+        gateway.wait_for_lines("stay as they were", 1);
+        assert!(gateway.log().contains("rules, line 2: expected read, write"));
+        assert_eq!(ask(&mut anna, "new/a"), 0);
+        fs::write(&users, before).unwrap();
+        gateway.terminate();
+        assert_eq!(gateway.wait().code(), Some(0));
+    }
+}
+
 /// One who connects and says nothing, or says half a CONNECT byte by byte, is let go in time, and
 /// what it sends behind a CONNECT nobody has answered is not kept without end.
 #[test]

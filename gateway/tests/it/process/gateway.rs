@@ -128,6 +128,11 @@ impl Gateway {
         kill_process(id, Signal::TERM).unwrap();
     }
 
+    /// Asks it to read files anew.
+    pub(crate) fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.process), Signal::HUP).unwrap();
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.process.try_wait().unwrap().is_some()
     }

@@ -10,7 +10,7 @@ mod store;
 use gateway::node::core::ShardCore;
 use gateway::node::recovery::{Recovery, RecoverySettings};
 use gateway::node::{committed_ends, embedded_shards};
-use gateway::proto::access::{Authentication, AuthenticationRequest};
+use gateway::proto::access::{Authentication, AuthenticationRequest, Recheck};
 use gateway::proto::handler::{Dial, Io};
 use gateway::proto::limits::Limits;
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
@@ -371,6 +371,14 @@ impl SimNode {
             shard.core.shutdown(&mut shard.io);
         }
         self.run();
+    }
+
+    /// What is known of clients has changed.
+    pub(crate) fn change_access(&mut self, source: &Arc<dyn Recheck>) {
+        for shard in &mut self.shards {
+            shard.core.message(NodeMessage::AccessChanged(Arc::clone(source)), &mut shard.io);
+        }
+        self.advance(Duration::from_millis(10));
     }
 
     /// Whoever knows who clients are answers again.
