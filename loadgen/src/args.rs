@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
 
 use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
+use crate::plan::Devices;
 
 /// Load generator and checker for MQTT brokers.
 ///
@@ -31,8 +32,50 @@ pub(crate) enum Command {
     Storm(StormArguments),
     /// Make one result of those of several workers of the same run
     Merge(MergeArguments),
+    /// Plan the capacity for a fleet from measured runs
+    Plan(PlanArguments),
     /// Write the report of a run: `report.html`, which needs nothing else
     Report(ReportArguments),
+}
+
+/// Runs to plan with, and the fleet to plan for.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PlanArguments {
+    /// Folders with a `result.json` of runs at several loads, the broker watched
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) runs: Vec<PathBuf>,
+
+    /// So many devices of a profile, with the traffic that is assumed of it; several times
+    #[arg(long, value_name = "N:PROFILE", value_parser = Devices::parse)]
+    pub(crate) fleet: Vec<Devices>,
+
+    /// Fleet, machine and demands from a TOML file; loadgen/examples/fleet.toml shows its keys
+    #[arg(long, value_name = "FILE")]
+    pub(crate) spec: Option<PathBuf>,
+
+    /// Cores of a gateway's machine [default: 8, or the file's]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    pub(crate) cores: Option<u32>,
+
+    /// Memory of a gateway's machine, GiB [default: 32, or the file's]
+    #[arg(long)]
+    pub(crate) memory_gib: Option<f64>,
+
+    /// Share of cores, memory and network kept free [default: 0.3, or the file's]
+    #[arg(long)]
+    pub(crate) headroom: Option<f64>,
+
+    /// Seconds after which everybody is to be back from a storm [default: 120, or the file's]
+    #[arg(long)]
+    pub(crate) storm_s: Option<f64>,
+
+    /// Messages a second that one sub-cluster stores, as measured on it
+    #[arg(long)]
+    pub(crate) sub_cluster_messages_per_s: Option<f64>,
+
+    /// Write plan.html, plan.json and plan.txt into this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// A result to show.

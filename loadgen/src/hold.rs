@@ -240,21 +240,21 @@ impl Holder {
         let before = self.usage()?;
         let start_ns = self.clock.now_ns();
         self.crowd.begin(start_ns);
-        self.recorder.phase("connect", start_ns, true);
+        self.phase("connect", start_ns, true);
         self.connect(connections, pace, start_ns)?;
         if let Pace::Concurrency(_) = pace {
             let start_s = Duration::from_nanos(start_ns).as_secs_f64();
             let recovery = self.crowd.recovery.clone();
             self.storms.push(Storm::new(start_s, connections.into(), recovery));
         }
-        self.recorder.phase("hold", self.clock.now_ns(), true);
+        self.phase("hold", self.clock.now_ns(), true);
         let connect_s = Duration::from_nanos(self.clock.now_ns() - start_ns).as_secs_f64();
         let connected = self.usage()?;
         self.sweep_for(hold)?;
         let held = self.usage()?;
-        self.recorder.phase("disconnect", self.clock.now_ns(), false);
+        self.phase("disconnect", self.clock.now_ns(), false);
         self.disconnect()?;
-        self.recorder.phase("settle", self.clock.now_ns(), false);
+        self.phase("settle", self.clock.now_ns(), false);
         self.sweep_for(SETTLE)?;
         let after = self.usage()?;
 
@@ -274,6 +274,12 @@ impl Holder {
             connections_lost: self.crowd.lost,
             faults: std::mem::take(&mut self.crowd.faults),
         })
+    }
+
+    /// Ends a phase and begins the next.
+    fn phase(&mut self, name: &'static str, at_ns: u64, measured: bool) {
+        self.crowd.tally.cut(at_ns);
+        self.recorder.phase(name, at_ns, measured);
     }
 
     /// Connects all devices at the given pace and waits until each is ready or lost.

@@ -3,7 +3,8 @@
 //! Reading order: [`args`] decides, [`device`] speaks MQTT (sans-IO), [`engine`] moves bytes,
 //! [`schedule`] says when to send, [`ledger`] and [`stats`] keep the books, [`watch`] reads what
 //! the broker used; [`mod@bench`] and [`hold`] put them together, [`report`] says what came out, and
-//! [`result`] is what is kept of it; [`page`] shows it.
+//! [`result`] is what is kept of it; [`page`] shows it, and
+//! [`plan`] says what it means for a fleet.
 
 mod args;
 mod bench;
@@ -14,6 +15,7 @@ mod hold;
 mod ledger;
 mod page;
 mod payload;
+mod plan;
 mod progress;
 mod report;
 mod result;
@@ -54,6 +56,10 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Storm(arguments) => {
             let (report, result) = hold::storm(&arguments)?;
             publish(&report, &result, &arguments.target)
+        }
+        Command::Plan(arguments) => {
+            print!("{}", plan::run(&arguments)?);
+            Ok(0)
         }
         Command::Report(arguments) => {
             let result = result::read(&arguments.folder)?;

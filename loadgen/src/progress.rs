@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use crate::result::{Point, Recorded};
+use crate::result::{Point, Series};
 
 /// Lines on a terminal between two headings.
 const LINES_A_HEADING: u32 = 20;
@@ -36,22 +36,14 @@ impl Progress {
         Self { form, lines: 0 }
     }
 
-    /// Shows `second` of a run, if its threads have reported it.
-    pub(crate) fn show(&mut self, second: u32, recorded: &Recorded) {
-        let series = &recorded.series;
+    /// Shows `second` of a run, which is in `phase`, if its threads have reported it.
+    pub(crate) fn show(&mut self, second: u32, phase: &str, series: &Series) {
         let Some(point) = series.points.get((second / series.interval_s) as usize) else { return };
-        let phase = recorded.phases.last().map_or("-", |phase| phase.name.as_str());
         // A second of a coarser series is a part of its point.
-        let line = self.line(second, phase, point, series.interval_s.into());
-        if let Some(line) = line {
+        if let Some(line) = self.line(second, phase, point, series.interval_s.into()) {
             // A terminal that went away is no reason to end a measurement.
             let _ = io::stderr().lock().write_all(line.as_bytes());
         }
-    }
-
-    /// Nothing more will be shown.
-    pub(crate) fn end(&mut self) {
-        let _ = io::stderr().flush();
     }
 
     fn line(&mut self, second: u32, phase: &str, point: &Point, interval_s: u64) -> Option<String> {

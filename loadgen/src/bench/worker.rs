@@ -107,6 +107,10 @@ fn follow_load(
     clock: Clock,
 ) -> io::Result<()> {
     let tick = Duration::from_micros(plan.arguments().tick_us);
+    fleet.books.tally.cut(clock.now_ns());
+    // Where the measured window begins and ends, a phase of the run does.
+    let window = fleet.books.window.clone();
+    let mut edges = [window.start, window.end].into_iter().peekable();
     loop {
         match control.phase() {
             Phase::Stop => return Ok(()),
@@ -115,6 +119,9 @@ fn follow_load(
         }
         let now_ns = clock.now_ns();
         fleet.books.tally.tick(now_ns);
+        while edges.next_if(|edge_ns| *edge_ns <= now_ns).is_some() {
+            fleet.books.tally.cut(now_ns);
+        }
         load.publish(now_ns, engine, fleet, control);
         // What is owed is told before anyone can have received it.
         load.share_sent(control);

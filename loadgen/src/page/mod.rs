@@ -23,7 +23,8 @@ pub(crate) struct Page {
 /// A chart, as `charts.js` reads it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Chart {
-    id: String,
+    /// Given by the page.
+    pub(crate) id: String,
     /// What it shows.
     pub(crate) title: String,
     /// What to know about it, a sentence or two.
@@ -174,6 +175,8 @@ pub(crate) enum Cell {
     Number(String),
     /// A number that should not be.
     Bad(String),
+    /// Words of warning.
+    Flag(String),
 }
 
 impl Page {
@@ -270,6 +273,9 @@ impl Page {
                     Cell::Text(text) => self.push(format_args!("<td>{}</td>", Escaped(text))),
                     Cell::Number(text) => {
                         self.push(format_args!("<td class=\"n\">{}</td>", Escaped(text)));
+                    }
+                    Cell::Flag(text) => {
+                        self.push(format_args!("<td class=\"flag\">{}</td>", Escaped(text)));
                     }
                     Cell::Bad(text) => {
                         self.push(format_args!("<td class=\"n bad\">{}</td>", Escaped(text)));

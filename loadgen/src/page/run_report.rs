@@ -302,7 +302,7 @@ fn latency_by_percentile(result: &RunResult) -> Option<Chart> {
     let times = &result.times;
     by_percentile(
         "Latency by percentile",
-        "Where the two part, messages waited behind others before they could be sent.",
+        "Where the first two part, messages waited behind others before they could be sent.",
         &[
             ("from when due", "c1", &times.latency),
             ("from the send", "c2", &times.latency_uncorrected),
@@ -603,11 +603,14 @@ fn phases(page: &mut Page, result: &RunResult) {
                 Cell::Number(format!("{:.2}", phase.start_s)),
                 Cell::Number(format!("{:.2}", phase.end_s)),
                 Cell::Number(format!("{:.2}", phase.end_s - phase.start_s)),
+                Cell::Number(grouped(phase.connects)),
+                Cell::Number(grouped(phase.published)),
+                Cell::Number(grouped(phase.delivered)),
                 Cell::Text(if phase.measured { "measured" } else { "" }.to_owned()),
             ]
         })
         .collect();
-    page.table(&["phase", "from", "to", "takes", ""], &rows);
+    page.table(&["phase", "from", "to", "takes", "connects", "published", "delivered", ""], &rows);
     let faults = &result.totals.faults;
     if !faults.is_empty() {
         page.note("The first faults of connections:");

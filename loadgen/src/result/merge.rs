@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    Distributions, EXAMPLES_MAX, Group, Host, LedgerRecord, Process, RunResult, Storm, Totals,
-    VerdictRecord,
+    Distributions, EXAMPLES_MAX, Group, Host, LedgerRecord, Phase, Process, RunResult, Storm,
+    Totals, VerdictRecord,
 };
 use crate::stats::Times;
 
@@ -80,6 +80,7 @@ impl RunResult {
         self.times.absorb(&part.times);
         self.ledger.absorb(part.ledger);
         absorb_storms(&mut self.storms, part.storms);
+        absorb_phases(&mut self.phases, &part.phases);
         self.series.merge(part.series);
         for process in part.processes {
             add_process(&mut self.processes, process);
@@ -157,6 +158,18 @@ impl LedgerRecord {
         self.foreign += part.foreign;
         let room = EXAMPLES_MAX.saturating_sub(self.examples.len());
         self.examples.extend(part.examples.into_iter().take(room));
+    }
+}
+
+/// The workers go through the same phases, each at times of its own; those of the first stay.
+fn absorb_phases(whole: &mut [Phase], parts: &[Phase]) {
+    for (phase, part) in whole.iter_mut().zip(parts) {
+        if phase.name == part.name {
+            phase.connects += part.connects;
+            phase.published += part.published;
+            phase.delivered += part.delivered;
+            phase.pings += part.pings;
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! The doc comments of the types here are the documentation of the file: `loadgen/RESULT.md` is
 //! made from them, and a test holds the two together. Times within a run count from its start on
-//! the generator's monotonic clock. A field is added without changing [`SCHEMA_VERSION`]; it goes
-//! up when one changes its meaning or goes away.
+//! the generator's monotonic clock. A field is added with `#[serde(default)]` and
+//! without changing [`SCHEMA_VERSION`]; it goes up when one changes its meaning or goes away.
 //!
 //! Nothing is averaged when results are merged: counts are summed, histograms added, so the parts
 //! say exactly what the whole would have said.
@@ -309,6 +309,35 @@ pub(crate) struct Phase {
     pub(crate) end_s: f64,
     /// Whether what happens in it is in [`Totals`] and [`Distributions`].
     pub(crate) measured: bool,
+    /// Connections that became ready in it. Here and below: to within a sweep of the generator's
+    /// threads, some milliseconds.
+    #[serde(default)]
+    pub(crate) connects: u64,
+    /// Messages sent in it.
+    #[serde(default)]
+    pub(crate) published: u64,
+    /// First deliveries in it.
+    #[serde(default)]
+    pub(crate) delivered: u64,
+    /// PINGREQs sent in it.
+    #[serde(default)]
+    pub(crate) pings: u64,
+}
+
+impl Phase {
+    /// A phase that begins at `at_s`, in which nothing happened yet.
+    pub(crate) fn new(name: &str, at_s: f64, measured: bool) -> Self {
+        Self {
+            name: name.to_owned(),
+            start_s: at_s,
+            end_s: at_s,
+            measured,
+            connects: 0,
+            published: 0,
+            delivered: 0,
+            pings: 0,
+        }
+    }
 }
 
 /// A process that was watched.

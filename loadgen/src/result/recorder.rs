@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Host, HostPoint, Phase, Point, Process, ProcessPoint, Role, Series};
+use super::{
+    Host, HostPoint, Phase, Point, Process, ProcessPoint, Role, Series, series::SeriesBuilder,
+};
 use crate::{
     clock::{Clock, unix_ms},
     progress::Progress,
@@ -51,9 +53,21 @@ pub(crate) struct Recorded {
 }
 
 enum Message {
-    Second(u32, Box<Point>),
-    Phase { name: &'static str, at_ns: u64, measured: bool },
-    End { at_ns: u64 },
+    /// What a thread saw in a part of a second, whose middle is given; the last one `ends` it.
+    Part {
+        second: u32,
+        middle_ns: u64,
+        point: Box<Point>,
+        ends: bool,
+    },
+    Phase {
+        name: &'static str,
+        at_ns: u64,
+        measured: bool,
+    },
+    End {
+        at_ns: u64,
+    },
 }
 
 impl Recorder {
@@ -76,8 +90,8 @@ impl Recorder {
 
     /// The books of a thread.
     pub(crate) fn tally(&self, clock: Clock) -> Tally {
-        let second = second_of(clock.now_ns());
-        Tally { sender: self.sender.clone(), second, point: Box::default() }
+        let since_ns = clock.now_ns();
+        Tally { sender: self.sender.clone(), since_ns, point: Box::default() }
     }
 
     /// Says that a phase begins, which ends the one before.
@@ -105,7 +119,8 @@ impl Recorder {
 /// [`Tally::tick`] hands it over when the second is past.
 pub(crate) struct Tally {
     sender: Sender<Message>,
-    second: u32,
+    /// What was before is handed over.
+    since_ns: u64,
     /// What happened in this second so far. `connected`, `connecting` and `connections_lost` are
     /// how things are, and stay from second to second.
     pub(crate) point: Box<Point>,
@@ -114,14 +129,18 @@ pub(crate) struct Tally {
 impl Tally {
     /// Hands over every second that is past at `now_ns`; to be called at least once a second.
     pub(crate) fn tick(&mut self, now_ns: u64) {
-        let now = second_of(now_ns);
-        while self.second < now {
-            self.hand_over();
-            self.second += 1;
+        while second_of(self.since_ns) < second_of(now_ns) {
+            self.hand_over((self.since_ns / SECOND_NS + 1) * SECOND_NS, true);
         }
     }
 
-    fn hand_over(&mut self) {
+    /// Hands over what happened up to `now_ns`: where a phase ends, so that each has its own.
+    pub(crate) fn cut(&mut self, now_ns: u64) {
+        self.tick(now_ns);
+        self.hand_over(now_ns, false);
+    }
+
+    fn hand_over(&mut self, until_ns: u64, ends: bool) {
         let next = Box::new(Point {
             connected: self.point.connected,
             connecting: self.point.connecting,
@@ -130,13 +149,16 @@ impl Tally {
         });
         let point = std::mem::replace(&mut self.point, next);
         // Nobody listens any more when the run was given up.
-        let _ = self.sender.send(Message::Second(self.second, point));
+        let middle_ns = self.since_ns.midpoint(until_ns);
+        let second = second_of(self.since_ns);
+        let _ = self.sender.send(Message::Part { second, middle_ns, point, ends });
+        self.since_ns = until_ns;
     }
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.hand_over();
+        self.hand_over(self.since_ns, true);
     }
 }
 
@@ -148,6 +170,7 @@ fn second_of(now_ns: u64) -> u32 {
 struct Recording {
     clock: Clock,
     watches: Vec<Watch>,
+    series: SeriesBuilder,
     recorded: Recorded,
     progress: Progress,
 }
@@ -168,7 +191,7 @@ impl Recording {
             started_unix_ms: unix_ms(),
             duration_s: 0.0,
         };
-        Self { clock, watches, recorded, progress }
+        Self { clock, watches, series: SeriesBuilder::default(), recorded, progress }
     }
 
     fn run(mut self, receiver: &Receiver<Message>) -> Recorded {
@@ -178,12 +201,16 @@ impl Recording {
             let due_ns = (u64::from(second) + 1) * SECOND_NS + REPORTING_NS;
             let left_ns = due_ns.saturating_sub(self.clock.now_ns());
             match receiver.recv_timeout(Duration::from_nanos(left_ns)) {
-                Ok(Message::Second(second, point)) => self.recorded.series.add(second, &point),
+                Ok(Message::Part { second, middle_ns, point, ends }) => {
+                    self.series.add(second, &point, ends);
+                    self.add_to_phase(middle_ns, &point);
+                }
                 Ok(Message::Phase { name, at_ns, measured }) => self.phase(name, at_ns, measured),
                 Ok(Message::End { at_ns }) => return self.end(at_ns),
                 Err(RecvTimeoutError::Timeout) => {
                     self.sample();
-                    self.progress.show(second, &self.recorded);
+                    let phase = self.recorded.phases.last().map_or("-", |phase| &phase.name);
+                    self.progress.show(second, phase, self.series.series());
                     second = second_of(self.clock.now_ns());
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -199,8 +226,20 @@ impl Recording {
         if let Some(last) = self.recorded.phases.last_mut() {
             last.end_s = at_s;
         }
-        let phase = Phase { name: name.to_owned(), start_s: at_s, end_s: at_s, measured };
-        self.recorded.phases.push(phase);
+        self.recorded.phases.push(Phase::new(name, at_s, measured));
+        self.sample();
+    }
+
+    /// What a thread saw belongs to the phase its middle is in, which was announced before.
+    fn add_to_phase(&mut self, middle_ns: u64, point: &Point) {
+        let at_s = seconds(middle_ns);
+        let mut phases = self.recorded.phases.iter_mut().rev();
+        if let Some(phase) = phases.find(|phase| phase.start_s <= at_s) {
+            phase.connects += point.connects;
+            phase.published += point.published;
+            phase.delivered += point.delivered;
+            phase.pings += point.pings;
+        }
     }
 
     fn end(mut self, at_ns: u64) -> Recorded {
@@ -209,7 +248,7 @@ impl Recording {
         if let Some(last) = self.recorded.phases.last_mut() {
             last.end_s = self.recorded.duration_s;
         }
-        self.progress.end();
+        self.recorded.series = self.series.finish();
         self.recorded
     }
 

@@ -74,28 +74,50 @@ impl Default for Point {
     }
 }
 
-impl Series {
-    /// Adds what one thread or worker saw in `second`, counted from the start of the run.
-    ///
-    /// Each has to report every second, or its connections are missing there.
-    pub(crate) fn add(&mut self, second: u32, part: &Point) {
-        while (second / self.interval_s) as usize >= POINTS_MAX {
-            self.coarsen();
-        }
-        let index = (second / self.interval_s) as usize;
-        if self.points.len() <= index {
-            self.points.resize_with(index + 1, Point::default);
-        }
-        let ends_here = (second + 1).is_multiple_of(self.interval_s);
-        if let Some(point) = self.points.get_mut(index) {
-            if ends_here {
-                point.add(part);
-            } else {
-                point.add_counts(part);
-            }
-        }
+/// A series in the making, from what the threads of a run report, each every second.
+#[derive(Debug, Default)]
+pub(crate) struct SeriesBuilder {
+    series: Series,
+    /// The latest second whose connections are known; an earlier one of the same interval, and
+    /// what comes late from one, says nothing any more.
+    latest: Option<u32>,
+}
+
+impl SeriesBuilder {
+    /// What is known so far.
+    pub(crate) fn series(&self) -> &Series {
+        &self.series
     }
 
+    /// The whole.
+    pub(crate) fn finish(self) -> Series {
+        self.series
+    }
+
+    /// Adds what a thread saw in a part of `second`, counted from the start of the run. Of the
+    /// parts of a second only the one that `ends` it says how connections are.
+    pub(crate) fn add(&mut self, second: u32, part: &Point, ends: bool) {
+        let series = &mut self.series;
+        while (second / series.interval_s) as usize >= POINTS_MAX {
+            series.coarsen();
+        }
+        let interval_s = series.interval_s;
+        let index = (second / interval_s) as usize;
+        if series.points.len() <= index {
+            series.points.resize_with(index + 1, Point::default);
+        }
+        let Some(point) = series.points.get_mut(index) else { return };
+        point.add_counts(part);
+        if ends && self.latest.is_none_or(|latest| second > latest) {
+            self.latest = Some(second);
+            point.set_gauges(part);
+        } else if ends && (self.latest == Some(second) || (second + 1).is_multiple_of(interval_s)) {
+            point.add_gauges(part);
+        }
+    }
+}
+
+impl Series {
     /// Adds another worker's series of the same run.
     pub(crate) fn merge(&mut self, mut other: Self) {
         while self.interval_s < other.interval_s {
@@ -138,17 +160,25 @@ impl Point {
     /// Adds what others saw in the same interval.
     fn add(&mut self, part: &Self) {
         self.add_counts(part);
-        self.connected += part.connected;
-        self.connecting += part.connecting;
-        self.connections_lost += part.connections_lost;
+        self.add_gauges(part);
     }
 
     /// Appends the interval after this one.
     fn follow(&mut self, later: &Self) {
         self.add_counts(later);
-        self.connected = later.connected;
-        self.connecting = later.connecting;
-        self.connections_lost = later.connections_lost;
+        self.set_gauges(later);
+    }
+
+    fn add_gauges(&mut self, part: &Self) {
+        self.connected += part.connected;
+        self.connecting += part.connecting;
+        self.connections_lost += part.connections_lost;
+    }
+
+    fn set_gauges(&mut self, other: &Self) {
+        self.connected = other.connected;
+        self.connecting = other.connecting;
+        self.connections_lost = other.connections_lost;
     }
 
     fn add_counts(&mut self, part: &Self) {

@@ -15,12 +15,18 @@ impl Numbers {
     }
 }
 
+/// The series of one thread.
+fn of_seconds(points: impl Iterator<Item = Point>) -> Series {
+    let mut builder = series::SeriesBuilder::default();
+    for (second, point) in (0..).zip(points) {
+        builder.add(second, &point, true);
+    }
+    builder.finish()
+}
+
 /// The result of nothing: one worker, one group, `seconds` of silence.
 fn empty(seconds: u32, hostname: &str) -> RunResult {
-    let mut series = Series::default();
-    for second in 0..seconds {
-        series.add(second, &Point::default());
-    }
+    let series = of_seconds((0..seconds).map(|_| Point::default()));
     RunResult {
         schema_version: SCHEMA_VERSION,
         run: Run {
@@ -40,12 +46,7 @@ fn empty(seconds: u32, hostname: &str) -> RunResult {
         times: Distributions::default(),
         ledger: LedgerRecord::default(),
         storms: vec![Storm::new(3.0, 0, Times::new())],
-        phases: vec![Phase {
-            name: "measure".to_owned(),
-            start_s: 0.0,
-            end_s: seconds.into(),
-            measured: true,
-        }],
+        phases: vec![Phase { end_s: seconds.into(), ..Phase::new("measure", 0.0, true) }],
         series,
         processes: Vec::new(),
         hosts: vec![Host { hostname: hostname.to_owned(), ..Host::default() }],
@@ -59,7 +60,8 @@ fn enter(result: &mut RunResult, device: u64, seconds: u32) {
     group.devices += 1;
     group.publish_rate_per_s = group.publish_rate_per_s.map(|rate| rate + 2.0);
     let connected = numbers.below(2);
-    for second in 0..seconds {
+    let mut points = Vec::new();
+    for _ in 0..seconds {
         let mut point = Point {
             published: numbers.below(50),
             delivered: numbers.below(50),
@@ -76,8 +78,10 @@ fn enter(result: &mut RunResult, device: u64, seconds: u32) {
         result.totals.delivered += point.delivered;
         result.ledger.owed += point.delivered + 1;
         result.ledger.lost += 1;
-        result.series.add(second, &point);
+        result.phases.first_mut().unwrap().delivered += point.delivered;
+        points.push(point);
     }
+    result.series.merge(of_seconds(points.into_iter()));
     let storm = result.storms.first_mut().unwrap();
     let mut recovery = storm.recovery.clone();
     recovery.record_ns(numbers.below(20_000_000_000));
@@ -118,18 +122,21 @@ fn the_merged_parts_say_what_the_whole_says() {
 fn a_long_run_is_kept_in_longer_intervals_and_merges_alike() {
     let seconds = u32::try_from(series::POINTS_MAX).unwrap() * 2 + 3;
     let point = Point { published: 1, connected: 2, connections_lost: 1, ..Point::default() };
-    let (mut whole, mut half) = (Series::default(), Series::default());
+    let (mut both, mut one) = (series::SeriesBuilder::default(), series::SeriesBuilder::default());
     for second in 0..seconds {
-        whole.add(second, &point);
-        whole.add(second, &point);
-        half.add(second, &point);
+        one.add(second, &point, true);
+        both.add(second, &point, true);
+        // The other thread's second has two phases.
+        both.add(second, &Point { published: 1, ..Point::default() }, false);
+        both.add(second, &Point { published: 0, ..point.clone() }, true);
     }
+    let (whole, half) = (both.finish(), one.finish());
     assert_eq!(whole.interval_s, 4);
     assert!(whole.points.len() <= series::POINTS_MAX);
     let sent: u64 = whole.points.iter().map(|point| point.published).sum();
     assert_eq!(sent, 2 * u64::from(seconds));
-    let complete = &whole.points[..whole.points.len() - 1];
-    assert!(complete.iter().all(|point| point.connected == 4), "gauges are not summed over time");
+    let are = |point: &Point| (point.connected, point.connections_lost) == (4, 2);
+    assert!(whole.points.iter().all(are), "gauges are not summed over time");
     let mut merged = half.clone();
     merged.merge(half);
     assert_eq!(merged, whole);
@@ -138,11 +145,8 @@ fn a_long_run_is_kept_in_longer_intervals_and_merges_alike() {
 #[test]
 fn a_short_part_is_quiet_afterwards_but_its_losses_stay() {
     let lost = Point { connections_lost: 3, connected: 9, ..Point::default() };
-    let (mut short, mut long) = (Series::default(), Series::default());
-    short.add(0, &lost);
-    for second in 0..4 {
-        long.add(second, &Point { connected: 1, ..Point::default() });
-    }
+    let mut short = of_seconds([lost].into_iter());
+    let long = of_seconds((0..4).map(|_| Point { connected: 1, ..Point::default() }));
     short.merge(long);
     let last = short.points.last().unwrap();
     assert_eq!((short.points.len(), last.connected, last.connections_lost), (4, 1, 3));
