@@ -5,6 +5,7 @@
 //! over the links of [`JetStream`].
 
 use crate::proto::access::AuthenticationRequest;
+use crate::proto::engine_counters::EngineReport;
 use crate::proto::handler::{Io, Origin};
 use crate::proto::output::{Action, ConnectionId};
 use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
@@ -20,6 +21,7 @@ use crate::upstream::embedded::replays::Answer;
 use crate::upstream::embedded::shard::{Embedded, unpack, unpack_connection};
 use crate::upstream::embedded::store::fold::TimerKind;
 use crate::upstream::embedded::store::thread::{Asked, StoreReply};
+use crate::upstream::inquiry::ShardReport;
 use crate::upstream::jetstream::forward::Forward;
 use crate::upstream::jetstream::shard::{JetStream, JetStreamOut};
 use bytes::Bytes;
@@ -88,6 +90,20 @@ impl ShardCore {
         self.state.take_authentication_requests()
     }
 
+    /// Everything that is counted; `engine` is the engine's part.
+    #[must_use]
+    pub fn report(&self, engine: EngineReport, io: &Io<NodeMessage>) -> ShardReport {
+        ShardReport {
+            engine,
+            counters: self.state.counters().clone(),
+            sent: io.outbox.sent.clone(),
+            gauges: self.state.gauges(),
+            outbox_bytes: io.outbox.queued_bytes() as u64,
+            embedded: self.upstream.report(),
+            jetstream: self.jetstream.as_ref().map(|jetstream| jetstream.report()),
+        }
+    }
+
     /// A connection was accepted or handed over.
     pub fn opened(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {
         self.with(io, |state, context| state.handle_opened(id, context));
@@ -145,6 +161,9 @@ impl ShardCore {
                     jetstream.set_now(io.now);
                     jetstream.handle_news(news);
                 }
+            }
+            NodeMessage::Inquire(_) => {
+                unreachable!("the handler answers what is asked from outside")
             }
         }
     }
@@ -349,6 +368,8 @@ impl ShardCore {
         let (now, outbox, actions) = (io.now, &mut io.outbox, &mut io.actions);
         let partition = chunk.partition;
         upstream.feed(chunk, |upstream, sequence, message| {
+            let waited_ms = now.millis_since(message.received_at);
+            upstream.commits.add(waited_ms.saturating_mul(1_000), 1);
             let mut context = Context { now, outbox, actions, upstream };
             state.handle_message(Some((partition, sequence)), message, &mut context);
         });

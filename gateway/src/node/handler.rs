@@ -5,6 +5,7 @@ use super::core::ShardCore;
 use super::segments::Segments;
 use crate::auth::AuthenticationQueues;
 use crate::proto::access::{AuthenticationRequest, Refusal};
+use crate::proto::engine_counters::EngineReport;
 use crate::proto::handler::{CloseReason, FileDone, Handler, Io, Origin, Sender};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::PartitionId;
@@ -13,14 +14,19 @@ use crate::upstream::embedded::log::LogIo;
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::store::thread::StoreRequest;
 use std::collections::VecDeque;
+use crate::upstream::inquiry::{Inquiry, ShardReport};
 use std::io;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// When the storage thread's queue is full, how long to wait before it is tried again.
 const STORE_RETRY: Duration = Duration::from_millis(5);
 
 /// Questions who clients are that wait for room in a queue. One more is refused.
 const UNASKED_MAX: usize = 65_536;
+
+/// Who may wait for a report at the same time; another hears at once that it gets none.
+const REPORTS_MAX: usize = 16;
 
 /// One shard of the gateway.
 pub struct MqttShard {
@@ -33,6 +39,8 @@ pub struct MqttShard {
     unasked: VecDeque<AuthenticationRequest>,
     ask_again_at: Timestamp,
     stopping: bool,
+    /// Who waits for what is counted.
+    reports: Vec<oneshot::Sender<Box<ShardReport>>>,
 }
 
 impl MqttShard {
@@ -45,7 +53,7 @@ impl MqttShard {
         authentication: Option<AuthenticationQueues>,
     ) -> Self {
         let (store_retry_at, ask_again_at) = (Timestamp::NEVER, Timestamp::NEVER);
-        let (unasked, stopping) = (VecDeque::new(), false);
+        let (unasked, stopping, reports) = (VecDeque::new(), false, Vec::new());
         Self {
             core,
             segments,
@@ -55,6 +63,7 @@ impl MqttShard {
             unasked,
             ask_again_at,
             stopping,
+            reports,
         }
     }
 
@@ -160,7 +169,22 @@ impl Handler for MqttShard {
     }
 
     fn message(&mut self, _from: Sender, message: NodeMessage, io: &mut Io<NodeMessage>) {
-        self.core.message(message, io);
+        match message {
+            NodeMessage::Inquire(Inquiry::Report(answer)) => {
+                if self.reports.len() < REPORTS_MAX {
+                    self.reports.push(answer);
+                    io.wants_report = true;
+                }
+            }
+            message => self.core.message(message, io),
+        }
+    }
+
+    fn report(&mut self, report: &EngineReport, io: &mut Io<NodeMessage>) {
+        for answer in self.reports.drain(..) {
+            // Who asked may have given up.
+            let _ = answer.send(Box::new(self.core.report(*report, io)));
+        }
     }
 
     fn file_done(&mut self, token: u64, result: io::Result<FileDone>, _io: &mut Io<NodeMessage>) {

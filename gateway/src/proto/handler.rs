@@ -4,6 +4,7 @@
 //! leaves in [`Io`]; the loop takes it from there after the call, in order. Nothing here performs
 //! I/O, so a simulation drives the same handler with an [`Io`] of its own.
 
+use super::engine_counters::EngineReport;
 use super::output::{Action, ConnectionId, Outbox, ShardIndex};
 use super::time::Timestamp;
 use bytes::Bytes;
@@ -65,6 +66,12 @@ pub trait Handler {
     /// sweep.
     fn next_timeout(&self) -> Timestamp;
 
+    /// What the engine counted, after [`Io::wants_report`]. A handler that never asks never hears
+    /// this.
+    fn report(&mut self, report: &EngineReport, io: &mut Io<Self::Message>) {
+        let _ = (report, io);
+    }
+
     /// The node is stopping: say goodbye to connections and close them. The loop goes on, for at
     /// most its shutdown deadline, until all are closed and all file operations are done.
     fn shutdown(&mut self, io: &mut Io<Self::Message>);
@@ -125,6 +132,8 @@ pub struct Io<M> {
     pub files: Vec<FileOp>,
     /// Connections to make, begun at the end of the sweep.
     pub dials: Vec<Dial>,
+    /// Call [`Handler::report`] at the end of this sweep.
+    pub wants_report: bool,
 }
 
 /// A connection to make. Answered by [`Handler::dialed`], once.
@@ -150,6 +159,7 @@ impl<M> Io<M> {
             mesh: MeshOut::new(shard_count),
             files: Vec::new(),
             dials: Vec::new(),
+            wants_report: false,
         }
     }
 }

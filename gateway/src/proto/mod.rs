@@ -7,11 +7,14 @@
 
 pub mod access;
 pub mod bridge;
+pub mod engine_counters;
 pub mod handler;
+pub mod histogram;
 pub mod limits;
 pub mod mqtt;
 pub mod nats;
 pub mod output;
+pub mod packet_counts;
 pub mod partition;
 pub mod record;
 pub mod routing;

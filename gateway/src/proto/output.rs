@@ -1,5 +1,8 @@
 //! What comes out of the core for the shell to do: bytes to write and actions to take.
 
+use super::mqtt::PacketType;
+use super::packet_counts::SentCounts;
+
 /// Index of a shard in its node, `0..shard_count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardIndex(pub u16);
@@ -54,6 +57,8 @@ pub struct Outbox {
     dirty: Vec<u32>,
     pool: Vec<Vec<u8>>,
     queued_bytes: usize,
+    /// MQTT packets written, for metrics.
+    pub sent: SentCounts,
 }
 
 /// `buffer` is what was written and not yet taken; `sending_bytes` is with the kernel.
@@ -85,6 +90,20 @@ impl Outbox {
             }
         }
         &mut queue.buffer
+    }
+
+    /// Appends one MQTT packet of `packet_type`, which `encode` writes, and counts it.
+    pub fn write(
+        &mut self,
+        index: u32,
+        packet_type: PacketType,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let buffer = self.buffer(index);
+        let start = buffer.len();
+        encode(buffer);
+        let bytes = buffer.len() - start;
+        self.sent.packets.add(packet_type, bytes);
     }
 
     /// Bytes written for connection `index` that the kernel has not taken yet.

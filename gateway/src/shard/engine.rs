@@ -12,12 +12,12 @@
 
 use super::clock::Clock;
 use super::connections::{Connections, State};
-use super::counters::EngineCounters;
 use super::dial::Dialing;
 use super::gather::Gather;
 use super::mesh::{Parcel, Port};
 use super::node::EngineConfig;
 use super::ring::{Event, Ring, same_generation};
+use crate::proto::engine_counters::{EngineCounters, EngineReport};
 use crate::proto::handler::{CloseReason, FileOp, Handler, Io, Sender};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::time::Timestamp;
@@ -165,12 +165,15 @@ impl<H: Handler> Shard<H> {
         loop {
             let reaped = self.ring.reap(&mut completions, &mut events);
             self.counters.completions += reaped as u64;
+            let begun_us = self.clock.micros();
             let expected = std::mem::take(&mut self.expected);
             self.arrived = reaped.saturating_sub(expected);
             let busy = self.sweep(&mut events);
             if self.arrived > 0 || expected == 0 {
                 self.gather.woke(self.arrived, self.io.now);
             }
+            let took_us = self.clock.micros().saturating_sub(begun_us);
+            self.counters.sweeps.add(took_us, 1);
             if self.is_over() {
                 break;
             }
@@ -191,6 +194,11 @@ impl<H: Handler> Shard<H> {
         busy |= self.handle_deadlines();
         self.handler.swept(&mut self.io);
         self.perform_actions();
+        if std::mem::take(&mut self.io.wants_report) {
+            self.counters.enters = self.ring.enters();
+            let open = self.connections.count() as u64;
+            self.handler.report(&EngineReport { counters: self.counters, open }, &mut self.io);
+        }
         self.flush();
         busy
     }

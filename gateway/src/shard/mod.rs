@@ -8,7 +8,6 @@
 mod buffers;
 pub mod clock;
 mod connections;
-mod counters;
 mod dial;
 mod engine;
 mod gather;
@@ -24,6 +23,6 @@ pub mod requirements;
 mod ring;
 mod transport;
 
-pub use counters::EngineCounters;
+pub use crate::proto::engine_counters::EngineCounters;
 pub use mesh::MeshSender;
 pub use node::{BoundNode, EngineConfig, Node, StartError};

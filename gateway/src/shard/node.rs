@@ -1,11 +1,11 @@
 //! All shards of a process: start, stop, wait.
 
 use super::clock::Clock;
-use super::counters::EngineCounters;
 use super::engine::{Parts, Shard};
 use super::listener;
 use super::mesh::{Doorbell, MeshSender, Port, mesh};
 use super::requirements::{self, RequirementError};
+use crate::proto::engine_counters::EngineCounters;
 use crate::proto::handler::Handler;
 use crate::proto::output::ShardIndex;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};

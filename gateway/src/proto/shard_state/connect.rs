@@ -13,7 +13,7 @@ use super::{
 };
 use crate::proto::access::{Identity, Names};
 use crate::proto::mqtt::{
-    Connack, Connect, Packet, Properties, Property, ProtocolVersion, ReasonCode, Will,
+    Connack, Connect, Packet, PacketType, Properties, Property, ProtocolVersion, ReasonCode, Will,
 };
 use crate::proto::output::{Action, ConnectionId, ShardIndex};
 use crate::proto::session::record::owner_of;
@@ -100,9 +100,7 @@ impl ShardState {
         if shard == self.shard {
             return false;
         }
-        if let Some(connection) = self.connection_mut(id) {
-            connection.stage = ConnectionStage::Vacant;
-        }
+        self.set_stage(id.index, ConnectionStage::Vacant);
         self.keep_alives.clear(id.index);
         self.forget_stranger(id.index);
         context.actions.push(Action::HandOver { connection: id, shard });
@@ -139,9 +137,7 @@ impl ShardState {
         if self.limits.authenticate {
             return self.ask_identity(id, connect, client_id, pending, context);
         }
-        if let Some(connection) = self.connection_mut(id) {
-            connection.stage = ConnectionStage::ExpectSession;
-        }
+        self.set_stage(id.index, ConnectionStage::ExpectSession);
         context.actions.push(Action::Adopt(id));
         self.admit(client_id, pending, context);
         self.hold_until_online(id, context);
@@ -549,8 +545,8 @@ impl ShardState {
             return;
         };
         let persistent = session.is_persistent();
-        if let Some(connection) = self.connection_mut(id) {
-            connection.stage = ConnectionStage::Connected;
+        if self.connection(id).is_some() {
+            self.set_stage(id.index, ConnectionStage::Connected);
         }
         self.counters.connects += 1;
         self.write_connack(index, &pending, session_present, context);
@@ -609,7 +605,8 @@ impl ShardState {
             code: ReasonCode::Success as u8,
             properties: Properties::from_validated(&scratch),
         };
-        connack.encode(version, context.outbox.buffer(pending.connection.index));
+        let index = pending.connection.index;
+        context.outbox.write(index, PacketType::Connack, |out| connack.encode(version, out));
         self.scratch = scratch;
     }
 

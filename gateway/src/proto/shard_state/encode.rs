@@ -2,7 +2,8 @@
 
 use super::Counters;
 use crate::proto::mqtt::{
-    PacketId, Property, ProtocolVersion, PublishHeader, QoS, encode_publish, encoded_publish_bytes,
+    PacketId, PacketType, Property, ProtocolVersion, PublishHeader, QoS, encode_publish,
+    encoded_publish_bytes,
 };
 use crate::proto::output::Outbox;
 use crate::proto::record::Message;
@@ -96,8 +97,9 @@ pub(super) fn write_publish(
         }
     }
     let header = header(delivery, topic);
-    let buffer = outbox.buffer(connection.index);
-    encode_publish(buffer, version, &header, &[scratch, message.properties], message.payload);
+    outbox.write(connection.index, PacketType::Publish, |out| {
+        encode_publish(out, version, &header, &[scratch, message.properties], message.payload);
+    });
     count_sent(counters, delivery.qos);
     Written::Sent
 }
@@ -143,6 +145,7 @@ pub(super) fn write_shared(
     {
         *place = id.get().to_be_bytes();
     }
+    outbox.sent.packets.add(PacketType::Publish, form.bytes.len());
     count_sent(counters, delivery.qos);
     Written::Sent
 }

@@ -3,7 +3,7 @@
 use super::{ConnectionStage, Context, NO_SESSION, ShardState};
 use crate::proto::access::Refusal;
 use crate::proto::mqtt::{
-    Connack, DecodeError, Disconnect, Properties, ProtocolVersion, ReasonCode,
+    Connack, DecodeError, Disconnect, PacketType, Properties, ProtocolVersion, ReasonCode,
 };
 use crate::proto::output::{Action, ConnectionId};
 
@@ -213,8 +213,8 @@ impl ShardState {
         let Some(connection) = self.connection_mut(id) else {
             return;
         };
-        connection.stage = ConnectionStage::Closing;
         let session = std::mem::replace(&mut connection.session, NO_SESSION);
+        self.set_stage(id.index, ConnectionStage::Closing);
         self.keep_alives.clear(id.index);
         self.forget_stranger(id.index);
         context.actions.push(Action::Close(id));
@@ -235,12 +235,18 @@ impl ShardState {
         };
         if connection.version == ProtocolVersion::V5 {
             let disconnect = Disconnect { reason_code, properties: Properties::NONE };
-            disconnect.encode(connection.version, context.outbox.buffer(id.index));
+            let encode = |out: &mut _| disconnect.encode(connection.version, out);
+            context.outbox.write(id.index, PacketType::Disconnect, encode);
+            context.outbox.sent.add_code(reason_code as u8);
         }
     }
 }
 
 fn write_refusal(code: u8, version: ProtocolVersion, id: ConnectionId, context: &mut Context<'_>) {
     let connack = Connack { session_present: false, code, properties: Properties::NONE };
-    connack.encode(version, context.outbox.buffer(id.index));
+    context.outbox.write(id.index, PacketType::Connack, |out| connack.encode(version, out));
+    match version {
+        ProtocolVersion::V5 => context.outbox.sent.add_code(code),
+        _ => context.outbox.sent.add_return_code(code),
+    }
 }

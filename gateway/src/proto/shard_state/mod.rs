@@ -14,6 +14,7 @@ mod deliver;
 mod disconnect;
 mod encode;
 mod fault;
+mod gauges;
 mod lanes;
 mod outbound_acks;
 mod permit;
@@ -30,6 +31,7 @@ mod waiting;
 
 pub use connect::home_shard;
 pub use fault::ProtocolError;
+pub use gauges::{Gauges, OutboundGauges, StageCounts};
 pub use upstream::{
     AppendToken, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage, SharedMessage,
     StoredSession, Upstream,
@@ -37,8 +39,9 @@ pub use upstream::{
 
 use super::access::Refusal;
 use super::limits::Limits;
-use super::mqtt::{DecodeContext, Packet, ProtocolVersion, Role, decode};
+use super::mqtt::{DecodeContext, Packet, PacketType, ProtocolVersion, Role, decode};
 use super::output::{Action, ConnectionId, Outbox, ShardIndex};
+use super::packet_counts::PacketCounts;
 use super::partition::{PartitionId, Sequence};
 use super::routing::{Subscriber, SubscriptionTree};
 use super::session::{Session, Ticket};
@@ -80,6 +83,8 @@ pub struct Context<'a> {
 /// What happened so far, for metrics. Counted since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Packets received; those sent are counted in [`Outbox::sent`].
+    pub received: PacketCounts,
     /// CONNECT packets accepted.
     pub connects: u64,
     /// PUBLISH packets received, by QoS.
@@ -201,6 +206,8 @@ pub struct ShardState {
     fan_out: FanOut,
     scratch: Vec<u8>,
     counters: Counters,
+    stages: StageCounts,
+    outbound_gauges: OutboundGauges,
 }
 
 /// The `session` of tickets for offline sessions.
@@ -249,6 +256,8 @@ impl ShardState {
             fan_out: FanOut::default(),
             scratch: Vec::new(),
             counters: Counters::default(),
+            stages: StageCounts::default(),
+            outbound_gauges: OutboundGauges::default(),
             random_counter: seed,
             random,
         }
@@ -297,18 +306,19 @@ impl ShardState {
         let connection = Connection {
             generation: id.generation,
             session: NO_SESSION,
-            stage: ConnectionStage::ExpectConnect,
+            stage: ConnectionStage::Vacant,
             version: ProtocolVersion::V3_1_1,
             held: false,
             last_received: context.now,
         };
         if place >= self.connections.len() {
-            let vacant = Connection { stage: ConnectionStage::Vacant, ..connection };
-            self.connections.resize(place + 1, vacant);
+            self.connections.resize(place + 1, connection);
         }
+        self.set_stage(id.index, ConnectionStage::Vacant);
         if let Some(slot) = self.connections.get_mut(place) {
             *slot = connection;
         }
+        self.set_stage(id.index, ConnectionStage::ExpectConnect);
         let deadline = context.now.after_seconds(self.limits.connect_timeout_s);
         self.keep_alives.set(id.index, deadline);
     }
@@ -343,6 +353,7 @@ impl ShardState {
                 },
                 role: Role::Server,
             };
+            let first = rest.first().copied().unwrap_or_default();
             match decode(rest, decoding) {
                 Ok(None) => return at,
                 Ok(Some((packet, length))) => {
@@ -359,6 +370,7 @@ impl ShardState {
                         connection.last_received = context.now;
                     }
                     at += length;
+                    self.counters.received.add_first_byte(first, length);
                     if let Err(error) = self.handle_packet(id, packet, context) {
                         self.refuse(id, error, context);
                         return bytes.len();
@@ -404,7 +416,8 @@ impl ShardState {
                 Ok(())
             }
             Packet::Pingreq => {
-                super::mqtt::encode_pingresp(context.outbox.buffer(id.index));
+                let encode = super::mqtt::encode_pingresp;
+                context.outbox.write(id.index, PacketType::Pingresp, encode);
                 Ok(())
             }
             Packet::Disconnect(disconnect) => self.handle_disconnect(id, &disconnect, context),
@@ -425,8 +438,8 @@ impl ShardState {
         self.forget_stranger(id.index);
         self.retained_rooms.remove(&id);
         let session = connection.session;
+        self.set_stage(id.index, ConnectionStage::Vacant);
         if let Some(slot) = self.connections.get_mut(id.index as usize) {
-            slot.stage = ConnectionStage::Vacant;
             slot.session = NO_SESSION;
         }
         if session != NO_SESSION {

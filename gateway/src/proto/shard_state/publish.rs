@@ -421,5 +421,7 @@ pub(super) fn write_ack(
     context: &mut Context<'_>,
 ) {
     let ack = PublishAck { packet_id, reason_code, properties: Properties::NONE };
-    encode_publish_ack(kind, &ack, version, context.outbox.buffer(id.index));
+    let encode = |out: &mut _| encode_publish_ack(kind, &ack, version, out);
+    context.outbox.write(id.index, kind.packet_type(), encode);
+    context.outbox.sent.add_code(reason_code as u8);
 }

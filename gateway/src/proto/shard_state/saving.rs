@@ -2,7 +2,7 @@
 //! See ARCHITECTURE.md, "Sessions, cursors, going live".
 
 use super::shared::shared_records;
-use super::{AppendToken, Context, FLOOR_INTERVAL, ShardState};
+use super::{AppendToken, Context, FLOOR_INTERVAL, OutboundGauges, ShardState};
 use crate::proto::mqtt::SubscriptionOptions;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Record, SessionPut};
@@ -191,6 +191,7 @@ impl ShardState {
 
     fn sweep_outbound(&mut self, context: &mut Context<'_>) {
         let mut tracked = std::mem::take(&mut self.with_outbound);
+        let mut gauges = OutboundGauges::default();
         tracked.sort_unstable();
         tracked.dedup();
         tracked.retain(|&index| {
@@ -203,6 +204,9 @@ impl ShardState {
                 outbound.forget_passed(watermarks);
             }
             session.shrink();
+            if let Some(outbound) = &session.outbound {
+                gauges.add(outbound, watermarks);
+            }
             let is_candidate = session.stage == Stage::Online && session.is_persistent();
             let (has_outbound, follows) = (session.outbound.is_some(), session.follows_floor);
             if is_candidate && self.should_change(index, follows) {
@@ -212,6 +216,7 @@ impl ShardState {
         });
         tracked.append(&mut self.with_outbound);
         self.with_outbound = tracked;
+        self.outbound_gauges = gauges;
     }
 
     /// A follower that is slow or behind must cease to follow; another that is up to date may begin.

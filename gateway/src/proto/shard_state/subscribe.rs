@@ -85,6 +85,7 @@ impl ShardState {
         let ack = SubscribeAck { packet_id, properties: Properties::NONE, codes };
         let mut bytes = Vec::new();
         encode_suback(&ack, session.connected.version, &mut bytes);
+        codes.iter().for_each(|code| context.outbox.sent.add_code(*code));
         let interest = context.upstream.interest_in_force();
         let settled = Vec::new();
         let answer = SubscribeAnswer { connection, interest, bytes, retained, settled };
@@ -260,6 +261,7 @@ impl ShardState {
         };
         let mut bytes = Vec::new();
         encode_unsuback(&ack, version, &mut bytes);
+        codes.iter().for_each(|code| context.outbox.sent.add_code(*code));
         let (interest, retained) = (None, Vec::new());
         let answer = SubscribeAnswer { connection: id, interest, bytes, retained, settled };
         self.answer_when_recorded(index, answer, context);
@@ -346,7 +348,10 @@ impl ShardState {
             self.retained_requests.forget(&answer.retained);
             return;
         }
+        // SUBACK or UNSUBACK: both end with their Reason Codes, which are counted where they are made.
         context.outbox.buffer(answer.connection.index).extend_from_slice(&answer.bytes);
+        let first = answer.bytes.first().copied().unwrap_or_default();
+        context.outbox.sent.packets.add_first_byte(first, answer.bytes.len());
         for request in answer.retained {
             self.request_retained(request, context);
         }

@@ -7,6 +7,7 @@ use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{GroupRequest, Replayed};
+use crate::upstream::inquiry::Inquiry;
 use crate::upstream::jetstream::control::ControlNews;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub enum NodeMessage {
     Authenticated(ConnectionId, Authentication),
     /// From the last authentication thread that has heard of it: what is known of clients has changed.
     AccessChanged(Arc<dyn Recheck>),
+    /// From a thread that looks at the shard.
+    Inquire(Inquiry),
 }
 
 impl NodeMessage {
@@ -79,7 +82,8 @@ impl NodeMessage {
             | Self::Store(_)
             | Self::Control(_)
             | Self::Authenticated(..)
-            | Self::AccessChanged(_) => 0,
+            | Self::AccessChanged(_)
+            | Self::Inquire(_) => 0,
         };
         content + size_of::<Self>()
     }

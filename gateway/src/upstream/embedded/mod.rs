@@ -6,5 +6,6 @@ pub mod log;
 pub mod message;
 pub mod quota;
 pub mod replays;
+pub mod report;
 pub mod shard;
 pub mod store;

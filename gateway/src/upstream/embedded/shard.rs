@@ -15,6 +15,7 @@ use super::store::groups::StoredGroup;
 use super::store::retained::retained_bytes;
 use super::store::stored_sessions::StoredSessions;
 use super::store::thread::{RetainedQuery, StoreRequest};
+use crate::proto::histogram::Histogram;
 use crate::proto::mqtt::QoS;
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
@@ -96,6 +97,8 @@ pub struct Embedded {
     mesh_full: u64,
     /// QoS 0 messages dropped because they were for such a shard, once for each. Since the start.
     pub mesh_dropped: u64,
+    /// How long messages took to be committed, for metrics.
+    pub commits: Histogram,
     /// What is to be done; taken by the handler.
     pub out: EmbeddedOut,
 }
@@ -154,6 +157,7 @@ impl Embedded {
             logs,
             mesh_full: 0,
             mesh_dropped: 0,
+            commits: Histogram::default(),
             out: EmbeddedOut::default(),
         }
     }
@@ -186,6 +190,27 @@ impl Embedded {
     #[must_use]
     pub fn own_log(&self) -> &Log {
         self.logs.first().expect("a shard has its own log")
+    }
+
+    /// The shard's own log, and those of partitions that are left over.
+    pub fn logs(&self) -> impl Iterator<Item = &Log> {
+        self.logs.iter()
+    }
+
+    /// Bytes of other shards' logs that are in memory.
+    #[must_use]
+    pub fn remote_tail_bytes(&self) -> usize {
+        self.tails.iter().map(|tail| tail.bytes).sum()
+    }
+
+    /// Whether publishers must wait.
+    #[must_use]
+    pub fn holds_publishers(&self) -> bool {
+        let log = self.own_log();
+        log.is_behind()
+            || log.is_full()
+            || self.is_mesh_full()
+            || self.out.store.len() >= self.limits.store_queue_max
     }
 
     /// When [`Embedded::flush`] is to be called at the latest.
@@ -756,11 +781,7 @@ impl Upstream for Embedded {
     }
 
     fn is_congested(&self, _lane: Lane) -> bool {
-        let log = self.own_log();
-        log.is_behind()
-            || log.is_full()
-            || self.is_mesh_full()
-            || self.out.store.len() >= self.limits.store_queue_max
+        self.holds_publishers()
     }
 
     fn reserve_session(&mut self) -> bool {

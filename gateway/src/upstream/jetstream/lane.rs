@@ -2,6 +2,7 @@
 
 use super::inbox::Token;
 use super::window::{Outcome, Window};
+use crate::proto::histogram::Histogram;
 use crate::proto::partition::Sequence;
 use crate::proto::record::MessageId;
 use crate::proto::time::Timestamp;
@@ -24,6 +25,8 @@ pub struct Append {
     pub sent: Option<Sequence>,
     /// Its place in the stream, once that is known and something else is still to be done.
     pub stored: Option<Sequence>,
+    /// When it was taken in; set by [`Lane::push`].
+    pub pushed_at: Timestamp,
 }
 
 /// Limits of one lane.
@@ -50,6 +53,8 @@ pub struct Lane {
     count: usize,
     bytes: usize,
     limits: LaneLimits,
+    /// From [`Lane::push`] to [`Lane::end`].
+    pub acknowledgements: Histogram,
 }
 
 #[derive(Debug)]
@@ -68,11 +73,13 @@ impl Lane {
             count: 0,
             bytes: 0,
             limits,
+            acknowledgements: Histogram::default(),
         }
     }
 
     /// Takes in a publish. The second value says whether it is to be sent now.
-    pub fn push(&mut self, append: Append, now: Timestamp) -> (Token, bool) {
+    pub fn push(&mut self, mut append: Append, now: Timestamp) -> (Token, bool) {
+        append.pushed_at = now;
         let token = self.window.next_token();
         self.count += 1;
         self.bytes += append.body.len();
@@ -130,6 +137,8 @@ impl Lane {
     pub fn end(&mut self, token: Token, sequence: Sequence, now: Timestamp) -> Option<Token> {
         let append = self.window.acknowledge(token, Outcome::Stored(sequence.0))?;
         let topic_hash = append.topic_hash;
+        let micros = now.millis_since(append.pushed_at).saturating_mul(1_000);
+        self.acknowledgements.add(micros, 1);
         let line = self.lines.get_mut(&topic_hash)?;
         if line.first != token {
             // It never had its turn, and needs none.
@@ -205,6 +214,12 @@ impl Lane {
         self.count >= self.limits.count_max || self.bytes >= self.limits.bytes_max
     }
 
+    /// What is on its way: how many, and how many bytes.
+    #[must_use]
+    pub fn load(&self) -> (usize, usize) {
+        (self.count, self.bytes)
+    }
+
     /// Nothing is on its way.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -225,7 +240,8 @@ mod tests {
 
     fn append(topic_hash: u64, ready: bool) -> Append {
         let id = MessageId { origin: 1, number: 2 };
-        Append { body: vec![0; 10], id, topic_hash, ready, sent: None, stored: None }
+        let (sent, stored, pushed_at) = (None, None, Timestamp::START);
+        Append { body: vec![0; 10], id, topic_hash, ready, sent, stored, pushed_at }
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod interest;
 pub mod lane;
 pub mod link;
 pub mod publish;
+pub mod report;
 pub mod requests;
 pub mod shard;
 pub mod stored;

@@ -130,6 +130,8 @@ pub(super) struct OpenFence {
 #[derive(Debug)]
 pub(super) struct Partition {
     pub(super) id: PartitionId,
+    /// Whose it is.
+    pub(super) sub_cluster: String,
     /// Taken out while it reads.
     pub(super) link: Option<Link>,
     pub(super) connection: Option<ConnectionId>,
@@ -225,6 +227,7 @@ impl Partition {
         let prefix = |text: &str| TopicPrefix::new(text).expect("made of letters and digits");
         Self {
             id,
+            sub_cluster: settings.name.clone(),
             link: Some(Link::new(settings, servers, seed)),
             connection: None,
             address: None,

@@ -130,6 +130,11 @@ impl Replays {
         }
     }
 
+    /// Bytes of the pages kept.
+    pub(super) fn page_bytes(&self) -> usize {
+        self.pages.bytes
+    }
+
     /// The link is lost: everything is asked again.
     pub(super) fn lose_answers(&mut self) {
         for replay in &mut self.replays {

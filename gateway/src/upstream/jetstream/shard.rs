@@ -1074,7 +1074,8 @@ impl JetStream {
         let mut body = Vec::with_capacity(message.encoded_bytes());
         message.encode(&mut body);
         let topic_hash = self.topic_hashes.hash_one(message.topic);
-        let append = Append { body, id, topic_hash, ready, sent: None, stored: None };
+        let (sent, stored, pushed_at) = (None, None, self.now);
+        let append = Append { body, id, topic_hash, ready, sent, stored, pushed_at };
         let now = self.now;
         let partition = self.partitions.get_mut(place).expect("the owner is a partition");
         let (token, send) = partition.lane.push(append, now);

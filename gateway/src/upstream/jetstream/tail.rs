@@ -39,6 +39,12 @@ impl Tail {
         }
     }
 
+    /// Bytes of the messages kept.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Drops everything: what comes from `sequence` on will be complete.
     pub fn restart(&mut self, sequence: Sequence) {
         self.messages.clear();

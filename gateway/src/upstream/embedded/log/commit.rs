@@ -289,6 +289,12 @@ impl Log {
         self.tail.chunk(sequence)?.body_bytes(sequence)
     }
 
+    /// Committed bytes that are still in memory.
+    #[must_use]
+    pub fn tail_bytes(&self) -> usize {
+        self.tail.bytes()
+    }
+
     /// Whose log this is.
     #[must_use]
     pub fn partition(&self) -> PartitionId {

@@ -16,6 +16,10 @@ impl Tail {
         self.chunks.push_back(chunk);
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Drops the oldest chunks while there are more than `bytes_max`, but none that ends after
     /// `synced`.
     pub(super) fn shrink(&mut self, bytes_max: usize, synced: Sequence) {

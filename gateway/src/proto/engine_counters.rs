@@ -1,6 +1,7 @@
-//! What a shard's engine counts.
+//! What a shard's engine counts. The engine adds; the handler reads, for metrics.
 
-use crate::proto::handler::CloseReason;
+use super::handler::CloseReason;
+use super::histogram::Histogram;
 
 /// Totals since the start of one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,10 +42,13 @@ pub struct EngineCounters {
     pub doorbells: u64,
     /// Receives that found no buffer.
     pub starved: u64,
+    /// How long sweeps took: whatever comes meanwhile waits as long before it is looked at.
+    pub sweeps: Histogram,
 }
 
 impl EngineCounters {
-    pub(super) fn closed(&mut self, reason: CloseReason) {
+    /// Counts the end of a connection.
+    pub fn closed(&mut self, reason: CloseReason) {
         let counter = match reason {
             CloseReason::PeerClosed => &mut self.closed_by_peer,
             CloseReason::PeerReset => &mut self.closed_by_reset,
@@ -66,4 +70,13 @@ impl EngineCounters {
             + self.closed_by_deadline
             + self.closed_failed
     }
+}
+
+/// What the engine tells a handler that asked: see [`Io::wants_report`](super::handler::Io).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineReport {
+    /// Since the start.
+    pub counters: EngineCounters,
+    /// Connections open now, those to servers included.
+    pub open: u64,
 }
