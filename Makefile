@@ -19,7 +19,7 @@ run: ## build the gateway for speed and start it; flags in ARGS="--shards 2"
 build: ## build gateway and loadgen for speed
 	cargo build --release --locked --workspace
 
-tools: ## install what tests need: mosquitto, chromium, paho-mqtt, MQTT.js, nats-server; fails if one cannot be had
+tools: ## install what tests need: mosquitto, chromium, paho-mqtt, MQTT.js, nats-server, promtool; fails if one cannot be had
 	.ci/tools
 
 cluster: ## run three sub-clusters of one nats-server until ctrl-C; R3=1: one of three; data in DATA

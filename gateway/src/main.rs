@@ -1,6 +1,7 @@
 //! The gateway's process: configuration, start, signals, end.
 
 use anyhow::Context as _;
+use gateway::admin::AdminServer;
 use gateway::auth::{Directory, FileFault};
 use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
 use gateway::node::Gateway;
@@ -70,7 +71,12 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
         tracing::warn!("{warning}");
     }
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
+    let admin = AdminServer::start(config)?;
     let mut gateway = Gateway::start(config, directory)?;
+    if let Some(admin) = &admin {
+        admin.attach(gateway.handle());
+        tracing::info!(address = %admin.address(), "admin server");
+    }
     for address in gateway.addresses() {
         tracing::info!(%address, shards = config.shards, durability = %config.durability, "listening");
     }
@@ -78,6 +84,9 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
         reload(&mut gateway, config);
     }
     tracing::info!("stopping");
+    if let Some(admin) = &admin {
+        admin.set_draining();
+    }
     gateway.shutdown();
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -87,6 +96,9 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
         })
         .context("cannot wait for a second signal")?;
     gateway.join()?;
+    if let Some(admin) = admin {
+        admin.stop();
+    }
     tracing::info!("stopped");
     Ok(())
 }

@@ -96,6 +96,17 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(super) log: Option<String>,
 
+    /// Where the admin server listens (metrics, health), or none.
+    ///
+    /// An IPv4 address or an IPv6 address in brackets. One that others can reach needs
+    /// --admin-token-file. [default: 127.0.0.1:18083]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT|none")]
+    pub(super) admin: Option<String>,
+
+    /// A file whose first line the clients of the admin server must send as a bearer token.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) admin_token_file: Option<String>,
+
     /// A key of the file's limits table; may be given several times.
     #[arg(long, global = true, value_name = "KEY=NUMBER")]
     pub(super) limit: Vec<String>,
@@ -178,6 +189,8 @@ impl Args {
             ("durability", &self.durability),
             ("sync_interval_ms", &self.sync_interval_ms),
             ("log", &self.log),
+            ("admin", &self.admin),
+            ("admin_token_file", &self.admin_token_file),
             ("sessions", &self.sessions),
             ("gateway_id", &self.gateway_id),
             ("password_file", &self.password_file),

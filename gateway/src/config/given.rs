@@ -34,6 +34,8 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("sync_interval_ms", Kind::Number),
     ("allow_anonymous", Kind::Truth),
     ("log", Kind::Text),
+    ("admin", Kind::Text),
+    ("admin_token_file", Kind::Text),
     ("sessions", Kind::Text),
     ("gateway_id", Kind::Text),
     ("password_file", Kind::Text),

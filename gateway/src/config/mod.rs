@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod args;
 mod auth;
 mod environment;
@@ -31,6 +32,7 @@ use std::path::Path;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
+pub use admin::{AdminConfig, AdminToken};
 pub use auth::{AuthConfig, PasswdRequest};
 pub use environment::Environment;
 pub use error::{ConfigError, Origin};

@@ -1,9 +1,11 @@
 //! From what was given to what is true.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::admin::{self, AdminConfig, AdminToken};
 use super::auth::AuthConfig;
 use super::environment::Environment;
 use super::error::{ConfigError, Origin};
@@ -57,6 +59,8 @@ pub struct Config {
     pub gateway_id: String,
     /// How much is logged.
     pub log: LogLevel,
+    /// The admin server; `None` for no such thing.
+    pub admin: Option<AdminConfig>,
     /// Every limit.
     pub limits: Limits,
 }
@@ -141,6 +145,7 @@ impl Config {
             auth: resolver.auth(),
             subscribe_refused: resolver.subscribe_refused(),
             log: resolver.log(),
+            admin: resolver.admin(),
             limits,
         };
         resolver.check_anonymous(&config);
@@ -290,6 +295,48 @@ impl Resolver<'_> {
 
     fn log(&mut self) -> LogLevel {
         self.choice("log", LogLevel::NAMES, LogLevel::Info)
+    }
+
+    fn admin(&mut self) -> Option<AdminConfig> {
+        let token = self.admin_token();
+        let written = self.given.settings.get("admin");
+        let is_default = written.is_none();
+        let address = match written.map(|written| (written, written.text.as_str())) {
+            None => admin::ADDRESS_DEFAULT,
+            Some((_, "none")) => {
+                if let Some(file) = self.given.settings.get("admin_token_file") {
+                    self.fault("admin_token_file", file, "an admin server with it: --admin");
+                }
+                return None;
+            }
+            Some((written, text)) => {
+                let Ok(address) = text.parse::<SocketAddr>() else {
+                    let expected = "ADDRESS:PORT, with an IPv4 address or an IPv6 address in \
+                                    brackets, or none";
+                    self.fault("admin", written, expected);
+                    return None;
+                };
+                let is_loopback = address.ip().to_canonical().is_loopback();
+                if !is_loopback && !self.given.settings.contains_key("admin_token_file") {
+                    let expected = "a loopback address, because others can reach this one, or \
+                                    admin_token_file with it";
+                    self.fault("admin", written, expected);
+                }
+                address
+            }
+        };
+        Some(AdminConfig { address, is_default, token })
+    }
+
+    fn admin_token(&mut self) -> Option<AdminToken> {
+        let written = self.given.settings.get("admin_token_file")?;
+        match AdminToken::read(std::path::Path::new(&written.text)) {
+            Ok(token) => Some(token),
+            Err(expected) => {
+                self.fault("admin_token_file", written, &expected);
+                None
+            }
+        }
     }
 
     fn limits(&mut self, durability: Durability, shards: u16) -> Limits {

@@ -33,6 +33,15 @@ impl Config {
         let refused: Vec<String> = self.subscribe_refused.iter().map(|f| quoted(f)).collect();
         writeln!(out, "subscribe_refused = [{}]", refused.join(", "))?;
         writeln!(out, "log = \"{}\"", self.log)?;
+        match &self.admin {
+            None => writeln!(out, "admin = \"none\"")?,
+            // Written out it would be refused where it is in use, and not just done without.
+            Some(admin) if admin.is_default => writeln!(out, "# admin = \"{}\"", admin.address)?,
+            Some(admin) => writeln!(out, "admin = \"{}\"", admin.address)?,
+        }
+        if let Some(token) = self.admin.as_ref().and_then(|admin| admin.token.as_ref()) {
+            writeln!(out, "admin_token_file = {}", quoted(&token.file.display().to_string()))?;
+        }
         writeln!(out, "gateway_id = {}", quoted(&self.gateway_id))?;
         if !self.nats.is_empty() {
             writeln!(out, "sessions = \"local\"")?;

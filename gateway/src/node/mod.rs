@@ -6,6 +6,7 @@
 
 pub mod core;
 mod data_kind;
+mod handle;
 pub mod handler;
 mod jetstream;
 pub mod recovery;
@@ -38,6 +39,7 @@ use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
 use crate::upstream::jetstream::control::ControlThread;
 use data_kind::DataKind;
+pub use handle::{NodeHandle, NodeReport};
 use handler::MqttShard;
 use jetstream::Controlled;
 use recovery::{Recovery, RecoveryError, RecoverySettings};
@@ -88,6 +90,7 @@ pub struct Gateway {
     storage: StorageThread,
     control: Option<ControlThread>,
     authentication: Option<Authentication>,
+    handle: NodeHandle,
 }
 
 /// Who finds out who clients are, and what from.
@@ -140,6 +143,13 @@ impl Gateway {
             mesh_bytes_max: config.limits.mesh_bytes_max as usize,
         };
         let slots = config.limits.interest_slots as usize;
+        let handle = NodeHandle {
+            senders: bound.senders().to_vec(),
+            addresses: bound.addresses().to_vec(),
+            quota: Arc::clone(&quota),
+            storage: storage.requests(),
+            clock,
+        };
         let shared = Shared { stored_sessions, quota };
         // With JetStream groups are consumers there.
         let groups = if config.nats.is_empty() { groups } else { Vec::new() };
@@ -178,7 +188,7 @@ impl Gateway {
             let segments = Segments::new(directory.clone());
             MqttShard::new(core, segments, requests.clone(), questions.clone())
         })?;
-        Ok(Self { node, storage, control, authentication })
+        Ok(Self { node, storage, control, authentication, handle })
     }
 
     /// The addresses bound, in the order of the configuration.
@@ -200,6 +210,12 @@ impl Gateway {
         authentication.directory = Arc::new(authentication.directory.reload(config)?);
         authentication.threads.load(&authentication.directory);
         Ok(())
+    }
+
+    /// A way to look at it while it runs.
+    #[must_use]
+    pub fn handle(&self) -> NodeHandle {
+        self.handle.clone()
     }
 
     /// Asks every shard to say goodbye and end; returns at once.

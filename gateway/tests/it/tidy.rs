@@ -20,8 +20,9 @@ const NOT_SANS_IO: &[&str] = &[
 ];
 
 /// The layers of `src/`, read aloud: config decides, proto thinks, auth knows who is who,
-/// upstream stores, shard moves bytes. A layer may use those before it.
-const LAYERS: &[&str] = &["config", "proto", "auth", "upstream", "shard", "node"];
+/// upstream stores, shard moves bytes, node puts them together, admin shows it. A layer may use
+/// those before it.
+const LAYERS: &[&str] = &["config", "proto", "auth", "upstream", "shard", "node", "admin"];
 
 /// Names that say nothing about what is inside.
 const DRAWERS: &[&str] = &["types", "utils", "util", "common", "helpers", "impls", "misc"];

@@ -80,9 +80,7 @@ impl ShardState {
         pending.hold();
         let stranger = Stranger { connection: id, client_id: client_id.into(), pending };
         self.strangers.waiting.insert(id.index, Box::new(stranger));
-        if let Some(connection) = self.connection_mut(id) {
-            connection.stage = ConnectionStage::ExpectIdentity;
-        }
+        self.set_stage(id.index, ConnectionStage::ExpectIdentity);
         let deadline = context.now.after_seconds(self.limits.connect_timeout_s);
         self.keep_alives.set(id.index, deadline);
         context.actions.push(Action::Adopt(id));
@@ -118,9 +116,7 @@ impl ShardState {
             return;
         }
         pending.identify(identity);
-        if let Some(connection) = self.connection_mut(id) {
-            connection.stage = ConnectionStage::ExpectSession;
-        }
+        self.set_stage(id.index, ConnectionStage::ExpectSession);
         self.admit(&client_id, pending, context);
     }
 

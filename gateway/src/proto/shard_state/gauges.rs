@@ -25,6 +25,8 @@ pub struct Gauges {
 pub struct StageCounts {
     /// Before CONNECT.
     pub expect_connect: u64,
+    /// CONNECT came, and it is not known who the client is.
+    pub expect_identity: u64,
     /// CONNECT came, CONNACK is not sent.
     pub expect_session: u64,
     /// After CONNACK.
@@ -55,6 +57,7 @@ impl StageCounts {
         match stage {
             ConnectionStage::Vacant => None,
             ConnectionStage::ExpectConnect => Some(&mut self.expect_connect),
+            ConnectionStage::ExpectIdentity => Some(&mut self.expect_identity),
             ConnectionStage::ExpectSession => Some(&mut self.expect_session),
             ConnectionStage::Connected => Some(&mut self.connected),
             ConnectionStage::Closing => Some(&mut self.closing),

@@ -91,6 +91,10 @@ impl Gateway {
     fn spawn(address: SocketAddr, data: &Path, flags: &[&str]) -> Self {
         let mut command = gateway_command();
         command.arg("--listen").arg(format!("mqtt://{address}")).arg("--data").arg(data);
+        if !flags.contains(&"--admin") {
+            // The default address is one for the whole machine.
+            command.args(["--admin", "none"]);
+        }
         command.args(flags).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut process = command.spawn().unwrap();
         let log = lines_of(process.stderr.take().expect("it is piped"));
@@ -103,6 +107,13 @@ impl Gateway {
 
     pub(crate) fn port(&self) -> String {
         self.address.port().to_string()
+    }
+
+    /// Where its admin server listens, with `--admin 127.0.0.1:0`.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        let line = self.seen.iter().find(|line| line.contains("admin server"));
+        let (_, address) = line.and_then(|line| line.rsplit_once("address=")).unwrap();
+        address.parse().unwrap()
     }
 
     /// Everything logged so far.

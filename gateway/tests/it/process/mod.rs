@@ -8,7 +8,7 @@ mod greedy;
 mod hostile;
 mod mosquitto;
 mod quotas;
-mod raw_client;
+pub(crate) mod raw_client;
 mod rust_client;
 mod sessions;
 mod stopping;

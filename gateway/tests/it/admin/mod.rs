@@ -1,0 +1,12 @@
+//! The admin server as operators and Prometheus meet it.
+
+mod access;
+mod http;
+mod metrics;
+
+use crate::process::gateway::Gateway;
+
+/// A gateway with an admin server on a port of its own.
+fn start(flags: &[&str]) -> Gateway {
+    Gateway::start(&[&["--admin", "127.0.0.1:0"], flags].concat())
+}
