@@ -80,10 +80,12 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "NAME=nats://HOST:PORT[,nats://HOST:PORT...]")]
     pub(super) nats: Vec<String>,
 
-    /// Where sessions are kept with --nats: on this node (local). [default: local]
+    /// Where sessions are kept with --nats: on this node (local), or beside the messages in
+    /// JetStream (shared). [default: local]
     ///
-    /// shared, in JetStream, is not there yet.
-    #[arg(long, global = true, value_name = "local")]
+    /// With local, a client has to come back to the same gateway; with shared, any will do, and a
+    /// CONNECT of a lasting session costs three writes there.
+    #[arg(long, global = true, value_name = "local|shared")]
     pub(super) sessions: Option<String>,
 
     /// What this gateway is called in the names of its connections and in message ids.

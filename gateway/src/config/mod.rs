@@ -43,7 +43,7 @@ pub use nats::{
     SUB_CLUSTER_NAME_BYTES_MAX, SUB_CLUSTERS_MAX, SubClusterConfig,
 };
 pub use relations::MemoryBounds;
-pub use resolved::{Config, Durability, LogLevel, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX};
+pub use resolved::{Config, Durability, LogLevel, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX, Sessions};
 
 use args::{Action, Args, RingAction};
 use given::Given;

@@ -54,6 +54,8 @@ pub struct Config {
     pub subscribe_refused: Vec<String>,
     /// The sub-clusters of the JetStream upstream, no name twice. Empty: the embedded upstream.
     pub nats: Vec<SubClusterConfig>,
+    /// Where sessions are. [`Sessions::Local`] without sub-clusters.
+    pub sessions: Sessions,
     /// What this gateway is called: 1 to [`GATEWAY_ID_BYTES_MAX`](super::GATEWAY_ID_BYTES_MAX)
     /// letters, digits, `-` and `_`.
     pub gateway_id: String,
@@ -77,6 +79,15 @@ pub enum Durability {
     Memory,
 }
 
+/// Where sessions are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sessions {
+    /// In the log and store of this node: clients have to come back to it.
+    Local,
+    /// In JetStream, beside the messages: clients may come back to any gateway.
+    Shared,
+}
+
 /// How much is logged; each level includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
@@ -95,6 +106,10 @@ pub enum LogLevel {
 impl Durability {
     const NAMES: &[(&str, Self)] =
         &[("fsync", Self::Fsync), ("interval", Self::Interval), ("memory", Self::Memory)];
+}
+
+impl Sessions {
+    const NAMES: &[(&str, Self)] = &[("local", Self::Local), ("shared", Self::Shared)];
 }
 
 impl LogLevel {
@@ -119,6 +134,12 @@ impl fmt::Display for LogLevel {
     }
 }
 
+impl fmt::Display for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(Self::NAMES, *self))
+    }
+}
+
 impl Config {
     /// Decides what is true from what was given.
     ///
@@ -132,8 +153,8 @@ impl Config {
         let durability = resolver.durability();
         let shards = resolver.shards();
         let limits = resolver.limits(durability, shards);
-        resolver.check_sessions();
         let config = Self {
+            sessions: resolver.sessions(),
             nats: resolver.nats(&limits),
             gateway_id: resolver.gateway_id(),
             listen: resolver.listen(),
@@ -281,16 +302,14 @@ impl Resolver<'_> {
         nats::gateway_id(written, &self.environment.host_name, self.faults)
     }
 
-    /// There is one answer so far, so nothing of it is kept.
-    fn check_sessions(&mut self) {
-        let Some(written) = self.given.settings.get("sessions") else { return };
-        if self.given.nats.as_ref().is_none_or(Vec::is_empty) {
+    fn sessions(&mut self) -> Sessions {
+        let sessions = self.choice("sessions", Sessions::NAMES, Sessions::Local);
+        if let Some(written) = self.given.settings.get("sessions")
+            && self.given.nats.as_ref().is_none_or(Vec::is_empty)
+        {
             self.fault("sessions", written, "sub-clusters with it: --nats or [[nats]]");
-        } else if written.text == "shared" {
-            self.fault("sessions", written, "local: sessions in JetStream are not there yet");
-        } else if written.text != "local" {
-            self.fault("sessions", written, "local");
         }
+        sessions
     }
 
     fn log(&mut self) -> LogLevel {

@@ -44,7 +44,7 @@ impl Config {
         }
         writeln!(out, "gateway_id = {}", quoted(&self.gateway_id))?;
         if !self.nats.is_empty() {
-            writeln!(out, "sessions = \"local\"")?;
+            writeln!(out, "sessions = \"{}\"", self.sessions)?;
         }
         nats::write_toml(&self.nats, out)?;
         writeln!(out, "\n[limits]")?;

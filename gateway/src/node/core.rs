@@ -23,6 +23,7 @@ use crate::upstream::embedded::store::fold::TimerKind;
 use crate::upstream::embedded::store::thread::{Asked, StoreReply};
 use crate::upstream::inquiry::ShardReport;
 use crate::upstream::jetstream::forward::Forward;
+use crate::upstream::jetstream::sessions::{SessionAnswer, SessionWanted, SessionsOut};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamOut};
 use bytes::Bytes;
 use std::time::Duration;
@@ -263,6 +264,7 @@ impl ShardCore {
             retained_failed,
             joined,
             shared,
+            sessions,
         } = std::mem::take(&mut jetstream.out);
         io.dials.extend(dials);
         io.actions.extend(closes.into_iter().map(Action::Abort));
@@ -273,7 +275,9 @@ impl ShardCore {
             && retained.is_empty()
             && retained_failed.is_empty()
             && joined.is_empty()
-            && shared.is_empty());
+            && shared.is_empty()
+            && sessions.is_empty());
+        self.take_sessions(sessions, io);
         self.with(io, |state, context| {
             for token in appended {
                 state.handle_appended(token, context);
@@ -301,6 +305,34 @@ impl ShardCore {
             }
         });
         brought
+    }
+
+    /// What came of sessions that are in JetStream.
+    fn take_sessions(&mut self, sessions: SessionsOut, io: &mut Io<NodeMessage>) {
+        let SessionsOut { lost, wanted, answers, due } = sessions;
+        for client_id in lost {
+            self.with(io, |state, context| state.handle_session_lost(&client_id, context));
+        }
+        for SessionWanted { client_id, ends, user } in wanted {
+            let is_here = self.with(io, |state, context| {
+                state.handle_session_wanted(&client_id, ends, &user, context)
+            });
+            if let Some(jetstream) = self.jetstream.as_mut().filter(|_| !is_here) {
+                jetstream.give_up_session(&client_id);
+            }
+        }
+        for SessionAnswer { ticket, client_id, found } in answers {
+            self.with(io, |state, context| match found {
+                Ok(found) => state.handle_session(ticket, found, context),
+                Err(()) => state.handle_session_failed(ticket, context),
+            });
+            if let Some(jetstream) = &mut self.jetstream {
+                jetstream.settle_session_answer(&client_id);
+            }
+        }
+        for (client_id, due) in due {
+            self.with(io, |state, context| state.handle_due(&client_id, due, context));
+        }
     }
 
     /// End of a sweep: flushes the log and delivers what is committed, until nothing is left to do
@@ -359,7 +391,7 @@ impl ShardCore {
         let before = self.upstream.out.store.len();
         self.with(io, |state, context| state.handle_appended(token, context));
         if let Some(jetstream) = &mut self.jetstream {
-            jetstream.recorded(token.number);
+            jetstream.recorded(token);
         }
         // Who asks the store because something is committed must find it there: the question goes
         // behind the chunk.
@@ -447,6 +479,7 @@ impl ShardCore {
                     will_at: found.will_at,
                     record: found.record.into(),
                     steps,
+                    is_orphan: false,
                 });
                 let ticket = unpack(ticket);
                 self.with(io, |state, context| state.handle_session(ticket, stored, context));

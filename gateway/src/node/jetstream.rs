@@ -1,7 +1,7 @@
 //! What a configuration with sub-clusters is put together from: control thread, ring, links.
 
 use super::GatewayError;
-use crate::config::{Config, NatsServer, SubClusterConfig};
+use crate::config::{Config, NatsServer, Sessions, SubClusterConfig};
 use crate::proto::bridge::ring_table::RingTable;
 use crate::proto::limits::Limits;
 use crate::proto::output::ShardIndex;
@@ -10,7 +10,8 @@ use crate::upstream::jetstream::lane::LaneLimits;
 use crate::upstream::jetstream::link::{
     ADDED_HEADER_BYTES_MAX, Identity, LinkSettings, PAYLOAD_BYTES_MAX,
 };
-use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings};
+use crate::upstream::jetstream::sessions::{Owner, STATE_BYTES_MAX};
+use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings, SharedSessions};
 use crate::upstream::jetstream::{PartitionLimits, SharedLimits};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,6 +41,22 @@ const TOPIC_BYTES_MAX: u16 = 1_100;
 pub(super) const LINK_PARTIAL_BYTES_MAX: usize =
     PAYLOAD_BYTES_MAX as usize + ADDED_HEADER_BYTES_MAX + 8_192;
 
+/// The longest client id, with sessions in JetStream: it is a subject, as topics are.
+const CLIENT_ID_BYTES_MAX: u16 = 1_100;
+
+/// The largest CONNECT, with sessions in JetStream: its will is part of the record.
+const CONNECT_BYTES_MAX: u32 = 64 * 1_024;
+/// Messages with QoS 2 under way in one direction, at most: 27 bytes each in the record one way, 25
+/// the other.
+const WINDOW_MAX: u16 = 4_096;
+/// Bytes of subscriptions in the record.
+const SUBSCRIPTION_BYTES_MAX: u32 = 600_000;
+
+const _: () = assert!(
+    SUBSCRIPTION_BYTES_MAX + CONNECT_BYTES_MAX + WINDOW_MAX as u32 * (27 + 25) + 8_192
+        < STATE_BYTES_MAX
+);
+
 /// Unacknowledged publishes of a shard to one partition before publishers are held.
 const LANE_COUNT_MAX: usize = 65_536;
 
@@ -53,10 +70,27 @@ const PAGE_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 const LINK_WRITE_BYTES_MAX: usize = 8 * 1_024 * 1_024;
 
 /// What JetStream cannot do as the embedded upstream does it.
-pub(super) fn restrict(limits: Limits) -> Limits {
+pub(super) fn restrict(limits: Limits, sessions: Sessions) -> Limits {
+    let limits = match sessions {
+        Sessions::Local => limits,
+        Sessions::Shared => restrict_record(limits),
+    };
     Limits {
         maximum_packet_size_bytes: limits.maximum_packet_size_bytes.min(PACKET_BYTES_MAX),
         topic_bytes_max: limits.topic_bytes_max.min(TOPIC_BYTES_MAX),
+        ..limits
+    }
+}
+
+/// A session's record is one message: all that may be in it together is below what a record may
+/// have, which is below a server's default `max_payload`.
+fn restrict_record(limits: Limits) -> Limits {
+    Limits {
+        client_id_bytes_max: limits.client_id_bytes_max.min(CLIENT_ID_BYTES_MAX),
+        connect_packet_bytes_max: limits.connect_packet_bytes_max.min(CONNECT_BYTES_MAX),
+        receive_maximum: limits.receive_maximum.min(WINDOW_MAX),
+        inflight_max: limits.inflight_max.min(WINDOW_MAX),
+        subscription_bytes_max: SUBSCRIPTION_BYTES_MAX,
         ..limits
     }
 }
@@ -76,6 +110,7 @@ impl Controlled {
         let settings = ControlSettings {
             gateway_id: config.gateway_id.clone(),
             sub_clusters: config.nats.clone(),
+            has_sessions: config.sessions == Sessions::Shared,
         };
         let (sender, receiver) = channel();
         let tell = move |news: ControlNews| {
@@ -120,6 +155,14 @@ impl Controlled {
             },
             inbox_prefix: format!("_GW.{origin:016x}"),
             origin,
+            sessions: (config.sessions == Sessions::Shared).then(|| SharedSessions {
+                owner: Owner {
+                    gateway: config.gateway_id.as_str().into(),
+                    shard: shard.0,
+                    boot: origin,
+                },
+                count_max: u64::from(config.limits.sessions_max / u32::from(config.shards)),
+            }),
         };
         Box::new(JetStream::new(&settings, random.hash_one("links")))
     }

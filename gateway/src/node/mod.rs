@@ -14,7 +14,7 @@ pub mod segments;
 
 use self::core::ShardCore;
 use crate::auth::{AuthenticationThreads, Directory, FileFault, Shards, ThreadSettings};
-use crate::config::{Config, Durability};
+use crate::config::{Config, Durability, Sessions};
 use crate::proto::access;
 use crate::proto::limits::Limits;
 use crate::proto::output::{ConnectionId, ShardIndex};
@@ -339,7 +339,10 @@ fn core_limits(config: &Config) -> Limits {
         keep_alive_max_s: limits.keep_alive_max_s,
         ..Limits::default()
     };
-    if config.nats.is_empty() { limits } else { jetstream::restrict(limits) }
+    match config.nats.is_empty() {
+        true => limits,
+        false => jetstream::restrict(limits, config.sessions),
+    }
 }
 
 fn group_limits(config: &Config) -> GroupLimits {
@@ -377,6 +380,8 @@ fn recovered_quota(config: &Config, state: &KeyedState) -> Quota {
 
 fn log_durability(config: &Config) -> LogDurability {
     match config.durability {
+        // With shared sessions nothing is on this node.
+        _ if config.sessions == Sessions::Shared => LogDurability::Memory,
         Durability::Fsync => LogDurability::Fsync,
         Durability::Interval => LogDurability::Interval(config.sync_interval),
         Durability::Memory => LogDurability::Memory,
@@ -464,6 +469,12 @@ fn recover(
         session_filter_bytes,
         now,
     };
+    if config.sessions == Sessions::Shared && config.data.join("store").exists() {
+        tracing::warn!(
+            data = %config.data.display(),
+            "sessions that were kept on this node are not gone on with: they are in JetStream now"
+        );
+    }
     if durability == LogDurability::Memory {
         return Ok((Recovery::in_memory(settings)?, None));
     }

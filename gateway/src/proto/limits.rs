@@ -24,6 +24,8 @@ pub struct Limits {
     pub topic_alias_maximum_out: u16,
     /// Subscriptions one session may hold.
     pub subscriptions_per_session_max: u32,
+    /// Bytes that the subscriptions of one session may take in its record.
+    pub subscription_bytes_max: u32,
     /// Shared subscriptions one session may hold.
     pub shared_per_session_max: u32,
     /// Whether it is asked who a client is, before anything else of its CONNECT counts.
@@ -36,6 +38,8 @@ pub struct Limits {
     pub subscribe_refused: Vec<String>,
     /// Whether there are shared subscriptions; announced as Shared Subscription Available.
     pub shared_subscriptions: bool,
+    /// Bytes of a client identifier.
+    pub client_id_bytes_max: u16,
     /// Bytes of a topic name or filter.
     pub topic_bytes_max: u16,
     /// Levels of a topic name or filter.
@@ -63,12 +67,14 @@ impl Default for Limits {
             topic_alias_maximum_in: 32,
             topic_alias_maximum_out: 32,
             subscriptions_per_session_max: 10_000,
+            subscription_bytes_max: u32::MAX,
             shared_per_session_max: 64,
             authenticate: false,
             authentications_waiting_max: 16_384,
             sessions_bound: true,
             subscribe_refused: Vec::new(),
             shared_subscriptions: true,
+            client_id_bytes_max: u16::MAX,
             topic_bytes_max: u16::MAX,
             topic_levels_max: 128,
             session_expiry_max_s: u32::MAX,

@@ -115,6 +115,7 @@ impl Party {
             window: 20,
             subscriptions,
             wants_retained: false,
+            may_be_refused: false,
         };
         let profiles = [
             profile("pub-0", Vec::new()),

@@ -142,13 +142,13 @@ fn files_without_the_key_of_a_user_are_refused_by_name() {
 #[test]
 fn all_faults_of_sub_clusters_are_reported_at_once() {
     check_file_refused(
-        "sessions = \"shared\"\ngateway_id = \"a b\"\n\
+        "sessions = \"both\"\ngateway_id = \"a b\"\n\
          [[nats]]\nname = \"a.b\"\nservers = []\nreplica = 1\n\
          [[nats]]\nname = \"c\"\nservers = [\"nats://h:0\", \"nats://h\", \"nats://h:4222\"]\n\
          user = \"u\"\nmax_age_s = 59\n\
          [[nats]]\nname = \"c\"\nservers = [\"nats://x\"]\ntoken = \"t\"\ncreds_file = 5\n",
         &[
-            "sessions = \"shared\" (file, line 1): expected local: sessions in JetStream are not",
+            "sessions = \"both\" (file, line 1): expected local or shared",
             "gateway_id = \"a b\" (file, line 2): expected 1 to 64 letters",
             "nats.servers (file, line 3): expected at least one server",
             "nats.name = \"a.b\" (file, line 4): expected 1 to 32 letters",
@@ -184,7 +184,8 @@ fn an_identity_is_one_and_the_same() {
 #[test]
 fn sessions_are_a_choice_only_with_sub_clusters() {
     check_refused(&["--sessions", "local"], &["expected sub-clusters with it"]);
-    check_refused(&["--nats", "a=nats://h", "--sessions", "both"], &["expected local"]);
+    check_refused(&["--sessions", "shared"], &["expected sub-clusters with it"]);
+    check_refused(&["--nats", "a=nats://h", "--sessions", "both"], &["expected local or shared"]);
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub use shared::{GroupId, Origin, Place, SharedSubscription};
 use super::access::Identity;
 use super::mqtt::{ProtocolVersion, QoS};
 use super::output::ConnectionId;
+use super::record::MessageId;
 use super::routing::FilterId;
 use super::time::Timestamp;
 use std::rc::Rc;
@@ -91,6 +92,8 @@ impl Connected {
 /// A Will, owned. Source: MQTT 5.0 §3.1.2.5.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredWill {
+    /// The message's name: whoever publishes it, it is one message.
+    pub id: MessageId,
     /// Will QoS.
     pub qos: QoS,
     /// Will Retain.
@@ -138,6 +141,8 @@ pub struct Session {
     pub may_overlap: bool,
     /// Outbound QoS 2 steps recorded since the last whole record.
     pub qos2_deltas: u16,
+    /// What its filters take in its record, bytes.
+    pub subscription_bytes: u32,
     /// The last packet id used towards the client, 0 before the first.
     pub last_packet_id: u16,
     /// Inbound QoS 1 and 2 messages appended and not acknowledged.
@@ -179,6 +184,7 @@ impl Session {
             reads_checked: false,
             may_overlap: false,
             qos2_deltas: 0,
+            subscription_bytes: 0,
             last_packet_id: 0,
             inbound_unacknowledged: 0,
             answers: Answers::default(),

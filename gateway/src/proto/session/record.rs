@@ -10,7 +10,7 @@ use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{MessageId, Qos2Step};
 
 /// Version of this format, the first byte of a record.
-pub const FORMAT_VERSION: u8 = 1;
+pub const FORMAT_VERSION: u8 = 2;
 
 /// A session's record, owned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -247,6 +247,12 @@ impl SessionRecord {
     }
 }
 
+/// Whether a connection held the session when its record was written.
+#[must_use]
+pub fn is_online(bytes: &[u8]) -> bool {
+    matches!(bytes, [FORMAT_VERSION, flags, ..] if flags & FLAG_ONLINE != 0)
+}
+
 /// Reads only the cursors of a record: what the session still needs of each partition.
 ///
 /// Messages in flight count too: their content must stay. Appends to `out`, nothing for a record
@@ -348,6 +354,7 @@ fn put_places(out: &mut Vec<u8>, places: &[(PartitionId, Sequence)]) {
 }
 
 fn put_will(out: &mut Vec<u8>, will: &StoredWill) {
+    out.extend_from_slice(&will.id.to_bytes());
     out.push(will.qos as u8);
     out.push(u8::from(will.retain));
     out.extend_from_slice(&will.delay_s.to_le_bytes());
@@ -437,6 +444,7 @@ impl<'a> Input<'a> {
     }
 
     fn will(&mut self) -> Option<StoredWill> {
+        let id = MessageId::from_bytes(self.take(16)?.try_into().ok()?);
         let qos = match self.byte()? {
             0 => QoS::AtMostOnce,
             1 => QoS::AtLeastOnce,
@@ -448,6 +456,7 @@ impl<'a> Input<'a> {
         let has_expiry = self.byte()? != 0;
         let expiry_s = self.u32()?;
         Some(StoredWill {
+            id,
             qos,
             retain,
             delay_s,
@@ -516,6 +525,7 @@ mod tests {
             completed: vec![(P0, Sequence(101))],
             owner: Some("anna".into()),
             will: Some(StoredWill {
+                id: MessageId { origin: 11, number: 12 },
                 qos: QoS::AtLeastOnce,
                 retain: true,
                 delay_s: 3,

@@ -9,13 +9,15 @@
 //! ```
 
 use super::{
-    ConnectionStage, Context, NO_SESSION, ProtocolError, Request, ShardState, StoredSession,
+    ConnectionStage, Context, NO_SESSION, ProtocolError, Request, SessionUse, SessionUser,
+    ShardState, StoredSession,
 };
 use crate::proto::access::{Identity, Names};
 use crate::proto::mqtt::{
     Connack, Connect, Packet, PacketType, Properties, Property, ProtocolVersion, ReasonCode, Will,
 };
 use crate::proto::output::{Action, ConnectionId, ShardIndex};
+use crate::proto::record::MessageId;
 use crate::proto::session::record::owner_of;
 use crate::proto::session::{Answers, Connected, NEVER_EXPIRES, Stage, StoredWill, Ticket};
 use crate::proto::time::Timestamp;
@@ -128,6 +130,9 @@ impl ShardState {
             pending.client_id_assigned = true;
             assigned = self.assign_client_id();
             &assigned
+        } else if connect.client_id.len() > usize::from(self.limits.client_id_bytes_max) {
+            // MQTT 5.0 [MQTT-3.1.3-8]; MQTT 3.1.1 [MQTT-3.1.3-9].
+            return Err(ProtocolError::ClientIdentifierNotValid);
         } else {
             connect.client_id
         };
@@ -146,10 +151,14 @@ impl ShardState {
 
     /// What is agreed with the client, from its CONNECT and our limits.
     fn read_connect(
-        &self,
+        &mut self,
         id: ConnectionId,
         connect: &Connect<'_>,
     ) -> Result<PendingConnect, ProtocolError> {
+        let will = match &connect.will {
+            Some(will) => Some(Box::new(self.read_will(will)?)),
+            None => None,
+        };
         let limits = &self.limits;
         let is_v5 = connect.version == ProtocolVersion::V5;
         let mut asked_expiry_s = match (is_v5, connect.clean_start) {
@@ -189,10 +198,6 @@ impl ShardState {
             (_, _, asked) => asked,
         };
         connected.silence_max_ms = u32::from(keep_alive_s) * 1_500;
-        let will = match &connect.will {
-            Some(will) => Some(Box::new(self.read_will(will)?)),
-            None => None,
-        };
         Ok(PendingConnect {
             connection: id,
             connected,
@@ -206,11 +211,12 @@ impl ShardState {
         })
     }
 
-    fn read_will(&self, will: &Will<'_>) -> Result<StoredWill, ProtocolError> {
+    fn read_will(&mut self, will: &Will<'_>) -> Result<StoredWill, ProtocolError> {
         if !self.is_accepted_topic_name(will.topic) {
             return Err(ProtocolError::TopicNameInvalid);
         }
         let mut stored = StoredWill {
+            id: MessageId { origin: self.next_random(), number: self.next_random() },
             qos: will.qos,
             retain: will.retain,
             delay_s: 0,
@@ -280,7 +286,8 @@ impl ShardState {
                     self.session(index).is_some_and(|session| session.stage == Stage::ExpectState);
                 let clean_start = pending.connected.clean_start;
                 self.pending_connects.insert(index, Box::new(pending));
-                if is_waiting_for_state && clean_start && !self.asks_for_owner(index) {
+                let waits = self.asks_for_owner(index) || context.upstream.clean_start_waits();
+                if is_waiting_for_state && clean_start && !waits {
                     self.start_clean(index, context);
                 }
             }
@@ -296,6 +303,9 @@ impl ShardState {
         context: &mut Context<'_>,
     ) {
         let clean_start = pending.connected.clean_start;
+        let expiry_s = pending.connected.session_expiry_s;
+        let name = pending.user_name().map(Box::from);
+        let user = SessionUser { name, is_bound: self.limits.sessions_bound };
         let index = self.insert_session(client_id, pending.connected);
         self.attach(index, &pending);
         self.pending_connects.insert(index, Box::new(pending));
@@ -310,9 +320,16 @@ impl ShardState {
             session.asked = true;
         }
         if let Some(ticket) = self.ticket(index) {
-            context.upstream.request(Request::Session { ticket, client_id: client_id.into() });
+            let session_use = match clean_start {
+                true => SessionUse::StartsOver { expiry_s },
+                false => SessionUse::GoesOn { expiry_s },
+            };
+            let client_id = client_id.into();
+            let request = Request::Session { ticket, client_id, session_use, user };
+            context.upstream.request(request);
         }
-        if clean_start && may_be_stored && !self.asks_for_owner(index) {
+        let waits = self.asks_for_owner(index) || context.upstream.clean_start_waits();
+        if clean_start && may_be_stored && !waits {
             self.start_clean(index, context);
         }
     }
@@ -403,7 +420,7 @@ impl ShardState {
     }
 
     /// Closes a connection that has lost its session.
-    fn drop_connection(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+    pub(super) fn drop_connection(&mut self, id: ConnectionId, context: &mut Context<'_>) {
         if let Some(connection) = self.connection_mut(id) {
             connection.session = NO_SESSION;
             self.end_connection(id, context);
@@ -470,6 +487,9 @@ impl ShardState {
             session.set_identity(identity);
         }
         let restored = live.is_some_and(|stored| self.restore_session(index, stored, context));
+        if let Some(stored) = live.filter(|stored| restored && stored.is_orphan) {
+            self.publish_orphaned_will(&client_id, stored, context);
+        }
         let discarded = stored.as_ref().filter(|_| !restored);
         if let Some(stored) = discarded {
             self.discard_stored(&client_id, stored, context);

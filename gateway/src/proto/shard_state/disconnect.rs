@@ -3,7 +3,8 @@
 
 use super::waiting::Waiting;
 use super::{
-    AppendToken, BACKGROUND, Context, Due, ProtocolError, Request, ShardState, StoredSession,
+    AppendToken, BACKGROUND, Context, Due, ProtocolError, Request, SessionUse, SessionUser,
+    ShardState, StoredSession,
 };
 use crate::proto::mqtt::{Disconnect, Property, ReasonCode};
 use crate::proto::output::ConnectionId;
@@ -81,7 +82,7 @@ impl ShardState {
 
     /// A session without connection: publishes its will now or lets it be published later, and ends
     /// or is saved.
-    fn leave(&mut self, index: u32, context: &mut Context<'_>) {
+    pub(super) fn leave(&mut self, index: u32, context: &mut Context<'_>) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
@@ -187,7 +188,10 @@ impl ShardState {
         if let Some((client_id, _)) = self.background.get(&id) {
             let client_id = client_id.clone();
             let ticket = Ticket { session: BACKGROUND, epoch: id };
-            context.upstream.request(Request::Session { ticket, client_id });
+            let session_use = SessionUse::Looks;
+            let user = SessionUser::default();
+            let request = Request::Session { ticket, client_id, session_use, user };
+            context.upstream.request(request);
         }
     }
 

@@ -12,6 +12,7 @@ mod catch_up;
 mod connect;
 mod deliver;
 mod disconnect;
+mod elsewhere;
 mod encode;
 mod fault;
 mod gauges;
@@ -33,8 +34,8 @@ pub use connect::home_shard;
 pub use fault::ProtocolError;
 pub use gauges::{Gauges, OutboundGauges, StageCounts};
 pub use upstream::{
-    AppendToken, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage, SharedMessage,
-    StoredSession, Upstream,
+    AppendToken, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage, SessionUse,
+    SessionUser, SharedMessage, StoredSession, Upstream,
 };
 
 use super::access::Refusal;

@@ -376,7 +376,7 @@ impl ShardState {
         if will.qos == QoS::AtMostOnce {
             self.publish_unacknowledged(&message, context);
         } else {
-            context.upstream.append(&Record::Message(message));
+            context.upstream.append_named(&message, will.id);
         }
     }
 }

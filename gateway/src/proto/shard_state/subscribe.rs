@@ -13,6 +13,10 @@ use crate::proto::partition::PartitionId;
 use crate::proto::routing::{FilterId, PackedOptions, Subscriber, SubscriberKind};
 use crate::proto::session::SubscriptionStart;
 
+/// Of a subscription in a record, beside its filter and where it starts in each partition.
+const SUBSCRIPTION_BYTES: u32 = 13;
+const START_BYTES: u32 = 10;
+
 impl ShardState {
     pub(super) fn handle_subscribe(
         &mut self,
@@ -128,6 +132,10 @@ impl ShardState {
         {
             return ReasonCode::QuotaExceeded;
         }
+        let room = self.limits.subscription_bytes_max.saturating_sub(session.subscription_bytes);
+        if self.record_bytes(filter) > room && !self.has_subscription(index, filter) {
+            return ReasonCode::QuotaExceeded;
+        }
         if shared.is_some()
             && session.shared.len() + joining >= self.limits.shared_per_session_max as usize
             && !self.has_subscription(index, filter)
@@ -139,6 +147,13 @@ impl ShardState {
             QoS::AtLeastOnce => ReasonCode::GrantedQos1,
             QoS::ExactlyOnce => ReasonCode::GrantedQos2,
         }
+    }
+
+    /// What a subscription takes in the record of its session, at most, bytes.
+    fn record_bytes(&self, filter: &str) -> u32 {
+        let partitions = u32::try_from(self.watermarks.len()).expect("partition ids are u16");
+        let filter_bytes = u32::try_from(filter.len()).expect("a string of MQTT");
+        filter_bytes + SUBSCRIPTION_BYTES + partitions * START_BYTES
     }
 
     /// Adds or replaces one subscription; returns the request for its retained messages.
@@ -201,12 +216,14 @@ impl ShardState {
             return false;
         }
         let starts = self.feed_starts(context);
+        let record_bytes = self.record_bytes(filter);
         let Self { sessions, watermarks, .. } = self;
         let slot = sessions.get_mut(index as usize);
         let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
             return true;
         };
         session.subscriptions.push(subscribed.filter);
+        session.subscription_bytes = session.subscription_bytes.saturating_add(record_bytes);
         session.may_overlap = session.subscriptions.len() > 1;
         if !session.is_persistent() && session.outbound.is_none() {
             return true;
@@ -280,8 +297,10 @@ impl ShardState {
         if !self.remove_from_tree(index, filter_id, context) {
             return false;
         }
+        let record_bytes = self.record_bytes(filter);
         if let Some(session) = self.session_mut(index) {
             session.subscriptions.retain(|one| *one != filter_id);
+            session.subscription_bytes = session.subscription_bytes.saturating_sub(record_bytes);
             if let Some(outbound) = &mut session.outbound {
                 outbound.starts.retain(|start| start.filter != filter_id);
             }
@@ -312,6 +331,7 @@ impl ShardState {
         let Some(session) = self.session_mut(index) else {
             return;
         };
+        session.subscription_bytes = 0;
         let subscriptions = std::mem::take(&mut session.subscriptions);
         for filter in subscriptions {
             self.remove_from_tree(index, filter, context);

@@ -29,6 +29,10 @@ pub trait Upstream {
     /// the token. Never blocks and never fails: see [`Upstream::is_congested`].
     fn append(&mut self, record: &Record<'_>) -> AppendToken;
 
+    /// Appends a message that has a name. Where more than one gateway may publish it, it is stored
+    /// once.
+    fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken;
+
     /// Appends a message that may have been appended before under this name, which was recorded, and
     /// is then at `from` or later: wherever it is, it is stored once.
     fn append_again(&mut self, message: &Message<'_>, id: MessageId, from: Sequence)
@@ -43,6 +47,11 @@ pub trait Upstream {
     /// Whether a session of `client_id` may be stored, or is on its way there; false is certain, and
     /// then [`Request::Session`] need not be asked.
     fn may_have_session(&self, client_id: &str) -> bool;
+
+    /// A clean start is answered only when what is stored, here or elsewhere, has ended.
+    fn clean_start_waits(&self) -> bool {
+        false
+    }
 
     /// Asks for something that takes time.
     fn request(&mut self, request: Request);
@@ -107,6 +116,10 @@ pub enum Request {
         ticket: Ticket,
         /// Whose.
         client_id: Box<str>,
+        /// What for.
+        session_use: SessionUse,
+        /// Who wants it.
+        user: SessionUser,
     },
     /// A page of the retained messages that match a filter, in the order of their topics:
     /// [`super::ShardState::handle_retained`].
@@ -154,6 +167,42 @@ pub enum Request {
         /// Which records.
         sequences: Vec<Sequence>,
     },
+}
+
+/// The user of a client that wants a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionUser {
+    /// None for one that nobody knows.
+    pub name: Option<Box<str>>,
+    /// A session that a user has made is that user's alone: nothing of it may change for another,
+    /// who is told so by [`super::ShardState::handle_session`].
+    pub is_bound: bool,
+}
+
+impl SessionUser {
+    /// Whether the user may have a session that `owner` made; one that nobody known has made is
+    /// anybody's.
+    #[must_use]
+    pub fn may_have(&self, owner: Option<&str>) -> bool {
+        !self.is_bound || owner.is_none() || owner == self.name.as_deref()
+    }
+}
+
+/// What the stored state of a session is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionUse {
+    /// A CONNECT goes on with it, or with a new session if there is none.
+    GoesOn {
+        /// Seconds the session outlives its connection.
+        expiry_s: u32,
+    },
+    /// A CONNECT starts over: what is stored ends.
+    StartsOver {
+        /// Seconds the session outlives its connection; with 0 nothing of it needs to be stored.
+        expiry_s: u32,
+    },
+    /// A timer of a session that is offline may be due; nobody takes it.
+    Looks,
 }
 
 /// What a shard says to the group of a shared subscription. The group is called `ShareName/filter`.
@@ -259,6 +308,8 @@ pub struct StoredSession {
     pub record: Box<[u8]>,
     /// QoS 2 steps recorded after `record`.
     pub steps: Vec<Qos2Delta>,
+    /// Its gateway died, and this is the first to hear of its will.
+    pub is_orphan: bool,
 }
 
 /// A retained message, as [`Request::Retained`] finds it.

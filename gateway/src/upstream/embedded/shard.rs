@@ -675,6 +675,10 @@ impl Upstream for Embedded {
         AppendToken { lane: Lane::LOCAL, number: sequence.0 }
     }
 
+    fn append_named(&mut self, message: &Message<'_>, _id: MessageId) -> AppendToken {
+        self.append(&Record::Message(*message))
+    }
+
     /// This log holds the message itself, not a name for it.
     fn append_again(
         &mut self,
@@ -711,7 +715,7 @@ impl Upstream for Embedded {
 
     fn request(&mut self, request: Request) {
         match request {
-            Request::Session { ticket, client_id } => {
+            Request::Session { ticket, client_id, session_use: _, user: _ } => {
                 let (shard, ticket) = (self.shard, pack(ticket));
                 let client_id = client_id.into();
                 self.out.store.push_back(StoreRequest::SessionGet { shard, ticket, client_id });

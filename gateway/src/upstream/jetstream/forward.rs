@@ -1,5 +1,5 @@
-//! JetStream for messages, and the node's own log and store for sessions (`sessions = "local"`):
-//! both behind the one seam.
+//! JetStream for messages, and for sessions (`sessions = "shared"`) or the node's own log and store
+//! (`sessions = "local"`): both behind the one seam.
 
 use super::shard::JetStream;
 use crate::proto::mqtt::QoS;
@@ -13,8 +13,18 @@ use bytes::Bytes;
 pub struct Forward<'a> {
     /// Messages.
     pub jetstream: &'a mut JetStream,
-    /// Sessions.
+    /// Sessions, where JetStream has not.
     pub local: &'a mut Embedded,
+}
+
+impl Forward<'_> {
+    /// Records something of a session, or of all.
+    fn record(&mut self, record: &Record<'_>) -> AppendToken {
+        match self.jetstream.has_sessions() {
+            true => self.jetstream.append_session(record),
+            false => self.local.append(record),
+        }
+    }
 }
 
 impl Upstream for Forward<'_> {
@@ -23,7 +33,7 @@ impl Upstream for Forward<'_> {
             Record::Message(message) => message,
             // The group is a consumer, which is told by itself.
             Record::SharedSent { client_id, packet_id, partition, sequence, .. } => {
-                return self.local.append(&Record::SharedSent {
+                return self.record(&Record::SharedSent {
                     group: "",
                     client_id,
                     packet_id: *packet_id,
@@ -31,7 +41,7 @@ impl Upstream for Forward<'_> {
                     sequence: *sequence,
                 });
             }
-            record => return self.local.append(record),
+            record => return self.record(record),
         };
         let is_in_ledger = message.ledger && message.qos == QoS::ExactlyOnce;
         let Some(packet_id) = message.packet_id.filter(|_| is_in_ledger) else {
@@ -42,8 +52,12 @@ impl Upstream for Forward<'_> {
         let id = self.jetstream.next_message_id();
         let from = self.jetstream.fed_of(message.topic);
         let intent = Record::Qos2Intent { client_id: message.publisher, packet_id, id, from };
-        let recorded = self.local.append(&intent).number;
+        let recorded = self.record(&intent);
         self.jetstream.append_recorded(message, id, recorded)
+    }
+
+    fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
+        self.jetstream.append_named(message, id)
     }
 
     fn append_again(
@@ -64,11 +78,21 @@ impl Upstream for Forward<'_> {
     }
 
     fn may_have_session(&self, client_id: &str) -> bool {
-        self.local.may_have_session(client_id)
+        self.jetstream.has_sessions() || self.local.may_have_session(client_id)
+    }
+
+    /// The client may be connected to another gateway.
+    fn clean_start_waits(&self) -> bool {
+        self.jetstream.has_sessions()
     }
 
     fn request(&mut self, request: Request) {
         match request {
+            Request::Session { ticket, client_id, session_use, user }
+                if self.jetstream.has_sessions() =>
+            {
+                self.jetstream.ask_session(ticket, &client_id, session_use, user);
+            }
             Request::Session { .. } | Request::RetainedRoom { .. } => self.local.request(request),
             Request::Retained { id, filter, from, after: _, count_max } => {
                 self.jetstream.ask_retained(id, filter, &from, count_max);
@@ -103,11 +127,16 @@ impl Upstream for Forward<'_> {
     }
 
     fn reserve_session(&mut self) -> bool {
+        if self.jetstream.has_sessions() {
+            return self.jetstream.has_session_room();
+        }
         self.local.reserve_session()
     }
 
     fn release_session(&mut self) {
-        self.local.release_session();
+        if !self.jetstream.has_sessions() {
+            self.local.release_session();
+        }
     }
 
     /// The servers have limits of their own.

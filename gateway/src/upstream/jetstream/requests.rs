@@ -2,6 +2,7 @@
 
 use super::direct_get::DirectGet;
 use super::inbox::Token;
+use super::sessions::SessionRequest;
 use crate::proto::nats::Subject;
 use crate::proto::partition::Sequence;
 use crate::proto::session::GroupId;
@@ -21,6 +22,8 @@ pub enum Pending {
     RetainedPut(Token),
     /// The consumer of a shared subscription's group is being made.
     Consumer(GroupId),
+    /// Something about a session.
+    Session(SessionRequest),
 }
 
 /// A question for stored messages. All are of one kind, so that all answers are read in one way.

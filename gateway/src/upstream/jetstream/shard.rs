@@ -6,6 +6,7 @@
 use super::control::{ControlNews, PartitionStatus};
 use super::direct_get::{Answer, InvalidAnswer};
 use super::inbox::Token;
+use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
 use super::lane::Append;
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
@@ -19,6 +20,8 @@ use super::publish::{
 use super::replay::Fetched;
 use super::requests::{Pending, Purpose, Scan};
 use super::retained::RetainedQueries;
+use super::sessions::wire::{CONNECTED_SID, HomeSubjects, LET_GO_SID};
+use super::sessions::{Owner, Sessions, SessionsOut};
 use super::shared::{GROUP_SID, SharedGroups};
 use super::stored::{NotStored, Stored};
 use crate::proto::bridge::message_headers::{ReadBuffers, ReadMessage, read_message};
@@ -36,7 +39,6 @@ use crate::proto::session::Ticket;
 use crate::proto::shard_state::{AppendToken, Joined, Replayed, RetainedMessage, SharedMessage};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
-use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::{io, mem};
@@ -79,6 +81,8 @@ pub struct JetStreamOut {
     pub joined: Vec<(Ticket, Joined)>,
     /// Messages of groups for members.
     pub shared: Vec<(Ticket, SharedMessage)>,
+    /// What came of sessions; before what was appended is acknowledged.
+    pub sessions: SessionsOut,
 }
 
 /// What a shard's part is made of.
@@ -94,6 +98,17 @@ pub struct JetStreamSettings {
     pub inbox_prefix: String,
     /// Drawn at random for this shard and start.
     pub origin: u64,
+    /// Sessions are in JetStream, too.
+    pub sessions: Option<SharedSessions>,
+}
+
+/// What a shard has to know to have sessions in JetStream.
+#[derive(Clone, Debug)]
+pub struct SharedSessions {
+    /// Who it is.
+    pub owner: Owner,
+    /// Sessions of this shard that are online, or on their way there or away, at most.
+    pub count_max: u64,
 }
 
 /// What happened so far. Counted since the start.
@@ -130,8 +145,11 @@ pub struct JetStream {
     /// What stands before the number in the reply subject of its messages of QoS 0.
     own_source: Vec<u8>,
     next_message: u64,
-    /// Publishes that wait until their intent is recorded in the local log.
-    intended: VecDeque<(u64, usize, Token)>,
+    pub(super) intents: Intents,
+    /// Those of this shard, if they are in JetStream.
+    pub(super) sessions: Option<Sessions>,
+    /// In the order of the partitions.
+    pub(super) session_homes: Vec<HomeSubjects>,
     /// See [`JetStream::stop`].
     stopping: bool,
     topic_hashes: ahash::RandomState,
@@ -149,7 +167,7 @@ impl JetStream {
     /// Links to nobody yet. A member of the ring whose sub-cluster is not configured has none.
     #[must_use]
     pub fn new(settings: &JetStreamSettings, seed: u64) -> Self {
-        let JetStreamSettings { ring, links, limits, inbox_prefix, origin } = settings;
+        let JetStreamSettings { ring, links, limits, inbox_prefix, origin, sessions } = settings;
         let partition = |member: &crate::proto::bridge::ring_table::Member| {
             let link = links.iter().find(|(link, _)| link.name == member.sub_cluster);
             let (settings, servers) = link.expect("the control thread tells no other ring");
@@ -171,7 +189,15 @@ impl JetStream {
             origin: *origin,
             own_source: format!("q.{origin}.").into_bytes(),
             next_message: 0,
-            intended: VecDeque::new(),
+            intents: Intents::default(),
+            sessions: sessions.clone().map(|SharedSessions { owner, count_max }| {
+                Sessions::new(owner, ring.members().len(), count_max)
+            }),
+            session_homes: ring
+                .members()
+                .iter()
+                .map(|member| HomeSubjects::new(member.partition))
+                .collect(),
             stopping: false,
             topic_hashes: ahash::RandomState::new(),
             topic: Vec::new(),
@@ -293,6 +319,7 @@ impl JetStream {
         // What it had not fenced is in force once the link is back, and SUBACK does not wait for that.
         self.next_fence += u64::from(mem::take(&mut partition.has_new_interest));
         self.shared.lose(place);
+        self.lose_sessions(place);
         self.out.retained_failed.extend(self.retained.lose(place));
         self.pass_fences();
     }
@@ -385,6 +412,7 @@ impl JetStream {
             LinkEvent::Message(message) => match message.sid {
                 ACKS_SID => self.handle_acknowledged(place, message),
                 ANSWERS_SID => self.handle_answer(place, message, deliver),
+                LET_GO_SID..=CONNECTED_SID => self.handle_session_message(place, message),
                 MARKS_SID | FIRST_SID..GROUP_SID => self.handle_live(place, message, deliver),
                 GROUP_SID.. => self.handle_group_message(place, message),
                 _ => {}
@@ -414,6 +442,7 @@ impl JetStream {
         partition.attach(interest, |filter| has_wildcard(filter) || ring.owner(filter) == id);
         self.send_due(place);
         self.attach_groups(place);
+        self.attach_sessions(place);
     }
 
     /// The server refused something and goes on: said once a link, as clients may cause it again and
@@ -521,6 +550,7 @@ impl JetStream {
         match pending {
             Pending::Mark(number) => self.handle_mark(place, number, message, deliver),
             Pending::Consumer(group) => self.handle_consumer(place, group, message),
+            Pending::Session(request) => self.handle_session_answer(place, &request, message),
             Pending::RetainedPut(publish) => self.handle_retained_put(place, publish, message),
             Pending::Scan(scan) => {
                 if self.handle_scan(place, &scan, message, deliver)
@@ -926,6 +956,7 @@ impl JetStream {
         }
         self.next_fence += u64::from(is_fenced);
         self.pass_fences();
+        self.drive_sessions();
     }
 
     /// Tries again what was not acknowledged in time.
@@ -987,13 +1018,18 @@ impl JetStream {
                 Timestamp::NEVER
             }
         });
-        timeouts.min().unwrap_or(Timestamp::NEVER).min(self.shared.next_timeout())
+        timeouts
+            .min()
+            .unwrap_or(Timestamp::NEVER)
+            .min(self.shared.next_timeout())
+            .min(self.sessions_timeout())
     }
 
     /// Nothing waits to be stored.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.partitions.iter().all(|partition| partition.lane.is_empty())
+            && self.sessions.as_ref().is_none_or(Sessions::is_idle)
     }
 
     /// What waits to be sent on each link, to be moved where it is sent from.
@@ -1021,7 +1057,7 @@ impl JetStream {
     }
 
     fn is_over(&self) -> bool {
-        self.stopping && self.partitions.iter().all(|partition| partition.lane.is_empty())
+        self.stopping && self.is_idle()
     }
 }
 
@@ -1030,6 +1066,11 @@ impl JetStream {
     /// Stores a message.
     pub(super) fn append(&mut self, message: &Message<'_>) -> AppendToken {
         let id = self.next_message_id();
+        self.append_named(message, id)
+    }
+
+    /// Stores a message that has a name.
+    pub(super) fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
         let (place, token, send) = self.push(message, id, true);
         let Self { partitions, stored, now, .. } = self;
         if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
@@ -1038,15 +1079,16 @@ impl JetStream {
         AppendToken { lane: lane_of(place), number: token.0 }
     }
 
-    /// Stores a message once the local log has committed up to `recorded`.
+    /// Stores a message once `recorded` is committed.
     pub(super) fn append_recorded(
         &mut self,
         message: &Message<'_>,
         id: MessageId,
-        recorded: u64,
+        recorded: AppendToken,
     ) -> AppendToken {
         let (place, token, _) = self.push(message, id, false);
-        self.intended.push_back((recorded, place, token));
+        self.intents.push(recorded, place, token);
+        self.note_intent(message, place, token);
         AppendToken { lane: lane_of(place), number: token.0 }
     }
 
@@ -1058,6 +1100,7 @@ impl JetStream {
         from: Sequence,
     ) -> AppendToken {
         let (place, token, _) = self.push(message, id, false);
+        self.note_intent(message, place, token);
         if let Some(partition) = self.partitions.get_mut(place) {
             partition.searches.push(Search {
                 token,
@@ -1154,22 +1197,6 @@ impl JetStream {
     pub(super) fn next_message_id(&mut self) -> MessageId {
         self.next_message += 1;
         MessageId { origin: self.origin, number: self.next_message }
-    }
-
-    /// The local log is committed up to `number`: what waited for its record is sent.
-    pub fn recorded(&mut self, number: u64) {
-        while let Some(&(recorded, place, token)) = self.intended.front()
-            && recorded <= number
-        {
-            self.intended.pop_front();
-            let Self { partitions, stored, now, .. } = self;
-            if let Some(partition) = partitions.get_mut(place)
-                && partition.lane.make_ready(token, *now)
-                && partition.ready
-            {
-                partition.send(token, stored, *now);
-            }
-        }
     }
 
     /// Publishes a message of QoS 0 to whoever is there.
@@ -1310,7 +1337,7 @@ fn place_of_dial(token: u64) -> usize {
 
 const PLACES_MAX: u64 = 1 << 16;
 
-fn lane_of(place: usize) -> Lane {
+pub(super) fn lane_of(place: usize) -> Lane {
     Lane(FIRST_LANE + u16::try_from(place).expect("partition ids are u16"))
 }
 

@@ -248,6 +248,22 @@ impl Device {
         assert_eq!(self.answer(), Answer::Pong);
     }
 
+    /// Why the gateway ends the connection; messages before that were not read, and are not
+    /// acknowledged.
+    #[track_caller]
+    pub(super) fn goodbye(&mut self) -> ReasonCode {
+        loop {
+            let reason = self.next(|packet| match packet {
+                Packet::Disconnect(disconnect) => Some(Some(disconnect.reason_code)),
+                Packet::Publish(_) | Packet::Pubrel(_) => Some(None),
+                other => panic!("{other:?} instead of DISCONNECT"),
+            });
+            if let Some(reason) = reason {
+                return reason;
+            }
+        }
+    }
+
     /// What has come and was not looked at.
     pub(super) fn take(&mut self) -> Vec<Received> {
         std::mem::take(&mut self.received)

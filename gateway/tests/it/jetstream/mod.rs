@@ -14,4 +14,5 @@ mod offline;
 mod replicas;
 mod retained;
 mod server_killed;
+mod shared_sessions;
 mod wills;

@@ -33,7 +33,7 @@ fn sleepers() -> Vec<(String, Vec<&'static str>, QoS)> {
 }
 
 /// Publishes all messages at QoS 2, each topic's numbered in order.
-fn publish_missed(address: SocketAddr) {
+pub(super) fn publish_missed(address: SocketAddr) {
     let mut device = Device::brief(address, "device");
     let topics = many_literal();
     for number in 0..MISSED {
@@ -72,7 +72,7 @@ fn check(device: &mut Device, filters: &[&str], qos: QoS) {
 }
 
 /// Subscribes the sessions and leaves.
-fn fall_asleep(address: SocketAddr) {
+pub(super) fn fall_asleep(address: SocketAddr) {
     for (client_id, filters, qos) in sleepers() {
         let (mut device, welcome) = Device::connect(address, &client_id, Hello::LASTING);
         assert!(!welcome.session_present);
@@ -81,7 +81,7 @@ fn fall_asleep(address: SocketAddr) {
 }
 
 #[track_caller]
-fn wake_up(address: SocketAddr) {
+pub(super) fn wake_up(address: SocketAddr) {
     for (client_id, filters, qos) in sleepers() {
         let (mut device, welcome) = Device::connect(address, &client_id, Hello::LASTING);
         assert!(welcome.session_present, "{client_id}");

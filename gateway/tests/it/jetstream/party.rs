@@ -28,6 +28,8 @@ struct Peer {
     node: usize,
     /// It does not connect for now.
     is_away: bool,
+    /// Connections given up for another, which are left open.
+    former: Vec<TcpStream>,
 }
 
 /// What a client publishes.
@@ -47,6 +49,8 @@ pub(super) struct Party {
     seed: u64,
     /// What gateways said when they closed connections.
     pub(super) disconnected: Vec<ReasonCode>,
+    /// Clients connect to any gateway.
+    roams: bool,
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test of a real process has a real deadline")]
@@ -73,7 +77,22 @@ impl Party {
             random: Random::new(seed),
             seed,
             disconnected: Vec::new(),
+            roams: false,
         }
+    }
+
+    /// From now on clients connect to any gateway, whichever they had.
+    pub(super) fn roam(&mut self) {
+        self.roams = true;
+        self.ledger.clients_move = true;
+    }
+
+    /// The client connects once more, and leaves its connection open.
+    pub(super) fn connect_again(&mut self, peer: usize) {
+        self.hear(peer);
+        let peer = &mut self.peers[peer];
+        peer.former.extend(peer.stream.take());
+        peer.client.disconnected();
     }
 
     /// A client of `node` with a persistent session.
@@ -96,8 +115,10 @@ impl Party {
             window: 20,
             subscriptions: subscriptions.to_vec(),
             wants_retained: false,
+            may_be_refused: self.roams,
         };
-        self.peers.push(Peer { client: Client::new(profile), stream: None, node, is_away: false });
+        let (client, former) = (Client::new(profile), Vec::new());
+        self.peers.push(Peer { client, stream: None, node, is_away: false, former });
         self.peers.len() - 1
     }
 
@@ -143,6 +164,10 @@ impl Party {
     }
 
     fn connect(&mut self, index: usize) {
+        if self.roams {
+            let node = self.random.below(self.nodes.len() as u64);
+            self.peers[index].node = usize::try_from(node).unwrap();
+        }
         let Some(address) = self.nodes[self.peers[index].node].address() else { return };
         let Ok(stream) = TcpStream::connect_timeout(&address, PATIENCE) else { return };
         stream.set_nonblocking(true).unwrap();

@@ -25,6 +25,15 @@ impl Site {
         [0, 1, 2].map(|place| self.servers[place].address())
     }
 
+    /// Two gateways that share sessions, to which everything comes live.
+    pub(super) fn gateways_with_shared_sessions(&self) -> [Node; 2] {
+        ["g1", "g2"].map(|id| {
+            let mut node = Node::start_with(flags(id, "shared", &self.addresses()));
+            node.wait_until_live(3);
+            node
+        })
+    }
+
     /// A gateway in front of all three, to which everything comes live.
     pub(super) fn gateway(&self, id: &'static str) -> Node {
         let mut node = Node::start(id, &self.addresses());
@@ -44,12 +53,7 @@ pub(super) struct Node {
 impl Node {
     /// A gateway named `id`, with a sub-cluster at each address.
     pub(super) fn start(id: &'static str, addresses: &[SocketAddr]) -> Self {
-        let mut flags = vec!["--shards".to_owned(), SHARDS.to_string()];
-        flags.extend(["--sessions", "local", "--gateway-id", id].map(str::to_owned));
-        for (name, address) in NAMES.iter().zip(addresses) {
-            flags.extend(["--nats".to_owned(), format!("{name}=nats://{address}")]);
-        }
-        Self::start_with(flags)
+        Self::start_with(flags(id, "local", addresses))
     }
 
     /// The same with flags of the caller's.
@@ -102,6 +106,16 @@ impl Node {
     pub(super) fn stop(&mut self) {
         self.gateway.take().expect("it runs").stop();
     }
+}
+
+/// Of a gateway named `id`, with a sub-cluster at each address.
+fn flags(id: &str, sessions: &str, addresses: &[SocketAddr]) -> Vec<String> {
+    let mut flags = vec!["--shards".to_owned(), SHARDS.to_string()];
+    flags.extend(["--sessions", sessions, "--gateway-id", id].map(str::to_owned));
+    for (name, address) in NAMES.iter().zip(addresses) {
+        flags.extend(["--nats".to_owned(), format!("{name}=nats://{address}")]);
+    }
+    flags
 }
 
 /// `count` topics that the sub-cluster at `place` has, kept for the process.

@@ -26,7 +26,8 @@ struct Control {
 impl Control {
     fn start(sub_clusters: Vec<SubClusterSettings>) -> Self {
         let (told, news) = channel();
-        let settings = ControlSettings { gateway_id: "test".to_owned(), sub_clusters };
+        let gateway_id = "test".to_owned();
+        let settings = ControlSettings { gateway_id, sub_clusters, has_sessions: false };
         // A test that has seen enough is gone before the thread.
         let thread = ControlThread::spawn(settings, move |news| drop(told.send(news)));
         Self { thread: Some(thread.unwrap()), news }
@@ -225,7 +226,8 @@ fn the_ring_is_shown_and_showing_makes_none() {
     let (a, b) = (NatsServer::start(), NatsServer::start());
     let sub_clusters = vec![sub_cluster("a", &[a.address()]), sub_cluster("b", &[b.address()])];
     let gateway_id = "test".to_owned();
-    let settings = ControlSettings { gateway_id, sub_clusters: sub_clusters.clone() };
+    let has_sessions = false;
+    let settings = ControlSettings { gateway_id, sub_clusters: sub_clusters.clone(), has_sessions };
     for _ in 0..2 {
         let error = show_ring(&settings).unwrap_err().to_string();
         assert!(error.contains("sub-cluster a") && error.contains("no ring yet"), "{error}");

@@ -25,6 +25,8 @@ pub(crate) struct Profile {
     pub(crate) subscriptions: Vec<(&'static str, QoS)>,
     /// It asks for retained messages when it subscribes.
     pub(crate) wants_retained: bool,
+    /// CONNACK may say that the server cannot take it now.
+    pub(crate) may_be_refused: bool,
 }
 
 /// Messages to topics that begin so are published with RETAIN.
@@ -307,6 +309,10 @@ impl Client {
     }
 
     fn handle_connack(&mut self, connack: &Connack<'_>) {
+        let unavailable = [3, ReasonCode::ServerUnavailable as u8];
+        if self.profile.may_be_refused && unavailable.contains(&connack.code) {
+            return;
+        }
         if connack.code != 0 || self.stage != Stage::ExpectConnack {
             return self.broken(format!("CONNACK {} in {:?}", connack.code, self.stage));
         }

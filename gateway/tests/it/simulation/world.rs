@@ -169,6 +169,7 @@ impl World {
             window: usize::try_from(1 + self.random.below(8)).unwrap(),
             subscriptions,
             wants_retained: false,
+            may_be_refused: false,
         };
         let client = Client::new(profile);
         self.actors.push(Actor {

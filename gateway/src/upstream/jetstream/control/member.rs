@@ -28,6 +28,7 @@ use std::time::Duration;
 pub(super) struct Member {
     partition: PartitionId,
     sub_cluster: Rc<SubCluster>,
+    has_sessions: bool,
     tell: Tell,
     servers: ServerNames,
     told: Option<PartitionStatus>,
@@ -36,10 +37,16 @@ pub(super) struct Member {
 }
 
 impl Member {
-    pub(super) fn new(partition: PartitionId, sub_cluster: Rc<SubCluster>, tell: Tell) -> Self {
+    pub(super) fn new(
+        partition: PartitionId,
+        sub_cluster: Rc<SubCluster>,
+        has_sessions: bool,
+        tell: Tell,
+    ) -> Self {
         Self {
             partition,
             sub_cluster,
+            has_sessions,
             tell,
             servers: ServerNames::default(),
             told: None,
@@ -87,6 +94,10 @@ impl Member {
         let retained = StreamSettings::retained(self.partition, settings);
         streams::ensure(client, &settings.name, &messages).await?;
         streams::ensure(client, &settings.name, &retained).await?;
+        if self.has_sessions {
+            let sessions = StreamSettings::sessions(self.partition, settings);
+            streams::ensure(client, &settings.name, &sessions).await?;
+        }
         let advisories = format!("{LEADER_ELECTED}.{}", stream_name(self.partition));
         Ok(client.subscribe(advisories).await?)
     }

@@ -32,7 +32,10 @@ use crate::proto::partition::{PartitionId, Sequence};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use names::{live_prefix, retained_prefix, retained_stream_name, stream_name};
+pub use names::{
+    live_prefix, retained_prefix, retained_stream_name, sessions_prefix, sessions_stream_name,
+    stream_name,
+};
 pub use settings::{ControlSettings, SubClusterSettings};
 pub use show::show_ring;
 pub use thread::ControlThread;

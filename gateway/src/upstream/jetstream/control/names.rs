@@ -27,6 +27,18 @@ pub fn retained_prefix(partition: PartitionId) -> String {
     format!("retained.{}", partition.0)
 }
 
+/// The stream of the sessions at home in a partition's sub-cluster: `MQTT_SESSIONS_<number>`.
+#[must_use]
+pub fn sessions_stream_name(partition: PartitionId) -> String {
+    format!("MQTT_SESSIONS_{}", partition.0)
+}
+
+/// In front of the subjects of that stream: `sessions.<number>`.
+#[must_use]
+pub fn sessions_prefix(partition: PartitionId) -> String {
+    format!("sessions.{}", partition.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,5 +50,7 @@ mod tests {
         assert_eq!(retained_stream_name(partition), "MQTT_RETAINED_65535");
         assert_eq!(live_prefix(partition), "live.65535");
         assert_eq!(retained_prefix(partition), "retained.65535");
+        assert_eq!(sessions_stream_name(partition), "MQTT_SESSIONS_65535");
+        assert_eq!(sessions_prefix(partition), "sessions.65535");
     }
 }

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub(super) struct RingWatch {
     /// By name; at least one.
     sub_clusters: BTreeMap<String, Rc<SubCluster>>,
+    /// Each member keeps sessions, too.
+    has_sessions: bool,
     tell: Tell,
     in_force: Option<Arc<RingTable>>,
     /// What has a task. A member that a ring leaves out keeps it: sessions may still read there.
@@ -24,8 +26,12 @@ pub(super) struct RingWatch {
 }
 
 impl RingWatch {
-    pub(super) fn new(sub_clusters: BTreeMap<String, Rc<SubCluster>>, tell: Tell) -> Self {
-        Self { sub_clusters, tell, in_force: None, started: BTreeMap::new() }
+    pub(super) fn new(
+        sub_clusters: BTreeMap<String, Rc<SubCluster>>,
+        has_sessions: bool,
+        tell: Tell,
+    ) -> Self {
+        Self { sub_clusters, has_sessions, tell, in_force: None, started: BTreeMap::new() }
     }
 
     /// Watches for as long as the thread runs.
@@ -111,7 +117,8 @@ impl RingWatch {
             let name = &member.sub_cluster;
             let Some(sub_cluster) = self.sub_clusters.get(name) else { continue };
             if self.started.insert(member.partition, name.clone()).is_none() {
-                let member = Member::new(member.partition, sub_cluster.clone(), self.tell.clone());
+                let (sub_cluster, tell) = (sub_cluster.clone(), self.tell.clone());
+                let member = Member::new(member.partition, sub_cluster, self.has_sessions, tell);
                 tokio::task::spawn_local(member.run());
             }
         }
@@ -162,7 +169,7 @@ mod tests {
             })
         };
         let sub_clusters = [sub_cluster("a"), sub_cluster("b")].into_iter().collect();
-        let mut watch = RingWatch::new(sub_clusters, tell);
+        let mut watch = RingWatch::new(sub_clusters, false, tell);
         let refusal = |watch: &RingWatch, epoch, members: &[_]| {
             watch.check(&table(epoch, members)).map_err(|fault| fault.to_string())
         };

@@ -1,6 +1,6 @@
 //! What the control thread is told at start.
 
-use crate::config::{Config, NatsIdentity, SUB_CLUSTER_NAME_BYTES_MAX};
+use crate::config::{Config, NatsIdentity, SUB_CLUSTER_NAME_BYTES_MAX, Sessions};
 use crate::proto::bridge::ring_table::RingTable;
 use crate::upstream::jetstream::link::Identity;
 
@@ -14,11 +14,17 @@ pub struct ControlSettings {
     pub gateway_id: String,
     /// At least one, no name twice.
     pub sub_clusters: Vec<SubClusterSettings>,
+    /// Sessions are in JetStream, too.
+    pub has_sessions: bool,
 }
 
 impl From<&Config> for ControlSettings {
     fn from(config: &Config) -> Self {
-        Self { gateway_id: config.gateway_id.clone(), sub_clusters: config.nats.clone() }
+        Self {
+            gateway_id: config.gateway_id.clone(),
+            sub_clusters: config.nats.clone(),
+            has_sessions: config.sessions == Sessions::Shared,
+        }
     }
 }
 

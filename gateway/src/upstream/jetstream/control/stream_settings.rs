@@ -5,7 +5,10 @@
 //!
 //! Source: ADR-8, ADR-43 (message TTL), ADR-50 (batches); nats-server 2.15.1, `StreamConfig`.
 
-use super::names::{live_prefix, retained_prefix, retained_stream_name, stream_name};
+use super::names::{
+    live_prefix, retained_prefix, retained_stream_name, sessions_prefix, sessions_stream_name,
+    stream_name,
+};
 use super::settings::SubClusterSettings;
 use crate::proto::partition::PartitionId;
 use serde_json::{Map, Value, json};
@@ -52,6 +55,18 @@ impl StreamSettings {
             "republish": null,
         });
         Self::new(retained_stream_name(partition), settings, wanted)
+    }
+
+    /// The stream of sessions: one record a client id, for as long as it says itself.
+    pub(super) fn sessions(partition: PartitionId, settings: &SubClusterSettings) -> Self {
+        let wanted = json!({
+            "subjects": [format!("{}.>", sessions_prefix(partition))],
+            "max_bytes": UNLIMITED,
+            "max_age": 0,
+            "max_msgs_per_subject": 1,
+            "republish": null,
+        });
+        Self::new(sessions_stream_name(partition), settings, wanted)
     }
 
     fn new(name: String, settings: &SubClusterSettings, own: Value) -> Self {

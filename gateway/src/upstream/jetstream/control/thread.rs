@@ -55,7 +55,7 @@ impl ControlThread {
 }
 
 async fn run(settings: ControlSettings, tell: Tell) {
-    let ControlSettings { gateway_id, sub_clusters } = settings;
+    let ControlSettings { gateway_id, sub_clusters, has_sessions } = settings;
     let sub_clusters = sub_clusters
         .into_iter()
         .map(|settings| {
@@ -63,7 +63,7 @@ async fn run(settings: ControlSettings, tell: Tell) {
             (name, Rc::new(SubCluster::new(&gateway_id, settings)))
         })
         .collect();
-    RingWatch::new(sub_clusters, tell).run().await;
+    RingWatch::new(sub_clusters, has_sessions, tell).run().await;
 }
 
 const BLOCKING_THREADS_MAX: usize = 4;

@@ -37,6 +37,27 @@ fn promises_hold_whatever_happens_to_links_and_servers() {
     assert!(acknowledged > count * 20, "only {acknowledged} messages in {count} runs");
 }
 
+fn run_shared(seed: u64, weather: Weather) -> Result<usize, Broken> {
+    let mut world = World::with(2, seed, true);
+    world.populate(3, 4);
+    for _ in 0..STEPS {
+        world.step(weather)?;
+    }
+    world.calm_down()?;
+    world.check_rest()?;
+    world.leave()?;
+    Ok(world.ledger.acknowledged_count())
+}
+
+/// Clients come back to any of two gateways, which die now and then.
+#[test]
+fn sessions_are_the_same_at_any_gateway() {
+    let seeds = seeds(SEEDS_DEFAULT);
+    let count = seeds.clone().count();
+    let acknowledged = run_all(seeds, |seed| run_shared(seed, STORM));
+    assert!(acknowledged > count * 10, "only {acknowledged} messages in {count} runs");
+}
+
 #[test]
 fn a_storm_that_once_doubled_a_message_does_not() {
     run_all(89..90, |seed| run(seed, STORM));

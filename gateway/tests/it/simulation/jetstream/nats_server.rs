@@ -1,4 +1,4 @@
-//! nats-server with the two JetStream streams of one partition, as a value: bytes in, bytes out.
+//! nats-server with the three JetStream streams of one partition, as a value: bytes in, bytes out.
 //!
 //! What a stream republishes and how it answers publishes leaves through one queue, in order;
 //! answers to Direct Get leave by another way, PONG and messages of QoS 0 by a third. Whoever drives
@@ -22,6 +22,7 @@ pub(crate) struct NatsServer {
     now: Timestamp,
     pub(crate) messages: Stream,
     pub(crate) retained: Stream,
+    pub(crate) sessions: Stream,
     /// Without it nobody listens to the subjects of the streams.
     pub(crate) has_streams: bool,
     /// Answers to Direct Get do not know so many of the last messages: a follower gives them.
@@ -30,7 +31,7 @@ pub(crate) struct NatsServer {
     pub(crate) batch_max: u64,
     clients: BTreeMap<ClientId, Client>,
     /// Of each stream: what is republished and answered, in order.
-    queues: [VecDeque<Delivery>; 2],
+    queues: [VecDeque<Delivery>; STREAMS],
     /// Direct Gets that were not looked up yet.
     asked: Vec<Read>,
     /// Answers to Direct Gets, each in order.
@@ -56,7 +57,7 @@ struct Delivery {
 }
 
 struct Read {
-    is_retained: bool,
+    stream: usize,
     reply_to: Vec<u8>,
     body: Vec<u8>,
 }
@@ -128,6 +129,14 @@ impl Stream {
             format!("{sequence} {subject}: {headers} {}", message.payload.escape_ascii())
         };
         self.kept.iter().map(one).collect()
+    }
+
+    /// Records of sessions that it keeps, to print.
+    pub(crate) fn records(&self) -> Vec<String> {
+        let kept = self.kept.values();
+        let records = kept.filter(|one| !one.payload.is_empty());
+        let records = records.map(|one| one.subject.escape_ascii().to_string());
+        records.filter(|subject| subject.contains(".client")).collect()
     }
 
     /// What was written so far is on the disk.
@@ -241,11 +250,12 @@ impl Stream {
 
     /// The answers to a Direct Get, as the stream is up to `end`.
     fn read(&self, read: &Read, end: u64, batch_max: u64) -> VecDeque<Delivery> {
-        let (mut from, mut batch, mut filter) = (1, None, None);
+        let (mut from, mut batch, mut filter, mut is_last) = (1, None, None, false);
         json::members(&read.body, |key, value| match key {
             "seq" => from = value.u64().unwrap(),
             "batch" => batch = value.u64(),
             "next_by_subj" => filter = value.text(),
+            "last_by_subj" => (filter, is_last) = (value.text(), true),
             "max_bytes" => {}
             _ => panic!("{key} in a Direct Get"),
         })
@@ -262,7 +272,10 @@ impl Stream {
         };
         let from_there = self.kept.range(from..);
         let reached = from_there.filter(|(at, one)| **at <= end && wanted(one));
-        let all: Vec<_> = reached.collect();
+        let mut all: Vec<_> = reached.collect();
+        if is_last {
+            all = all.pop().into_iter().collect();
+        }
         let count = usize::try_from(batch.unwrap_or(1).min(batch_max)).unwrap().min(all.len());
         let mut answers = VecDeque::new();
         let mut last = 0;
@@ -295,6 +308,7 @@ impl NatsServer {
             now: Timestamp::START,
             messages: Stream::new(format!("MQTT_{number}"), live),
             retained: Stream::new(format!("MQTT_RETAINED_{number}"), None),
+            sessions: Stream::new(format!("MQTT_SESSIONS_{number}"), None),
             has_streams: true,
             lag: 0,
             batch_max: u64::MAX,
@@ -311,6 +325,7 @@ impl NatsServer {
         self.now = now;
         self.messages.expire(now);
         self.retained.expire(now);
+        self.sessions.expire(now);
     }
 
     /// A client connects.
@@ -339,6 +354,7 @@ impl NatsServer {
             return Vec::new();
         }
         self.retained.lose_tail();
+        self.sessions.lose_tail();
         self.messages.lose_tail()
     }
 
@@ -422,23 +438,21 @@ impl NatsServer {
         headers: &[u8],
         payload: &[u8],
     ) {
-        let retained = format!("retained.{}.", self.number);
-        let is_retained = subject.starts_with(retained.as_bytes());
-        let is_message = subject.starts_with(b"mqtt.") || subject.starts_with(b"mqtt$.");
+        let stream = self.stream_of(subject);
         let read = subject.strip_prefix(b"$JS.API.DIRECT.GET.");
-        if !self.has_streams && (is_retained || is_message || read.is_some()) {
-            let reply_to = reply_to.expect("streams answer");
-            let text = format!("NATS/1.0 503\r\nNats-Subject: {}\r\n\r\n", subject.escape_ascii());
-            self.deliver(None, reply_to, None, text.as_bytes(), b"");
+        if !self.has_streams && (stream.is_some() || read.is_some()) {
+            self.say_nobody_listens(subject, reply_to.expect("streams answer"));
         } else if let Some(name) = read {
-            let is_retained = name == self.retained.name.as_bytes();
-            assert!(is_retained || name == self.messages.name.as_bytes());
+            let mut streams =
+                (0..STREAMS).filter(|which| self.stream(*which).name.as_bytes() == name);
+            let stream = streams.next().expect("a stream that is there");
             let reply_to = reply_to.expect("a question").to_vec();
-            self.asked.push(Read { is_retained, reply_to, body: payload.to_vec() });
-        } else if is_retained || is_message {
-            let stream = if is_retained { &mut self.retained } else { &mut self.messages };
-            let (answer, republished) = stream.publish(subject, headers, payload, self.now);
-            let queue = &mut self.queues[usize::from(is_retained)];
+            self.asked.push(Read { stream, reply_to, body: payload.to_vec() });
+        } else if let Some(which) = stream {
+            let now = self.now;
+            let (answer, republished) =
+                self.stream_mut(which).publish(subject, headers, payload, now);
+            let queue = &mut self.queues[which];
             queue.extend(republished);
             queue.extend(reply_to.map(|reply_to| Delivery {
                 subject: reply_to.to_vec(),
@@ -446,10 +460,38 @@ impl NatsServer {
                 payload: answer.into_bytes(),
             }));
         } else {
-            self.deliver(Some(from), subject, reply_to, headers, payload);
+            let is_heard = self.deliver(Some(from), subject, reply_to, headers, payload);
+            if let Some(reply_to) = reply_to.filter(|_| !is_heard) {
+                self.say_nobody_listens(subject, reply_to);
+            }
         }
     }
 
+    /// Which stream listens to a subject.
+    fn stream_of(&self, subject: &[u8]) -> Option<usize> {
+        let retained = format!("retained.{}.", self.number);
+        let sessions = format!("sessions.{}.", self.number);
+        let prefixes = [(0, "mqtt."), (0, "mqtt$."), (1, &retained), (2, &sessions)];
+        let mut found =
+            prefixes.iter().filter(|(_, prefix)| subject.starts_with(prefix.as_bytes()));
+        found.next().map(|(which, _)| *which)
+    }
+
+    fn stream(&self, which: usize) -> &Stream {
+        [&self.messages, &self.retained, &self.sessions][which]
+    }
+
+    fn stream_mut(&mut self, which: usize) -> &mut Stream {
+        let Self { messages, retained, sessions, .. } = self;
+        [messages, retained, sessions].into_iter().nth(which).expect("one of three")
+    }
+
+    fn say_nobody_listens(&mut self, subject: &[u8], reply_to: &[u8]) {
+        let text = format!("NATS/1.0 503\r\nNats-Subject: {}\r\n\r\n", subject.escape_ascii());
+        self.deliver(None, reply_to, None, text.as_bytes(), b"");
+    }
+
+    /// Whether anyone was there.
     fn deliver(
         &mut self,
         from: Option<ClientId>,
@@ -457,7 +499,8 @@ impl NatsServer {
         reply_to: Option<&[u8]>,
         headers: &[u8],
         payload: &[u8],
-    ) {
+    ) -> bool {
+        let mut is_heard = false;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         for (id, client) in &mut self.clients {
             if Some(*id) == from && !client.echo {
@@ -468,6 +511,7 @@ impl NatsServer {
                 if !subject_matches(filter, subject) {
                     continue;
                 }
+                is_heard = true;
                 let mut line = format!("{} {sid}", text(subject));
                 if let Some(reply_to) = reply_to {
                     write!(line, " {}", text(reply_to)).unwrap();
@@ -481,20 +525,21 @@ impl NatsServer {
                 }
             }
         }
+        is_heard
     }
 
     /// Lets one of the things leave that can. False when there is none.
     pub(crate) fn step(&mut self, random: &mut Random) -> bool {
-        let count = |queue: &VecDeque<Delivery>| usize::from(!queue.is_empty());
-        let queues: usize = self.queues.iter().map(count).sum();
+        let full = (0..STREAMS).filter(|which| !self.queues[*which].is_empty());
+        let full: Vec<usize> = full.collect();
+        let queues = full.len();
         let choices = queues + self.asked.len() + self.answered.len();
         if choices == 0 {
             return false;
         }
         let choice = usize::try_from(random.below(choices as u64)).unwrap();
         if choice < queues {
-            let stream = if choice == 0 && !self.queues[0].is_empty() { 0 } else { 1 };
-            self.step_stream(stream)
+            self.step_stream(full[choice])
         } else if choice < queues + self.asked.len() {
             self.look_up(choice - queues)
         } else {
@@ -502,7 +547,8 @@ impl NatsServer {
         }
     }
 
-    /// Lets one message or answer of a stream leave: 0 for messages, 1 for the retained ones.
+    /// Lets one message or answer of a stream leave: 0 for messages, 1 for the retained ones, 2 for
+    /// sessions.
     pub(crate) fn step_stream(&mut self, stream: usize) -> bool {
         let Some(delivery) = self.queues[stream].pop_front() else { return false };
         self.hand_out(&delivery);
@@ -515,7 +561,7 @@ impl NatsServer {
             return false;
         }
         let read = self.asked.remove(which);
-        let stream = if read.is_retained { &self.retained } else { &self.messages };
+        let stream = self.stream(read.stream);
         let end = stream.last.saturating_sub(self.lag);
         let answers = stream.read(&read, end, self.batch_max);
         if std::env::var_os("TRACE").is_some() {
@@ -545,6 +591,8 @@ impl NatsServer {
         self.deliver(None, subject, None, headers, payload);
     }
 }
+
+const STREAMS: usize = 3;
 
 /// A header block that more headers can follow.
 fn opened(headers: &[u8]) -> Vec<u8> {

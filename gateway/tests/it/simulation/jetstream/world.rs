@@ -13,7 +13,8 @@ use gateway::proto::time::Timestamp;
 use gateway::upstream::jetstream::control::{ControlNews, PartitionStatus};
 use gateway::upstream::jetstream::lane::LaneLimits;
 use gateway::upstream::jetstream::link::{Identity, LinkSettings};
-use gateway::upstream::jetstream::shard::JetStreamSettings;
+use gateway::upstream::jetstream::sessions::Owner;
+use gateway::upstream::jetstream::shard::{JetStreamSettings, SharedSessions};
 use gateway::upstream::jetstream::stored::StoreTime;
 use gateway::upstream::jetstream::{PartitionLimits, SharedLimits};
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,6 +107,16 @@ pub(crate) struct World {
     lost: BTreeSet<u64>,
     next_id: ClientId,
     trace: Vec<String>,
+    /// Sessions are in JetStream: clients connect to any gateway.
+    has_sessions: bool,
+}
+
+/// The same with sessions in JetStream.
+fn jetstream_shared(settings: &SimSettings, boot: u64) -> JetStreamSettings {
+    let local = jetstream(settings, boot);
+    let gateway = format!("g{}", settings.seed & 0xff).into();
+    let owner = Owner { gateway, shard: 0, boot: local.origin };
+    JetStreamSettings { sessions: Some(SharedSessions { owner, count_max: 1_000 }), ..local }
 }
 
 /// The upstream of a gateway, with limits that the seed makes small or large.
@@ -147,12 +158,19 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
         },
         inbox_prefix: format!("_GW.{origin:x}"),
         origin,
+        sessions: None,
     }
 }
 
 impl World {
     /// `gateways` of one shard each.
     pub(crate) fn new(gateways: usize, seed: u64) -> Self {
+        Self::with(gateways, seed, false)
+    }
+
+    /// With `has_sessions` these are in JetStream, too.
+    pub(crate) fn with(gateways: usize, seed: u64, has_sessions: bool) -> Self {
+        let jetstream = if has_sessions { jetstream_shared } else { jetstream };
         let node = |gateway: usize| {
             let settings = some_settings(1, seed);
             let seed = (seed << 8) + gateway as u64;
@@ -181,7 +199,9 @@ impl World {
             lost: BTreeSet::new(),
             next_id: 0,
             trace: Vec::new(),
+            has_sessions,
         };
+        world.ledger.clients_move = has_sessions;
         world.set_time();
         for gateway in 0..gateways {
             world.tell_first(gateway);
@@ -223,6 +243,7 @@ impl World {
             window: usize::try_from(1 + self.random.below(8)).unwrap(),
             subscriptions,
             wants_retained: false,
+            may_be_refused: self.has_sessions,
         };
         let gateway = self.actors.len() % self.gateways.len();
         let client = Client::new(profile);
@@ -309,6 +330,10 @@ impl World {
     }
 
     pub(crate) fn connect(&mut self, actor: usize) {
+        if self.has_sessions {
+            let gateways = self.gateways.len() as u64;
+            self.actors[actor].gateway = usize::try_from(self.random.below(gateways)).unwrap();
+        }
         let gateway = self.actors[actor].gateway;
         let socket = self.node(gateway).connect();
         let Actor { client, socket: of_actor, stalled, .. } = &mut self.actors[actor];
@@ -318,7 +343,7 @@ impl World {
         if !client.profile.persistent {
             self.ledger.session_ended(actor);
         }
-        self.note(format!("{actor} connects"));
+        self.note(format!("{actor} connects to {gateway}"));
     }
 
     pub(crate) fn cut(&mut self, actor: usize) {
@@ -792,6 +817,10 @@ impl World {
                 if !is_first && qos.as_deref() == Some(b"2") {
                     return Err(self.broken(&format!("message {id} is stored twice")));
                 }
+                let is_unordered = qos.as_deref() == Some(b"0") || self.ledger.is_abandoned(id);
+                if self.has_sessions && is_unordered {
+                    continue;
+                }
                 let publisher = message.header("Mqtt-Client-Id").map(<[u8]>::to_vec);
                 let newest = newest.entry((publisher, message.subject, qos)).or_insert(id);
                 if is_first && id < *newest {
@@ -905,9 +934,16 @@ impl World {
         let links = self.pipes.len();
         let subscriptions: usize =
             self.servers.iter().map(|server| server.model.subscription_count()).sum();
-        if subscriptions != 2 * links {
+        let of_a_link = if self.has_sessions { 5 } else { 2 };
+        if subscriptions != of_a_link * links {
             let what = format!("{links} links have {subscriptions} subscriptions");
             return Err(self.broken(&what));
+        }
+        for server in &self.servers {
+            let records = server.model.sessions.records();
+            if !records.is_empty() {
+                return Err(self.broken(&format!("records stay: {records:#?}")));
+            }
         }
         Ok(())
     }

@@ -1,0 +1,774 @@
+//! One session that this shard has, or is about to have: what is known of its record, and what is to
+//! be done next.
+//!
+//! ```text
+//!  ask ─▶ Read ─┬─ another has it ─▶ AskOwner ─▶ Read again ─┬─ let go ─────────────────▶ Owned
+//!               │                                            └─ it did not: ReadFloor ──▶ Owned
+//!               └─ nobody has it ─────────────────────────────────────────────────────▶ Owned
+//!  Owned ─▶ write the claim ─▶ answer ─▶ one write at a time ─▶ write without owner ─▶ gone
+//!               └─ refused: another was faster ─▶ Read
+//! ```
+
+use super::super::inbox::Token;
+use super::value::{Owner, SessionValue, State, fold};
+use crate::proto::mqtt::PacketId;
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::record::Record;
+use crate::proto::session::Ticket;
+use crate::proto::shard_state::{Due, SessionUse, SessionUser, StoredSession};
+use crate::proto::time::Timestamp;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Of the partition in whose sub-cluster the record is.
+    pub(super) place: usize,
+    pub(super) stage: Stage,
+    question: Option<Question>,
+    /// Of what is at the key, 0 for nothing.
+    sequence: Sequence,
+    /// What is at the key is a value.
+    is_stored: bool,
+    epoch: u64,
+    /// The last write that was acknowledged names this shard.
+    is_claimed: bool,
+    /// One did.
+    was_claimed: bool,
+    check: Check,
+    /// What the record is to say.
+    state: Option<State>,
+    /// And does not.
+    is_dirty: bool,
+    /// The shard's session has appended something since it was asked for.
+    is_touched: bool,
+    /// There was no session, or one that has ended: `state` is that of a new one.
+    is_new: bool,
+    /// The answer is on its way to the shard, which may append something when it has it.
+    is_answered: bool,
+    /// Appends that are in no acknowledged write, in order.
+    open: VecDeque<u64>,
+    write: Option<Write>,
+    /// Messages of the client with QoS 2 that are not released: where each is to be stored, and under
+    /// which token.
+    intents: Vec<(PacketId, usize, Token)>,
+    /// Where gateways wait to hear that the session is let go.
+    pub(super) waiters: Vec<Box<[u8]>>,
+    /// The owner that was asked, and did not let go before.
+    asked: Option<Owner>,
+    /// How often another was faster.
+    tries: u32,
+    /// Nothing is done before.
+    retry_at: Timestamp,
+    is_will_told: bool,
+    /// Its place in the timers.
+    pub(super) timer: Timestamp,
+    /// It stands in the queue of its home.
+    pub(super) is_queued: bool,
+}
+
+/// What the entry waits for.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The record, for the first time or again.
+    Read { is_asked: bool },
+    /// The owner's word that it lets go: the number of the question and until when.
+    AskOwner { owner: Owner, asked: Option<(u64, Timestamp)> },
+    /// The floor of an owner that does not answer.
+    ReadFloor { found: Box<Found>, is_asked: bool },
+    /// Nothing but its writes.
+    Owned,
+}
+
+/// A CONNECT waits for the session.
+#[derive(Debug)]
+struct Question {
+    ticket: Ticket,
+    session_use: SessionUse,
+    user: SessionUser,
+    deadline: Timestamp,
+    found: Option<StoredSession>,
+}
+
+impl Question {
+    fn goes_on(&self) -> bool {
+        matches!(self.session_use, SessionUse::GoesOn { .. })
+    }
+
+    /// The session ends with its connection, and nothing that is stored is wanted.
+    fn is_brief(&self) -> bool {
+        self.session_use == SessionUse::StartsOver { expiry_s: 0 }
+    }
+
+    /// What the session is before it has appended anything.
+    fn initial(&self, now: Timestamp) -> Option<State> {
+        match self.session_use {
+            SessionUse::GoesOn { expiry_s } | SessionUse::StartsOver { expiry_s } => {
+                State::new(expiry_s, &self.user, now)
+            }
+            SessionUse::Looks => None,
+        }
+    }
+}
+
+/// What was read at the key.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) sequence: Sequence,
+    pub(super) value: SessionValue,
+}
+
+/// A write that is not acknowledged.
+#[derive(Debug)]
+struct Write {
+    nonce: u64,
+    /// Empty to delete.
+    bytes: Vec<u8>,
+    time_to_live_s: Option<u32>,
+    /// So many of the first open appends are in it.
+    covers: usize,
+    claims: bool,
+    step: WriteStep,
+    /// It was sent before, and what became of that is not known.
+    is_doubted: bool,
+    /// What the server said is at the key instead of what the write expected.
+    refused: Option<Sequence>,
+}
+
+/// Whether the record is still as this shard left it: while nothing is written, nothing else would say
+/// that another has taken it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    Due,
+    Reading,
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteStep {
+    ToSend,
+    Sent,
+    /// Whether it is stored is to be looked up.
+    ToRead,
+    Reading,
+}
+
+/// What is to be sent next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Read,
+    ReadFloor(Owner),
+    /// Ask the owner to let go; with `ends` the session is not to go on.
+    AskOwner {
+        owner: Owner,
+        ends: bool,
+    },
+    Write {
+        nonce: u64,
+        bytes: Vec<u8>,
+        expected: Sequence,
+        time_to_live_s: Option<u32>,
+    },
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Stored(Sequence),
+    /// Something else is at the key, there.
+    Refused(Sequence),
+    /// Nobody knows.
+    Unknown,
+}
+
+/// What an event has led to, beside what [`Entry::action`] says.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Outcome {
+    pub(super) answer: Option<(Ticket, Result<Option<StoredSession>, ()>)>,
+    /// Appends that are done.
+    pub(super) done: Vec<u64>,
+    /// The client is here now. Others may have a connection of it without record, or have had the
+    /// record and not noticed.
+    pub(super) announce: Option<SessionUser>,
+    /// Another gateway has the session.
+    pub(super) is_lost: bool,
+    pub(super) due: Option<Due>,
+}
+
+/// How long a CONNECT waits for its session.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an owner is waited for.
+pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often another may be faster before it is taken to have won.
+const TRIES_MAX: u32 = 8;
+/// After something failed, when to try again.
+pub(super) const RETRY: Duration = Duration::from_millis(250);
+/// Seconds for which the place of a deleted record stays taken.
+const TOMBSTONE_S: u32 = 60;
+/// Seconds a record outlives its session, as clocks differ and somebody may be reading it.
+const GRACE_S: u64 = 60;
+
+impl Entry {
+    /// Of a client of which nothing is known.
+    pub(super) fn new(place: usize) -> Self {
+        Self {
+            place,
+            stage: Stage::Read { is_asked: false },
+            question: None,
+            sequence: Sequence::ZERO,
+            is_stored: false,
+            epoch: 0,
+            is_claimed: false,
+            was_claimed: false,
+            check: Check::Done,
+            state: None,
+            is_dirty: false,
+            is_touched: false,
+            is_new: false,
+            is_answered: false,
+            open: VecDeque::new(),
+            write: None,
+            intents: Vec::new(),
+            waiters: Vec::new(),
+            asked: None,
+            tries: 0,
+            retry_at: Timestamp::START,
+            is_will_told: false,
+            timer: Timestamp::NEVER,
+            is_queued: false,
+        }
+    }
+
+    /// A CONNECT asks. What it asks for, if that is known already.
+    pub(super) fn ask(
+        &mut self,
+        ticket: Ticket,
+        session_use: SessionUse,
+        user: SessionUser,
+        now: Timestamp,
+    ) -> Outcome {
+        self.is_touched = false;
+        let deadline = now.after(QUESTION_TIMEOUT);
+        self.question = Some(Question { ticket, session_use, user, deadline, found: None });
+        if !matches!(self.stage, Stage::Owned) {
+            return Outcome::default();
+        }
+        let found = self.state.as_ref().map(State::stored);
+        let goes_on = matches!(session_use, SessionUse::GoesOn { .. });
+        let is_stolen = self.is_stolen(self.state.as_ref());
+        if is_stolen || goes_on && self.is_claimed && self.is_idle() {
+            // Nothing has changed that others would have to hear of.
+            return Outcome { announce: None, ..self.answer(found, Outcome::default()) };
+        }
+        // It is being let go of and has to be claimed anew, or has ended.
+        self.is_dirty = true;
+        if let Some(question) = &mut self.question {
+            self.is_new = !goes_on || self.state.is_none();
+            self.state = self.state.take().filter(|_| goes_on).or_else(|| question.initial(now));
+            question.found = found;
+        }
+        Outcome::default()
+    }
+
+    /// The CONNECT is that of a user who may not have the session: nothing of it changes.
+    fn is_stolen(&self, state: Option<&State>) -> bool {
+        let question = self.question.as_ref();
+        question.zip(state).is_some_and(|(question, state)| !state.is_for(&question.user))
+    }
+
+    /// What is known of the session, for who looks after its timers.
+    pub(super) fn look(&self) -> Option<StoredSession> {
+        let is_ours = matches!(self.stage, Stage::Owned) && self.is_claimed;
+        self.state.as_ref().filter(|_| is_ours).map(State::stored)
+    }
+
+    /// Folds a record of the session; `number` is done when that is written.
+    pub(super) fn append(&mut self, record: &Record<'_>, number: u64) {
+        fold(&mut self.state, record);
+        match record {
+            Record::Qos2Released { packet_id, .. } => {
+                self.intents.retain(|(other, ..)| other != packet_id);
+            }
+            Record::SessionDelete { .. } => self.intents.clear(),
+            _ => {}
+        }
+        self.open.push_back(number);
+        (self.is_touched, self.is_dirty, self.is_will_told) = (true, true, false);
+    }
+
+    /// See [`super::Sessions::note_intent`].
+    pub(super) fn note_intent(&mut self, packet_id: PacketId, place: usize, token: Token) {
+        self.intents.retain(|(other, ..)| *other != packet_id);
+        self.intents.push((packet_id, place, token));
+    }
+
+    pub(super) fn into_intents(self) -> Vec<(usize, Token)> {
+        self.intents.into_iter().map(|(_, place, token)| (place, token)).collect()
+    }
+
+    /// The answer was given to the shard. If nothing was appended since, nobody wanted it.
+    pub(super) fn settle_answer(&mut self) {
+        self.is_answered = false;
+        self.let_go_unless_wanted();
+    }
+
+    fn let_go_unless_wanted(&mut self) {
+        let is_wanted = self.is_touched || self.is_answered || self.question.is_some();
+        let is_watched = self.state.as_ref().is_some_and(State::has_will_to_come);
+        if self.is_claimed && !is_wanted && !is_watched {
+            self.is_dirty = true;
+            self.state = self.state.take().filter(|_| !self.is_new);
+        }
+    }
+
+    /// There is no session here that has this one, which is to be let go of.
+    pub(super) fn give_up(&mut self, now: Timestamp) {
+        if matches!(self.stage, Stage::Owned) && self.is_claimed {
+            self.is_dirty = true;
+            self.state = self.state.take().map(|state| state.orphaned(&[], now));
+        }
+    }
+
+    /// Nothing is left to do.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_idle() && self.question.is_none() && !self.is_answered && !self.is_claimed
+    }
+
+    /// Nothing is on its way or waits to be written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_empty() && self.write.is_none() && !self.is_dirty
+    }
+
+    /// A session is here, or is about to be, which can be asked to let go.
+    pub(super) fn can_let_go(&self) -> bool {
+        matches!(self.stage, Stage::Owned) && self.question.is_none()
+    }
+
+    /// What is to be sent now.
+    pub(super) fn action(&mut self, owner: &Owner, nonce: u64, now: Timestamp) -> Option<Action> {
+        if now < self.retry_at {
+            return None;
+        }
+        match &mut self.stage {
+            Stage::Read { is_asked } => {
+                (!std::mem::replace(is_asked, true)).then_some(Action::Read)
+            }
+            Stage::AskOwner { owner, asked: None } => {
+                let ends = self.question.as_ref().is_some_and(|question| !question.goes_on());
+                Some(Action::AskOwner { owner: owner.clone(), ends })
+            }
+            Stage::ReadFloor { found, is_asked: is_asked @ false } => {
+                *is_asked = true;
+                found.value.owner.clone().map(Action::ReadFloor)
+            }
+            Stage::AskOwner { .. } | Stage::ReadFloor { .. } => None,
+            Stage::Owned => self.next_write(owner, nonce, now),
+        }
+    }
+
+    /// The owner was asked under this number.
+    pub(super) fn note_asked(&mut self, number: u64, now: Timestamp) {
+        if let Stage::AskOwner { asked, .. } = &mut self.stage {
+            *asked = Some((number, now.after(RELEASE_TIMEOUT)));
+        }
+    }
+
+    fn next_write(&mut self, owner: &Owner, nonce: u64, now: Timestamp) -> Option<Action> {
+        if self.write.is_none() {
+            if !self.is_dirty {
+                let is_due = self.check == Check::Due && self.is_claimed;
+                self.check = if is_due { Check::Reading } else { self.check };
+                return is_due.then_some(Action::Read);
+            }
+            self.is_dirty = false;
+            self.write = Some(self.encode(owner, nonce, now));
+        }
+        let write = self.write.as_mut()?;
+        match write.step {
+            WriteStep::ToSend => {
+                write.step = WriteStep::Sent;
+                Some(Action::Write {
+                    nonce: write.nonce,
+                    bytes: write.bytes.clone(),
+                    expected: self.sequence,
+                    time_to_live_s: write.time_to_live_s,
+                })
+            }
+            WriteStep::ToRead => {
+                write.step = WriteStep::Reading;
+                Some(Action::Read)
+            }
+            WriteStep::Sent | WriteStep::Reading => None,
+        }
+    }
+
+    fn encode(&self, owner: &Owner, nonce: u64, now: Timestamp) -> Write {
+        let is_needed = |state: &State| {
+            state.is_online() || state.has_will_to_come() && self.waiters.is_empty()
+        };
+        let claims = self.question.is_some() || self.state.as_ref().is_some_and(is_needed);
+        let (bytes, time_to_live_s) = match &self.state {
+            None if !claims => (Vec::new(), Some(TOMBSTONE_S)),
+            state => {
+                let owner = claims.then(|| owner.clone());
+                let (epoch, state) = (self.epoch, state.clone());
+                let time_to_live_s =
+                    if claims { None } else { state.as_ref().and_then(|one| outlives(one, now)) };
+                (SessionValue { owner, epoch, nonce, state }.encode(), time_to_live_s)
+            }
+        };
+        Write {
+            nonce,
+            bytes,
+            time_to_live_s,
+            covers: self.open.len(),
+            claims,
+            step: WriteStep::ToSend,
+            is_doubted: false,
+            refused: None,
+        }
+    }
+
+    /// What is at the key was read; `None` for nothing, and for the mark of what was deleted.
+    pub(super) fn handle_read(
+        &mut self,
+        sequence: Sequence,
+        value: Option<SessionValue>,
+        me: &Owner,
+        now: Timestamp,
+    ) -> Outcome {
+        if let Stage::Owned = self.stage {
+            return self.look_up(sequence, value.as_ref(), now);
+        }
+        if !matches!(self.stage, Stage::Read { .. }) {
+            return Outcome::default();
+        }
+        let Some(value) = value else {
+            self.is_stored = false;
+            return self.acquire(sequence, 0, None, now);
+        };
+        self.is_stored = true;
+        if self.is_stolen(value.state.as_ref()) {
+            let found = value.state.as_ref().map(State::stored);
+            return Outcome { announce: None, ..self.answer(found, Outcome::default()) };
+        }
+        match &value.owner {
+            // Left behind by an entry that was given up.
+            Some(owner) if owner == me => self.take_over(sequence, value, &[], now),
+            Some(owner) if self.asked.as_ref() != Some(owner) => {
+                self.asked = Some(owner.clone());
+                self.stage = Stage::AskOwner { owner: owner.clone(), asked: None };
+                Outcome::default()
+            }
+            Some(_) if value.state.as_ref().is_some_and(State::follows_floor) => {
+                let found = Box::new(Found { sequence, value });
+                self.stage = Stage::ReadFloor { found, is_asked: false };
+                Outcome::default()
+            }
+            Some(_) => self.take_over(sequence, value, &[], now),
+            None => self.acquire(sequence, value.epoch, value.state, now),
+        }
+    }
+
+    /// The floor of an owner that is gone; empty where there is none.
+    pub(super) fn handle_floor(
+        &mut self,
+        floor: &[(PartitionId, Sequence)],
+        now: Timestamp,
+    ) -> Outcome {
+        let stage = std::mem::replace(&mut self.stage, Stage::Read { is_asked: false });
+        match stage {
+            Stage::ReadFloor { found, .. } => {
+                self.take_over(found.sequence, found.value, floor, now)
+            }
+            other => {
+                self.stage = other;
+                Outcome::default()
+            }
+        }
+    }
+
+    /// It waits for the answer to question `number`.
+    pub(super) fn is_asking(&self, number: u64) -> bool {
+        matches!(&self.stage, Stage::AskOwner { asked: Some((asked, _)), .. } if *asked == number)
+    }
+
+    /// The owner answered question `number`, or there is no such owner.
+    pub(super) fn handle_let_go(&mut self, number: u64) {
+        if self.is_asking(number) {
+            self.stage = Stage::Read { is_asked: false };
+        }
+    }
+
+    /// Takes a session whose owner does not answer.
+    fn take_over(
+        &mut self,
+        sequence: Sequence,
+        value: SessionValue,
+        floor: &[(PartitionId, Sequence)],
+        now: Timestamp,
+    ) -> Outcome {
+        let state = value.state.map(|state| state.orphaned(floor, now));
+        self.acquire(sequence, value.epoch, state, now)
+    }
+
+    fn acquire(
+        &mut self,
+        sequence: Sequence,
+        epoch: u64,
+        state: Option<State>,
+        now: Timestamp,
+    ) -> Outcome {
+        self.stage = Stage::Owned;
+        self.sequence = sequence;
+        self.epoch = (epoch + 1).max(now.0);
+        let mut outcome = Outcome::default();
+        let found = state.as_ref().map(State::stored);
+        match &mut self.question {
+            // What goes on, and what has ended, is so for everyone before the client hears of it.
+            Some(question) if !self.is_touched && (!question.is_brief() || self.is_stored) => {
+                question.found = found;
+                self.state = state.filter(|_| question.goes_on());
+                self.is_new = self.state.is_none();
+                self.state = self.state.take().or_else(|| question.initial(now));
+                self.is_dirty = true;
+            }
+            Some(_) => outcome = self.answer(found, outcome),
+            None => {}
+        }
+        // Where nothing is there and nothing is to be there, nothing is written.
+        if self.question.is_none() && self.state.is_none() && !self.is_stored {
+            self.is_dirty = false;
+            outcome.done.extend(self.open.drain(..));
+        }
+        outcome
+    }
+
+    fn answer(&mut self, found: Option<StoredSession>, mut outcome: Outcome) -> Outcome {
+        if let Some(question) = self.question.take() {
+            self.is_answered = true;
+            outcome.answer = Some((question.ticket, Ok(found)));
+            outcome.announce = Some(question.user);
+        }
+        outcome
+    }
+
+    /// What became of the write with this nonce.
+    pub(super) fn handle_written(
+        &mut self,
+        nonce: u64,
+        written: Written,
+        now: Timestamp,
+    ) -> Outcome {
+        let Some(write) = self.write.as_mut().filter(|write| write.nonce == nonce) else {
+            return Outcome::default();
+        };
+        match written {
+            Written::Stored(sequence) => self.written(sequence),
+            Written::Refused(_) if !write.is_doubted => self.lose(),
+            Written::Refused(Sequence::ZERO) => self.lose(),
+            Written::Refused(sequence) => {
+                (write.refused, write.step) = (Some(sequence), WriteStep::ToRead);
+                Outcome::default()
+            }
+            Written::Unknown => {
+                self.doubt(now.after(RETRY));
+                Outcome::default()
+            }
+        }
+    }
+
+    fn written(&mut self, sequence: Sequence) -> Outcome {
+        let Some(write) = self.write.take() else {
+            return Outcome::default();
+        };
+        self.sequence = sequence;
+        self.check = Check::Done;
+        self.is_stored = !write.bytes.is_empty();
+        self.is_claimed = write.claims;
+        self.was_claimed |= write.claims;
+        let done = self.open.drain(..write.covers.min(self.open.len())).collect();
+        let mut outcome = Outcome { done, ..Outcome::default() };
+        if self.is_claimed
+            && let Some(question) = &mut self.question
+        {
+            let found = question.found.take();
+            outcome = self.answer(found, outcome);
+        }
+        self.let_go_unless_wanted();
+        outcome
+    }
+
+    /// What is at the key says whether a doubted write is stored.
+    fn look_up(
+        &mut self,
+        sequence: Sequence,
+        value: Option<&SessionValue>,
+        now: Timestamp,
+    ) -> Outcome {
+        let Some(write) = self.write.as_mut().filter(|one| one.step == WriteStep::Reading) else {
+            return self.handle_checked(sequence);
+        };
+        let is_it = match value {
+            Some(value) => value.nonce == write.nonce,
+            // A mark has no nonce; behind what the write expected there is nothing but ours.
+            None => write.bytes.is_empty() && sequence > self.sequence,
+        };
+        if is_it {
+            return self.written(sequence);
+        }
+        if write.refused.is_some_and(|refused| sequence < refused) {
+            // A server that lags: what the leader has is not there yet.
+            write.step = WriteStep::ToRead;
+            self.retry_at = now.after(RETRY);
+            return Outcome::default();
+        }
+        if sequence <= self.sequence {
+            // Not stored as far as this server knows; if another knows better, it will refuse.
+            (write.step, write.refused) = (WriteStep::ToSend, None);
+            return Outcome::default();
+        }
+        self.lose()
+    }
+
+    /// Another gateway has claimed the session, or a former one: whether this one still has it is to
+    /// be looked up, unless a write is about to tell.
+    pub(super) fn verify(&mut self) {
+        if matches!(self.stage, Stage::Owned) {
+            self.check = Check::Due;
+        }
+    }
+
+    /// What is at the key after the link was away, or another has claimed the session.
+    fn handle_checked(&mut self, sequence: Sequence) -> Outcome {
+        if std::mem::replace(&mut self.check, Check::Done) != Check::Reading
+            || self.write.is_some()
+            || !self.is_claimed
+        {
+            return Outcome::default();
+        }
+        // A server that knows less may lag; a write tells.
+        self.is_dirty |= sequence < self.sequence;
+        if sequence > self.sequence { self.lose() } else { Outcome::default() }
+    }
+
+    /// The link is lost, or the server could not say: what was on its way is to be found out.
+    pub(super) fn doubt(&mut self, retry_at: Timestamp) {
+        self.retry_at = retry_at;
+        match &mut self.stage {
+            Stage::Read { is_asked } | Stage::ReadFloor { is_asked, .. } => *is_asked = false,
+            Stage::AskOwner { asked, .. } => *asked = None,
+            Stage::Owned => {
+                self.check = Check::Due;
+                if let Some(write) = &mut self.write
+                    && write.step != WriteStep::ToSend
+                {
+                    (write.step, write.is_doubted) = (WriteStep::ToRead, true);
+                }
+            }
+        }
+    }
+
+    /// Another has written the record.
+    fn lose(&mut self) -> Outcome {
+        self.tries += 1;
+        let is_ours = self.was_claimed && self.question.is_none();
+        if is_ours || self.tries > TRIES_MAX {
+            return self.end();
+        }
+        // It was not ours yet: once more from the beginning.
+        if self.write.take().is_some() && (self.is_touched || !self.open.is_empty()) {
+            self.is_dirty = true;
+        }
+        if !self.is_touched {
+            self.state = None;
+        }
+        (self.is_claimed, self.was_claimed, self.asked) = (false, false, None);
+        self.stage = Stage::Read { is_asked: false };
+        Outcome::default()
+    }
+
+    /// Nothing of this session is ours any more.
+    fn end(&mut self) -> Outcome {
+        let answer = self.question.take().map(|question| (question.ticket, Err(())));
+        let is_lost = answer.is_none();
+        (self.is_dirty, self.is_claimed, self.is_touched) = (false, false, false);
+        self.write = None;
+        self.stage = Stage::Owned;
+        let done = self.open.drain(..).collect();
+        Outcome { answer, done, is_lost, ..Outcome::default() }
+    }
+
+    /// What was read cannot be understood: a gateway of a later version wrote it.
+    pub(super) fn handle_unreadable(&mut self, sequence: Sequence, now: Timestamp) -> Outcome {
+        if matches!(self.stage, Stage::Owned) {
+            return self.lose();
+        }
+        if self.question.as_ref().is_some_and(Question::goes_on) {
+            return self.end();
+        }
+        // A clean start has no use for it.
+        self.is_stored = true;
+        self.acquire(sequence, 0, None, now)
+    }
+
+    /// When [`Entry::handle_timeout`] has something to do.
+    pub(super) fn next_timeout(&self, now: Timestamp) -> Timestamp {
+        let question = self.question.as_ref().map(|question| question.deadline);
+        let asked = match &self.stage {
+            Stage::AskOwner { asked: Some((_, deadline)), .. } => Some(*deadline),
+            _ => None,
+        };
+        let retry = (self.retry_at > now).then_some(self.retry_at);
+        let will = self.state.as_ref().filter(|_| self.watches_will()).map(|one| one.will_at);
+        [question, asked, retry, will].into_iter().flatten().min().unwrap_or(Timestamp::NEVER)
+    }
+
+    /// The will of the session, which is offline, is this shard's to publish when it is due.
+    fn watches_will(&self) -> bool {
+        let is_offline = self.state.as_ref().is_some_and(|state| !state.is_online());
+        let is_at_rest = self.question.is_none() && self.is_idle();
+        is_offline && is_at_rest && self.is_claimed && !self.is_will_told
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Timestamp) -> Outcome {
+        let mut outcome = Outcome::default();
+        if let Stage::AskOwner { asked: Some((_, deadline)), .. } = &self.stage
+            && *deadline <= now
+        {
+            self.stage = Stage::Read { is_asked: false };
+        }
+        if self.question.as_ref().is_some_and(|question| question.deadline <= now) {
+            let question = self.question.take().expect("it was just looked at");
+            // Who needs nothing that is stored goes on without it.
+            let found = if question.is_brief() { Ok(None) } else { Err(()) };
+            outcome.answer = Some((question.ticket, found));
+            if !matches!(self.stage, Stage::Owned) && self.state.is_none() {
+                // Nothing is to be there; whether something is, nobody can say.
+                self.is_dirty = false;
+                outcome.done.extend(self.open.drain(..));
+            }
+            self.let_go_unless_wanted();
+        }
+        if self.watches_will()
+            && let Some(state) = self.state.as_ref().filter(|state| state.will_at <= now)
+        {
+            self.is_will_told = true;
+            outcome.due = Some(match state.expires_at <= now {
+                true => Due::Expiry,
+                false => Due::Will,
+            });
+        }
+        outcome
+    }
+}
+
+/// Seconds for which a record is kept that nobody has; `None` for ever.
+fn outlives(state: &State, now: Timestamp) -> Option<u32> {
+    if state.expires_at == Timestamp::NEVER {
+        return None;
+    }
+    let seconds = state.expires_at.millis_since(now).div_ceil(1_000) + GRACE_S;
+    Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,448 @@
+//! What sessions ask and write, on the links of a shard.
+//!
+//! | subject | what |
+//! |---|---|
+//! | `sessions.<n>.client.<client id>` | the record of a session, in the stream `MQTT_SESSIONS_<n>` |
+//! | `sessions.<n>.floor.<gateway>.<shard>.<boot>` | the floor of a shard: see [`Record::Floor`](crate::proto::record::Record) |
+//! | `_GW.release.<gateway>.<shard>.<boot>` | asks an owner to let go: a flag, then the client id |
+//! | `_GW.connected` | announces a CONNECT: who has it, then the client id |
+
+use super::super::control::{sessions_prefix, sessions_stream_name};
+use super::super::direct_get::{Answer, DirectGet};
+use super::super::inbox::{Inbox, Token};
+use super::super::publish::{
+    ApiError, NO_RESPONDERS, PublishAnswer, Put, mark_sequence, read_publish_answer,
+};
+use super::super::requests::Pending;
+use super::super::shard::{JetStream, lane_of};
+use super::entry::{Action, Written};
+use super::value::{Input, Owner};
+use super::{Sessions, SessionsDo};
+use crate::proto::bridge::topic_subject::TopicPrefix;
+use crate::proto::nats::{Message as NatsMessage, Subject, encode_publish, encode_subscribe};
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::record::{Message, Record};
+use crate::proto::session::Ticket;
+use crate::proto::shard_state::{AppendToken, SessionUse, SessionUser};
+use crate::proto::time::Timestamp;
+use crate::upstream::embedded::store::fold::floor_cursors;
+use std::sync::Arc;
+
+/// What a shard asked about a session.
+#[derive(Debug)]
+pub enum SessionRequest {
+    /// The record of a client.
+    Read(Arc<str>),
+    /// The floor that the session of a client followed.
+    ReadFloor(Arc<str>, Box<[u8]>),
+    /// A record is being written, with this nonce.
+    Write(Arc<str>, u64),
+    /// The floor of this shard is being written.
+    WriteFloor,
+}
+
+/// Subscription ids: answers of owners, questions to this one, announcements.
+pub(in crate::upstream::jetstream) const LET_GO_SID: u64 = 4;
+const RELEASE_SID: u64 = 5;
+pub(in crate::upstream::jetstream) const CONNECTED_SID: u64 = 6;
+
+const CONNECTED: &[u8] = b"_GW.connected";
+/// Seconds for which a floor is kept that its shard does not write any more.
+const FLOOR_S: u32 = 7 * 24 * 3_600;
+
+/// The names of a home.
+#[derive(Debug)]
+pub(in crate::upstream::jetstream) struct HomeSubjects {
+    clients: TopicPrefix,
+    floors: String,
+    direct_get: String,
+    /// Where owners answer, on the link that is there.
+    let_go: Option<Inbox>,
+}
+
+impl HomeSubjects {
+    pub(in crate::upstream::jetstream) fn new(partition: PartitionId) -> Self {
+        let prefix = sessions_prefix(partition);
+        Self {
+            clients: TopicPrefix::new(&format!("{prefix}.client")).expect("letters and digits"),
+            floors: format!("{prefix}.floor"),
+            direct_get: format!("$JS.API.DIRECT.GET.{}", sessions_stream_name(partition)),
+            let_go: None,
+        }
+    }
+
+    fn floor(&self, owner: &Owner) -> Vec<u8> {
+        let Owner { gateway, shard, boot } = owner;
+        format!("{}.{gateway}.{shard}.{boot:016x}", self.floors).into_bytes()
+    }
+}
+
+fn release_subject(owner: &Owner) -> Vec<u8> {
+    let Owner { gateway, shard, boot } = owner;
+    format!("_GW.release.{gateway}.{shard}.{boot:016x}").into_bytes()
+}
+
+impl JetStream {
+    /// Whether sessions are here, and not in a local log.
+    pub(in crate::upstream::jetstream) fn has_sessions(&self) -> bool {
+        self.sessions.is_some()
+    }
+
+    /// Asks for the session of a client.
+    pub(in crate::upstream::jetstream) fn ask_session(
+        &mut self,
+        ticket: Ticket,
+        client_id: &str,
+        session_use: SessionUse,
+        user: SessionUser,
+    ) {
+        let (place, now) = (self.owner(client_id), self.now);
+        let Some(sessions) = &mut self.sessions else {
+            return;
+        };
+        let is_home_there = self.partitions.get(place).is_some_and(|partition| partition.ready);
+        match session_use {
+            SessionUse::Looks => sessions.look(ticket, client_id),
+            // A home that is away must not keep those away who need nothing of it.
+            SessionUse::StartsOver { expiry_s: 0 }
+                if !is_home_there && !sessions.has(client_id) =>
+            {
+                sessions.answer_unknown(ticket, client_id);
+            }
+            _ => sessions.ask(ticket, client_id, (session_use, user), place, now),
+        }
+    }
+
+    /// Takes in a record of a session; committed when it is written, or of no use any more.
+    pub(in crate::upstream::jetstream) fn append_session(
+        &mut self,
+        record: &Record<'_>,
+    ) -> AppendToken {
+        let now = self.now;
+        let client_id = match record {
+            Record::SessionPut(put) => put.client_id,
+            Record::SessionDelete { client_id }
+            | Record::Qos2Intent { client_id, .. }
+            | Record::Qos2Released { client_id, .. }
+            | Record::Qos2Outbound { client_id, .. }
+            | Record::SharedSent { client_id, .. } => client_id,
+            Record::Floor { cursors, .. } => {
+                if let Some(sessions) = &mut self.sessions {
+                    sessions.append_floor(cursors);
+                }
+                return self.session_token(0, 0);
+            }
+            Record::Message(_) | Record::GroupPut { .. } | Record::GroupDelete { .. } => {
+                unreachable!("neither messages nor groups are records of sessions")
+            }
+        };
+        let place = self.owner(client_id);
+        let sessions = self.sessions.as_mut().expect("asked only where there are sessions");
+        let number = sessions.append(record, client_id, place, now);
+        self.session_token(place, number)
+    }
+
+    /// In the lane of the sessions at home there: those of messages come first.
+    fn session_token(&self, place: usize, number: u64) -> AppendToken {
+        AppendToken { lane: lane_of(self.partitions.len() + place), number }
+    }
+
+    /// A message of a session with a record is on its way: see [`Sessions::note_intent`].
+    pub(in crate::upstream::jetstream) fn note_intent(
+        &mut self,
+        message: &Message<'_>,
+        place: usize,
+        token: Token,
+    ) {
+        if let (Some(sessions), Some(packet_id)) = (&mut self.sessions, message.packet_id) {
+            sessions.note_intent(message.publisher, packet_id, place, token);
+        }
+    }
+
+    pub(in crate::upstream::jetstream) fn sessions_timeout(&self) -> Timestamp {
+        self.sessions.as_ref().map_or(Timestamp::NEVER, Sessions::next_timeout)
+    }
+
+    /// Whether there is room for one more session.
+    pub(in crate::upstream::jetstream) fn has_session_room(&self) -> bool {
+        self.sessions.as_ref().is_none_or(Sessions::has_room)
+    }
+
+    /// The shard's state has heard an answer.
+    pub fn settle_session_answer(&mut self, client_id: &Arc<str>) {
+        let now = self.now;
+        if let Some(sessions) = &mut self.sessions {
+            sessions.settle_answer(client_id, now);
+        }
+    }
+
+    /// The shard's state has no session that another gateway wants.
+    pub fn give_up_session(&mut self, client_id: &Arc<str>) {
+        let now = self.now;
+        if let Some(sessions) = &mut self.sessions {
+            sessions.give_up(client_id, now);
+        }
+    }
+
+    /// A link is there: gateways can ask for sessions over it.
+    pub(in crate::upstream::jetstream) fn attach_sessions(&mut self, place: usize) {
+        let Self { sessions, session_homes, partitions, .. } = self;
+        let (Some(sessions), Some(home), Some(partition)) =
+            (sessions, session_homes.get_mut(place), partitions.get_mut(place))
+        else {
+            return;
+        };
+        let prefix = [&partition.group_prefix[..], b"s"].concat();
+        let prefix = std::str::from_utf8(&prefix).expect("made of letters and digits");
+        let let_go = Inbox::new(prefix).expect("made of letters and digits");
+        encode_subscribe(let_go.filter(), None, LET_GO_SID, &mut partition.out);
+        home.let_go = Some(let_go);
+        let release = release_subject(&sessions.owner);
+        let release = Subject::from_checked(&release);
+        encode_subscribe(release, None, RELEASE_SID, &mut partition.out);
+        let connected = Subject::from_checked(CONNECTED);
+        encode_subscribe(connected, None, CONNECTED_SID, &mut partition.out);
+    }
+
+    pub(in crate::upstream::jetstream) fn lose_sessions(&mut self, place: usize) {
+        let now = self.now;
+        if let Some(sessions) = &mut self.sessions {
+            sessions.lose(place, now);
+        }
+    }
+
+    /// Reads, writes, asks and answers whatever can be.
+    pub(in crate::upstream::jetstream) fn drive_sessions(&mut self) {
+        let now = self.now;
+        let Some(mut sessions) = self.sessions.take() else {
+            return;
+        };
+        sessions.handle_timeout(now);
+        for place in 0..self.partitions.len() {
+            if self.partitions.get(place).is_some_and(|partition| partition.ready) {
+                self.drive_home(place, &mut sessions);
+            }
+        }
+        let SessionsDo { committed, cancelled, abandoned, replies, announcements } =
+            std::mem::take(&mut sessions.to_do);
+        for (place, number) in cancelled {
+            self.cancel_intended(self.session_token(place, number));
+        }
+        for (place, token) in abandoned {
+            self.abandon(place, token);
+        }
+        for (place, number) in committed {
+            let token = self.session_token(place, number);
+            self.recorded(token);
+            self.out.appended.push(token);
+        }
+        for (place, reply_to) in replies {
+            if let (Ok(reply_to), Some(partition)) =
+                (Subject::literal(&reply_to[..]), self.partitions.get_mut(place))
+                && partition.ready
+            {
+                encode_publish(reply_to, None, b"", &mut partition.out);
+            }
+        }
+        for (place, client_id, user) in announcements {
+            let payload = announcement(&sessions.owner, &client_id, &user);
+            if let Some(partition) = self.partitions.get_mut(place).filter(|one| one.ready) {
+                let connected = Subject::from_checked(CONNECTED);
+                encode_publish(connected, None, &payload, &mut partition.out);
+            }
+        }
+        self.out.sessions.append(sessions.take_out());
+        self.sessions = Some(sessions);
+    }
+
+    fn drive_home(&mut self, place: usize, sessions: &mut Sessions) {
+        let now = self.now;
+        let Self { session_homes, partitions, .. } = self;
+        let (Some(home), Some(partition)) = (session_homes.get(place), partitions.get_mut(place))
+        else {
+            return;
+        };
+        let api = Subject::from_checked(home.direct_get.as_bytes());
+        let mut buffer = Vec::new();
+        while let Some((client_id, action)) = sessions.next_action(place, now) {
+            let subject = home.clients.subject(&client_id, &mut buffer);
+            let subject = subject.expect("client ids that are too long are refused");
+            match action {
+                Action::Read => {
+                    let request = Pending::Session(SessionRequest::Read(client_id));
+                    partition.ask_with(request, now, |reply_to, out| {
+                        DirectGet::Last { subject }.encode(api, reply_to, out);
+                    });
+                }
+                Action::ReadFloor(owner) => {
+                    let floor = home.floor(&owner);
+                    let subject = floor.clone().into();
+                    let request = Pending::Session(SessionRequest::ReadFloor(client_id, subject));
+                    partition.ask_with(request, now, |reply_to, out| {
+                        let subject = Subject::from_checked(&floor);
+                        DirectGet::Last { subject }.encode(api, reply_to, out);
+                    });
+                }
+                Action::Write { nonce, bytes, expected, time_to_live_s } => {
+                    let request = Pending::Session(SessionRequest::Write(client_id, nonce));
+                    let put = Put {
+                        subject,
+                        value: &bytes,
+                        expected_last: Some(expected),
+                        time_to_live_s,
+                    };
+                    partition.ask_with(request, now, |reply_to, out| put.encode(reply_to, out));
+                }
+                Action::AskOwner { owner, ends } => {
+                    let number = sessions.note_asked(&client_id, now);
+                    let mut reply = Vec::new();
+                    let inbox = home.let_go.as_ref().expect("the link is there");
+                    let reply_to = inbox.reply_to(Token(number), &mut reply);
+                    let payload = [&[u8::from(ends)], client_id.as_bytes()].concat();
+                    let release = release_subject(&owner);
+                    let release = Subject::from_checked(&release);
+                    encode_publish(release, Some(reply_to), &payload, &mut partition.out);
+                }
+            }
+        }
+        if let Some(cursors) = sessions.next_floor(place) {
+            let floor = home.floor(&sessions.owner);
+            let put = Put {
+                subject: Subject::from_checked(&floor),
+                value: &cursors,
+                expected_last: None,
+                time_to_live_s: Some(FLOOR_S),
+            };
+            let request = Pending::Session(SessionRequest::WriteFloor);
+            partition.ask_with(request, now, |reply_to, out| put.encode(reply_to, out));
+        }
+    }
+
+    /// A server answers what was asked about a session.
+    pub(in crate::upstream::jetstream) fn handle_session_answer(
+        &mut self,
+        place: usize,
+        request: &SessionRequest,
+        message: &NatsMessage<'_>,
+    ) {
+        let now = self.now;
+        let Self { sessions, session_homes, .. } = self;
+        let (Some(sessions), Some(home)) = (sessions, session_homes.get(place)) else {
+            return;
+        };
+        let read = |subject: Subject<'_>| match (DirectGet::Last { subject })
+            .read(message.headers, message.payload)
+        {
+            Ok(Answer::Message(stored)) => Some((stored.sequence, message.payload)),
+            Ok(Answer::NotFound) => Some((Sequence::ZERO, &b""[..])),
+            answer => {
+                tracing::debug!(place, ?answer, "session: not read for now");
+                None
+            }
+        };
+        match request {
+            SessionRequest::Read(client_id) => {
+                sessions.note_answered(place);
+                let mut buffer = Vec::new();
+                let subject = home.clients.subject(client_id, &mut buffer);
+                let read = subject.ok().and_then(read);
+                sessions.handle_read(client_id, read, now);
+            }
+            SessionRequest::ReadFloor(client_id, subject) => {
+                sessions.note_answered(place);
+                let read = read(Subject::from_checked(subject));
+                let floor = read.map(|(_, cursors)| floor_cursors(cursors));
+                sessions.handle_floor(client_id, floor.as_deref(), now);
+            }
+            SessionRequest::Write(client_id, nonce) => {
+                sessions.note_answered(place);
+                sessions.handle_written(client_id, *nonce, written(message), now);
+            }
+            SessionRequest::WriteFloor => {
+                let is_stored = matches!(written(message), Written::Stored(_));
+                sessions.handle_floor_written(place, is_stored);
+            }
+        }
+    }
+
+    /// A gateway says something about a session.
+    pub(in crate::upstream::jetstream) fn handle_session_message(
+        &mut self,
+        place: usize,
+        message: &NatsMessage<'_>,
+    ) {
+        let now = self.now;
+        let Self { sessions, session_homes, .. } = self;
+        let Some(sessions) = sessions else {
+            return;
+        };
+        match message.sid {
+            LET_GO_SID => {
+                let home = session_homes.get(place);
+                let inbox = home.and_then(|home| home.let_go.as_ref());
+                let token = inbox.and_then(|inbox| inbox.token(message.subject));
+                let status = message.headers.status().map(|status| status.code);
+                debug_assert!(status.is_none_or(|code| code == NO_RESPONDERS), "{status:?}");
+                if let Some(token) = token {
+                    sessions.handle_let_go(token.0, now);
+                }
+            }
+            RELEASE_SID => {
+                let asked = message.payload.split_first();
+                let asked =
+                    asked.and_then(|(ends, id)| Some((*ends != 0, std::str::from_utf8(id).ok()?)));
+                if let (Some((ends, client_id)), Some(reply_to)) = (asked, message.reply_to) {
+                    sessions.handle_wanted(place, client_id, ends, reply_to.into(), now);
+                }
+            }
+            _ => {
+                if let Some((owner, client_id, user)) = read_announcement(message.payload) {
+                    sessions.handle_announced(&owner, client_id, user, now);
+                }
+            }
+        }
+    }
+}
+
+/// Owner, whether users have sessions of their own, the user's name behind its length (u16 little
+/// endian; all ones for none), client id.
+fn announcement(owner: &Owner, client_id: &str, user: &SessionUser) -> Vec<u8> {
+    let mut payload = Vec::new();
+    owner.encode(&mut payload);
+    payload.push(user.is_bound.into());
+    let length = user.name.as_ref().and_then(|name| u16::try_from(name.len()).ok());
+    payload.extend_from_slice(&length.unwrap_or(NO_NAME).to_le_bytes());
+    payload.extend_from_slice(user.name.as_deref().unwrap_or_default().as_bytes());
+    payload.extend_from_slice(client_id.as_bytes());
+    payload
+}
+
+fn read_announcement(payload: &[u8]) -> Option<(Owner, &str, SessionUser)> {
+    let mut input = Input(payload);
+    let owner = Owner::decode(&mut input)?;
+    let is_bound = input.byte()? != 0;
+    let name = match input.u16()? {
+        NO_NAME => None,
+        length => Some(std::str::from_utf8(input.take(length.into())?).ok()?.into()),
+    };
+    let client_id = std::str::from_utf8(input.0).ok()?;
+    Some((owner, client_id, SessionUser { name, is_bound }))
+}
+
+/// In place of the length of a user's name.
+const NO_NAME: u16 = u16::MAX;
+
+fn written(message: &NatsMessage<'_>) -> Written {
+    match read_publish_answer(message.headers, message.payload) {
+        Ok(PublishAnswer::Stored(ack)) => Written::Stored(ack.sequence),
+        Ok(ref answer @ PublishAnswer::Refused(ref error))
+            if error.err_code == ApiError::WRONG_LAST_SEQUENCE =>
+        {
+            mark_sequence(answer).map_or(Written::Unknown, Written::Refused)
+        }
+        answer => {
+            tracing::debug!(?answer, "session: not written for now");
+            Written::Unknown
+        }
+    }
+}
