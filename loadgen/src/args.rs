@@ -5,8 +5,11 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
 
-use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
-use crate::plan::Devices;
+use crate::{
+    payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN},
+    plan::Devices,
+    run::RunArguments,
+};
 
 /// Load generator and checker for MQTT brokers.
 ///
@@ -30,6 +33,10 @@ pub(crate) enum Command {
     Idle(IdleArguments),
     /// Connect as fast as possible: CONNECT/s and CPU-seconds per 1,000 connects
     Storm(StormArguments),
+    /// A fleet of devices with a profile, a workload in phases, and a verdict
+    Run(Box<RunArguments>),
+    /// List the device profiles, or print one
+    Profiles(ProfilesArguments),
     /// Make one result of those of several workers of the same run
     Merge(MergeArguments),
     /// Plan the capacity for a fleet from measured runs
@@ -100,6 +107,13 @@ pub(crate) struct MergeArguments {
     /// Folder to write the whole into
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+/// The device profiles.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProfilesArguments {
+    /// Print this one as TOML, a start for one of your own
+    pub(crate) name: Option<String>,
 }
 
 /// What all measurements have in common.
@@ -364,7 +378,7 @@ fn payload_bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(crate) fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("not a share from 0 to 1".to_owned()),

@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use crate::{
     args::{IdleArguments, IdleSubscription, StormArguments, TargetArguments},
+    client::{Client, ClientOptions, Event, Scratch},
     clock::{Clock, duration_ns},
-    device::{Device, DeviceOptions, Event},
     engine::{Driver, Engine, Flow},
     progress::Progress,
     report::{as_f64, line},
@@ -134,7 +134,7 @@ struct Holder {
 
 /// The devices.
 struct Crowd {
-    devices: Vec<Device>,
+    devices: Vec<Client>,
     ready: u32,
     open: u32,
     closing: bool,
@@ -161,7 +161,7 @@ impl Holder {
         let epoch = std::process::id();
         let devices = (0..connections).map(|index| {
             let (subscription, keep_alive_s) = options(index);
-            Device::new(DeviceOptions {
+            Client::new(ClientOptions {
                 version: target.mqtt.into(),
                 client_id: format!("h{epoch:08x}-{index}").into(),
                 clean_start: true,
@@ -169,6 +169,7 @@ impl Holder {
                 keep_alive_s,
                 subscription,
                 publication: None,
+                will: None,
             })
         });
         let recorder = Recorder::start(clock, target.watch_pid, Progress::new(target.quiet))
@@ -223,6 +224,7 @@ impl Holder {
             times: Distributions { connect, recovery, ..Distributions::default() },
             ledger: LedgerRecord::default(),
             storms: self.storms,
+            fleet: None,
         };
         RunResult::new(run, recorded, findings)
     }
@@ -345,11 +347,12 @@ impl Holder {
     }
 
     fn keep_alive(&mut self, now_ns: u64) {
+        let mut scratch = Scratch::default();
         for (index, device) in (0..).zip(&mut self.crowd.devices) {
             if device.next_timeout_ns().is_some_and(|due_ns| due_ns <= now_ns)
                 && let Some(outbox) = self.engine.outbox(index)
             {
-                match device.handle_timeout(now_ns, outbox) {
+                match device.handle_timeout(now_ns, &mut scratch, outbox) {
                     Ok(()) => self.crowd.tally.point.pings += 1,
                     Err(_) => self.engine.close(index),
                 }
@@ -362,7 +365,7 @@ impl Holder {
         self.crowd.closing = true;
         for (index, device) in (0..).zip(&mut self.crowd.devices) {
             if let Some(outbox) = self.engine.outbox(index) {
-                device.disconnect(outbox);
+                device.disconnect(false, outbox);
                 self.engine.close(index);
             }
         }
@@ -442,11 +445,11 @@ impl Driver for Crowd {
         }
     }
 
-    fn closed(&mut self, index: u32, _now_ns: u64, errno: i32) {
+    fn closed(&mut self, index: u32, now_ns: u64, errno: i32) {
         let mut was_ready = false;
         if let Some(device) = self.devices.get_mut(index as usize) {
             was_ready = device.is_ready();
-            device.handle_closed();
+            device.handle_closed(now_ns);
         }
         self.open = self.open.saturating_sub(1);
         let point = &mut self.tally.point;

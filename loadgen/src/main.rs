@@ -1,6 +1,6 @@
 //! Load generator and checker for MQTT brokers.
 //!
-//! Reading order: [`args`] decides, [`device`] speaks MQTT (sans-IO), [`engine`] moves bytes,
+//! Reading order: [`args`] decides, [`client`] speaks MQTT (sans-IO), [`engine`] moves bytes,
 //! [`schedule`] says when to send, [`ledger`] and [`stats`] keep the books, [`watch`] reads what
 //! the broker used; [`mod@bench`] and [`hold`] put them together, [`report`] says what came out, and
 //! [`result`] is what is kept of it; [`page`] shows it, and
@@ -8,6 +8,7 @@
 
 mod args;
 mod bench;
+mod client;
 mod clock;
 mod device;
 mod engine;
@@ -16,20 +17,24 @@ mod ledger;
 mod page;
 mod payload;
 mod plan;
+mod profile;
 mod progress;
+mod random;
 mod report;
 mod result;
+mod run;
 mod schedule;
 mod stats;
 mod watch;
 
 use std::{fmt::Display, fs, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
 use serde::Serialize;
 
 use args::{Arguments, Command, TargetArguments};
+use profile::Profile;
 use result::RunResult;
 
 fn main() -> ExitCode {
@@ -74,7 +79,30 @@ fn run(command: Command) -> anyhow::Result<u8> {
             result::write(&arguments.out, &whole)?;
             Ok(whole.verdict.outcome.exit_code())
         }
+        Command::Run(arguments) => {
+            let result = run::run(&arguments)?;
+            print!("{}", run::Said(&result));
+            if let Some(folder) = arguments.folder() {
+                result::write(folder, &result)?;
+            }
+            Ok(result.verdict.outcome.exit_code())
+        }
+        Command::Profiles(arguments) => profiles(arguments.name.as_deref()),
     }
+}
+
+/// Prints the names of the profiles, or one of them.
+fn profiles(name: Option<&str>) -> anyhow::Result<u8> {
+    let Some(name) = name else {
+        for name in Profile::names() {
+            let profile = Profile::load(name).map_err(|faults| anyhow!(faults.join("\n")))?;
+            println!("{name:<18}{}", profile.about);
+        }
+        return Ok(0);
+    };
+    let text = Profile::text(name).with_context(|| format!("there is no profile {name}"))?;
+    print!("{text}");
+    Ok(0)
 }
 
 /// Prints a report and writes it where it was asked for; returns the exit code.

@@ -211,7 +211,7 @@ impl BenchReport {
 
 impl Settlement {
     /// What was broken, in a sentence.
-    fn sentence(&self, breach: Breach) -> String {
+    pub(crate) fn sentence(&self, breach: Breach) -> String {
         match breach {
             Breach::Lost => format!(
                 "{} of {} messages were lost, {} of them after the broker had acknowledged them",
@@ -226,6 +226,16 @@ impl Settlement {
             Breach::Corrupted => format!("{} deliveries were corrupted", self.corrupted),
             Breach::Foreign => {
                 format!("{} deliveries were not published or not asked for", self.foreign)
+            }
+            Breach::SessionLost => {
+                format!("{} sessions were gone that the broker had to keep", self.sessions_lost)
+            }
+            Breach::WillWrong => format!(
+                "{} wills never came, {} came that should not have",
+                self.wills_missing, self.wills_unexpected
+            ),
+            Breach::RetainedWrong => {
+                format!("{} topics do not have their last message retained", self.retained_wrong)
             }
         }
     }
@@ -278,7 +288,8 @@ impl Display for Settlement {
         write!(
             f,
             "owed {}, delivered {}, lost {} (acknowledged {}), duplicated {}, reordered {}, \
-             corrupted {}, foreign {}",
+             corrupted {}, foreign {}, sessions lost {}, wills missing {}, unexpected {}, \
+             retained wrong {}",
             self.owed,
             self.delivered,
             self.lost,
@@ -286,7 +297,11 @@ impl Display for Settlement {
             self.duplicated,
             self.reordered,
             self.corrupted,
-            self.foreign
+            self.foreign,
+            self.sessions_lost,
+            self.wills_missing,
+            self.wills_unexpected,
+            self.retained_wrong
         )
     }
 }

@@ -4,9 +4,9 @@ use std::{ops::Range, sync::atomic::Ordering};
 
 use super::{control::Control, plan::Plan};
 use crate::{
-    device::{Device, Event, Fault},
+    client::{Client, Event, Fault},
     engine::{Driver, Flow},
-    ledger::{Delivery, Ledger},
+    ledger::{Delivery, Ledger, Published},
     payload::Stamp,
     result::Tally,
     stats::Stats,
@@ -23,7 +23,9 @@ pub(super) struct Fleet {
 
 /// A device and its place in the run.
 pub(super) struct Member {
-    pub(super) device: Device,
+    pub(super) client: Client,
+    /// What it published.
+    pub(super) published: Published,
     /// Index among the subscribers of the run.
     pub(super) subscriber: Option<u32>,
     pub(super) connected: bool,
@@ -61,7 +63,8 @@ impl Fleet {
         let members: Vec<Member> = plan
             .members_of(thread)
             .map(|(options, subscriber)| Member {
-                device: Device::new(options),
+                client: Client::new(options),
+                published: Published::default(),
                 subscriber,
                 connected: false,
                 started_ns: 0,
@@ -170,31 +173,35 @@ impl Books {
 impl Driver for Fleet {
     fn connected(&mut self, index: u32, now_ns: u64, outbox: &mut Vec<u8>) {
         if let Some(member) = self.members.get_mut(index as usize) {
-            member.device.handle_connected(now_ns, outbox);
+            member.client.handle_connected(now_ns, outbox);
         }
     }
 
     fn received(&mut self, index: u32, now_ns: u64, bytes: &[u8], outbox: &mut Vec<u8>) -> Flow {
         let books = &mut self.books;
         let Some(member) = self.members.get_mut(index as usize) else { return Flow::Close };
-        let Member { device, subscriber, started_ns, .. } = member;
+        let Member { client, published, subscriber, started_ns, .. } = member;
         books.tally.point.received_bytes += bytes.len() as u64;
         let mut on_event = |event: Event<'_>| match event {
             Event::Ready { .. } => books.ready(*started_ns, now_ns),
-            Event::Acknowledged(stamp) => books.acknowledged(&stamp, now_ns),
-            Event::Delivered { payload } => books.delivered(*subscriber, payload, now_ns),
+            Event::Acknowledged(stamp) => {
+                published.acknowledged.insert(stamp.sequence);
+                books.acknowledged(&stamp, now_ns);
+            }
+            Event::SessionBegan { .. } | Event::Subscribed | Event::Discarded(_) => {}
+            Event::Delivered { payload, .. } => books.delivered(*subscriber, payload, now_ns),
         };
-        match device.handle_received(now_ns, bytes, outbox, &mut on_event) {
+        match client.handle_received(now_ns, bytes, outbox, &mut on_event) {
             Ok(()) => Flow::Continue,
             Err(fault) => self.give_up(index, fault),
         }
     }
 
-    fn closed(&mut self, index: u32, _now_ns: u64, errno: i32) {
+    fn closed(&mut self, index: u32, now_ns: u64, errno: i32) {
         let Some(member) = self.members.get_mut(index as usize) else { return };
         member.connected = false;
-        let was_ready = member.device.is_ready();
-        member.device.handle_closed();
+        let was_ready = member.client.is_ready();
+        member.client.handle_closed(now_ns);
         let point = &mut self.books.tally.point;
         let gauge = if was_ready { &mut point.connected } else { &mut point.connecting };
         *gauge = gauge.saturating_sub(1);

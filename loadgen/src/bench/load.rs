@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::atomic::Ordering};
 
 use super::{control::Control, fleet::Fleet, plan::Plan};
-use crate::{engine::Engine, schedule::Schedule};
+use crate::{client::Scratch, engine::Engine, payload::Stamp, schedule::Schedule};
 
 /// A publisher whose connection has this much unsent holds its messages: the broker reads slower
 /// than they come.
@@ -17,7 +17,8 @@ pub(super) struct Load {
     /// Whose turn it is on schedule: publishers take turns, so only one can be next.
     turn: usize,
     mode: Mode,
-    scratch: Vec<u8>,
+    scratch: Scratch,
+    epoch: u32,
     /// Deliveries each message leads to.
     deliveries_per_message: u64,
     /// Intended times held by all publishers.
@@ -67,7 +68,8 @@ impl Load {
             publishers,
             turn: 0,
             mode,
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
+            epoch: plan.epoch,
             deliveries_per_message: arguments.deliveries_per_message(),
             held: 0,
             sent_unshared: 0,
@@ -132,7 +134,7 @@ impl Load {
     /// Tells the others how much is still under way; needed while the run drains only.
     pub(super) fn share_unfinished(&mut self, fleet: &Fleet, control: &Control) {
         let publishers = fleet.members.iter().take(self.publishers.len());
-        let exchanges: u64 = publishers.map(|member| member.device.unfinished() as u64).sum();
+        let exchanges: u64 = publishers.map(|member| member.client.unfinished() as u64).sum();
         let unfinished = exchanges + self.held;
         // The difference wraps when it falls; the sum over all threads does not.
         let change = unfinished.wrapping_sub(self.unfinished_shared);
@@ -205,13 +207,21 @@ impl Load {
         else {
             return false;
         };
-        if !member.device.can_publish() || engine.unsent_bytes(connection) > UNSENT_BYTES_MAX {
+        if !member.client.can_publish() || engine.unsent_bytes(connection) > UNSENT_BYTES_MAX {
             return false;
         }
         let Some(outbox) = engine.outbox(connection) else { return false };
-        if !member.device.publish(intended_ns, now_ns, &mut self.scratch, outbox) {
+        let stamp = Stamp {
+            publisher: publisher.publisher,
+            epoch: self.epoch,
+            sequence: member.published.count,
+            intended_ns,
+            sent_ns: now_ns,
+        };
+        if !member.client.publish(stamp, now_ns, &mut self.scratch, outbox) {
             return false;
         }
+        member.published.count += 1;
         publisher.sent += 1;
         self.sent_unshared += 1;
         let point = &mut fleet.books.tally.point;

@@ -120,6 +120,7 @@ fn findings(report: &BenchReport, stats: Stats) -> Findings {
         },
         ledger: LedgerRecord::from(&report.ledger),
         storms: Vec::new(),
+        fleet: None,
     }
 }
 

@@ -4,7 +4,7 @@ use gateway::proto::mqtt::QoS;
 
 use crate::{
     args::{BenchArguments, Pattern},
-    device::{DeviceOptions, Publication},
+    client::{ClientOptions, Publication, Topics},
     ledger::StreamKey,
     report::as_f64,
     result::Group,
@@ -19,12 +19,20 @@ pub(super) struct Plan {
     pub(super) publishers: u32,
     pub(super) threads: u32,
     pub(super) saturate: bool,
+    topics: Topics,
 }
 
 impl Plan {
     /// The plan of `arguments` for the run `epoch`.
     pub(super) fn new(arguments: BenchArguments, epoch: u32) -> Self {
+        let topics = match arguments.pattern {
+            Pattern::OneToOne | Pattern::FanIn => {
+                Topics::Numbered(format!("bench/{epoch:08x}/").into())
+            }
+            Pattern::FanOut => Topics::Same(format!("bench/{epoch:08x}/all").into()),
+        };
         Self {
+            topics,
             epoch,
             publishers: arguments.publishers,
             // A thread without a device would only wake up for nothing.
@@ -55,7 +63,7 @@ impl Plan {
     pub(super) fn members_of(
         &self,
         thread: u32,
-    ) -> impl Iterator<Item = (DeviceOptions, Option<u32>)> + '_ {
+    ) -> impl Iterator<Item = (ClientOptions, Option<u32>)> + '_ {
         let publishers = self.publishers_of(thread).map(|index| (self.publisher(index), None));
         let subscribers =
             self.subscribers_of(thread).map(|index| (self.subscriber(index), Some(index)));
@@ -108,40 +116,36 @@ impl Plan {
         vec![publishers, subscribers]
     }
 
-    fn publisher(&self, index: u32) -> DeviceOptions {
+    fn publisher(&self, index: u32) -> ClientOptions {
         let epoch = self.epoch;
-        let topic = match self.arguments.pattern {
-            Pattern::OneToOne | Pattern::FanIn => format!("bench/{epoch:08x}/{index}"),
-            Pattern::FanOut => format!("bench/{epoch:08x}/all"),
-        };
         let publication = Publication {
-            publisher: index,
-            epoch,
-            topic: topic.into(),
+            topics: self.topics.clone(),
             qos: self.qos(),
-            payload_bytes: self.arguments.payload_bytes,
+            retain: false,
+            payload_bytes: u32::try_from(self.arguments.payload_bytes).unwrap_or(u32::MAX),
             window: self.arguments.window,
+            retransmit_after_ms: 0,
         };
-        self.device(format!("p{epoch:08x}-{index}"), None, Some(publication))
+        self.client(format!("p{epoch:08x}-{index}"), None, Some(publication))
     }
 
-    fn subscriber(&self, index: u32) -> DeviceOptions {
+    fn subscriber(&self, index: u32) -> ClientOptions {
         let epoch = self.epoch;
         let filter = match self.arguments.pattern {
             Pattern::OneToOne => format!("bench/{epoch:08x}/{index}"),
             Pattern::FanIn => format!("bench/{epoch:08x}/+"),
             Pattern::FanOut => format!("bench/{epoch:08x}/all"),
         };
-        self.device(format!("s{epoch:08x}-{index}"), Some((filter.into(), self.qos())), None)
+        self.client(format!("s{epoch:08x}-{index}"), Some((filter.into(), self.qos())), None)
     }
 
-    fn device(
+    fn client(
         &self,
         client_id: String,
         subscription: Option<(Box<str>, QoS)>,
         publication: Option<Publication>,
-    ) -> DeviceOptions {
-        DeviceOptions {
+    ) -> ClientOptions {
+        ClientOptions {
             version: self.arguments.target.mqtt.into(),
             client_id: client_id.into(),
             clean_start: true,
@@ -149,6 +153,7 @@ impl Plan {
             keep_alive_s: 0,
             subscription,
             publication,
+            will: None,
         }
     }
 }
@@ -196,8 +201,9 @@ mod tests {
     fn one_to_one_pairs_share_a_topic_of_their_own() {
         let plan = plan(&["--publishers", "4", "--subscribers", "4"]);
         for index in 0..4 {
-            let topic = plan.publisher(index).publication.unwrap().topic;
-            assert_eq!(plan.subscriber(index).subscription.unwrap().0, topic);
+            let mut topic = String::new();
+            plan.publisher(index).publication.unwrap().topics.write(index, &mut topic);
+            assert_eq!(*plan.subscriber(index).subscription.unwrap().0, *topic);
         }
         assert_eq!(plan.streams_of(0).count(), 4);
     }

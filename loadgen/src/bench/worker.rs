@@ -139,7 +139,7 @@ fn disconnect(engine: &mut Engine, fleet: &mut Fleet) -> io::Result<()> {
     fleet.books.stopping = true;
     for (index, member) in (0..).zip(&mut fleet.members) {
         if let Some(outbox) = engine.outbox(index) {
-            member.device.disconnect(outbox);
+            member.client.disconnect(false, outbox);
             engine.close(index);
         }
     }
@@ -156,7 +156,7 @@ fn outcome(plan: &Plan, thread: u32, load: &Load, fleet: Fleet) -> Outcome {
     let published = plan
         .publishers_of(thread)
         .zip(&fleet.members)
-        .map(|(publisher, member)| (publisher, member.device.published().clone()))
+        .map(|(publisher, member)| (publisher, member.published.clone()))
         .collect();
     let books = fleet.books;
     Outcome {

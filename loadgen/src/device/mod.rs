@@ -1,478 +1,729 @@
-//! One MQTT client as a state machine: bytes and time in, bytes and events out.
+//! A simulated device: an MQTT client behind a radio, with a power switch and bad habits.
 //!
 //! ```text
-//! Offline ─ connected ─▶ ExpectConnack ─▶ ExpectSuback ─▶ Ready
-//!    ▲                        │ (nothing to subscribe to: straight to Ready)
-//!    └────── closed ──────────┴───────────────┴─────────────┘
+//!          ┌───────────── Away ◀── asleep, ignition off, booting ──┐
+//!          ▼                                                       │
+//! Off ─▶ Waiting ─▶ Dialing ─▶ Connecting ─▶ Online ─────────▶ Leaving
+//!          ▲  retry law  round trip   │          │ lost, refused, vanished
+//!          └─────────────────────────┴──────────┘
 //! ```
 //!
-//! A device keeps its session when the connection goes: what was not acknowledged is sent again
-//! after the next CONNACK. Payloads are not kept, they are made again from their stamp.
+//! Sans-IO: events and time in ([`Device::handle_timeout`] and its like), bytes and [`Action`]s out,
+//! everything random from a seed. The same seed, the same events: the same actions, byte for byte.
+//! Messages that are due while it cannot send wait in its store, with the time they were due.
 
-mod window;
-mod wire;
+mod radio;
 
-use ahash::AHashSet;
-use gateway::proto::mqtt::{
-    AckKind, Connack, Packet, PacketId, ProtocolVersion, Publish, PublishAck, QoS, SubscribeAck,
+use std::collections::VecDeque;
+
+use crate::{
+    client::{Client, ClientOptions, Event, Fault, Scratch},
+    payload::Stamp,
+    profile::{Leave, Profile, RetryLaw},
+    random::Random,
 };
+use radio::{Change, Radio, millis_ns, seconds_ns};
 
-use crate::{ledger::Published, payload::Stamp};
-use window::{Stage, Window};
-
-/// Codes of CONNACK, SUBACK and acknowledgements from here on are refusals.
-/// Source: MQTT 5.0 §2.4; MQTT 3.1.1 §3.9.3 (0x80).
-const FAILURE: u8 = 0x80;
-/// A PINGREQ goes out after this share of the Keep Alive without a packet sent.
-const PING_AFTER_PERCENT: u64 = 75;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+const NANOS_PER_MILLI: u64 = 1_000_000;
+const NEVER: u64 = u64::MAX;
+/// A CONNECT or SUBSCRIBE not answered for so long is given up.
+const HANDSHAKE_NS: u64 = 60 * NANOS_PER_SECOND;
+/// A DISCONNECT that does not get out for so long is given up.
+const LEAVE_NS: u64 = 20 * NANOS_PER_SECOND;
+/// A device with something under way stays awake for so long more, and that often.
+const DOZE_NS: u64 = NANOS_PER_SECOND;
+const DOZES_MAX: u8 = 30;
+/// A connection with this much unsent takes no more messages: the broker reads slower than they come.
+const UNSENT_BYTES_MAX: usize = 256 << 10;
+/// When a run settles, nobody waits longer than this before the next try.
+const CALM_WAIT_NS: u64 = 2 * NANOS_PER_SECOND;
 
-/// What a device is, apart from what happens to it.
-#[derive(Clone, Debug)]
-pub(crate) struct DeviceOptions {
-    /// Protocol version it speaks.
-    pub(crate) version: ProtocolVersion,
-    /// Client identifier.
-    pub(crate) client_id: Box<str>,
-    /// Clean Start (5.0), Clean Session (3.1.1).
-    pub(crate) clean_start: bool,
-    /// Session Expiry Interval in seconds, 5.0 only.
-    pub(crate) session_expiry_interval_s: u32,
-    /// Keep Alive in seconds, 0 for none.
-    pub(crate) keep_alive_s: u16,
-    /// A topic filter to subscribe to, and at which QoS.
-    pub(crate) subscription: Option<(Box<str>, QoS)>,
-    /// What it publishes.
-    pub(crate) publication: Option<Publication>,
-}
-
-/// What a device publishes.
-#[derive(Clone, Debug)]
-pub(crate) struct Publication {
-    /// Index of the publisher in the run.
-    pub(crate) publisher: u32,
-    /// See [`Stamp::epoch`].
-    pub(crate) epoch: u32,
-    /// Topic name.
-    pub(crate) topic: Box<str>,
-    /// QoS of every publish.
-    pub(crate) qos: QoS,
-    /// Size of every payload.
-    pub(crate) payload_bytes: usize,
-    /// Publishes under way at most, QoS 1 and 2; the server's Receive Maximum may be less.
-    pub(crate) window: u16,
-}
-
-/// An MQTT client.
+/// A simulated device.
 #[derive(Debug)]
 pub(crate) struct Device {
-    options: DeviceOptions,
+    client: Client,
+    radio: Radio,
+    random: Random,
+    /// Messages that wait to be sent.
+    store: VecDeque<Held>,
+    /// When what the state waits for is over.
+    until_ns: u64,
+    /// When it ends its connection by itself.
+    life_end_ns: u64,
+    /// When it goes to sleep.
+    sleep_ns: u64,
+    /// It wakes at this plus any multiple of its sleep cycle.
+    wake_offset_ns: u64,
+    /// How long it waited before the last try.
+    waited_s: f32,
+    attempts: u8,
+    dozes: u8,
+    addresses: u16,
     state: State,
-    /// The beginning of a packet whose end has not come.
-    partial: Vec<u8>,
-    window: Window,
-    /// Publishes under way the server takes: its Receive Maximum.
-    receive_maximum: u16,
-    /// QoS 2 messages delivered whose PUBREL has not come.
-    unreleased: AHashSet<PacketId>,
-    published: Published,
-    last_sent_ns: u64,
-    ping_unanswered: bool,
+    trickles: bool,
+    /// The broker closed the connection while the link was away: the device does not know yet.
+    closed_unheard: bool,
+    /// Asleep with its connection left standing.
+    dozing: bool,
+    /// The run settles: no more impairments but the link's own.
+    calm: bool,
 }
 
-/// Named for what the device waits for.
+/// Named for what the device waits for, or where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Offline,
-    ExpectConnack,
-    ExpectSuback,
-    Ready,
+    /// Without power, or not begun.
+    Off,
+    /// For its own good time to come back.
+    Away,
+    /// For the retry law, or (`until_ns` is [`NEVER`]) for the link.
+    Waiting,
+    /// For the TCP handshake over the radio.
+    Dialing,
+    /// For the real TCP handshake.
+    Connecting,
+    /// The MQTT client has the connection.
+    Online,
+    /// For DISCONNECT to arrive; `until_ns` is when it comes back.
+    Leaving { give_up_ns: u64 },
 }
 
-/// What the bytes of the server amount to.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Event<'a> {
-    /// Connected, subscribed, and what was under way is sent again.
-    Ready {
-        /// Whether the server still had the session.
-        session_present: bool,
-    },
-    /// The server took responsibility for this message.
-    Acknowledged(Stamp),
-    /// A message for the subscription; at QoS 2 once, however often it is sent.
-    Delivered {
-        /// Its payload.
-        payload: &'a [u8],
-    },
+/// A message that waits.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    intended_ns: u64,
+    publisher: u32,
 }
 
-/// Why a device gives its connection up.
+/// What to do with the device's one TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// CONNACK with this code.
-    ConnectRefused(u8),
-    /// SUBACK with this code.
-    SubscribeRefused(u8),
-    /// An acknowledgement that refuses a publish, with this code; 5.0 only.
-    PublishRefused(u8),
-    /// DISCONNECT with this code; 5.0 only.
-    Disconnected(u8),
-    /// Bytes that are no packet.
-    Malformed,
-    /// A packet that may not come now, or never from a server.
-    Unexpected,
-    /// No PINGRESP within a Keep Alive.
-    PingUnanswered,
+pub(crate) enum Action {
+    /// Make it; `address` counts the addresses the device has had.
+    Connect {
+        /// 0 for the first.
+        address: u16,
+    },
+    /// Close it once everything is sent.
+    Finish,
+    /// Reset it.
+    Reset,
+    /// Leave it half open: read nothing more, tell the broker nothing.
+    Abandon,
+}
+
+/// What a device wants done: first `send` is sent, then the actions in order.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    /// Bytes for the connection.
+    pub(crate) send: Vec<u8>,
+    /// What to do with the connection.
+    pub(crate) actions: Vec<Action>,
+}
+
+/// What the books hear.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Told<'a> {
+    /// From the MQTT client.
+    Event(Event<'a>),
+    /// The client gave the connection up.
+    Fault(Fault),
+    /// CONNECT or SUBSCRIBE was not answered in time.
+    Unanswered,
+    /// The connection was refused before CONNECT.
+    Refused,
+    /// A connection on which CONNECT was written has ended.
+    Ended {
+        /// Which of the client's CONNECTs.
+        connect: u32,
+        /// How.
+        ending: Ending,
+    },
+    /// The store was full: this publisher's oldest message is never sent.
+    GivenUp {
+        /// Whose.
+        publisher: u32,
+    },
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// DISCONNECT reached the broker.
+    Graceful,
+    /// Without DISCONNECT, after CONNACK: the broker must publish the will.
+    Ungraceful,
+    /// Closed by the broker while the device thought it was online.
+    ByBroker,
+    /// Before CONNACK, or with DISCONNECT under way: nobody can say what the broker knows.
+    Unknown,
+}
+
+/// Where a device's messages get their numbers, and who hears what happens to it.
+pub(crate) trait Books {
+    /// The stamp of the next message of `publisher`.
+    fn stamp(&mut self, publisher: u32, intended_ns: u64, now_ns: u64) -> Stamp;
+    /// Something happened.
+    fn hear(&mut self, told: Told<'_>);
+}
+
+/// What a device is lent for a call.
+pub(crate) struct Context<'a> {
+    /// The time.
+    pub(crate) now_ns: u64,
+    /// What kind of device it is.
+    pub(crate) profile: &'a Profile,
+    /// Bytes of its connection that the kernel has not taken yet.
+    pub(crate) unsent_bytes: usize,
+    /// The books.
+    pub(crate) books: &'a mut dyn Books,
+    /// Where packets are made.
+    pub(crate) scratch: &'a mut Scratch,
+    /// What it wants done.
+    pub(crate) out: &'a mut Output,
 }
 
 impl Device {
-    /// A device that was never connected.
-    pub(crate) fn new(options: DeviceOptions) -> Self {
+    /// A device without power. `random` decides all that happens to it.
+    pub(crate) fn new(options: ClientOptions, profile: &Profile, mut random: Random) -> Self {
+        let radio = Radio::new(profile, 0, &mut random);
+        let wake_offset_ns = profile.sleep.as_ref().map_or(0, |sleep| {
+            if random.happens(sleep.aligned) {
+                0
+            } else {
+                seconds_ns(sleep.every_s * random.unit())
+            }
+        });
         Self {
-            options,
-            state: State::Offline,
-            partial: Vec::new(),
-            window: Window::default(),
-            receive_maximum: u16::MAX,
-            unreleased: AHashSet::new(),
-            published: Published::default(),
-            last_sent_ns: 0,
-            ping_unanswered: false,
+            client: Client::new(options),
+            radio,
+            random,
+            store: VecDeque::new(),
+            until_ns: NEVER,
+            life_end_ns: NEVER,
+            sleep_ns: NEVER,
+            wake_offset_ns,
+            waited_s: 0.0,
+            attempts: 0,
+            dozes: 0,
+            addresses: 0,
+            state: State::Off,
+            trickles: false,
+            closed_unheard: false,
+            dozing: false,
+            calm: false,
         }
     }
 
-    /// The TCP connection stands: writes CONNECT.
-    pub(crate) fn handle_connected(&mut self, now_ns: u64, out: &mut Vec<u8>) {
-        self.state = State::ExpectConnack;
-        self.partial.clear();
-        self.last_sent_ns = now_ns;
-        self.ping_unanswered = false;
-        wire::connect(&self.options, out);
-    }
-
-    /// The TCP connection is gone. The session stays.
-    pub(crate) fn handle_closed(&mut self) {
-        self.state = State::Offline;
-        self.partial = Vec::new();
-    }
-
-    /// Bytes came from the server: writes answers to `out`, tells `on_event` what happened.
-    ///
-    /// # Errors
-    ///
-    /// A [`Fault`]: the caller closes the connection.
-    pub(crate) fn handle_received(
-        &mut self,
-        now_ns: u64,
-        bytes: &[u8],
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Fault> {
-        if self.partial.is_empty() {
-            let used = self.handle_packets(now_ns, bytes, out, on_event)?;
-            self.partial.extend_from_slice(bytes.get(used..).unwrap_or_default());
-            return Ok(());
-        }
-        let mut gathered = std::mem::take(&mut self.partial);
-        gathered.extend_from_slice(bytes);
-        let used = self.handle_packets(now_ns, &gathered, out, on_event)?;
-        gathered.drain(..used);
-        if !gathered.is_empty() {
-            self.partial = gathered;
-        }
-        Ok(())
-    }
-
-    /// Whether a publish would go out at once.
-    pub(crate) fn can_publish(&self) -> bool {
-        let Some(publication) = &self.options.publication else { return false };
-        let window = publication.window.min(self.receive_maximum);
-        self.state == State::Ready
-            && (publication.qos == QoS::AtMostOnce
-                || self.window.len() < usize::from(window) && self.window.has_free_packet_id())
-    }
-
-    /// Writes the next PUBLISH, intended for `intended_ns`; `false` if [`Device::can_publish`] is.
-    ///
-    /// `scratch` is overwritten; it is there to be used again.
-    pub(crate) fn publish(
-        &mut self,
-        intended_ns: u64,
-        now_ns: u64,
-        scratch: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-    ) -> bool {
-        let (true, Some(publication)) = (self.can_publish(), &self.options.publication) else {
-            return false;
-        };
-        let stamp = Stamp {
-            publisher: publication.publisher,
-            epoch: publication.epoch,
-            sequence: self.published.count,
-            intended_ns,
-            sent_ns: now_ns,
-        };
-        let packet_id = match publication.qos {
-            QoS::AtMostOnce => None,
-            QoS::AtLeastOnce => self.window.push(stamp, Stage::ExpectPuback),
-            QoS::ExactlyOnce => self.window.push(stamp, Stage::ExpectPubrec),
-        };
-        stamp.write(publication.payload_bytes, scratch);
-        wire::publish(self.options.version, publication, packet_id, false, scratch, out);
-        self.published.count += 1;
-        self.last_sent_ns = now_ns;
-        true
-    }
-
-    /// Writes DISCONNECT: the session ends in an orderly way.
-    pub(crate) fn disconnect(&mut self, out: &mut Vec<u8>) {
-        wire::disconnect(self.options.version, out);
-    }
-
-    /// Writes PINGREQ when it is time.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::PingUnanswered`] when the last one had no answer in time.
-    pub(crate) fn handle_timeout(&mut self, now_ns: u64, out: &mut Vec<u8>) -> Result<(), Fault> {
-        if self.next_timeout_ns().is_none_or(|due_ns| due_ns > now_ns) {
-            return Ok(());
-        }
-        if self.ping_unanswered {
-            return Err(Fault::PingUnanswered);
-        }
-        wire::ping(out);
-        self.last_sent_ns = now_ns;
-        self.ping_unanswered = true;
-        Ok(())
-    }
-
-    /// When [`Device::handle_timeout`] has something to do.
-    pub(crate) fn next_timeout_ns(&self) -> Option<u64> {
-        if self.state != State::Ready || self.options.keep_alive_s == 0 {
-            return None;
-        }
-        let silence = u64::from(self.options.keep_alive_s) * NANOS_PER_SECOND;
-        Some(self.last_sent_ns + silence / 100 * PING_AFTER_PERCENT)
-    }
-
-    /// Whether it is connected, and subscribed if it is to be.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.state == State::Ready
-    }
-
-    /// Publishes whose exchange is not finished.
-    pub(crate) fn unfinished(&self) -> usize {
-        self.window.len()
-    }
-
-    /// What it published so far.
-    pub(crate) fn published(&self) -> &Published {
-        &self.published
-    }
-
-    /// Handles all complete packets of `bytes` and returns how many bytes they took.
-    fn handle_packets(
-        &mut self,
-        now_ns: u64,
-        bytes: &[u8],
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> Result<usize, Fault> {
-        let mut used = 0;
-        while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
-            let Some((packet, taken)) = wire::decode(self.options.version, rest)? else { break };
-            self.handle_packet(now_ns, &packet, out, on_event)?;
-            used += taken;
-        }
-        Ok(used)
-    }
-
-    fn handle_packet(
-        &mut self,
-        now_ns: u64,
-        packet: &Packet<'_>,
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Fault> {
-        match packet {
-            Packet::Connack(connack) => self.handle_connack(now_ns, connack, out, on_event),
-            Packet::Suback(suback) => self.handle_suback(now_ns, suback, out, on_event),
-            Packet::Publish(publish) => self.handle_publish(now_ns, publish, out, on_event),
-            Packet::Puback(ack) => self.handle_puback(ack, on_event),
-            Packet::Pubrec(ack) => self.handle_pubrec(now_ns, ack, out, on_event),
-            Packet::Pubrel(ack) => {
-                self.unreleased.remove(&ack.packet_id);
-                self.last_sent_ns = now_ns;
-                wire::acknowledge(self.options.version, AckKind::Pubcomp, ack.packet_id, out);
-                Ok(())
-            }
-            Packet::Pubcomp(ack) => {
-                self.window.finish(ack.packet_id, Stage::ExpectPubcomp);
-                Ok(())
-            }
-            Packet::Pingresp => {
-                self.ping_unanswered = false;
-                Ok(())
-            }
-            Packet::Disconnect(disconnect) => {
-                Err(Fault::Disconnected(disconnect.reason_code as u8))
-            }
-            Packet::Connect(_)
-            | Packet::Subscribe(_)
-            | Packet::Unsubscribe(_)
-            | Packet::Unsuback(_)
-            | Packet::Pingreq
-            | Packet::Auth(_) => Err(Fault::Unexpected),
+    /// Power, or the beginning: dials after `wait_ns`.
+    pub(crate) fn power_on(&mut self, wait_ns: u64, context: &mut Context<'_>) {
+        if self.state == State::Off {
+            self.radio.draw_outage(context.profile, context.now_ns, &mut self.random);
+            self.stay_away(context.now_ns.saturating_add(wait_ns));
         }
     }
 
-    fn handle_connack(
-        &mut self,
-        now_ns: u64,
-        connack: &Connack<'_>,
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Fault> {
-        if self.state != State::ExpectConnack {
-            return Err(Fault::Unexpected);
-        }
-        if connack.code != 0 {
-            return Err(Fault::ConnectRefused(connack.code));
-        }
-        self.receive_maximum = wire::receive_maximum(connack);
-        if !connack.session_present {
-            self.unreleased.clear();
-            self.window.forget_received();
-        }
-        match &self.options.subscription {
-            Some((filter, qos)) if !connack.session_present => {
-                wire::subscribe(self.options.version, filter, *qos, out);
-                self.state = State::ExpectSuback;
-                Ok(())
-            }
-            _ => {
-                self.become_ready(now_ns, connack.session_present, out, on_event);
-                Ok(())
-            }
+    /// Power is cut: the connection is left half open.
+    pub(crate) fn power_off(&mut self, context: &mut Context<'_>) {
+        self.drop_connection(Some(Action::Abandon), context);
+        self.radio.power_off();
+        self.dozing = false;
+        self.state = State::Off;
+        self.until_ns = NEVER;
+    }
+
+    /// How long it takes from power to the first CONNECT.
+    pub(crate) fn boot_ns(&mut self, profile: &Profile) -> u64 {
+        profile.site.as_ref().map_or(0, |site| seconds_ns(site.boot_s.draw(&mut self.random)))
+    }
+
+    /// The link goes until [`Device::link_back`].
+    pub(crate) fn link_away(&mut self, context: &mut Context<'_>) {
+        self.radio.go_away(context.now_ns, NEVER);
+    }
+
+    /// The link is back.
+    pub(crate) fn link_back(&mut self, context: &mut Context<'_>) {
+        if self.radio.is_away() && !self.dozing {
+            self.radio.draw_outage(context.profile, context.now_ns, &mut self.random);
+            self.radio.come_back(context.now_ns, &mut self.random);
+            self.after_outage(context);
         }
     }
 
-    fn handle_suback(
-        &mut self,
-        now_ns: u64,
-        suback: &SubscribeAck<'_>,
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Fault> {
-        match (self.state, suback.codes) {
-            (State::ExpectSuback, &[code]) if code < FAILURE => {
-                self.become_ready(now_ns, false, out, on_event);
-                Ok(())
-            }
-            (State::ExpectSuback, &[code]) => Err(Fault::SubscribeRefused(code)),
-            _ => Err(Fault::Unexpected),
-        }
-    }
-
-    fn handle_publish(
-        &mut self,
-        now_ns: u64,
-        publish: &Publish<'_>,
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Fault> {
-        if matches!(self.state, State::Offline | State::ExpectConnack) {
-            return Err(Fault::Unexpected);
-        }
-        let version = self.options.version;
-        let event = Event::Delivered { payload: publish.payload };
-        match (publish.qos, publish.packet_id) {
-            (QoS::AtLeastOnce, Some(packet_id)) => {
-                on_event(event);
-                wire::acknowledge(version, AckKind::Puback, packet_id, out);
-                self.last_sent_ns = now_ns;
-            }
-            (QoS::ExactlyOnce, Some(packet_id)) => {
-                if self.unreleased.insert(packet_id) {
-                    on_event(event);
+    /// Ends the connection that it has, if it has one, and comes back by its retry law.
+    pub(crate) fn break_connection(&mut self, action: Action, context: &mut Context<'_>) {
+        if matches!(self.state, State::Online | State::Connecting) {
+            match action {
+                Action::Finish => self.leave(context.now_ns, false, context),
+                Action::Reset | Action::Abandon | Action::Connect { .. } => {
+                    self.drop_connection(Some(action), context);
+                    self.retry(context);
                 }
-                wire::acknowledge(version, AckKind::Pubrec, packet_id, out);
-                self.last_sent_ns = now_ns;
             }
-            (QoS::AtMostOnce | QoS::AtLeastOnce | QoS::ExactlyOnce, _) => on_event(event),
         }
-        Ok(())
     }
 
-    fn handle_puback(
-        &mut self,
-        ack: &PublishAck<'_>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Fault> {
-        if ack.reason_code as u8 >= FAILURE {
-            return Err(Fault::PublishRefused(ack.reason_code as u8));
+    /// From now on nothing happens to it but the link's delays, and it comes back if it is away.
+    pub(crate) fn settle(&mut self, context: &mut Context<'_>) {
+        self.calm = true;
+        let away = self.radio.is_away();
+        self.radio.calm();
+        (self.life_end_ns, self.sleep_ns) = (NEVER, NEVER);
+        if away {
+            self.dozing = false;
+            self.radio.come_back(context.now_ns, &mut self.random);
+            self.after_outage(context);
         }
-        let stamp =
-            self.window.finish(ack.packet_id, Stage::ExpectPuback).ok_or(Fault::Unexpected)?;
-        self.acknowledged(stamp, on_event);
-        Ok(())
+        if self.radio.is_severed() && self.state == State::Online {
+            self.drop_connection(Some(Action::Abandon), context);
+            self.retry(context);
+        }
+        if matches!(self.state, State::Waiting | State::Away) {
+            let soon_ns = context.now_ns + self.part_of(CALM_WAIT_NS);
+            self.until_ns = self.until_ns.min(soon_ns);
+        }
     }
 
-    /// A PUBREC that comes again is answered again: the server may have lost the PUBREL.
-    fn handle_pubrec(
-        &mut self,
-        now_ns: u64,
-        ack: &PublishAck<'_>,
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Fault> {
-        if ack.reason_code as u8 >= FAILURE {
-            return Err(Fault::PublishRefused(ack.reason_code as u8));
+    /// Says DISCONNECT and ends its session where the protocol lets it. It does not come back.
+    pub(crate) fn say_goodbye(&mut self, context: &mut Context<'_>) {
+        if self.state == State::Online {
+            self.leave(NEVER, true, context);
+        } else {
+            self.drop_connection(Some(Action::Abandon), context);
+            self.stay_away(NEVER);
         }
-        if let Some(stamp) = self.window.received(ack.packet_id) {
-            self.acknowledged(stamp, on_event);
-        } else if !self.window.expects_pubcomp(ack.packet_id) {
-            return Err(Fault::Unexpected);
-        }
-        self.last_sent_ns = now_ns;
-        wire::acknowledge(self.options.version, AckKind::Pubrel, ack.packet_id, out);
-        Ok(())
     }
 
-    fn acknowledged(&mut self, stamp: Stamp, on_event: &mut impl FnMut(Event<'_>)) {
-        self.published.acknowledged.insert(stamp.sequence);
-        on_event(Event::Acknowledged(stamp));
+    /// Connects once more, clean, so that nothing of it stays at the broker.
+    pub(crate) fn come_back_clean(&mut self, context: &mut Context<'_>) {
+        self.client.forget_session();
+        self.stay_away(context.now_ns);
     }
 
-    /// Sends again what is under way, in order, then is ready for new publishes.
-    ///
-    /// DUP is set only where the server may remember the first attempt.
-    /// Source: MQTT 5.0 §4.4 [MQTT-4.4.0-1]; MQTT 3.1.1 §4.4 [MQTT-4.4.0-1].
-    fn become_ready(
-        &mut self,
-        now_ns: u64,
-        session_present: bool,
-        out: &mut Vec<u8>,
-        on_event: &mut impl FnMut(Event<'_>),
-    ) {
-        self.state = State::Ready;
-        self.last_sent_ns = now_ns;
-        if let Some(publication) = &self.options.publication {
-            let mut payload = Vec::new();
-            for entry in self.window.entries() {
-                let packet_id = entry.packet_id();
-                if entry.stage == Stage::ExpectPubcomp {
-                    wire::acknowledge(self.options.version, AckKind::Pubrel, packet_id, out);
+    /// A message of `publisher` is due.
+    pub(crate) fn publish(&mut self, publisher: u32, intended_ns: u64, context: &mut Context<'_>) {
+        self.store.push_back(Held { intended_ns, publisher });
+        self.send_stored(context);
+        if self.store.len() > context.profile.store_messages as usize
+            && let Some(oldest) = self.store.pop_front()
+        {
+            context.books.hear(Told::GivenUp { publisher: oldest.publisher });
+        }
+    }
+
+    /// The real TCP connection stands.
+    pub(crate) fn handle_connected(&mut self, context: &mut Context<'_>) {
+        if self.state != State::Connecting {
+            return;
+        }
+        self.state = State::Online;
+        self.until_ns = context.now_ns + HANDSHAKE_NS;
+        if context.profile.retry.law == RetryLaw::Buggy {
+            self.attempts = 0;
+        }
+        self.trickles = self.random.happens(context.profile.trickle.share);
+        let mut packets = Vec::new();
+        self.client.handle_connected(context.now_ns, &mut packets);
+        self.write(&mut packets, context);
+    }
+
+    /// Bytes came from the broker.
+    pub(crate) fn handle_received(&mut self, bytes: &[u8], context: &mut Context<'_>) {
+        if self.state != State::Online {
+            return;
+        }
+        if self.radio.is_wire(context.profile) {
+            self.receive(bytes, context);
+        } else {
+            self.radio.hear(context.profile, context.now_ns, bytes, &mut self.random);
+            self.receive_arrived(context);
+        }
+    }
+
+    /// The connection could not be made, or the broker closed it.
+    pub(crate) fn handle_closed(&mut self, context: &mut Context<'_>) {
+        match self.state {
+            State::Connecting => {
+                context.books.hear(Told::Refused);
+                self.drop_connection(None, context);
+                self.retry(context);
+            }
+            State::Online if self.radio.is_away() || self.radio.is_severed() => {
+                self.closed_unheard = true;
+            }
+            State::Online => self.lose_connection(context),
+            State::Leaving { .. } => {
+                let until_ns = self.until_ns;
+                self.drop_connection(None, context);
+                self.stay_away(until_ns);
+            }
+            State::Off | State::Away | State::Waiting | State::Dialing => {}
+        }
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, context: &mut Context<'_>) {
+        let now_ns = context.now_ns;
+        match self.radio.change(context.profile, now_ns, &mut self.random) {
+            Some(Change::Back) => self.after_outage(context),
+            Some(Change::BackElsewhere) => {
+                self.addresses = self.addresses.wrapping_add(1);
+                if matches!(self.state, State::Online | State::Connecting) {
+                    self.drop_connection(Some(Action::Abandon), context);
+                    self.dial(context);
                 } else {
-                    entry.stamp.write(publication.payload_bytes, &mut payload);
-                    let id = Some(packet_id);
-                    let version = self.options.version;
-                    wire::publish(version, publication, id, session_present, &payload, out);
+                    self.after_outage(context);
                 }
             }
+            Some(Change::Went) | None => {}
         }
-        on_event(Event::Ready { session_present });
+        self.radio.arrived_up(now_ns, &mut context.out.send);
+        self.receive_arrived(context);
+        match self.state {
+            State::Away | State::Waiting if self.until_ns <= now_ns => self.dial(context),
+            State::Dialing if self.until_ns <= now_ns => {
+                self.state = State::Connecting;
+                self.until_ns = NEVER;
+                context.out.actions.push(Action::Connect { address: self.addresses });
+            }
+            State::Online => self.handle_online_timeout(context),
+            State::Leaving { give_up_ns } => self.handle_leaving(give_up_ns, context),
+            State::Off | State::Away | State::Waiting | State::Dialing | State::Connecting => {}
+        }
+    }
+
+    /// When [`Device::handle_timeout`] has something to do, [`u64::MAX`] for never.
+    pub(crate) fn next_timeout_ns(&self) -> u64 {
+        let own_ns = match self.state {
+            State::Off | State::Connecting => NEVER,
+            State::Away | State::Waiting | State::Dialing => self.until_ns,
+            State::Online if self.dozing => self.until_ns,
+            State::Online if self.client.is_ready() => {
+                let client_ns = self.client.next_timeout_ns().unwrap_or(NEVER);
+                client_ns.min(self.life_end_ns).min(self.sleep_ns)
+            }
+            State::Online => self.until_ns,
+            State::Leaving { give_up_ns } => give_up_ns,
+        };
+        if self.state == State::Off { NEVER } else { own_ns.min(self.radio.next_timeout_ns()) }
+    }
+
+    /// Its MQTT client.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether it is connected and has what it subscribed to.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state == State::Online && self.client.is_ready()
+    }
+
+    /// Whether it waits for nothing: no connection, and no time at which to make one.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self.state {
+            State::Off => true,
+            State::Away => self.until_ns == NEVER,
+            _ => false,
+        }
+    }
+
+    /// Messages that wait to be sent, and exchanges that are not finished.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.store.len() + self.client.unfinished()
+    }
+
+    fn handle_online_timeout(&mut self, context: &mut Context<'_>) {
+        let now_ns = context.now_ns;
+        if self.dozing {
+            if self.until_ns <= now_ns {
+                self.wake(context);
+            }
+            return;
+        }
+        if !self.client.is_ready() {
+            if self.until_ns <= now_ns {
+                context.books.hear(Told::Unanswered);
+                self.give_up(context);
+            }
+            return;
+        }
+        if self.client.next_timeout_ns().is_some_and(|due_ns| due_ns <= now_ns) {
+            let mut packets = Vec::new();
+            let outcome = self.client.handle_timeout(now_ns, context.scratch, &mut packets);
+            self.write(&mut packets, context);
+            if let Err(fault) = outcome {
+                context.books.hear(Told::Fault(fault));
+                self.give_up(context);
+                return;
+            }
+        }
+        if self.life_end_ns <= now_ns {
+            self.end_life(context);
+        } else if self.sleep_ns <= now_ns {
+            self.fall_asleep(context);
+        }
+    }
+
+    fn handle_leaving(&mut self, give_up_ns: u64, context: &mut Context<'_>) {
+        let back_ns = self.until_ns;
+        if self.radio.is_drained() && !self.radio.is_severed() {
+            self.drop_connection(Some(Action::Finish), context);
+            self.stay_away(back_ns);
+        } else if give_up_ns <= context.now_ns {
+            self.drop_connection(Some(Action::Abandon), context);
+            self.stay_away(back_ns);
+        }
+    }
+
+    /// What the link held back is heard, and what waited for it goes on.
+    fn after_outage(&mut self, context: &mut Context<'_>) {
+        match self.state {
+            State::Online if self.closed_unheard => self.lose_connection(context),
+            State::Waiting if self.until_ns == NEVER => self.dial(context),
+            _ => {}
+        }
+    }
+
+    fn dial(&mut self, context: &mut Context<'_>) {
+        if self.radio.is_away() {
+            self.state = State::Waiting;
+            self.until_ns = NEVER;
+            return;
+        }
+        let now_ns = context.now_ns;
+        self.radio.connected(now_ns);
+        let handshake_ns = self.radio.handshake_ns(context.profile, now_ns, &mut self.random);
+        self.state = State::Dialing;
+        self.until_ns = now_ns + handshake_ns;
+        if handshake_ns == 0 {
+            self.state = State::Connecting;
+            self.until_ns = NEVER;
+            context.out.actions.push(Action::Connect { address: self.addresses });
+        }
+    }
+
+    fn receive_arrived(&mut self, context: &mut Context<'_>) {
+        while self.state == State::Online {
+            let Some(bytes) = self.radio.arrived_down(context.now_ns) else { break };
+            self.receive(&bytes, context);
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8], context: &mut Context<'_>) {
+        let was_ready = self.client.is_ready();
+        let mut packets = Vec::new();
+        let books = &mut *context.books;
+        let mut on_event = |event: Event<'_>| books.hear(Told::Event(event));
+        let outcome =
+            self.client.handle_received(context.now_ns, bytes, &mut packets, &mut on_event);
+        self.write(&mut packets, context);
+        match outcome {
+            Err(fault) => {
+                context.books.hear(Told::Fault(fault));
+                self.give_up(context);
+            }
+            Ok(()) => {
+                if !was_ready && self.client.is_ready() {
+                    self.begin_life(context);
+                }
+                self.send_stored(context);
+            }
+        }
+    }
+
+    /// Ready: from here on the connection lasts as long as the profile says.
+    fn begin_life(&mut self, context: &Context<'_>) {
+        let now_ns = context.now_ns;
+        (self.attempts, self.waited_s, self.dozes) = (0, 0.0, 0);
+        self.until_ns = NEVER;
+        if self.calm {
+            return;
+        }
+        let life_s = context.profile.session.life_s;
+        if !life_s.is_never() {
+            self.life_end_ns = now_ns.saturating_add(seconds_ns(life_s.draw(&mut self.random)));
+        }
+        if let Some(sleep) = &context.profile.sleep {
+            self.sleep_ns = now_ns + seconds_ns(sleep.awake_s.draw(&mut self.random));
+        }
+    }
+
+    fn end_life(&mut self, context: &mut Context<'_>) {
+        let session = &context.profile.session;
+        let away_ns = seconds_ns(session.away_s.draw(&mut self.random));
+        let back_ns = context.now_ns.saturating_add(away_ns);
+        let which = self.random.unit();
+        if which < session.disconnect {
+            self.leave(back_ns, false, context);
+        } else {
+            let reset = which < session.disconnect + session.reset;
+            let action = if reset { Action::Reset } else { Action::Abandon };
+            self.drop_connection(Some(action), context);
+            self.stay_away(back_ns);
+        }
+    }
+
+    fn fall_asleep(&mut self, context: &mut Context<'_>) {
+        let Some(sleep) = &context.profile.sleep else { return };
+        let busy = self.unfinished() > 0 || !self.radio.is_drained();
+        if busy && self.dozes < DOZES_MAX {
+            self.dozes += 1;
+            self.sleep_ns = context.now_ns + DOZE_NS;
+            return;
+        }
+        self.sleep_ns = NEVER;
+        let wake_ns = self.next_wake_ns(seconds_ns(sleep.every_s).max(1), context.now_ns);
+        match sleep.connection {
+            Leave::Keep => {
+                self.radio.go_away(context.now_ns, NEVER);
+                self.dozing = true;
+                self.until_ns = wake_ns;
+            }
+            Leave::Disconnect => self.leave(wake_ns, false, context),
+            Leave::Vanish => {
+                self.drop_connection(Some(Action::Abandon), context);
+                self.stay_away(wake_ns);
+            }
+        }
+    }
+
+    fn next_wake_ns(&self, cycle_ns: u64, now_ns: u64) -> u64 {
+        let offset_ns = self.wake_offset_ns % cycle_ns;
+        let cycles = (now_ns + cycle_ns - offset_ns) / cycle_ns;
+        cycles * cycle_ns + offset_ns
+    }
+
+    /// Awake again with the connection it went to sleep with.
+    fn wake(&mut self, context: &mut Context<'_>) {
+        self.dozing = false;
+        self.until_ns = NEVER;
+        self.radio.draw_outage(context.profile, context.now_ns, &mut self.random);
+        self.radio.come_back(context.now_ns, &mut self.random);
+        self.begin_life(context);
+        self.after_outage(context);
+        self.send_stored(context);
+    }
+
+    /// Says DISCONNECT, to be away until `back_ns`.
+    fn leave(&mut self, back_ns: u64, end_session: bool, context: &mut Context<'_>) {
+        let mut packets = Vec::new();
+        self.client.disconnect(end_session, &mut packets);
+        self.write(&mut packets, context);
+        let give_up_ns = context.now_ns + LEAVE_NS;
+        self.state = State::Leaving { give_up_ns };
+        self.until_ns = back_ns;
+        self.handle_leaving(give_up_ns, context);
+    }
+
+    fn stay_away(&mut self, until_ns: u64) {
+        self.state = State::Away;
+        self.until_ns = until_ns;
+    }
+
+    /// The broker closed the connection.
+    fn lose_connection(&mut self, context: &mut Context<'_>) {
+        self.drop_connection(None, context);
+        self.retry(context);
+    }
+
+    /// The client makes no sense of the connection, or hears nothing: closes it, tries again.
+    fn give_up(&mut self, context: &mut Context<'_>) {
+        let unheard = self.radio.is_away() || self.radio.is_severed();
+        let action = if unheard { Action::Abandon } else { Action::Finish };
+        self.drop_connection(Some(action), context);
+        self.retry(context);
+    }
+
+    /// Ends the connection, if there is one, by `action`, or because the broker ended it.
+    fn drop_connection(&mut self, action: Option<Action>, context: &mut Context<'_>) {
+        let ending = match (self.state, action) {
+            (State::Online, None) => Some(Ending::ByBroker),
+            (State::Online, Some(_)) if self.client.is_ready() => Some(Ending::Ungraceful),
+            (State::Leaving { .. }, Some(Action::Finish)) => Some(Ending::Graceful),
+            (State::Online | State::Leaving { .. }, _) => Some(Ending::Unknown),
+            (State::Off | State::Away | State::Waiting | State::Dialing | State::Connecting, _) => {
+                None
+            }
+        };
+        if ending.is_some() || self.state == State::Connecting {
+            context.out.actions.extend(action);
+        }
+        if let Some(ending) = ending {
+            let connect = self.client.connects().saturating_sub(1);
+            context.books.hear(Told::Ended { connect, ending });
+        }
+        self.client.handle_closed(context.now_ns);
+        self.radio.connected(context.now_ns);
+        (self.life_end_ns, self.sleep_ns) = (NEVER, NEVER);
+        self.closed_unheard = false;
+    }
+
+    /// Waits as the retry law says.
+    fn retry(&mut self, context: &mut Context<'_>) {
+        let retry = &context.profile.retry;
+        let doubled_s = (retry.base_s * 2_f64.powi(i32::from(self.attempts))).min(retry.most_s);
+        let wait_s = match retry.law {
+            RetryLaw::Fixed => retry.base_s,
+            RetryLaw::Exponential | RetryLaw::Buggy => doubled_s,
+            RetryLaw::FullJitter => doubled_s * self.random.unit(),
+            RetryLaw::Decorrelated => {
+                let last_s = f64::from(self.waited_s).max(retry.base_s);
+                let drawn_s = retry.base_s + (last_s * 3.0 - retry.base_s) * self.random.unit();
+                drawn_s.min(retry.most_s)
+            }
+        };
+        self.attempts = self.attempts.saturating_add(1);
+        #[expect(clippy::cast_possible_truncation, reason = "six digits of a wait are enough")]
+        {
+            self.waited_s = wait_s as f32;
+        }
+        let mut wait_ns = seconds_ns(wait_s);
+        if self.calm {
+            wait_ns = wait_ns.min(self.part_of(CALM_WAIT_NS));
+        }
+        self.state = State::Waiting;
+        self.until_ns = context.now_ns.saturating_add(wait_ns);
+    }
+
+    /// Sends what is stored, as far as the client takes it.
+    fn send_stored(&mut self, context: &mut Context<'_>) {
+        let mut packets = Vec::new();
+        while let Some(held) = self.store.front().copied() {
+            let unsent_bytes = context.unsent_bytes + context.out.send.len() + packets.len();
+            if self.state != State::Online
+                || self.dozing
+                || unsent_bytes > UNSENT_BYTES_MAX
+                || !self.client.can_publish()
+            {
+                break;
+            }
+            let now_ns = context.now_ns;
+            let stamp = context.books.stamp(held.publisher, held.intended_ns, now_ns);
+            self.client.publish(stamp, now_ns, context.scratch, &mut packets);
+            self.store.pop_front();
+        }
+        self.write(&mut packets, context);
+    }
+
+    /// Hands packets to the radio, and what of it has arrived to the connection.
+    fn write(&mut self, packets: &mut Vec<u8>, context: &mut Context<'_>) {
+        if packets.is_empty() {
+            return;
+        }
+        if self.radio.is_wire(context.profile) && !self.trickles {
+            context.out.send.append(packets);
+            return;
+        }
+        let trickle = &context.profile.trickle;
+        let piece =
+            self.trickles.then(|| (trickle.piece_bytes as usize, millis_ns(trickle.gap_ms)));
+        self.radio.write(context.profile, context.now_ns, packets, piece, &mut self.random);
+        self.radio.arrived_up(context.now_ns, &mut context.out.send);
+    }
+
+    fn part_of(&mut self, nanos: u64) -> u64 {
+        radio::scaled(nanos, self.random.unit())
     }
 }
 

@@ -1,285 +1,326 @@
-//! Each test feeds and expects literal bytes. Source: MQTT 3.1.1 and 5.0, chapter 3.
+//! Devices against a broker that is a few lines of code: no sockets, no clock.
+
+use gateway::proto::mqtt::{ProtocolVersion, QoS};
 
 use super::*;
-use crate::payload::PAYLOAD_BYTES_MIN;
+use crate::client::{Publication, Topics};
 
-const CONNACK_NEW: &[u8] = &[0x20, 2, 0, 0];
-const CONNACK_RESUMED: &[u8] = &[0x20, 2, 1, 0];
-const SECOND_NS: u64 = NANOS_PER_SECOND;
-
-/// What a device told.
-#[derive(Debug, PartialEq, Eq)]
-enum Told {
-    Ready { session_present: bool },
-    Acknowledged(u64),
-    Delivered(Vec<u8>),
+/// What the books heard, and numbers for messages.
+#[derive(Default)]
+struct Notes {
+    next: u64,
+    heard: Vec<String>,
+    delivered: Vec<u64>,
 }
 
-struct Bench {
+impl Books for Notes {
+    fn stamp(&mut self, publisher: u32, intended_ns: u64, now_ns: u64) -> Stamp {
+        self.next += 1;
+        Stamp { publisher, epoch: 1, sequence: self.next - 1, intended_ns, sent_ns: now_ns }
+    }
+
+    fn hear(&mut self, told: Told<'_>) {
+        if let Told::Event(Event::Delivered { payload, .. }) = &told {
+            self.delivered.push(Stamp::read(payload).unwrap().sequence);
+        }
+        self.heard.push(format!("{told:?}"));
+    }
+}
+
+/// One device, its broker, and a log of all it did.
+struct World {
     device: Device,
-    out: Vec<u8>,
-    told: Vec<Told>,
+    profile: Profile,
+    notes: Notes,
+    scratch: Scratch,
+    output: Output,
+    now_ns: u64,
+    connected: bool,
+    /// A session is at the broker.
+    session: bool,
+    log: Vec<u8>,
+    /// The beginning of a packet whose end has not come.
+    partial: Vec<u8>,
+    connects: usize,
+    addresses: Vec<u16>,
 }
 
-impl Bench {
-    fn new(options: DeviceOptions) -> Self {
-        let mut bench = Self { device: Device::new(options), out: Vec::new(), told: Vec::new() };
-        bench.device.handle_connected(0, &mut bench.out);
-        bench
-    }
-
-    /// Feeds bytes and returns what was written.
-    fn feed(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
-        let told = &mut self.told;
-        let mut on_event = |event: Event<'_>| {
-            told.push(match event {
-                Event::Ready { session_present } => Told::Ready { session_present },
-                Event::Acknowledged(stamp) => Told::Acknowledged(stamp.sequence),
-                Event::Delivered { payload } => Told::Delivered(payload.to_vec()),
-            });
+impl World {
+    fn new(profile: Profile, seed: u64) -> Self {
+        let publication = Publication {
+            topics: Topics::Numbered("t/".into()),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            payload_bytes: 64,
+            window: 10,
+            retransmit_after_ms: profile.retransmit_after_ms,
         };
-        self.device.handle_received(0, bytes, &mut self.out, &mut on_event)?;
-        Ok(std::mem::take(&mut self.out))
+        let options = ClientOptions {
+            version: ProtocolVersion::V3_1_1,
+            client_id: "d".into(),
+            clean_start: false,
+            session_expiry_interval_s: 0,
+            keep_alive_s: 60,
+            subscription: None,
+            publication: Some(publication),
+            will: None,
+        };
+        let device = Device::new(options, &profile, Random::of(seed, 0, 0));
+        let mut world = Self {
+            device,
+            profile,
+            notes: Notes::default(),
+            scratch: Scratch::default(),
+            output: Output::default(),
+            now_ns: 0,
+            connected: false,
+            session: false,
+            log: Vec::new(),
+            partial: Vec::new(),
+            connects: 0,
+            addresses: Vec::new(),
+        };
+        world.act(|device, context| device.power_on(0, context));
+        world
     }
 
-    /// Publishes and returns the bytes up to the payload, which is checked to be that of `sequence`.
-    fn publish(&mut self, sequence: u64) -> Vec<u8> {
-        assert!(self.device.publish(0, 0, &mut Vec::new(), &mut self.out));
-        self.take_publish(sequence)
+    fn act(&mut self, mut act: impl FnMut(&mut Device, &mut Context<'_>)) {
+        self.act_once(&mut act);
     }
 
-    fn take_publish(&mut self, sequence: u64) -> Vec<u8> {
-        let mut written = std::mem::take(&mut self.out);
-        let payload = written.split_off(written.len() - PAYLOAD_BYTES_MIN);
-        assert_eq!(Stamp::read(&payload).unwrap().sequence, sequence);
-        written
+    fn act_once(&mut self, act: &mut dyn FnMut(&mut Device, &mut Context<'_>)) {
+        let mut context = Context {
+            now_ns: self.now_ns,
+            profile: &self.profile,
+            unsent_bytes: 0,
+            books: &mut self.notes,
+            scratch: &mut self.scratch,
+            out: &mut self.output,
+        };
+        act(&mut self.device, &mut context);
+        let send = std::mem::take(&mut self.output.send);
+        let actions = std::mem::take(&mut self.output.actions);
+        self.log.extend_from_slice(&self.now_ns.to_be_bytes());
+        self.log.extend_from_slice(&send);
+        self.log.extend_from_slice(format!("{actions:?}").as_bytes());
+        if self.connected && !send.is_empty() {
+            let answer = self.answer(&send);
+            if !answer.is_empty() {
+                self.act(|device, context| device.handle_received(&answer, context));
+            }
+        }
+        for action in actions {
+            if let Action::Connect { address } = action {
+                self.connects += 1;
+                self.addresses.push(address);
+                self.connected = true;
+                self.partial.clear();
+                self.act(Device::handle_connected);
+            } else {
+                self.connected = false;
+            }
+        }
     }
 
-    fn reconnect(&mut self, connack: &[u8]) -> Vec<u8> {
-        self.device.handle_closed();
-        self.device.handle_connected(0, &mut self.out);
-        self.out.clear();
-        self.feed(connack).unwrap()
+    /// What a broker says.
+    fn answer(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.partial.extend_from_slice(bytes);
+        let gathered = std::mem::take(&mut self.partial);
+        let mut bytes = &gathered[..];
+        let mut answer = Vec::new();
+        while let [first, length, rest @ ..] = bytes {
+            let length = usize::from(*length);
+            assert!(length < 128, "the packets of these tests are short");
+            let Some((body, after)) = rest.split_at_checked(length) else { break };
+            match first >> 4 {
+                1 => {
+                    answer.extend_from_slice(&[0x20, 2, u8::from(self.session), 0]);
+                    self.session = true;
+                }
+                3 => answer.extend_from_slice(&[0x40, 2, body[5], body[6]]),
+                12 => answer.extend_from_slice(&[0xD0, 0]),
+                _ => {}
+            }
+            bytes = after;
+        }
+        self.partial = bytes.to_vec();
+        answer
     }
 
-    #[track_caller]
-    fn take_told(&mut self, expected: &[Told]) {
-        assert_eq!(std::mem::take(&mut self.told), expected);
+    /// Lets time pass, with a message now and then.
+    fn run(&mut self, seconds: u64, message_every_s: u64) {
+        let end_ns = self.now_ns + seconds * NANOS_PER_SECOND;
+        let mut message_ns = self.now_ns;
+        while self.now_ns < end_ns {
+            let next_ns = self.device.next_timeout_ns().min(message_ns).min(end_ns);
+            self.now_ns = next_ns.max(self.now_ns + 1);
+            if message_ns <= self.now_ns {
+                let due_ns = message_ns;
+                message_ns += message_every_s * NANOS_PER_SECOND;
+                self.act(|device, context| device.publish(0, due_ns, context));
+            }
+            self.act(Device::handle_timeout);
+        }
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.notes.heard.iter().filter(|heard| heard.contains(what)).count()
     }
 }
 
-fn options(version: ProtocolVersion) -> DeviceOptions {
-    DeviceOptions {
-        version,
-        client_id: "d".into(),
-        clean_start: true,
-        session_expiry_interval_s: 0,
-        keep_alive_s: 0,
-        subscription: None,
-        publication: None,
+fn profile(name: &str) -> Profile {
+    Profile::load(name).unwrap()
+}
+
+#[test]
+fn the_same_seed_does_the_same_byte_for_byte() {
+    for name in Profile::names() {
+        let life = |seed| {
+            let mut world = World::new(profile(name), seed);
+            world.run(200_000, 97);
+            (world.log, world.notes.heard)
+        };
+        let (first, again, other) = (life(7), life(7), life(8));
+        assert_eq!(first, again, "{name}");
+        assert_ne!(first.0, other.0, "{name}: another seed is another life");
     }
 }
 
-fn subscriber() -> Bench {
-    let subscription = Some(("t".into(), QoS::ExactlyOnce));
-    let mut bench = Bench::new(DeviceOptions { subscription, ..options(ProtocolVersion::V3_1_1) });
-    bench.out.clear();
-    bench.feed(&[CONNACK_NEW, &[0x90, 3, 0, 1, 2]].concat()).unwrap();
-    bench.take_told(&[Told::Ready { session_present: false }]);
-    bench
+#[test]
+fn every_message_is_acknowledged_in_the_end_whatever_happens() {
+    for name in Profile::names() {
+        let mut world = World::new(profile(name), 3);
+        world.run(300_000, 301);
+        world.act(Device::settle);
+        world.run(600, 1_000);
+        assert_eq!(world.device.unfinished(), 0, "{name}");
+        assert_eq!(world.count("Acknowledged"), world.count("Acknowledged").max(997), "{name}");
+        assert!(world.device.is_ready(), "{name}");
+    }
 }
 
-fn publisher(qos: QoS) -> Bench {
-    let publication = Publication {
-        publisher: 0,
-        epoch: 0,
-        topic: "t".into(),
-        qos,
-        payload_bytes: PAYLOAD_BYTES_MIN,
-        window: 2,
+#[test]
+fn profiles_do_to_a_device_what_they_say() {
+    let mut car = World::new(profile("car-lte"), 1);
+    car.run(200_000, 600);
+    assert!(car.connects > 8, "tunnels and ignition: {} connects", car.connects);
+    assert!(car.addresses.iter().any(|address| *address > 0), "re-attached elsewhere");
+    assert!(car.count("Ungraceful") > car.count("Graceful"), "it mostly vanishes");
+
+    let mut meter = World::new(profile("meter-nbiot"), 1);
+    meter.run(200_000, 7_200);
+    assert!((10..60).contains(&meter.connects), "{} connects in 55 h", meter.connects);
+
+    let mut wired = World::new(profile("factory-wired"), 1);
+    wired.run(80_000, 10);
+    assert!(wired.connects < 5, "{} connects of a wired device", wired.connects);
+}
+
+#[test]
+fn a_device_without_power_does_nothing_and_leaves_its_connection_half_open() {
+    let mut world = World::new(Profile::wire(), 1);
+    world.run(10, 1);
+    assert!(world.device.is_ready());
+    world.act(Device::power_off);
+    assert!(world.log.ends_with(b"[Abandon]"));
+    assert_eq!(world.device.next_timeout_ns(), NEVER);
+    let sent = world.log.len();
+    world.act(|device, context| device.publish(0, 0, context));
+    assert_eq!(world.log[sent..], [&world.now_ns.to_be_bytes()[..], b"[]"].concat());
+    world.act(|device, context| device.power_on(5 * NANOS_PER_SECOND, context));
+    world.run(6, 100);
+    assert!(world.device.is_ready());
+    assert_eq!((world.connects, world.device.unfinished()), (2, 0));
+}
+
+#[test]
+fn a_message_that_waits_keeps_the_time_it_was_due() {
+    let mut world = World::new(Profile::wire(), 1);
+    world.run(1, 100);
+    world.act(Device::link_away);
+    world.act(Device::power_off);
+    let due_ns = world.now_ns;
+    world.act(|device, context| device.publish(0, due_ns, context));
+    world.act(|device, context| device.power_on(NANOS_PER_SECOND, context));
+    world.run(10, 1_000);
+    let kept = format!("intended_ns: {due_ns}, sent_ns: ");
+    let heard = world.notes.heard.iter().find(|heard| heard.contains(&kept));
+    assert!(!heard.unwrap().contains(&format!("sent_ns: {due_ns} ")), "{heard:?}");
+}
+
+#[test]
+fn a_full_store_gives_up_its_oldest_message() {
+    let mut world = World::new(Profile { store_messages: 3, ..Profile::wire() }, 1);
+    world.act(Device::power_off);
+    for _ in 0..5 {
+        world.act(|device, context| device.publish(0, 0, context));
+    }
+    assert_eq!((world.count("GivenUp"), world.device.unfinished()), (2, 3));
+}
+
+/// The waits between tries when the broker refuses every connection.
+fn waits(law: RetryLaw, tries: usize) -> Vec<f64> {
+    let retry = crate::profile::Retry { law, base_s: 1.0, most_s: 30.0 };
+    let mut world = World::new(Profile { retry, ..Profile::wire() }, 4);
+    let mut dialed_ns = Vec::new();
+    for _ in 0..1_000 {
+        if dialed_ns.len() > tries {
+            break;
+        }
+        let before = world.connects;
+        world.now_ns = world.device.next_timeout_ns().max(world.now_ns + 1);
+        // TCP stands, MQTT does not: the broker closes before CONNACK.
+        world.connected = false;
+        world.session = true;
+        let mut context = Context {
+            now_ns: world.now_ns,
+            profile: &world.profile,
+            unsent_bytes: 0,
+            books: &mut world.notes,
+            scratch: &mut world.scratch,
+            out: &mut world.output,
+        };
+        world.device.handle_timeout(&mut context);
+        if context.out.actions.drain(..).any(|action| matches!(action, Action::Connect { .. })) {
+            world.device.handle_connected(&mut context);
+            world.device.handle_closed(&mut context);
+            dialed_ns.push(world.now_ns);
+        }
+        context.out.send.clear();
+        assert_eq!(before, world.connects);
+    }
+    let gaps = dialed_ns.windows(2).map(|pair| pair[1] - pair[0]);
+    gaps.map(|gap_ns| gap_ns as f64 / 1e9).collect()
+}
+
+#[test]
+fn each_retry_law_waits_as_it_says() {
+    let near = |got: &[f64], expected: &[f64]| {
+        assert!(got.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?}");
     };
-    let options =
-        DeviceOptions { publication: Some(publication), ..options(ProtocolVersion::V3_1_1) };
-    let mut bench = Bench::new(options);
-    bench.out.clear();
-    bench.feed(CONNACK_NEW).unwrap();
-    bench.take_told(&[Told::Ready { session_present: false }]);
-    bench
+    near(&waits(RetryLaw::Fixed, 4), &[1.0, 1.0, 1.0, 1.0]);
+    near(&waits(RetryLaw::Exponential, 7), &[1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]);
+    near(&waits(RetryLaw::Buggy, 4), &[1.0, 1.0, 1.0, 1.0]);
+    let jittered = waits(RetryLaw::FullJitter, 7);
+    let most = [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0];
+    assert!(jittered.iter().zip(most).all(|(wait, most)| *wait <= most), "{jittered:?}");
+    let decorrelated = waits(RetryLaw::Decorrelated, 20);
+    assert!(decorrelated.iter().all(|wait| (1.0..=30.0).contains(wait)), "{decorrelated:?}");
+    assert!(decorrelated.iter().any(|wait| *wait > 10.0), "{decorrelated:?}");
 }
 
 #[test]
-fn connect_of_both_versions() {
-    let bench = Bench::new(options(ProtocolVersion::V3_1_1));
-    assert_eq!(bench.out, b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01d");
-    let bench = Bench::new(DeviceOptions {
-        clean_start: false,
-        session_expiry_interval_s: 7,
-        keep_alive_s: 30,
-        ..options(ProtocolVersion::V5)
-    });
-    assert_eq!(bench.out, b"\x10\x13\x00\x04MQTT\x05\x00\x00\x1e\x05\x11\x00\x00\x00\x07\x00\x01d");
-}
-
-#[test]
-fn subscribes_after_connack_and_is_ready_after_suback() {
-    let subscription = Some(("t".into(), QoS::AtLeastOnce));
-    let mut bench = Bench::new(DeviceOptions { subscription, ..options(ProtocolVersion::V3_1_1) });
-    bench.out.clear();
-    assert_eq!(bench.feed(CONNACK_NEW).unwrap(), b"\x82\x06\x00\x01\x00\x01t\x01");
-    bench.take_told(&[]);
-    assert_eq!(bench.feed(&[0x90, 3, 0, 1, 1]).unwrap(), b"");
-    bench.take_told(&[Told::Ready { session_present: false }]);
-}
-
-#[test]
-fn refusals_are_faults_with_their_code() {
-    let mut bench = Bench::new(options(ProtocolVersion::V3_1_1));
-    assert_eq!(bench.feed(&[0x20, 2, 0, 5]), Err(Fault::ConnectRefused(5)));
-    let subscription = Some(("t".into(), QoS::AtLeastOnce));
-    let mut bench = Bench::new(DeviceOptions { subscription, ..options(ProtocolVersion::V3_1_1) });
-    bench.feed(CONNACK_NEW).unwrap();
-    assert_eq!(bench.feed(&[0x90, 3, 0, 1, 0x80]), Err(Fault::SubscribeRefused(0x80)));
-}
-
-#[test]
-fn a_second_connack_and_a_clients_packet_are_unexpected() {
-    let mut bench = subscriber();
-    assert_eq!(bench.feed(CONNACK_NEW), Err(Fault::Unexpected));
-    assert_eq!(subscriber().feed(&[0xC0, 0]), Err(Fault::Unexpected));
-}
-
-#[test]
-fn qos_1_delivery_is_acknowledged() {
-    let mut bench = subscriber();
-    assert_eq!(bench.feed(b"\x32\x07\x00\x01t\x00\x09hi").unwrap(), b"\x40\x02\x00\x09");
-    bench.take_told(&[Told::Delivered(b"hi".to_vec())]);
-}
-
-#[test]
-fn qos_2_delivery_counts_once_until_released() {
-    let mut bench = subscriber();
-    let publish = b"\x34\x07\x00\x01t\x00\x09hi";
-    let again = b"\x3c\x07\x00\x01t\x00\x09hi";
-    assert_eq!(bench.feed(publish).unwrap(), b"\x50\x02\x00\x09");
-    assert_eq!(bench.feed(again).unwrap(), b"\x50\x02\x00\x09");
-    bench.take_told(&[Told::Delivered(b"hi".to_vec())]);
-    assert_eq!(bench.feed(b"\x62\x02\x00\x09").unwrap(), b"\x70\x02\x00\x09");
-    bench.feed(publish).unwrap();
-    bench.take_told(&[Told::Delivered(b"hi".to_vec())]);
-}
-
-#[test]
-fn splitting_the_stream_changes_nothing() {
-    let stream = b"\x30\x05\x00\x01tab\x32\x07\x00\x01t\x00\x09hi\x30\x04\x00\x01tc";
-    let mut whole = subscriber();
-    let answer = whole.feed(stream).unwrap();
-    for split in 0..stream.len() {
-        let mut bench = subscriber();
-        let (head, tail) = stream.split_at(split);
-        let mut answers = bench.feed(head).unwrap();
-        answers.extend(bench.feed(tail).unwrap());
-        assert_eq!((answers, &bench.told), (answer.clone(), &whole.told), "split at {split}");
-        assert!(bench.device.partial.is_empty());
+fn a_device_that_sleeps_is_away_most_of_the_time() {
+    let mut meter = World::new(profile("meter-nbiot"), 2);
+    let mut ready_s = 0;
+    for _ in 0..20_000 {
+        meter.run(1, 100_000);
+        ready_s += u64::from(meter.device.is_ready());
     }
+    assert!((20..2_000).contains(&ready_s), "ready for {ready_s} of 20,000 s");
 }
 
 #[test]
-fn qos_1_publish_ends_with_puback() {
-    let mut bench = publisher(QoS::AtLeastOnce);
-    assert_eq!(bench.publish(0), b"\x32\x29\x00\x01t\x00\x01");
-    assert_eq!(bench.publish(1), b"\x32\x29\x00\x01t\x00\x02");
-    assert!(!bench.device.can_publish(), "the window of 2 is full");
-    bench.feed(b"\x40\x02\x00\x02").unwrap();
-    bench.take_told(&[Told::Acknowledged(1)]);
-    assert!(bench.device.can_publish());
-    assert!(bench.device.published().acknowledged.contains(1));
-    assert_eq!(bench.feed(b"\x40\x02\x00\x02"), Err(Fault::Unexpected), "acknowledged before");
-}
-
-#[test]
-fn qos_2_publish_goes_through_all_four_steps() {
-    let mut bench = publisher(QoS::ExactlyOnce);
-    assert_eq!(bench.publish(0), b"\x34\x29\x00\x01t\x00\x01");
-    assert_eq!(bench.feed(b"\x50\x02\x00\x01").unwrap(), b"\x62\x02\x00\x01");
-    bench.take_told(&[Told::Acknowledged(0)]);
-    assert_eq!(bench.feed(b"\x50\x02\x00\x01").unwrap(), b"\x62\x02\x00\x01", "PUBREC again");
-    assert_eq!(bench.device.unfinished(), 1);
-    bench.feed(b"\x70\x02\x00\x01").unwrap();
-    assert_eq!(bench.device.unfinished(), 0);
-    bench.take_told(&[]);
-}
-
-#[test]
-fn a_resumed_session_sends_again_with_dup_in_the_old_order() {
-    let mut bench = publisher(QoS::AtLeastOnce);
-    bench.publish(0);
-    bench.publish(1);
-    let written = bench.reconnect(CONNACK_RESUMED);
-    let (first, second) = written.split_at(written.len() / 2);
-    assert_eq!(first[..7], *b"\x3a\x29\x00\x01t\x00\x01");
-    assert_eq!(second[..7], *b"\x3a\x29\x00\x01t\x00\x02");
-    assert_eq!(Stamp::read(&first[7..]).unwrap().sequence, 0);
-    assert_eq!(Stamp::read(&second[7..]).unwrap().sequence, 1);
-    assert_eq!(bench.device.published().count, 2, "sent again is not published again");
-}
-
-#[test]
-fn a_resumed_qos_2_exchange_goes_on_at_pubrel() {
-    let mut bench = publisher(QoS::ExactlyOnce);
-    bench.publish(0);
-    bench.feed(b"\x50\x02\x00\x01").unwrap();
-    assert_eq!(bench.reconnect(CONNACK_RESUMED), b"\x62\x02\x00\x01");
-}
-
-#[test]
-fn a_lost_session_is_no_reason_to_lose_messages() {
-    let mut bench = publisher(QoS::AtLeastOnce);
-    bench.publish(0);
-    let written = bench.reconnect(CONNACK_NEW);
-    assert_eq!(written[..7], *b"\x32\x29\x00\x01t\x00\x01", "without DUP: it is new to the server");
-}
-
-#[test]
-fn the_servers_receive_maximum_narrows_the_window() {
-    let mut bench = publisher(QoS::AtLeastOnce);
-    bench.device.options.version = ProtocolVersion::V5;
-    bench.device.handle_closed();
-    bench.device.handle_connected(0, &mut bench.out);
-    bench.feed(&[0x20, 6, 0, 0, 3, 0x21, 0, 1]).unwrap();
-    assert_eq!(bench.publish(0), b"\x32\x2a\x00\x01t\x00\x01\x00");
-    assert!(!bench.device.can_publish());
-}
-
-#[test]
-fn nothing_is_published_before_the_connection_is_ready() {
-    let mut bench = publisher(QoS::AtMostOnce);
-    assert!(bench.device.can_publish());
-    bench.device.handle_closed();
-    assert!(!bench.device.publish(0, 0, &mut Vec::new(), &mut bench.out));
-    assert!(bench.out.is_empty());
-}
-
-#[test]
-fn pings_when_silent_and_gives_up_without_an_answer() {
-    let mut bench =
-        Bench::new(DeviceOptions { keep_alive_s: 100, ..options(ProtocolVersion::V3_1_1) });
-    bench.out.clear();
-    assert_eq!(bench.device.next_timeout_ns(), None, "not connected yet");
-    bench.feed(CONNACK_NEW).unwrap();
-    let due_ns = bench.device.next_timeout_ns().unwrap();
-    assert_eq!(due_ns, 75 * SECOND_NS);
-    assert_eq!(bench.device.handle_timeout(due_ns - 1, &mut bench.out), Ok(()));
-    assert_eq!(bench.out, b"");
-    assert_eq!(bench.device.handle_timeout(due_ns, &mut bench.out), Ok(()));
-    assert_eq!(std::mem::take(&mut bench.out), b"\xc0\x00");
-    let given_up = bench.device.handle_timeout(2 * due_ns, &mut bench.out);
-    assert_eq!(given_up, Err(Fault::PingUnanswered));
-    bench.feed(&[0xD0, 0]).unwrap();
-    assert_eq!(bench.device.handle_timeout(2 * due_ns, &mut bench.out), Ok(()));
-}
-
-#[test]
-fn bytes_that_are_no_packet_are_a_fault() {
-    assert_eq!(subscriber().feed(&[0x30, 0xff, 0xff, 0xff, 0xff]), Err(Fault::Malformed));
-    assert_eq!(subscriber().feed(&[0x00, 0]), Err(Fault::Malformed));
+fn an_idle_device_is_small() {
+    assert!(size_of::<Device>() <= 448, "{} bytes", size_of::<Device>());
 }

@@ -53,6 +53,11 @@ enum State {
     Closed,
     Connecting,
     Open,
+    /// Left half open: nothing is read or sent, only the peer's FIN is waited for.
+    Abandoned {
+        /// The wait has begun.
+        polled: bool,
+    },
     /// Shut down; operations in flight are still to complete.
     Closing {
         errno: i32,
@@ -114,6 +119,15 @@ impl Engine {
     /// What `socket` and `bind` say: most likely that there are no more descriptors or ports.
     pub(crate) fn connect(&mut self, index: u32) -> io::Result<()> {
         let source = self.target_is_loopback.then(|| source_address(self.first_source + index));
+        self.connect_from(index, source)
+    }
+
+    /// Starts connection `index`, which must be closed, from the address `source`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::connect`].
+    pub(crate) fn connect_from(&mut self, index: u32, source: Option<Ipv4Addr>) -> io::Result<()> {
         let connection = self.connections.get_mut(index as usize).ok_or(io::ErrorKind::NotFound)?;
         if connection.state != State::Closed {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -125,6 +139,11 @@ impl Engine {
             ..Connection::default()
         };
         Ok(())
+    }
+
+    /// The time.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.clock.now_ns()
     }
 
     /// Bytes of connection `index` that are not yet with the kernel.
@@ -150,6 +169,34 @@ impl Engine {
         if let Some(connection) = self.connections.get_mut(index as usize) {
             connection.close_when_sent = true;
             mark_dirty(connection, index, &mut self.dirty);
+        }
+    }
+
+    /// Resets connection `index`: the peer gets RST. [`Driver::closed`] follows.
+    pub(crate) fn reset(&mut self, index: u32) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(index as usize) else { return Ok(()) };
+        match connection.state {
+            State::Closed | State::Closing { .. } => Ok(()),
+            State::Connecting | State::Open | State::Abandoned { .. } => {
+                connection.state = State::Closing { errno: 0 };
+                self.ring.reset_when_released(index);
+                self.ring.cancel(index)
+            }
+        }
+    }
+
+    /// Leaves connection `index` half open: what the peer sends is not read, and it is told nothing.
+    /// [`Driver::closed`] follows when the peer gives up, or after [`Engine::reset`].
+    pub(crate) fn abandon(&mut self, index: u32) -> io::Result<()> {
+        let Some(connection) = self.connections.get_mut(index as usize) else { return Ok(()) };
+        match connection.state {
+            State::Closed | State::Closing { .. } | State::Abandoned { .. } => Ok(()),
+            State::Connecting => self.reset(index),
+            State::Open => {
+                connection.state = State::Abandoned { polled: false };
+                connection.outbox = Vec::new();
+                self.ring.cancel(index)
+            }
         }
     }
 
@@ -189,17 +236,37 @@ impl Engine {
             Operation::Connect => self.complete_connect(completion, now_ns, driver)?,
             Operation::Receive => self.complete_receive(completion, now_ns, driver)?,
             Operation::Send => self.complete_send(completion)?,
+            Operation::Cancel => {}
+            Operation::Poll => self.complete_poll(completion.index),
         }
         let Some(connection) = self.connections.get_mut(completion.index as usize) else {
             return Ok(());
         };
-        if let State::Closing { errno } = connection.state
-            && self.ring.release(completion.index)
-        {
-            *connection = Connection { dirty: connection.dirty, ..Connection::default() };
-            driver.closed(completion.index, now_ns, errno);
+        match connection.state {
+            State::Closing { errno } if self.ring.release(completion.index) => {
+                *connection = Connection { dirty: connection.dirty, ..Connection::default() };
+                driver.closed(completion.index, now_ns, errno);
+            }
+            State::Abandoned { polled: false } if self.ring.is_quiet(completion.index) => {
+                connection.state = State::Abandoned { polled: true };
+                self.ring.poll(completion.index)?;
+            }
+            State::Closed
+            | State::Connecting
+            | State::Open
+            | State::Abandoned { .. }
+            | State::Closing { .. } => {}
         }
         Ok(())
+    }
+
+    /// The peer gave an abandoned connection up.
+    fn complete_poll(&mut self, index: u32) {
+        if let Some(connection) = self.connections.get_mut(index as usize)
+            && matches!(connection.state, State::Abandoned { .. })
+        {
+            connection.state = State::Closing { errno: 0 };
+        }
     }
 
     fn complete_connect(
@@ -260,6 +327,9 @@ impl Engine {
 
     fn complete_send(&mut self, completion: Completion) -> io::Result<()> {
         let index = completion.index;
+        if !self.is_open(index) {
+            return Ok(());
+        }
         let Ok(bytes) = usize::try_from(completion.result) else {
             self.shut_down(index, -completion.result);
             return Ok(());

@@ -50,6 +50,10 @@ pub(super) enum Operation {
     Receive,
     /// Sending a buffer.
     Send,
+    /// Ending the others.
+    Cancel,
+    /// Waiting for the peer to close.
+    Poll,
 }
 
 /// An operation that made progress.
@@ -175,6 +179,41 @@ impl Ring {
         if let Some(socket) = self.slots.get(index as usize).and_then(|slot| slot.socket.as_ref()) {
             // Fails when the peer was faster; the operations end either way.
             let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Ends the operations of connection `index` without a word to the peer.
+    ///
+    /// # Errors
+    ///
+    /// What io_uring says.
+    pub(super) fn cancel(&mut self, index: u32) -> io::Result<()> {
+        let fd = self.fd(index)?;
+        let all = types::CancelBuilder::fd(fd).all();
+        self.push(index, Operation::Cancel, opcode::AsyncCancel2::new(all).build())
+    }
+
+    /// Waits until the peer of connection `index` closes it.
+    ///
+    /// # Errors
+    ///
+    /// What io_uring says.
+    pub(super) fn poll(&mut self, index: u32) -> io::Result<()> {
+        let fd = self.fd(index)?;
+        let mask = u32::try_from(libc::POLLRDHUP | libc::POLLHUP).unwrap_or_default();
+        self.push(index, Operation::Poll, opcode::PollAdd::new(fd, mask).build())
+    }
+
+    /// Whether connection `index` has no operation in flight.
+    pub(super) fn is_quiet(&self, index: u32) -> bool {
+        self.slots.get(index as usize).is_none_or(|slot| slot.in_flight == 0)
+    }
+
+    /// Makes the close of connection `index` a reset.
+    pub(super) fn reset_when_released(&mut self, index: u32) {
+        if let Some(socket) = self.slots.get(index as usize).and_then(|slot| slot.socket.as_ref()) {
+            // Without it the close is an ordinary one, which is all that could go wrong.
+            let _ = socket.set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -313,6 +352,8 @@ impl Completion {
             0 => Operation::Connect,
             1 => Operation::Receive,
             2 => Operation::Send,
+            3 => Operation::Cancel,
+            4 => Operation::Poll,
             _ => return None,
         };
         let index = u32::try_from(data & u64::from(u32::MAX)).ok()?;
@@ -329,3 +370,5 @@ impl Completion {
 const _: () = assert!(Operation::Connect as u64 == 0);
 const _: () = assert!(Operation::Receive as u64 == 1);
 const _: () = assert!(Operation::Send as u64 == 2);
+const _: () = assert!(Operation::Cancel as u64 == 3);
+const _: () = assert!(Operation::Poll as u64 == 4);

@@ -5,6 +5,7 @@
 //! sequence number of every stream is accounted for.
 
 mod sequence_set;
+pub(crate) mod wills;
 
 use ahash::AHashMap;
 use gateway::proto::mqtt::QoS;
@@ -21,6 +22,10 @@ pub(crate) struct Ledger {
     streams: AHashMap<StreamKey, Stream>,
     corrupted: u64,
     foreign: u64,
+    /// Members of shared subscriptions get their messages in no order.
+    ordered: bool,
+    /// What is known of sessions that ended.
+    ended: Settlement,
 }
 
 /// One publisher's messages as one subscriber gets them: the unit in which MQTT promises order.
@@ -39,6 +44,15 @@ pub(crate) struct Published {
     pub(crate) count: u64,
     /// Those the broker took responsibility for: PUBACK, or PUBREC at QoS 2. Empty at QoS 0.
     pub(crate) acknowledged: SequenceSet,
+    /// Those that were given up before an answer, ascending: the broker may have them or not.
+    pub(crate) discarded: Vec<u64>,
+}
+
+impl Published {
+    /// Whether nobody owes `sequence` to anybody.
+    fn is_open(&self, sequence: u64) -> bool {
+        self.discarded.binary_search(&sequence).is_ok() && !self.acknowledged.contains(sequence)
+    }
 }
 
 /// What a delivery is in its stream.
@@ -50,12 +64,63 @@ pub(crate) enum Delivery {
     Duplicate,
     /// From another run, or a number nobody can have published yet.
     Foreign,
+    /// Published before the subscription, and delivered all the same.
+    Early,
 }
 
 impl Ledger {
     /// Books for messages of `epoch`; those of any other count as foreign.
     pub(crate) fn new(epoch: u32) -> Self {
-        Self { epoch, streams: AHashMap::new(), corrupted: 0, foreign: 0 }
+        Self {
+            epoch,
+            streams: AHashMap::new(),
+            corrupted: 0,
+            foreign: 0,
+            ordered: true,
+            ended: Settlement::default(),
+        }
+    }
+
+    /// The same books for streams without an order.
+    pub(crate) fn unordered(self) -> Self {
+        Self { ordered: false, ..self }
+    }
+
+    /// A new subscription: `publisher`'s messages from `first` on are owed.
+    ///
+    /// What it sent before may still come, and is then held against the order only.
+    pub(crate) fn subscribed(&mut self, key: StreamKey, first: u64) {
+        if first > 0 {
+            let base = first.saturating_sub(EARLY_KEPT);
+            let stream = self.streams.entry(key).or_insert_with(|| Stream {
+                received: SequenceSet::starting_at(base),
+                ..Stream::default()
+            });
+            stream.first = first;
+        }
+    }
+
+    /// Whether all that is owed in the stream `key` has come.
+    pub(crate) fn is_complete(&self, key: StreamKey, published: &Published) -> bool {
+        let Some(stream) = self.streams.get(&key) else { return published.count == 0 };
+        (stream.first == 0 && stream.received.count() == published.count)
+            || (stream.first..published.count)
+                .all(|n| stream.received.contains(n) || published.is_open(n))
+    }
+
+    /// The session of `key`'s subscriber is gone, with what the broker had not delivered.
+    ///
+    /// What is missing below the last delivery was lost before, for messages come in order: counted
+    /// if the broker had acknowledged it.
+    pub(crate) fn session_ended(&mut self, key: StreamKey, published: &Published) {
+        let Some(stream) = self.streams.remove(&key) else { return };
+        let lost = (stream.first..stream.next)
+            .filter(|sequence| !stream.received.contains(*sequence))
+            .filter(|sequence| self.ordered && published.acknowledged.contains(*sequence));
+        let lost = Missing::of(lost);
+        let came = (stream.first..stream.next).filter(|n| stream.received.contains(*n)).count();
+        self.ended.acknowledged_then_lost += lost.count;
+        self.ended.enter(key, &stream, came as u64, &lost);
     }
 
     /// Enters a delivery of a message that is intact.
@@ -68,12 +133,13 @@ impl Ledger {
         let stream = self.streams.entry(key).or_default();
         match stream.received.insert(stamp.sequence) {
             Insertion::New => {
-                if stamp.sequence < stream.next {
+                if stamp.sequence < stream.next && self.ordered {
                     stream.reordered += 1;
                 }
                 stream.next = stream.next.max(stamp.sequence + 1);
-                Delivery::First
+                if stamp.sequence < stream.first { Delivery::Early } else { Delivery::First }
             }
+            Insertion::Before => Delivery::Early,
             Insertion::AlreadyIn => {
                 stream.duplicated += 1;
                 Delivery::Duplicate
@@ -99,11 +165,9 @@ impl Ledger {
         published: &[Published],
         owed: impl IntoIterator<Item = StreamKey>,
     ) -> Settlement {
-        let mut settlement = Settlement {
-            corrupted: self.corrupted,
-            foreign: self.foreign,
-            ..Settlement::default()
-        };
+        let mut settlement = self.ended;
+        settlement.corrupted += self.corrupted;
+        settlement.foreign += self.foreign;
         let mut streams = self.streams;
         for key in owed {
             let stream = streams.remove(&key).unwrap_or_default();
@@ -122,6 +186,8 @@ impl Ledger {
 /// What came in one stream.
 #[derive(Clone, Debug, Default)]
 struct Stream {
+    /// The first sequence that is owed.
+    first: u64,
     received: SequenceSet,
     /// One above the highest sequence received.
     next: u64,
@@ -148,6 +214,14 @@ pub(crate) struct Settlement {
     pub(crate) corrupted: u64,
     /// Deliveries of what was not published in this run or not subscribed to.
     pub(crate) foreign: u64,
+    /// CONNECTs answered without a session that the broker should have kept.
+    pub(crate) sessions_lost: u64,
+    /// Wills of connections that were lost, which never came.
+    pub(crate) wills_missing: u64,
+    /// Wills of connections that ended with DISCONNECT, or not at all.
+    pub(crate) wills_unexpected: u64,
+    /// Topics whose retained message is missing, or is not the last one.
+    pub(crate) retained_wrong: u64,
     /// The first streams with a fault, at most [`FAULTY_STREAMS_MAX`].
     pub(crate) faulty_streams: Vec<StreamFault>,
 }
@@ -169,6 +243,8 @@ pub(crate) struct StreamFault {
     pub(crate) first_lost: Option<u64>,
 }
 
+/// Below the first sequence owed, so many are told apart: a publisher has fewer under way.
+const EARLY_KEPT: u64 = 256;
 /// How many faulty streams a settlement names.
 pub(crate) const FAULTY_STREAMS_MAX: usize = 20;
 
@@ -183,6 +259,10 @@ impl Settlement {
         self.reordered += other.reordered;
         self.corrupted += other.corrupted;
         self.foreign += other.foreign;
+        self.sessions_lost += other.sessions_lost;
+        self.wills_missing += other.wills_missing;
+        self.wills_unexpected += other.wills_unexpected;
+        self.retained_wrong += other.retained_wrong;
         let room = FAULTY_STREAMS_MAX.saturating_sub(self.faulty_streams.len());
         self.faulty_streams.extend(other.faulty_streams.into_iter().take(room));
     }
@@ -192,47 +272,77 @@ impl Settlement {
     /// At QoS 0 a loss is none. What is corrupted or foreign breaks every QoS.
     /// Source: MQTT 5.0 §4.3 (delivery), §4.6 (order); MQTT 3.1.1 §4.3, §4.6.
     pub(crate) fn breach(&self, qos: QoS) -> Option<Breach> {
+        self.breaches(qos).next()
+    }
+
+    /// All promises of `qos` that were broken.
+    pub(crate) fn breaches(&self, qos: QoS) -> impl Iterator<Item = Breach> + use<> {
         let at_least_once = qos >= QoS::AtLeastOnce;
         [
             (self.corrupted > 0, Breach::Corrupted),
             (self.foreign > 0, Breach::Foreign),
+            (self.sessions_lost > 0, Breach::SessionLost),
             (at_least_once && self.lost > 0, Breach::Lost),
             (at_least_once && self.reordered > 0, Breach::Reordered),
             (qos == QoS::ExactlyOnce && self.duplicated > 0, Breach::Duplicated),
+            (self.wills_missing > 0 || self.wills_unexpected > 0, Breach::WillWrong),
+            (self.retained_wrong > 0, Breach::RetainedWrong),
         ]
         .into_iter()
-        .find_map(|(broken, breach)| broken.then_some(breach))
+        .filter_map(|(broken, breach)| broken.then_some(breach))
     }
 
     fn add(&mut self, key: StreamKey, stream: &Stream, published: &Published) {
-        let missing = (0..published.count).filter(|sequence| !stream.received.contains(*sequence));
-        let mut first_lost = None;
-        let mut lost = 0;
-        for sequence in missing {
-            first_lost.get_or_insert(sequence);
-            lost += 1;
-            if published.acknowledged.contains(sequence) {
+        let owed = stream.first..published.count;
+        let missing = owed
+            .clone()
+            .filter(|sequence| !stream.received.contains(*sequence))
+            .filter(|sequence| !published.is_open(*sequence));
+        let missing = Missing::of(missing.inspect(|sequence| {
+            if published.acknowledged.contains(*sequence) {
                 self.acknowledged_then_lost += 1;
             }
-        }
-        let delivered = published.count - lost;
-        self.owed += published.count;
-        self.delivered += delivered;
-        self.lost += lost;
+        }));
+        let came = owed.filter(|sequence| stream.received.contains(*sequence)).count() as u64;
+        let early = (stream.first.saturating_sub(EARLY_KEPT + 64)..stream.first)
+            .filter(|sequence| stream.received.contains(*sequence))
+            .count() as u64;
+        self.foreign += stream.received.count().saturating_sub(came + early);
+        self.enter(key, stream, came, &missing);
+    }
+
+    fn enter(&mut self, key: StreamKey, stream: &Stream, came: u64, missing: &Missing) {
+        self.owed += came + missing.count;
+        self.delivered += came;
+        self.lost += missing.count;
         self.duplicated += stream.duplicated;
         self.reordered += stream.reordered;
-        self.foreign += stream.received.count().saturating_sub(delivered);
-        let faulty = lost > 0 || stream.duplicated > 0 || stream.reordered > 0;
+        let faulty = missing.count > 0 || stream.duplicated > 0 || stream.reordered > 0;
         if faulty && self.faulty_streams.len() < FAULTY_STREAMS_MAX {
             self.faulty_streams.push(StreamFault {
                 subscriber: key.subscriber,
                 publisher: key.publisher,
-                lost,
+                lost: missing.count,
                 duplicated: stream.duplicated,
                 reordered: stream.reordered,
-                first_lost,
+                first_lost: missing.first,
             });
         }
+    }
+}
+
+/// Sequences that never came.
+struct Missing {
+    count: u64,
+    first: Option<u64>,
+}
+
+impl Missing {
+    fn of(sequences: impl Iterator<Item = u64>) -> Self {
+        sequences.fold(Self { count: 0, first: None }, |missing, sequence| Self {
+            count: missing.count + 1,
+            first: missing.first.or(Some(sequence)),
+        })
     }
 }
 
@@ -250,6 +360,12 @@ pub(crate) enum Breach {
     Corrupted,
     /// A message came that was not published or not subscribed to.
     Foreign,
+    /// The broker forgot a session that it had to keep.
+    SessionLost,
+    /// A will did not come, or came although its client said DISCONNECT.
+    WillWrong,
+    /// A retained message is missing, or is not the last one.
+    RetainedWrong,
 }
 
 #[cfg(test)]

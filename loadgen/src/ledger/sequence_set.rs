@@ -14,6 +14,8 @@ pub(crate) struct SequenceSet {
     full_below: u64,
     /// Bits of `full_below` and up.
     words: VecDeque<u64>,
+    /// Nothing below counts; a multiple of [`WORD_BITS`].
+    base: u64,
     count: u64,
 }
 
@@ -21,10 +23,17 @@ impl SequenceSet {
     /// How far above the first missing number the set reaches: 32 MiB of bits.
     pub(crate) const REACH: u64 = 1 << 28;
 
+    /// A set of numbers from `first` on, rounded down: what is below is not kept.
+    pub(crate) fn starting_at(first: u64) -> Self {
+        let base = first - first % WORD_BITS;
+        Self { full_below: base, base, ..Self::default() }
+    }
+
     /// Puts `sequence` in.
     pub(crate) fn insert(&mut self, sequence: u64) -> Insertion {
         let Some(offset) = sequence.checked_sub(self.full_below) else {
-            return Insertion::AlreadyIn;
+            let before = sequence < self.base;
+            return if before { Insertion::Before } else { Insertion::AlreadyIn };
         };
         if offset >= Self::REACH {
             return Insertion::OutOfReach;
@@ -52,7 +61,7 @@ impl SequenceSet {
     /// Whether `sequence` is in.
     pub(crate) fn contains(&self, sequence: u64) -> bool {
         let Some(offset) = sequence.checked_sub(self.full_below) else {
-            return true;
+            return sequence >= self.base;
         };
         offset < Self::REACH
             && self
@@ -74,6 +83,8 @@ pub(crate) enum Insertion {
     New,
     /// It was in before.
     AlreadyIn,
+    /// It is below where the set starts.
+    Before,
     /// It is more than [`SequenceSet::REACH`] above the first missing number, and was not put in.
     OutOfReach,
 }
@@ -109,6 +120,18 @@ mod tests {
         }
         assert_eq!(set.insert(199), Insertion::New);
         assert_eq!(set.count(), 132);
+    }
+
+    #[test]
+    fn a_set_may_start_anywhere() {
+        let mut set = SequenceSet::starting_at(1_000);
+        assert_eq!(set.insert(959), Insertion::Before);
+        assert!(!set.contains(959) && !set.contains(960));
+        for sequence in 960..1_100 {
+            assert_eq!(set.insert(sequence), Insertion::New);
+        }
+        assert_eq!(set.insert(960), Insertion::AlreadyIn);
+        assert_eq!(set.count(), 140);
     }
 
     #[test]

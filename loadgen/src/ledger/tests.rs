@@ -61,6 +61,53 @@ fn acknowledged_then_lost_is_told_apart() {
 }
 
 #[test]
+fn what_was_published_before_the_subscription_is_not_owed() {
+    let mut ledger = Ledger::new(EPOCH);
+    ledger.subscribed(STREAM, 3);
+    assert_eq!(ledger.delivered(0, &stamp(2)), Delivery::Early);
+    assert_eq!(ledger.delivered(0, &stamp(3)), Delivery::First);
+    let published = Published { count: 5, ..Published::default() };
+    let settlement = ledger.settle(&[published], [STREAM]);
+    assert_eq!((settlement.owed, settlement.lost, settlement.foreign), (2, 1, 0));
+}
+
+#[test]
+fn a_session_that_ended_is_owed_what_came_before_its_last_delivery() {
+    let mut ledger = Ledger::new(EPOCH);
+    for sequence in [0, 2] {
+        ledger.delivered(0, &stamp(sequence));
+    }
+    let mut published = Published { count: 5, ..Published::default() };
+    (0..5).for_each(|sequence| {
+        published.acknowledged.insert(sequence);
+    });
+    ledger.session_ended(STREAM, &published);
+    ledger.subscribed(STREAM, 5);
+    let settlement = ledger.settle(&[published], [STREAM]);
+    assert_eq!((settlement.owed, settlement.delivered, settlement.lost), (3, 2, 1));
+    assert_eq!(settlement.acknowledged_then_lost, 1, "3 and 4 may have waited in the session");
+}
+
+#[test]
+fn what_its_publisher_gave_up_is_owed_only_if_it_was_acknowledged() {
+    let mut published = Published { count: 3, discarded: vec![0, 1], ..Published::default() };
+    published.acknowledged.insert(1);
+    let settlement = Ledger::new(EPOCH).settle(&[published], [STREAM]);
+    assert_eq!((settlement.owed, settlement.lost), (2, 2), "1 was acknowledged, 2 not given up");
+}
+
+#[test]
+fn without_an_order_nothing_is_out_of_order() {
+    let mut ledger = Ledger::new(EPOCH).unordered();
+    for sequence in [1, 0] {
+        ledger.delivered(0, &stamp(sequence));
+    }
+    let published = Published { count: 2, ..Published::default() };
+    let settlement = ledger.settle(&[published], [STREAM]);
+    assert_eq!((settlement.delivered, settlement.reordered), (2, 0));
+}
+
+#[test]
 fn a_duplicate_breaks_exactly_once_only() {
     let settlement = check(&[0, 1, 1, 2, 3, 4, 0], [None, None, Some(Breach::Duplicated)]);
     assert_eq!((settlement.duplicated, settlement.reordered), (2, 0));

@@ -115,6 +115,7 @@ impl Synthetic {
                     ),
                 ],
             }],
+            fleet: None,
             hosts: vec![Host {
                 hostname: "here".to_owned(),
                 points: vec![

@@ -81,6 +81,9 @@ impl RunResult {
         self.ledger.absorb(part.ledger);
         absorb_storms(&mut self.storms, part.storms);
         absorb_phases(&mut self.phases, &part.phases);
+        if let (Some(fleet), Some(part)) = (&mut self.fleet, part.fleet) {
+            fleet.absorb(part);
+        }
         self.series.merge(part.series);
         for process in part.processes {
             add_process(&mut self.processes, process);
@@ -156,6 +159,10 @@ impl LedgerRecord {
         self.reordered += part.reordered;
         self.corrupted += part.corrupted;
         self.foreign += part.foreign;
+        self.sessions_lost += part.sessions_lost;
+        self.wills_missing += part.wills_missing;
+        self.wills_unexpected += part.wills_unexpected;
+        self.retained_wrong += part.retained_wrong;
         let room = EXAMPLES_MAX.saturating_sub(self.examples.len());
         self.examples.extend(part.examples.into_iter().take(room));
     }

@@ -9,6 +9,7 @@
 //! Nothing is averaged when results are merged: counts are summed, histograms added, so the parts
 //! say exactly what the whole would have said.
 
+mod fleet;
 mod folder;
 mod histogram;
 mod host;
@@ -18,6 +19,7 @@ mod series;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use fleet::{FleetCounts, FleetRecord, PhaseRecord};
 pub(crate) use folder::{read, write, write_file};
 pub(crate) use host::{Host, HostPoint};
 pub(crate) use merge::merge;
@@ -61,6 +63,9 @@ pub(crate) struct RunResult {
     pub(crate) processes: Vec<Process>,
     /// The machines that generated the load, the first worker's first.
     pub(crate) hosts: Vec<Host>,
+    /// What `loadgen run` adds.
+    #[serde(default)]
+    pub(crate) fleet: Option<FleetRecord>,
 }
 
 /// What was run.
@@ -215,6 +220,18 @@ pub(crate) struct LedgerRecord {
     pub(crate) corrupted: u64,
     /// Deliveries of what was not published in this run, or not subscribed to.
     pub(crate) foreign: u64,
+    /// CONNECTs answered without a session that the broker should have kept.
+    #[serde(default)]
+    pub(crate) sessions_lost: u64,
+    /// Wills of connections that were lost, which never came.
+    #[serde(default)]
+    pub(crate) wills_missing: u64,
+    /// Wills of connections that ended with DISCONNECT, or not at all.
+    #[serde(default)]
+    pub(crate) wills_unexpected: u64,
+    /// Topics whose retained message is missing, or is not the last one.
+    #[serde(default)]
+    pub(crate) retained_wrong: u64,
     /// The first streams with a fault, at most 20.
     pub(crate) examples: Vec<Violation>,
 }
@@ -256,6 +273,10 @@ impl From<&Settlement> for LedgerRecord {
             reordered: settlement.reordered,
             corrupted: settlement.corrupted,
             foreign: settlement.foreign,
+            sessions_lost: settlement.sessions_lost,
+            wills_missing: settlement.wills_missing,
+            wills_unexpected: settlement.wills_unexpected,
+            retained_wrong: settlement.retained_wrong,
             examples: settlement.faulty_streams.iter().take(EXAMPLES_MAX).map(violation).collect(),
         }
     }
@@ -400,6 +421,8 @@ pub(crate) struct Findings {
     pub(crate) ledger: LedgerRecord,
     /// As in [`RunResult`].
     pub(crate) storms: Vec<Storm>,
+    /// As in [`RunResult`].
+    pub(crate) fleet: Option<FleetRecord>,
 }
 
 impl Run {
@@ -457,6 +480,7 @@ impl RunResult {
             series: recorded.series,
             processes: recorded.processes,
             hosts: vec![recorded.host],
+            fleet: findings.fleet,
         }
     }
 }

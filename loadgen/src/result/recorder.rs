@@ -61,7 +61,7 @@ enum Message {
         ends: bool,
     },
     Phase {
-        name: &'static str,
+        name: String,
         at_ns: u64,
         measured: bool,
     },
@@ -95,8 +95,8 @@ impl Recorder {
     }
 
     /// Says that a phase begins, which ends the one before.
-    pub(crate) fn phase(&self, name: &'static str, at_ns: u64, measured: bool) {
-        self.send(Message::Phase { name, at_ns, measured });
+    pub(crate) fn phase(&self, name: &str, at_ns: u64, measured: bool) {
+        self.send(Message::Phase { name: name.to_owned(), at_ns, measured });
     }
 
     /// Ends the run. Tallies that live on are not heard any more.
@@ -221,12 +221,12 @@ impl Recording {
         }
     }
 
-    fn phase(&mut self, name: &'static str, at_ns: u64, measured: bool) {
+    fn phase(&mut self, name: String, at_ns: u64, measured: bool) {
         let at_s = seconds(at_ns);
         if let Some(last) = self.recorded.phases.last_mut() {
             last.end_s = at_s;
         }
-        self.recorded.phases.push(Phase::new(name, at_s, measured));
+        self.recorded.phases.push(Phase::new(&name, at_s, measured));
         self.sample();
     }
 

@@ -50,6 +50,7 @@ fn empty(seconds: u32, hostname: &str) -> RunResult {
         series,
         processes: Vec::new(),
         hosts: vec![Host { hostname: hostname.to_owned(), ..Host::default() }],
+        fleet: None,
     }
 }
 
@@ -265,6 +266,9 @@ fn kind(value: &Value) -> String {
     if let Some(reference) = value["$ref"].as_str() {
         let name = reference.rsplit('/').next().unwrap();
         return format!("[{name}](#{})", name.to_lowercase());
+    }
+    if let Some(either) = value["anyOf"].as_array() {
+        return either.iter().map(kind).collect::<Vec<_>>().join(" or ");
     }
     let of = |name: &str| match name {
         "array" => format!("list of {}", kind(&value["items"])),
