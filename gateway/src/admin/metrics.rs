@@ -246,6 +246,25 @@ impl Families<'_> {
                 self.out.sample(&[("shard", shard), ("code", &code)], count);
             }
         }
+        let help = "What clients were not allowed to do, by what.";
+        self.by(("gateway_denied_total", Kind::Counter, help), "what", |report| {
+            let counters = &report.counters;
+            [
+                ("connect", counters.connects_denied),
+                ("session_of_another_user", counters.sessions_denied),
+                ("publish", counters.publish_denied),
+                ("subscribe", counters.subscribe_denied),
+                ("read", counters.read_denied),
+                ("banned_or_too_often", counters.connects_turned_away),
+                ("stay", counters.let_go),
+            ]
+        });
+        let help = "CONNECT packets that had to wait for their turn.";
+        self.counter("gateway_connects_delayed_total", help, |r| r.counters.connects_delayed);
+        let help = "How often a client was not read for a while because it publishes too fast.";
+        self.counter("gateway_publish_paced_total", help, |r| r.counters.publish_paced);
+        let help = "How often the event loop became so late that CONNECT packets wait.";
+        self.counter("gateway_overloads_total", help, |r| r.counters.overloads);
         let help = "Questions the keyed store could not answer.";
         self.counter("gateway_store_failures_total", help, |r| r.counters.store_failures);
         let help = "Stored sessions that could not be read.";

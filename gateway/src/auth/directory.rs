@@ -2,23 +2,37 @@
 
 use super::acl_file::AclFile;
 use super::fault::{self, FileFault};
+use super::jwt::{Said, Tokens};
 use super::password_file::{PasswordFile, PasswordHash};
-use crate::config::Config;
+use crate::config::{AuthMethod, Config};
 use crate::proto::access::{
-    Authentication, AuthenticationRequest, Identity, Proof, Recheck, Refusal,
+    Acl, Authentication, AuthenticationRequest, Identity, Proof, Recheck, Refusal,
 };
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
+use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Users, their passwords and their rules. Never changed: a reload makes another.
+/// Users, how they prove who they are, and their rules. Never changed: a reload makes another.
 #[derive(Debug)]
 pub struct Directory {
+    methods: Vec<AuthMethod>,
     passwords: Option<PasswordFile>,
+    tokens: Option<Tokens>,
     acl: Option<AclFile>,
     /// Who a client is that proves nothing, if that is enough.
     anonymous: Option<Arc<Identity>>,
+    banned: HashSet<String>,
     random: RandomState,
+}
+
+/// What one method says of a client.
+enum Verdict {
+    Known(Arc<Identity>),
+    /// It knows what the client claims to be, and that is not so.
+    Wrong,
+    /// Nothing: others may know.
+    Nothing,
 }
 
 impl Directory {
@@ -37,7 +51,7 @@ impl Directory {
     ///
     /// All faults of all files.
     pub fn reload(&self, config: &Config) -> Result<Self, Vec<FileFault>> {
-        // Whether a password is still the same shows by its hash.
+        // Whether a password or a key is still the same shows by its hash.
         Self::load_with(config, self.random.clone())
     }
 
@@ -52,6 +66,7 @@ impl Directory {
             let text = fault::read(path, bytes_max, &mut faults)?;
             Some(AclFile::parse(&text, path, &mut faults))
         });
+        let tokens = Tokens::load(&config.auth, bytes_max, &random, &mut faults);
         // Without a way to prove who one is, anybody may stay unknown: the configuration has seen to
         // it that this is meant.
         let may_be_unknown = config.allow_anonymous || !config.auth.knows_users();
@@ -63,61 +78,123 @@ impl Directory {
                 expires_at: Timestamp::NEVER,
             })
         });
-        let directory = Self { passwords, acl, anonymous, random };
+        let banned = config.auth.banned_users.iter().cloned().collect();
+        let methods = config.auth.methods.clone();
+        let directory = Self { methods, passwords, tokens, acl, anonymous, banned, random };
         if faults.is_empty() { Ok(directory) } else { Err(faults) }
     }
 
     /// Who sent this CONNECT. May take long: passwords are made to.
     ///
-    /// A client that gives credentials is who they prove, or is refused: it does not become an unknown
+    /// The methods are asked in their order; the first that knows what the client claims decides. A
+    /// client that gives credentials is who they prove, or is refused: it does not become an unknown
     /// one.
     ///
     /// # Errors
     ///
     /// Why it may not connect.
-    pub fn authenticate(&self, request: &AuthenticationRequest) -> Authentication {
-        let Some(passwords) = &self.passwords else {
-            return self.anonymous();
-        };
-        let (user_name, password) = match (&request.user_name, &request.password) {
-            (None, None) => return self.anonymous(),
-            (Some(user_name), Some(password)) => (user_name, password),
-            (None, Some(_)) | (Some(_), None) => return Err(Refusal::BadCredentials),
-        };
-        let Some(hash) = passwords.get(user_name) else {
-            passwords.compare_with_decoy(password);
-            return Err(Refusal::BadCredentials);
-        };
-        if !hash.verify(password) {
-            return Err(Refusal::BadCredentials);
+    pub fn authenticate(&self, request: &AuthenticationRequest, now: Timestamp) -> Authentication {
+        for method in &self.methods {
+            let said = match method {
+                AuthMethod::Certificate => self.by_certificate(request),
+                AuthMethod::Password => self.by_password(request),
+                AuthMethod::Jwt => self.by_token(request, now),
+            };
+            match said {
+                Verdict::Known(identity) => return self.unless_banned(identity),
+                Verdict::Wrong => return Err(Refusal::BadCredentials),
+                Verdict::Nothing => {}
+            }
         }
-        Ok(self.known_by_password(user_name, hash))
+        if self.methods.is_empty() || (request.user_name.is_none() && request.password.is_none()) {
+            return self.anonymous.clone().ok_or(Refusal::NoCredentials);
+        }
+        // A name that nobody has takes as long as a wrong password.
+        if let (Some(passwords), Some(password)) = (&self.passwords, &request.password) {
+            passwords.compare_with_decoy(password);
+        }
+        Err(Refusal::BadCredentials)
     }
 
-    fn known_by_password(&self, user_name: &str, hash: &PasswordHash) -> Arc<Identity> {
-        Arc::new(Identity {
-            user_name: Some(user_name.into()),
-            acl: self.acl.as_ref().map(|acl| acl.rules_of(Some(user_name))),
-            proof: Proof::Password(self.random.hash_one(hash)),
-            expires_at: Timestamp::NEVER,
-        })
+    fn unless_banned(&self, identity: Arc<Identity>) -> Authentication {
+        // Only who has proven to be the user hears of it.
+        let is_banned =
+            identity.user_name.as_deref().is_some_and(|name| self.banned.contains(name));
+        if is_banned { Err(Refusal::Banned) } else { Ok(identity) }
     }
 
-    fn anonymous(&self) -> Authentication {
-        self.anonymous.clone().ok_or(Refusal::NoCredentials)
+    fn by_certificate(&self, request: &AuthenticationRequest) -> Verdict {
+        let origin = request.origin.as_ref();
+        match origin.and_then(|origin| origin.certificate_identity.as_deref()) {
+            Some(user_name) if !user_name.is_empty() => {
+                Verdict::Known(self.known(user_name, Proof::Certificate))
+            }
+            _ => Verdict::Nothing,
+        }
+    }
+
+    fn by_password(&self, request: &AuthenticationRequest) -> Verdict {
+        let (Some(passwords), Some(user_name), Some(password)) =
+            (&self.passwords, &request.user_name, &request.password)
+        else {
+            return Verdict::Nothing;
+        };
+        match passwords.get(user_name) {
+            Some(hash) if hash.verify(password) => {
+                Verdict::Known(self.known(user_name, self.proof_of(hash)))
+            }
+            Some(_) => Verdict::Wrong,
+            None => Verdict::Nothing,
+        }
+    }
+
+    fn by_token(&self, request: &AuthenticationRequest, now: Timestamp) -> Verdict {
+        let Some(tokens) = &self.tokens else {
+            return Verdict::Nothing;
+        };
+        match tokens.check(request, now, |user_name| self.rules_of(user_name)) {
+            Said::Known(identity) => Verdict::Known(identity),
+            Said::Wrong => Verdict::Wrong,
+            Said::NoToken => Verdict::Nothing,
+        }
+    }
+
+    fn known(&self, user_name: &str, proof: Proof) -> Arc<Identity> {
+        let (acl, expires_at) = (self.rules_of(user_name), Timestamp::NEVER);
+        Arc::new(Identity { user_name: Some(user_name.into()), acl, proof, expires_at })
+    }
+
+    fn rules_of(&self, user_name: &str) -> Option<Acl> {
+        self.acl.as_ref().map(|acl| acl.rules_of(Some(user_name)))
+    }
+
+    fn proof_of(&self, hash: &PasswordHash) -> Proof {
+        Proof::Password(self.random.hash_one(hash))
     }
 }
 
 impl Recheck for Directory {
-    /// A client that has proven a password stays as long as the file has that password for its user.
+    /// A client stays as long as the files have its password, or the key that signed its token.
     fn recheck(&self, former: &Identity) -> Option<Arc<Identity>> {
-        match (former.proof, &former.user_name) {
-            (Proof::None, _) => self.anonymous.clone(),
-            (Proof::Password(tag), Some(user_name)) => {
+        let Some(user_name) = &former.user_name else {
+            return self.anonymous.clone();
+        };
+        match former.proof {
+            Proof::None => None,
+            Proof::Certificate => Some(self.known(user_name, Proof::Certificate)),
+            Proof::Password(_) => {
                 let hash = self.passwords.as_ref()?.get(user_name)?;
-                (self.random.hash_one(hash) == tag).then(|| self.known_by_password(user_name, hash))
+                let is_same = self.proof_of(hash) == former.proof;
+                is_same.then(|| self.known(user_name, former.proof))
             }
-            (Proof::Password(_), None) => None,
+            Proof::Token { key, own_rules } => {
+                self.tokens.as_ref().filter(|tokens| tokens.has_key(key))?;
+                let mut identity = former.clone();
+                if !own_rules {
+                    identity.acl = self.rules_of(user_name);
+                }
+                Some(Arc::new(identity))
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ mod acl_file;
 mod cache;
 mod directory;
 mod fault;
+mod jwt;
 pub mod passwd;
 mod password_file;
 mod thread;

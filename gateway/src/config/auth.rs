@@ -1,23 +1,71 @@
 //! Who may connect and what they may touch, as configured. The files are read by others.
 
+use super::address_range::AddressRange;
+use jsonwebtoken::Algorithm;
 use std::path::PathBuf;
+
+/// The most entries of each list of who is banned: each CONNECT is compared with all.
+pub const BANNED_MAX: usize = 1_024;
 
 /// How clients prove who they are, and where the rules are for what they may touch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthConfig {
     /// Users and hashes of their passwords, in mosquitto's format. Default none.
     pub password_file: Option<PathBuf>,
+    /// How clients prove who they are, in the order in which it is tried. Default: by password where
+    /// there is a password file, by token where there are keys.
+    pub methods: Vec<AuthMethod>,
+    /// A key that signs tokens: a public key in PEM, or a secret.
+    pub jwt_key_file: Option<PathBuf>,
+    /// What that key is for. Default RS256.
+    pub jwt_algorithm: Algorithm,
+    /// Keys that sign tokens, as a JSON Web Key Set.
+    pub jwt_jwks_file: Option<PathBuf>,
+    /// The claim that has the user name. Default `sub`.
+    pub jwt_user_claim: String,
+    /// What the claim `iss` has to be. Default anything.
+    pub jwt_issuer: Option<String>,
+    /// What has to be among the claim `aud`. Default anything.
+    pub jwt_audience: Option<String>,
     /// What users may publish and read, in mosquitto's format. Default none: everything.
     pub acl_file: Option<PathBuf>,
     /// Whether a session is for the user only that made it. Default yes.
     pub sessions_bound_to_user: bool,
+    /// Client ids that are not let in, at most [`BANNED_MAX`].
+    pub banned_client_ids: Vec<String>,
+    /// Users that are not let in, at most [`BANNED_MAX`]. Whoever proves to be one hears that.
+    pub banned_users: Vec<String>,
+    /// Addresses from where nobody is let in, at most [`BANNED_MAX`].
+    pub banned_addresses: Vec<AddressRange>,
+}
+
+/// A way to prove who one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// The name in the client's certificate is the user name.
+    Certificate,
+    /// User name and password are in the password file.
+    Password,
+    /// The password is a JSON Web Token.
+    Jwt,
+}
+
+impl AuthMethod {
+    pub(super) const NAMES: &[(&str, Self)] =
+        &[("certificate", Self::Certificate), ("password", Self::Password), ("jwt", Self::Jwt)];
 }
 
 impl AuthConfig {
     /// Whether anyone can prove who they are.
     #[must_use]
     pub fn knows_users(&self) -> bool {
-        self.password_file.is_some()
+        !self.methods.is_empty()
+    }
+
+    /// Whether there are keys for tokens.
+    #[must_use]
+    pub fn knows_tokens(&self) -> bool {
+        self.jwt_key_file.is_some() || self.jwt_jwks_file.is_some()
     }
 
     /// Whether it has to be asked who a client is.

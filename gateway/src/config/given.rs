@@ -41,10 +41,23 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("password_file", Kind::Text),
     ("acl_file", Kind::Text),
     ("sessions_bound_to_user", Kind::Truth),
+    ("jwt_key_file", Kind::Text),
+    ("jwt_algorithm", Kind::Text),
+    ("jwt_jwks_file", Kind::Text),
+    ("jwt_user_claim", Kind::Text),
+    ("jwt_issuer", Kind::Text),
+    ("jwt_audience", Kind::Text),
 ];
 
 /// The keys of lists. In a file each is one string or an array of strings.
-pub(super) const LISTS: &[&str] = &["listen", "subscribe_refused"];
+pub(super) const LISTS: &[&str] = &[
+    "listen",
+    "subscribe_refused",
+    "auth_methods",
+    "banned_client_ids",
+    "banned_users",
+    "banned_addresses",
+];
 
 /// What a value must be in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -108,6 +108,59 @@ limits! {
     ///
     /// Cost: a silent stranger holds a socket for this long.
     connect_timeout_s: u16, "seconds", 10, 1 to 600;
+    /// CONNECT packets a shard looks at in a second, with a second's worth at once. Those beyond wait,
+    /// see `connects_waiting_max`. 0 for any number.
+    ///
+    /// Cost: none.
+    connect_rate_max: u32, "CONNECT packets a second and shard", 0, 0 to 1_000_000;
+    /// CONNECT packets from one address (of IPv6, one /64) that a shard looks at in a second, with a
+    /// second's worth at once. One beyond is refused with Connection rate exceeded (5.0) or Server
+    /// unavailable (before). 0 for any number.
+    ///
+    /// Cost: some 60 bytes for each of at most 65,536 addresses.
+    address_connect_rate_max: u32, "CONNECT packets a second, address and shard", 0, 0 to 1_000_000;
+    /// Connections whose CONNECT waits for its turn. One more is refused with Server busy (5.0) or
+    /// Server unavailable (before).
+    ///
+    /// Cost: a CONNECT each.
+    connects_waiting_max: u32, "connections a shard", 16_384, 1 to 1_000_000;
+    /// How long a CONNECT waits for its turn; then it is refused as beyond `connects_waiting_max`.
+    ///
+    /// Cost: none.
+    connect_wait_max_ms: u32, "milliseconds", 5_000, 100 to 600_000;
+    /// CONNECT packets wait while a turn of a shard's event loop takes longer than this on average:
+    /// those who are connected come first. It is over at a quarter of it. 0 turns it off.
+    ///
+    /// Cost: none.
+    overload_lag_ms: u32, "milliseconds", 250, 0 to 60_000;
+    /// PUBLISH packets a client may send in a second, with a second's worth at once. A faster one is
+    /// not read for a while. 0 for any number.
+    ///
+    /// Cost: some 100 bytes a client that publishes.
+    publish_rate_max: u32, "PUBLISH packets a second and client", 0, 0 to 1_000_000_000;
+    /// Bytes of PUBLISH packets a client may send in a second, with a second's worth at once; a larger
+    /// packet passes and is waited for afterwards. 0 for any number.
+    ///
+    /// Cost: as `publish_rate_max`.
+    publish_bytes_rate_max: u32, "bytes a second and client", 0, 0 to 4_294_967_295;
+    /// A client that would be faster than the rates all that time is disconnected with Message rate too
+    /// high or Quota exceeded (5.0). 0 for never.
+    ///
+    /// Cost: none.
+    publish_rate_grace_s: u16, "seconds", 60, 0 to 65_535;
+    /// CONNECT packets of one client id in `flapping_window_s`. With one more the client is not let in
+    /// for `flapping_ban_s`: Banned (5.0), not authorized (before). 0 for any number.
+    ///
+    /// Cost: some 100 bytes for each of at most 65,536 client ids a shard.
+    flapping_connects_max: u16, "CONNECT packets a client id", 0, 0 to 65_535;
+    /// In which `flapping_connects_max` is counted.
+    ///
+    /// Cost: none.
+    flapping_window_s: u16, "seconds", 60, 1 to 65_535;
+    /// How long a client that connects too often is not let in.
+    ///
+    /// Cost: none.
+    flapping_ban_s: u32, "seconds", 300, 1 to 4_294_967_295;
     /// Clients that wait for the word of who they are. One more is refused with Server busy (5.0) or
     /// Server unavailable (before).
     ///

@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address_range;
 mod admin;
 mod args;
 mod auth;
@@ -32,8 +33,9 @@ use std::path::Path;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
+pub use address_range::AddressRange;
 pub use admin::{AdminConfig, AdminToken};
-pub use auth::{AuthConfig, PasswdRequest};
+pub use auth::{AuthConfig, AuthMethod, BANNED_MAX, PasswdRequest};
 pub use environment::Environment;
 pub use error::{ConfigError, Origin};
 pub use limits::{LIMITS, LimitSpec, Limits};

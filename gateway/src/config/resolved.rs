@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::address_range::AddressRange;
 use super::admin::{self, AdminConfig, AdminToken};
-use super::auth::AuthConfig;
+use super::auth::{AuthConfig, AuthMethod, BANNED_MAX};
 use super::environment::Environment;
 use super::error::{ConfigError, Origin};
 use super::given::{Given, Written};
@@ -255,11 +256,101 @@ impl Resolver<'_> {
     }
 
     fn auth(&mut self) -> AuthConfig {
+        let password_file = self.file("password_file");
+        let (jwt_key_file, jwt_jwks_file) = (self.file("jwt_key_file"), self.file("jwt_jwks_file"));
+        let methods = self.auth_methods(
+            password_file.is_some(),
+            jwt_key_file.is_some() || jwt_jwks_file.is_some(),
+        );
         AuthConfig {
-            password_file: self.file("password_file"),
+            methods,
+            password_file,
+            jwt_key_file,
+            jwt_jwks_file,
+            jwt_algorithm: self.jwt_algorithm(),
+            jwt_user_claim: self.text("jwt_user_claim").unwrap_or_else(|| "sub".to_owned()),
+            jwt_issuer: self.text("jwt_issuer"),
+            jwt_audience: self.text("jwt_audience"),
             acl_file: self.file("acl_file"),
             sessions_bound_to_user: self.truth("sessions_bound_to_user", true),
+            banned_client_ids: self.banned("banned_client_ids", "a client id", some_text),
+            banned_users: self.banned("banned_users", "a user name", some_text),
+            banned_addresses: self.banned(
+                "banned_addresses",
+                "an address, or a range of them like 192.0.2.0/24",
+                AddressRange::parse,
+            ),
         }
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        let written = self.given.settings.get(key)?;
+        if written.text.is_empty() {
+            self.fault(key, written, "some text");
+        }
+        Some(written.text.clone())
+    }
+
+    fn jwt_algorithm(&mut self) -> jsonwebtoken::Algorithm {
+        let key = "jwt_algorithm";
+        let default = jsonwebtoken::Algorithm::RS256;
+        let Some(written) = self.given.settings.get(key) else { return default };
+        written.text.parse().unwrap_or_else(|_| {
+            let expected = "HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, \
+                            ES384 or EdDSA";
+            self.fault(key, written, expected);
+            default
+        })
+    }
+
+    /// The methods that were named, or those for which there are files.
+    fn auth_methods(&mut self, has_passwords: bool, has_keys: bool) -> Vec<AuthMethod> {
+        let key = "auth_methods";
+        let mut all = Vec::new();
+        let Some(written) = self.given.lists.get(key) else {
+            all.extend(has_passwords.then_some(AuthMethod::Password));
+            all.extend(has_keys.then_some(AuthMethod::Jwt));
+            return all;
+        };
+        for item in written {
+            let named = AuthMethod::NAMES.iter().find(|(name, _)| *name == item.text);
+            match named.map(|(_, method)| *method) {
+                None => self.fault(key, item, "certificate, password or jwt"),
+                Some(method) if all.contains(&method) => self.fault(key, item, "each method once"),
+                Some(AuthMethod::Password) if !has_passwords => {
+                    self.fault(key, item, "password_file to be given for this method");
+                }
+                Some(AuthMethod::Jwt) if !has_keys => {
+                    self.fault(
+                        key,
+                        item,
+                        "jwt_key_file or jwt_jwks_file to be given for this method",
+                    );
+                }
+                Some(method) => all.push(method),
+            }
+        }
+        all
+    }
+
+    fn banned<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(written) = self.given.lists.get(key) else { return Vec::new() };
+        if let Some(item) = written.get(BANNED_MAX) {
+            self.fault(key, item, &format!("at most {BANNED_MAX}, not {}", written.len()));
+        }
+        let mut all = Vec::with_capacity(written.len());
+        for item in written {
+            match parse(&item.text) {
+                Some(parsed) => all.push(parsed),
+                None => self.fault(key, item, expected),
+            }
+        }
+        all
     }
 
     /// The path of a file that may be left out.
@@ -436,6 +527,11 @@ impl Resolver<'_> {
             origin: written.origin,
         });
     }
+}
+
+/// Any text but none.
+fn some_text(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Reads decimal digits; underscores may group them, as in TOML.

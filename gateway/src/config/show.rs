@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use super::auth::AuthMethod;
 use super::nats;
 use super::resolved::Config;
 
@@ -22,14 +23,8 @@ impl Config {
         writeln!(out, "durability = \"{}\"", self.durability)?;
         writeln!(out, "sync_interval_ms = {}", self.sync_interval.as_millis())?;
         writeln!(out, "allow_anonymous = {}", self.allow_anonymous)?;
-        for (key, file) in
-            [("password_file", &self.auth.password_file), ("acl_file", &self.auth.acl_file)]
-        {
-            if let Some(file) = file {
-                writeln!(out, "{key} = {}", quoted(&file.display().to_string()))?;
-            }
-        }
-        writeln!(out, "sessions_bound_to_user = {}", self.auth.sessions_bound_to_user)?;
+        self.write_auth(out)?;
+
         let refused: Vec<String> = self.subscribe_refused.iter().map(|f| quoted(f)).collect();
         writeln!(out, "subscribe_refused = [{}]", refused.join(", "))?;
         writeln!(out, "log = \"{}\"", self.log)?;
@@ -67,6 +62,48 @@ impl Config {
             "# at most {} bytes more for a connection that sends a large packet and does not read.",
             bounds.busy_connection_bytes
         )
+    }
+}
+
+impl Config {
+    fn write_auth(&self, out: &mut String) -> fmt::Result {
+        let auth = &self.auth;
+        for (key, file) in [
+            ("password_file", &auth.password_file),
+            ("acl_file", &auth.acl_file),
+            ("jwt_key_file", &auth.jwt_key_file),
+            ("jwt_jwks_file", &auth.jwt_jwks_file),
+        ] {
+            if let Some(file) = file {
+                writeln!(out, "{key} = {}", quoted(&file.display().to_string()))?;
+            }
+        }
+        writeln!(out, "sessions_bound_to_user = {}", auth.sessions_bound_to_user)?;
+        if auth.knows_tokens() {
+            writeln!(out, "jwt_algorithm = \"{:?}\"", auth.jwt_algorithm)?;
+            writeln!(out, "jwt_user_claim = {}", quoted(&auth.jwt_user_claim))?;
+        }
+        for (key, text) in [("jwt_issuer", &auth.jwt_issuer), ("jwt_audience", &auth.jwt_audience)]
+        {
+            if let Some(text) = text {
+                writeln!(out, "{key} = {}", quoted(text))?;
+            }
+        }
+        let name_of = |method: &AuthMethod| {
+            let named = AuthMethod::NAMES.iter().find(|(_, other)| other == method);
+            named.expect("every method has a name").0.to_owned()
+        };
+        let addresses = auth.banned_addresses.iter().map(ToString::to_string).collect();
+        for (key, list) in [
+            ("auth_methods", &auth.methods.iter().map(name_of).collect()),
+            ("banned_client_ids", &auth.banned_client_ids),
+            ("banned_users", &auth.banned_users),
+            ("banned_addresses", &addresses),
+        ] {
+            let list: Vec<String> = list.iter().map(|one| quoted(one)).collect();
+            writeln!(out, "{key} = [{}]", list.join(", "))?;
+        }
+        Ok(())
     }
 }
 

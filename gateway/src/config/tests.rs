@@ -175,10 +175,35 @@ fn files_of_users_and_rules_are_named_by_flag_or_file() {
     assert_eq!(config.auth.acl_file, Some(PathBuf::from("rules")));
     assert!(!config.auth.sessions_bound_to_user && config.auth.is_needed());
     assert!(config.to_toml().contains(text), "{}", config.to_toml());
+    assert_eq!(config.auth.methods, [AuthMethod::Password]);
     let config = running(&["--acl-file", "rules"]);
     assert!(config.auth.is_needed() && !config.auth.knows_users());
     assert!(config.auth.sessions_bound_to_user);
     check_refused(&["--password-file", ""], &["password_file = \"\" (flag): expected a file"]);
+}
+
+#[test]
+fn methods_are_those_for_which_there_are_files_or_those_that_are_named() {
+    let text = "jwt_jwks_file = \"keys\"\njwt_issuer = \"us\"\n\
+                auth_methods = [\"jwt\", \"certificate\"]\nbanned_addresses = \"192.0.2.0/24\"\n";
+    let config = resolve_file(text).unwrap();
+    assert_eq!(config.auth.methods, [AuthMethod::Jwt, AuthMethod::Certificate]);
+    let again = resolve_file(&config.to_toml()).unwrap();
+    assert_eq!(again, config);
+    let both = resolve_file("jwt_key_file = \"key\"\npassword_file = \"users\"\n").unwrap();
+    assert_eq!(both.auth.methods, [AuthMethod::Password, AuthMethod::Jwt]);
+    check_file_refused(
+        "auth_methods = [\"password\", \"jwt\", \"nobody\"]\njwt_algorithm = \"none\"\n\
+         banned_addresses = [\"here\"]\nbanned_users = [\"\"]\n",
+        &[
+            "auth_methods = \"password\" (file, line 1): expected password_file",
+            "auth_methods = \"jwt\" (file, line 1): expected jwt_key_file or",
+            "auth_methods = \"nobody\" (file, line 1): expected certificate, password or jwt",
+            "jwt_algorithm = \"none\" (file, line 2): expected HS256",
+            "banned_addresses = \"here\" (file, line 3): expected an address",
+            "banned_users = \"\" (file, line 4): expected a user name",
+        ],
+    );
 }
 
 #[test]

@@ -86,6 +86,11 @@ impl ShardCore {
         self.state.note_origin(id, origin);
     }
 
+    /// See [`ShardState::note_lag`].
+    pub fn note_lag(&mut self, micros: u64) {
+        self.state.note_lag(micros);
+    }
+
     /// See [`ShardState::take_authentication_requests`].
     pub fn take_authentication_requests(&mut self) -> Vec<AuthenticationRequest> {
         self.state.take_authentication_requests()

@@ -194,6 +194,7 @@ impl Handler for MqttShard {
     }
 
     fn swept(&mut self, io: &mut Io<NodeMessage>) {
+        self.core.note_lag(io.turn_us);
         self.finish(io);
     }
 

@@ -155,7 +155,7 @@ impl Gateway {
         let groups = if config.nats.is_empty() { groups } else { Vec::new() };
         let upstreams = embedded_shards(shards, logs, groups, slots, limits, &shared);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
-        let authentication = authentication_threads(config, directory, bound.senders())?;
+        let authentication = authentication_threads(config, directory, clock, bound.senders())?;
         let questions = authentication.as_ref().map(|one| one.threads.queues());
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
@@ -245,6 +245,7 @@ impl Gateway {
 fn authentication_threads(
     config: &Config,
     directory: Directory,
+    clock: Clock,
     senders: &[MeshSender<NodeMessage>],
 ) -> Result<Option<Authentication>, GatewayError> {
     if !config.auth.is_needed() {
@@ -253,11 +254,12 @@ fn authentication_threads(
     let directory = Arc::new(directory);
     let shards: Arc<dyn Shards> = Arc::new(Told(senders.to_vec()));
     let settings = ThreadSettings {
+        clock: Arc::new(move || clock.now()),
         threads: config.limits.authentication_threads,
         queue_max: config.limits.authentications_waiting_max as usize,
         cache_max: config.limits.authentication_cache_max as usize,
     };
-    let threads = AuthenticationThreads::spawn(&directory, settings, &shards);
+    let threads = AuthenticationThreads::spawn(&directory, &settings, &shards);
     Ok(Some(Authentication { threads: threads.map_err(GatewayError::Thread)?, directory }))
 }
 
@@ -333,6 +335,19 @@ fn core_limits(config: &Config) -> Limits {
         authenticate: config.auth.is_needed(),
         authentications_waiting_max: limits.authentications_waiting_max,
         sessions_bound: config.auth.sessions_bound_to_user,
+        connect_rate_max: limits.connect_rate_max,
+        address_connect_rate_max: limits.address_connect_rate_max,
+        connects_waiting_max: limits.connects_waiting_max,
+        connect_wait_max_ms: limits.connect_wait_max_ms,
+        overload_lag_ms: limits.overload_lag_ms,
+        publish_rate_max: limits.publish_rate_max,
+        publish_bytes_rate_max: limits.publish_bytes_rate_max,
+        publish_rate_grace_s: limits.publish_rate_grace_s,
+        flapping_connects_max: limits.flapping_connects_max,
+        flapping_window_s: limits.flapping_window_s,
+        flapping_ban_s: limits.flapping_ban_s,
+        banned_client_ids: config.auth.banned_client_ids.clone(),
+        banned_addresses: config.auth.banned_addresses.clone(),
         subscribe_refused: config.subscribe_refused.clone(),
         topic_levels_max: limits.topic_levels_max,
         session_expiry_max_s: limits.session_expiry_max_s,

@@ -121,6 +121,9 @@ pub struct Io<M> {
     pub now: Timestamp,
     /// The shard that runs the handler.
     pub shard: ShardIndex,
+    /// How long the last turn of the loop took, and so how long what came meanwhile had to wait,
+    /// microseconds.
+    pub turn_us: u64,
     /// Bytes to send.
     pub outbox: Outbox,
     /// What to do with connections, performed in order after the call that added them.
@@ -154,6 +157,7 @@ impl<M> Io<M> {
         Self {
             now,
             shard,
+            turn_us: 0,
             outbox: Outbox::default(),
             actions: Vec::new(),
             mesh: MeshOut::new(shard_count),

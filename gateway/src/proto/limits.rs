@@ -1,5 +1,8 @@
 //! The limits of the core, as the configuration resolved them.
 
+use crate::config::AddressRange;
+use std::net::IpAddr;
+
 /// Every bound `ShardState` enforces; the configuration documents ranges and costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -34,6 +37,33 @@ pub struct Limits {
     pub authentications_waiting_max: u32,
     /// Whether a session is for the user only that made it.
     pub sessions_bound: bool,
+    /// CONNECT packets a second; 0 for any number.
+    pub connect_rate_max: u32,
+    /// CONNECT packets a second from one address; 0 for any number.
+    pub address_connect_rate_max: u32,
+    /// CONNECT packets that wait for their turn.
+    pub connects_waiting_max: u32,
+    /// Milliseconds they wait at most.
+    pub connect_wait_max_ms: u32,
+    /// Milliseconds a turn of the event loop takes on average from which on CONNECT packets wait; 0
+    /// for never.
+    pub overload_lag_ms: u32,
+    /// PUBLISH packets a second of one client; 0 for any number.
+    pub publish_rate_max: u32,
+    /// Bytes of PUBLISH packets a second of one client; 0 for any number.
+    pub publish_bytes_rate_max: u32,
+    /// Seconds a client may be faster all the time before it is let go; 0 for ever.
+    pub publish_rate_grace_s: u16,
+    /// CONNECT packets of one client id in `flapping_window_s`; 0 for any number.
+    pub flapping_connects_max: u16,
+    /// Seconds in which they are counted.
+    pub flapping_window_s: u16,
+    /// Seconds for which a client with more is not let in.
+    pub flapping_ban_s: u32,
+    /// Client ids that are not let in.
+    pub banned_client_ids: Vec<String>,
+    /// Addresses from where nobody is let in.
+    pub banned_addresses: Vec<AddressRange>,
     /// Topic filters no session may subscribe to, without `$share/`; compared by literal equality.
     pub subscribe_refused: Vec<String>,
     /// Whether there are shared subscriptions; announced as Shared Subscription Available.
@@ -54,6 +84,20 @@ pub struct Limits {
     pub qos2_deltas_max: u16,
 }
 
+impl Limits {
+    /// Whether it matters where a connection comes from.
+    #[must_use]
+    pub fn wants_origin(&self) -> bool {
+        self.authenticate || self.address_connect_rate_max > 0 || !self.banned_addresses.is_empty()
+    }
+
+    /// Whether nobody is let in from there.
+    #[must_use]
+    pub fn is_banned(&self, address: IpAddr) -> bool {
+        self.banned_addresses.iter().any(|range| range.contains(address))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -72,6 +116,19 @@ impl Default for Limits {
             authenticate: false,
             authentications_waiting_max: 16_384,
             sessions_bound: true,
+            connect_rate_max: 0,
+            address_connect_rate_max: 0,
+            connects_waiting_max: 16_384,
+            connect_wait_max_ms: 5_000,
+            overload_lag_ms: 250,
+            publish_rate_max: 0,
+            publish_bytes_rate_max: 0,
+            publish_rate_grace_s: 60,
+            flapping_connects_max: 0,
+            flapping_window_s: 60,
+            flapping_ban_s: 300,
+            banned_client_ids: Vec::new(),
+            banned_addresses: Vec::new(),
             subscribe_refused: Vec::new(),
             shared_subscriptions: true,
             client_id_bytes_max: u16::MAX,

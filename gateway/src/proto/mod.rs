@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod bridge;
+pub mod bucket;
 pub mod engine_counters;
 pub mod handler;
 pub mod histogram;

@@ -186,6 +186,7 @@ impl<H: Handler> Shard<H> {
     /// Handles everything that came. Returns whether it did anything.
     fn sweep(&mut self, events: &mut Vec<Event>) -> bool {
         self.io.now = self.clock.now();
+        let began_us = self.clock.micros();
         let mut busy = !events.is_empty();
         for event in events.drain(..) {
             self.handle(event);
@@ -200,6 +201,7 @@ impl<H: Handler> Shard<H> {
             self.handler.report(&EngineReport { counters: self.counters, open }, &mut self.io);
         }
         self.flush();
+        self.io.turn_us = self.clock.micros().saturating_sub(began_us);
         busy
     }
 

@@ -38,8 +38,17 @@ pub struct Identity {
 pub enum Proof {
     /// Nothing: the client may stay unknown.
     None,
+    /// A name in a certificate that was verified with the connection.
+    Certificate,
     /// A password of the password file; a hash of what the file says of the user.
     Password(u64),
+    /// A signed token.
+    Token {
+        /// A hash of the key that signed it.
+        key: u64,
+        /// Its rules are those of the token.
+        own_rules: bool,
+    },
 }
 
 /// Whoever knows, asked again about those who are connected.
@@ -79,6 +88,8 @@ pub enum Refusal {
     Unavailable,
     /// Too many are being asked about.
     Busy,
+    /// The user is not let in.
+    Banned,
 }
 
 impl Refusal {
@@ -90,6 +101,7 @@ impl Refusal {
             Self::NoCredentials => ReasonCode::NotAuthorized,
             Self::Unavailable => ReasonCode::ServerUnavailable,
             Self::Busy => ReasonCode::ServerBusy,
+            Self::Banned => ReasonCode::Banned,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::proto::handler::Origin;
 use crate::proto::mqtt::Connect;
 use crate::proto::output::{Action, ConnectionId};
 use ahash::AHashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Connections whose client is not known yet.
@@ -35,10 +36,17 @@ struct Stranger {
     pending: PendingConnect,
 }
 
+impl Strangers {
+    /// Where a connection comes from whose client is not known yet.
+    pub(super) fn address(&self, index: u32) -> Option<IpAddr> {
+        self.origins.get(&index).map(|origin| origin.peer.ip())
+    }
+}
+
 impl ShardState {
     /// Where a connection comes from, if anyone will ask: before [`ShardState::handle_opened`].
     pub fn note_origin(&mut self, id: ConnectionId, origin: Origin) {
-        if self.limits.authenticate {
+        if self.limits.wants_origin() {
             self.strangers.origins.insert(id.index, origin);
         }
     }
@@ -52,7 +60,7 @@ impl ShardState {
 
     /// The connection has gone, or is known.
     pub(super) fn forget_stranger(&mut self, index: u32) {
-        if self.limits.authenticate {
+        if self.limits.wants_origin() {
             self.strangers.origins.remove(&index);
             self.strangers.waiting.remove(&index);
         }

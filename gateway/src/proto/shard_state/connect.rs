@@ -20,7 +20,6 @@ use crate::proto::output::{Action, ConnectionId, ShardIndex};
 use crate::proto::record::MessageId;
 use crate::proto::session::record::owner_of;
 use crate::proto::session::{Answers, Connected, NEVER_EXPIRES, Stage, StoredWill, Ticket};
-use crate::proto::time::Timestamp;
 use std::sync::Arc;
 
 /// A CONNECT that was accepted and has no CONNACK yet.
@@ -142,6 +141,7 @@ impl ShardState {
         if self.limits.authenticate {
             return self.ask_identity(id, connect, client_id, pending, context);
         }
+        self.forget_stranger(id.index);
         self.set_stage(id.index, ConnectionStage::ExpectSession);
         context.actions.push(Action::Adopt(id));
         self.admit(client_id, pending, context);
@@ -565,18 +565,15 @@ impl ShardState {
             return;
         };
         let persistent = session.is_persistent();
-        if self.connection(id).is_some() {
+        let now = context.now;
+        if let Some(connection) = self.connection_mut(id) {
+            // What it had to wait for was not its silence.
+            connection.last_received = now;
             self.set_stage(id.index, ConnectionStage::Connected);
         }
         self.counters.connects += 1;
         self.write_connack(index, &pending, session_present, context);
-        match pending.connected.silence_max_ms {
-            0 => self.keep_alives.clear(id.index),
-            silence_ms => {
-                let deadline = Timestamp(context.now.0 + u64::from(silence_ms));
-                self.keep_alives.set(id.index, deadline);
-            }
-        }
+        self.watch(index, id, context.now);
         if pending.held {
             context.actions.push(Action::Resume(id));
         }

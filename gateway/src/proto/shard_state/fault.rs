@@ -19,6 +19,18 @@ pub enum ProtocolError {
     /// It is not known who the client is.
     #[error("not authenticated: {0:?}")]
     NotAuthenticated(Refusal),
+    /// The client id or the address is not let in.
+    #[error("banned")]
+    Banned,
+    /// Too many CONNECTs from one address.
+    #[error("connection rate exceeded")]
+    ConnectionRateExceeded,
+    /// Too many PUBLISH packets, for too long.
+    #[error("message rate too high")]
+    MessageRateTooHigh,
+    /// Too many bytes of PUBLISH packets, for too long.
+    #[error("byte rate too high")]
+    ByteRateTooHigh,
     /// The client is known and may not do this.
     #[error("not authorized")]
     NotAuthorized,
@@ -102,6 +114,10 @@ impl ProtocolError {
             Self::BadAuthenticationMethod => ReasonCode::BadAuthenticationMethod,
             Self::NotAuthenticated(refusal) => refusal.reason_code(),
             Self::NotAuthorized => ReasonCode::NotAuthorized,
+            Self::Banned => ReasonCode::Banned,
+            Self::ConnectionRateExceeded => ReasonCode::ConnectionRateExceeded,
+            Self::MessageRateTooHigh => ReasonCode::MessageRateTooHigh,
+            Self::ByteRateTooHigh => ReasonCode::QuotaExceeded,
         }
     }
 
@@ -112,9 +128,12 @@ impl ProtocolError {
             Self::ServerShuttingDown
             | Self::SessionQuotaExceeded
             | Self::StoreUnavailable
+            | Self::ConnectionRateExceeded
             | Self::NotAuthenticated(Refusal::Unavailable | Refusal::Busy) => Some(3),
             Self::NotAuthenticated(Refusal::BadCredentials) => Some(4),
-            Self::NotAuthenticated(Refusal::NoCredentials) | Self::NotAuthorized => Some(5),
+            Self::NotAuthenticated(Refusal::NoCredentials | Refusal::Banned)
+            | Self::Banned
+            | Self::NotAuthorized => Some(5),
             _ => None,
         }
     }
@@ -129,6 +148,10 @@ impl ProtocolError {
                 | Self::StoreUnavailable
                 | Self::NotAuthenticated(_)
                 | Self::NotAuthorized
+                | Self::Banned
+                | Self::ConnectionRateExceeded
+                | Self::MessageRateTooHigh
+                | Self::ByteRateTooHigh
         )
     }
 }
@@ -147,6 +170,9 @@ impl ShardState {
         self.counters.faults += u64::from(error.is_fault());
         self.counters.connects_denied +=
             u64::from(matches!(error, ProtocolError::NotAuthenticated(_)));
+        let is_turned_away =
+            matches!(error, ProtocolError::Banned | ProtocolError::ConnectionRateExceeded);
+        self.counters.connects_turned_away += u64::from(is_turned_away);
         match connection.stage {
             ConnectionStage::Connected => {
                 self.write_disconnect(id, error.reason_code(), context);

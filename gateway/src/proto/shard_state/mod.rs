@@ -7,6 +7,7 @@
 //! ```
 //! After every call the caller performs what is in its [`Context`]; no call blocks or fails.
 
+mod admission;
 mod authenticate;
 mod catch_up;
 mod connect;
@@ -18,6 +19,7 @@ mod fault;
 mod gauges;
 mod lanes;
 mod outbound_acks;
+mod pace;
 mod permit;
 mod publish;
 mod recheck;
@@ -48,12 +50,14 @@ use super::routing::{Subscriber, SubscriptionTree};
 use super::session::{Session, Ticket};
 use super::time::Timestamp;
 use super::wheel::Wheel;
+use admission::{Admission, Admitted};
 use ahash::RandomState;
 use authenticate::Strangers;
 use connect::PendingConnect;
 use encode::FanOut;
 use hashbrown::HashTable;
 use lanes::Lanes;
+use pace::{Paces, Turn};
 use permit::DenialLog;
 use recheck::Rechecking;
 use retained::{RetainedRequests, StoreRetry};
@@ -68,6 +72,9 @@ const FLOOR_INTERVAL: Duration = Duration::from_secs(1);
 /// Resolution of keep alives and connect timeouts, and how many of them one turn of the wheel has.
 const KEEP_ALIVE_TICK_MS: u64 = 500;
 const KEEP_ALIVE_SLOTS: usize = 256;
+
+/// Proofs that end later than this are looked at again then.
+const WATCH_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// What a call may write to: the bytes, the actions and the requests that come out of it.
 pub struct Context<'a> {
@@ -126,6 +133,14 @@ pub struct Counters {
     pub read_denied: u64,
     /// Connections ended because files were read anew.
     pub let_go: u64,
+    /// How often the event loop became late.
+    pub overloads: u64,
+    /// CONNECT packets that had to wait for their turn.
+    pub connects_delayed: u64,
+    /// CONNECT packets refused because of a ban or the rate of an address.
+    pub connects_turned_away: u64,
+    /// How often a client was not read because it publishes too fast.
+    pub publish_paced: u64,
 }
 
 /// A connection as the core sees it; its place is the engine's.
@@ -136,6 +151,8 @@ struct Connection {
     stage: ConnectionStage,
     version: ProtocolVersion,
     held: bool,
+    /// It is, or has been, the turn of its CONNECT.
+    admitted: bool,
     /// When the last whole packet came.
     last_received: Timestamp,
 }
@@ -177,6 +194,8 @@ pub struct ShardState {
     sessions: Vec<SessionSlot>,
     vacant_sessions: Vec<u32>,
     by_client: HashTable<u32>,
+    admission: Admission,
+    paces: Paces,
     strangers: Strangers,
     denial_log: DenialLog,
     rechecking: Option<Box<Rechecking>>,
@@ -234,6 +253,8 @@ impl ShardState {
             sessions: Vec::new(),
             vacant_sessions: Vec::new(),
             by_client: HashTable::new(),
+            admission: Admission::default(),
+            paces: Paces::new(now),
             strangers: Strangers::default(),
             denial_log: DenialLog::default(),
             rechecking: None,
@@ -310,6 +331,7 @@ impl ShardState {
             stage: ConnectionStage::Vacant,
             version: ProtocolVersion::V3_1_1,
             held: false,
+            admitted: false,
             last_received: context.now,
         };
         if place >= self.connections.len() {
@@ -338,9 +360,10 @@ impl ShardState {
                 return bytes.len();
             };
             let connecting = match connection.stage {
-                ConnectionStage::ExpectConnect => true,
+                ConnectionStage::ExpectConnect if !connection.held => true,
                 ConnectionStage::Connected if !connection.held => false,
                 ConnectionStage::Connected
+                | ConnectionStage::ExpectConnect
                 | ConnectionStage::ExpectIdentity
                 | ConnectionStage::ExpectSession => return at,
                 ConnectionStage::Closing | ConnectionStage::Vacant => return bytes.len(),
@@ -361,8 +384,30 @@ impl ShardState {
                     if connecting && self.is_handed_over(id, &packet, context) {
                         return at;
                     }
+                    if connecting && let Packet::Connect(connect) = &packet {
+                        match self.admit_connect(id, connect, context) {
+                            Admitted::GoesOn => {}
+                            Admitted::Waits => return at,
+                            Admitted::Refused(error) => {
+                                self.refuse(id, error, context);
+                                return bytes.len();
+                            }
+                        }
+                    }
                     if !connecting && self.waits_for_retained_room(id, &packet, context) {
                         return at;
+                    }
+                    if let Packet::Publish(_) = &packet
+                        && !connecting
+                    {
+                        match self.turn_of_publish(id, length, context) {
+                            Turn::Now => {}
+                            Turn::Later => return at,
+                            Turn::Never(error) => {
+                                self.refuse(id, error, context);
+                                return bytes.len();
+                            }
+                        }
                     }
                     // Whole packets are signs of life, not bytes: one that never ends is silence.
                     if at == 0
@@ -437,6 +482,7 @@ impl ShardState {
         };
         self.keep_alives.clear(id.index);
         self.forget_stranger(id.index);
+        self.paces.forget(id);
         self.retained_rooms.remove(&id);
         let session = connection.session;
         self.set_stage(id.index, ConnectionStage::Vacant);
@@ -455,7 +501,8 @@ impl ShardState {
             return Timestamp::START;
         }
         let store_retry = self.store_retry.due.unwrap_or(Timestamp::NEVER);
-        self.keep_alives.next_timeout().min(self.floor_due).min(store_retry)
+        let paced = self.paces.next_timeout().min(self.admission_due());
+        self.keep_alives.next_timeout().min(self.floor_due).min(store_retry).min(paced)
     }
 
     /// Time has passed: closes silent connections, records the floor.
@@ -466,6 +513,8 @@ impl ShardState {
             self.check_silence(index, context);
         }
         self.recheck_slice(context);
+        self.admit_waiting(context);
+        self.resume_paced(context);
         if context.now >= self.floor_due {
             self.record_floor(context);
         }
@@ -483,6 +532,10 @@ impl ShardState {
         let id = ConnectionId { index, generation: connection.generation };
         match connection.stage {
             ConnectionStage::Vacant => {}
+            ConnectionStage::ExpectConnect if connection.held => {
+                let busy = ProtocolError::NotAuthenticated(Refusal::Busy);
+                self.refuse(id, busy, context);
+            }
             ConnectionStage::ExpectConnect | ConnectionStage::Closing => {
                 context.actions.push(Action::Abort(id));
             }
@@ -499,16 +552,46 @@ impl ShardState {
                 let Some(session) = self.session(connection.session) else {
                     return;
                 };
-                let silence = Duration::from_millis(u64::from(session.connected.silence_max_ms));
-                let deadline = connection.last_received.after(silence);
-                if connection.held {
-                    self.keep_alives.set(index, context.now.after(silence));
-                } else if deadline > context.now {
-                    self.keep_alives.set(index, deadline);
-                } else {
+                if session.identity.as_ref().is_some_and(|one| one.expires_at <= context.now) {
+                    self.refuse(id, ProtocolError::NotAuthorized, context);
+                } else if !connection.held && self.silence_end(connection) <= context.now {
                     self.refuse(id, ProtocolError::KeepAliveTimeout, context);
+                } else {
+                    self.watch(connection.session, id, context.now);
                 }
             }
+        }
+    }
+
+    /// When a connection was silent too long, [`Timestamp::NEVER`] without keep alive.
+    fn silence_end(&self, connection: Connection) -> Timestamp {
+        match self.session(connection.session).map_or(0, |one| one.connected.silence_max_ms) {
+            0 => Timestamp::NEVER,
+            silence_ms => connection.last_received.after(Duration::from_millis(silence_ms.into())),
+        }
+    }
+
+    /// Looks at a connection again when it may have been silent too long, or its client is not who it
+    /// proved to be any more.
+    fn watch(&mut self, session: u32, id: ConnectionId, now: Timestamp) {
+        let (Some(connection), Some(session)) = (self.connection(id), self.session(session)) else {
+            return;
+        };
+        let silence = Duration::from_millis(session.connected.silence_max_ms.into());
+        let silent_at = match self.silence_end(connection) {
+            Timestamp::NEVER => Timestamp::NEVER,
+            // What holds it up is ours: its time begins when it is read again.
+            end if connection.held || end <= now => now.after(silence),
+            end => end,
+        };
+        let expires_at = session.identity.as_ref().map_or(Timestamp::NEVER, |one| one.expires_at);
+        let expires_at = match expires_at {
+            Timestamp::NEVER => Timestamp::NEVER,
+            at => at.min(now.after(WATCH_MAX)),
+        };
+        match silent_at.min(expires_at) {
+            Timestamp::NEVER => self.keep_alives.clear(id.index),
+            deadline => self.keep_alives.set(id.index, deadline),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::scene::{Scene, Speaks, everywhere_with};
 use crate::packets::{framed, sized};
-use crate::sim::{SimClient, SimSettings};
+use crate::sim::{START_MS, SimClient, SimSettings};
 use gateway::auth::AclFile;
 use gateway::proto::access::{
     Authentication, AuthenticationRequest, Identity, Proof, Recheck, Refusal,
@@ -35,15 +35,16 @@ fn who(request: &AuthenticationRequest) -> Authentication {
     let (user_name, rules_of) = match (&request.user_name, request.password.as_deref()) {
         (None, None) if &*request.client_id == "?" => return Err(Refusal::NoCredentials),
         (None, None) => (None, None),
-        (Some(user_name), Some(b"pw")) => (Some(user_name), Some(&**user_name)),
+        (Some(user_name), Some(b"pw" | b"brief")) => (Some(user_name), Some(&**user_name)),
         (Some(user_name), Some(b"less")) => (Some(user_name), Some("anna-less")),
         _ => return Err(Refusal::BadCredentials),
     };
+    let is_brief = request.password.as_deref() == Some(b"brief");
     Ok(Arc::new(Identity {
         user_name: user_name.cloned(),
         acl: Some(rules().rules_of(rules_of)),
         proof: Proof::None,
-        expires_at: Timestamp::NEVER,
+        expires_at: if is_brief { Timestamp(START_MS + 5_000) } else { Timestamp::NEVER },
     }))
 }
 
@@ -526,6 +527,20 @@ fn those_who_are_connected_are_looked_at_again_when_rules_change() {
         subscribe(&mut scene, otto, "#", 1);
         scene.node.drop_connection(anna);
         scene.expect(otto, &[]);
+    });
+}
+
+#[test]
+fn a_connection_ends_with_the_proof_it_rests_on() {
+    everywhere(|mut scene| {
+        let (brief, _) = enter(&mut scene, As { user: Some(("anna", "brief")), ..ANNA });
+        let (otto, _) = enter(&mut scene, OTTO);
+        scene.node.advance(Duration::from_secs(4));
+        scene.check(brief, &[0xC0, 0], &[0xD0, 0]);
+        scene.node.advance(Duration::from_secs(2));
+        let goodbye = scene.either(&[], &[0xE0, 1, 0x87]).to_vec();
+        scene.expect(brief, &goodbye);
+        assert!(scene.node.is_closed(brief) && !scene.node.is_closed(otto), "{}", scene.label());
     });
 }
 

@@ -1,5 +1,6 @@
 //! What happens at the limits of a whole node: quotas, retention, queues, a store that fails.
 
+mod admission;
 mod mesh;
 mod packets;
 mod quota;

@@ -378,3 +378,66 @@ fn a_stranger_holds_neither_time_nor_memory() {
     enter(gateway.address(), "c", Some(("anna", "pw0")));
     gateway.stop();
 }
+
+/// A token that `secret` signs, for 2100 or 1970.
+fn token(secret: &str, claims: &serde_json::Value, is_over: bool) -> String {
+    let mut claims = claims.clone();
+    claims["exp"] = if is_over { 3_600 } else { 4_102_444_800_u64 }.into();
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap()
+}
+
+#[test]
+fn tokens_passwords_and_bans_are_looked_at_in_their_order() {
+    let Some((folder, users, rules)) = files() else { return };
+    let (key, file) = (folder.path().join("key"), folder.path().join("gateway.toml"));
+    fs::write(&key, "not so secret\n").unwrap();
+    let text = format!(
+        "password_file = {users:?}\nacl_file = {rules:?}\njwt_key_file = {key:?}\n\
+         jwt_algorithm = \"HS256\"\nauth_methods = [\"jwt\", \"password\"]\n\
+         banned_users = [\"eve\"]\nbanned_client_ids = [\"bad\"]\n"
+    );
+    fs::write(&file, text).unwrap();
+    let gateway = Gateway::start(&["--config", file.to_str().unwrap()]);
+    let code = |client_id: &str, user: Option<(&str, &str)>| {
+        let mut client = RawClient::open(gateway.address());
+        client.send(&connect(V5, client_id, user));
+        client.packet().1[1]
+    };
+    let good = token("not so secret", &serde_json::json!({"sub": "anna"}), false);
+    assert_eq!(code("c", Some(("anna", &good))), 0);
+    assert_eq!(code("c", Some(("anna", "pw0"))), 0, "the password, too");
+    assert_eq!(code("c", Some(("otto", &good))), 0x86, "the token is anna's");
+    let over = token("not so secret", &serde_json::json!({"sub": "anna"}), true);
+    let forged = token("secret", &serde_json::json!({"sub": "anna"}), false);
+    for wrong in [&over, &forged, "pw1", ""] {
+        assert_eq!(code("c", Some(("anna", wrong))), 0x86, "{wrong}");
+    }
+    assert_eq!(code("c", Some(("eve", "pw2"))), 0x8A);
+    assert_eq!(code("c", Some(("eve", "wrong"))), 0x86, "who proves nothing hears of no ban");
+    let banned = token("not so secret", &serde_json::json!({"sub": "eve"}), false);
+    assert_eq!(code("c", Some(("eve", &banned))), 0x8A);
+    assert_eq!(code("bad", Some(("anna", "pw0"))), 0x8A);
+
+    let claims = serde_json::json!({"sub": "new", "acl": {"pub": ["up/%u"]}});
+    let mut client =
+        enter(gateway.address(), "c", Some(("new", &token("not so secret", &claims, false))));
+    client.send(&publish("up/new", "x"));
+    assert_eq!(client.packet(), (0x40, vec![0, 7]));
+    let mut command = Command::new("mosquitto_pub");
+    command.args([
+        "--port",
+        &gateway.port(),
+        "-V",
+        "mqttv5",
+        "-q",
+        "1",
+        "-m",
+        "x",
+        "-t",
+        "rooms/a",
+    ]);
+    command.args(["-u", "anna", "-P", &good]);
+    run(command);
+    gateway.stop();
+}

@@ -11,7 +11,7 @@ use gateway::node::core::ShardCore;
 use gateway::node::recovery::{Recovery, RecoverySettings};
 use gateway::node::{committed_ends, embedded_shards};
 use gateway::proto::access::{Authentication, AuthenticationRequest, Recheck};
-use gateway::proto::handler::{Dial, Io};
+use gateway::proto::handler::{Dial, Io, Origin};
 use gateway::proto::limits::Limits;
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
 use gateway::proto::partition::PartitionId;
@@ -29,6 +29,7 @@ use gateway::upstream::embedded::store::thread::{Storage, StoreReply, StoreReque
 use gateway::upstream::jetstream::control::ControlNews;
 use gateway::upstream::jetstream::shard::{JetStream, JetStreamSettings};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -124,7 +125,7 @@ pub(crate) const SIM_MESH_BYTES_MAX: usize = 65_536;
 /// More than this must not follow from one event.
 const ROUNDS_MAX: u32 = 100_000;
 
-const START_MS: u64 = 1_700_000_000_000;
+pub(crate) const START_MS: u64 = 1_700_000_000_000;
 
 impl SimNode {
     /// One shard, in memory.
@@ -245,6 +246,24 @@ impl SimNode {
         at.core.opened(id, &mut at.io);
         self.run();
         client
+    }
+
+    /// A client connects from an address, to shard 0.
+    pub(crate) fn connect_from(&mut self, address: IpAddr) -> SimClient {
+        let (client, id) = self.add_socket(0);
+        let at = &mut self.shards[0];
+        at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
+        at.core.note_origin(id, Origin::tcp((address, 1_883).into()));
+        at.core.opened(id, &mut at.io);
+        self.run();
+        client
+    }
+
+    /// A turn of each shard's loop took so long.
+    pub(crate) fn note_lag(&mut self, micros: u64) {
+        for shard in &mut self.shards {
+            shard.core.note_lag(micros);
+        }
     }
 
     fn add_socket(&mut self, shard: usize) -> (SimClient, ConnectionId) {
