@@ -13,19 +13,48 @@ in its default configuration. Writes raw.jsonl
 import json
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 
-from peers import LOADGEN, start_gateway
-
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GATEWAY = ROOT / "target/release/gateway"
+LOADGEN = ROOT / "target/release/loadgen"
 CASES = [(shards, subscribe) for subscribe in ("none", "own") for shards in (1, 2)]
 LIMIT_BYTES = {"none": 512, "own": 1_024}
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_listening(port):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    sys.exit(f"nothing listens on port {port}")
+
+
+def start_gateway(folder, shards):
+    port = free_port()
+    command = [GATEWAY, "--listen", f"mqtt://127.0.0.1:{port}", "--data", f"{folder}/gateway-{shards}",
+               "--shards", str(shards), "--log", "error"]
+    process = subprocess.Popen(command)
+    wait_until_listening(port)
+    return process, port
+
+
 def run(shards, subscribe, connections):
     with tempfile.TemporaryDirectory() as folder:
-        process, port = start_gateway(folder, shards, durability="fsync")
+        process, port = start_gateway(folder, shards)
         output = pathlib.Path(folder) / "result.json"
         try:
             subprocess.run(

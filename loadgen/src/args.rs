@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
 
 use crate::{
+    compare::Broker,
     payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN},
     plan::Devices,
     run::RunArguments,
@@ -16,7 +17,7 @@ use crate::{
 /// Exit code: 0 the QoS contract was held; 2 it was broken (QoS 1: something was lost or came out
 /// of order; QoS 2: also duplicates; any QoS: something came corrupted or unasked for); 3 the run
 /// says nothing, because the generator could not keep its schedule or connections were lost;
-/// 1 the run could not be made. `merge` ends with the worst of its parts.
+/// 1 the run could not be made. `merge` and `compare` end with the worst of their runs.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Arguments {
@@ -39,10 +40,36 @@ pub(crate) enum Command {
     Profiles(ProfilesArguments),
     /// Make one result of those of several workers of the same run
     Merge(MergeArguments),
+    /// Run the same scenarios against several brokers in turn
+    Compare(CompareArguments),
     /// Plan the capacity for a fleet from measured runs
     Plan(PlanArguments),
     /// Write the report of a run: `report.html`, which needs nothing else
     Report(ReportArguments),
+}
+
+/// Brokers and scenarios to compare them with.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareArguments {
+    /// A broker: NAME=ADDRESS, and `,pid=PID` to watch it or `,start=COMMAND` to start it for each run
+    ///
+    /// Several times; ratios are to the first.
+    #[arg(long, required = true, value_parser = Broker::parse)]
+    pub(crate) broker: Vec<Broker>,
+
+    /// A scenario: a command of loadgen without --target, --watch-pid and --out; several times
+    ///
+    /// `NAME: COMMAND` gives it a name for the tables.
+    #[arg(long, required = true, value_name = "[NAME: ]COMMAND")]
+    pub(crate) scenario: Vec<String>,
+
+    /// How often each scenario is run against each broker
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) repetitions: u32,
+
+    /// Folder for report.html, summary.md, compare.json, raw.jsonl, and the runs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 /// Runs to plan with, and the fleet to plan for.

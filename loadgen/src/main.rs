@@ -4,12 +4,13 @@
 //! [`schedule`] says when to send, [`ledger`] and [`stats`] keep the books, [`watch`] reads what
 //! the broker used; [`mod@bench`] and [`hold`] put them together, [`report`] says what came out, and
 //! [`result`] is what is kept of it; [`page`] shows it, and
-//! [`plan`] says what it means for a fleet.
+//! [`plan`] says what it means for a fleet; [`compare`] runs the program again and again.
 
 mod args;
 mod bench;
 mod client;
 mod clock;
+mod compare;
 mod device;
 mod engine;
 mod hold;
@@ -61,6 +62,11 @@ fn run(command: Command) -> anyhow::Result<u8> {
         Command::Storm(arguments) => {
             let (report, result) = hold::storm(&arguments)?;
             publish(&report, &result, &arguments.target)
+        }
+        Command::Compare(arguments) => {
+            let compared = compare::run(&arguments)?;
+            print!("{compared}");
+            Ok(compared.exit_code())
         }
         Command::Plan(arguments) => {
             print!("{}", plan::run(&arguments)?);

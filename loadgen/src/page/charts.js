@@ -58,6 +58,7 @@
 
   function logTicks(low, high) {
     const decades = Math.log10(high / low);
+    if (decades < 0.4) return linearTicks(low, high, 4);
     const digits = decades > 4 ? [1] : decades > 2 ? [1, 3] : [1, 2, 5];
     const ticks = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
@@ -285,9 +286,10 @@
   function drawDots(plot, chart) {
     const width = Math.max(280, plot.clientWidth || 640);
     const names = chart.rows.map((row) => row.name);
-    const narrow = width < 560;
+    // Long names stand above their dots.
+    const narrow = width < 560 || Math.max(...names.map((name) => name.length)) > 40;
     const left = narrow ? 8 : Math.min(260, Math.max(...names.map((name) => name.length)) * 6.4 + 12);
-    const rowHeight = 14 * Math.max(...chart.rows.map((row) => row.dots.length)) + (narrow ? 26 : 12);
+    const rowHeight = 14 * Math.max(...chart.rows.map((row) => row.dots.length)) + (narrow ? 24 : 12);
     const height = chart.rows.length * rowHeight + 30;
     const inner = width - left - 16;
     const all = chart.rows.flatMap((row) => row.dots.flatMap((dot) => [dot.low, dot.high]));
@@ -315,7 +317,7 @@
       if (narrow) element(svg, "text", { class: "strong", x: left, y: top + 16 }, row.name);
       else element(svg, "text", { class: "strong", x: left - 10, y: top + rowHeight / 2 + 4, "text-anchor": "end" }, row.name);
       row.dots.forEach((dot, number_) => {
-        const y = top + (narrow ? 26 : 12) + number_ * 14;
+        const y = top + (narrow ? 28 : 12) + number_ * 14;
         const group = element(svg, "g", {});
         element(group, "title", {}, `${row.name}, ${dot.name}: ${number(dot.value)}x (${number(dot.low)} to ${number(dot.high)})`);
         element(group, "line", { x1: px(dot.low), x2: px(dot.high), y1: y, y2: y, style: `stroke:${color(dot.color)};stroke-width:2;opacity:0.55` });

@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 
-pub(crate) use run_report::run_report;
+pub(crate) use run_report::{date, run_report};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("charts.js");
@@ -352,13 +352,13 @@ pub(crate) fn grouped(count: u64) -> String {
 /// A figure with three digits that mean something.
 pub(crate) fn figure(value: f64) -> String {
     let size = value.abs();
-    if size >= 1_000.0 {
+    if size >= 999.5 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded")]
         let whole = grouped(size.round() as u64);
         if value < 0.0 { format!("-{whole}") } else { whole }
-    } else if size >= 100.0 {
+    } else if size >= 99.95 {
         format!("{value:.0}")
-    } else if size >= 10.0 {
+    } else if size >= 9.995 {
         format!("{value:.1}")
     } else if size >= 1.0 || size == 0.0 {
         format!("{value:.2}")
