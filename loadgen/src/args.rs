@@ -57,7 +57,7 @@ pub(crate) struct CompareArguments {
     #[arg(long, required = true, value_parser = Broker::parse)]
     pub(crate) broker: Vec<Broker>,
 
-    /// A scenario: a command of loadgen without --target, --watch-pid and --out; several times
+    /// A scenario: a command of loadgen without the broker, --watch-pid and --out; several times
     ///
     /// `NAME: COMMAND` gives it a name for the tables.
     #[arg(long, required = true, value_name = "[NAME: ]COMMAND")]

@@ -132,7 +132,12 @@ fn one(broker: &Broker, scenario: &[String], folder: &Path) -> anyhow::Result<Ma
     let running = broker.start()?;
     let program = std::env::current_exe().context("cannot find my own program")?;
     let mut command = Command::new(program);
-    command.args(scenario).args(["--target", &broker.address.to_string(), "--quiet"]);
+    let address = if scenario.first().is_some_and(|name| name == "run") {
+        ["--broker".to_owned(), format!("mqtt://{}", broker.address)]
+    } else {
+        ["--target".to_owned(), broker.address.to_string()]
+    };
+    command.args(scenario).args(address).arg("--quiet");
     command.arg("--out").arg(folder);
     if let Some(pid) = running.pid() {
         command.args(["--watch-pid", &pid.to_string()]);

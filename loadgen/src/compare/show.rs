@@ -238,5 +238,6 @@ mod tests {
         assert!(page.contains("new is 3.00 times as good as old in delivered/CPU-s."), "{page}");
         assert!(page.contains("Not all runs held"));
         assert_eq!(page.matches("<figure").count(), 1);
+        crate::page::tests::check_drawn("compare", &page);
     }
 }

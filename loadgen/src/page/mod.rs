@@ -388,4 +388,4 @@ pub(crate) fn bytes(count: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

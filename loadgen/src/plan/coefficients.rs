@@ -89,10 +89,10 @@ pub(super) struct Measured {
     pub(super) cpu: Vec<CpuWindow>,
     /// Memory.
     pub(super) memory: Vec<MemoryPoint>,
-    /// The most messages a second that went in, by QoS, in a run that held.
-    pub(super) published_max: [f64; 3],
     /// Payloads that were measured, bytes.
     pub(super) payload_bytes: BTreeSet<u64>,
+    /// What connections ran over: `tcp`, `tls`.
+    pub(super) transports: BTreeSet<String>,
     /// The fastest mass reconnect: connects a second until 99 % were back.
     pub(super) storm_connects_max: f64,
 }
@@ -174,13 +174,9 @@ impl Measured {
             self.memory.extend(memory_point(result, phase));
         }
         for group in result.run.groups.iter().filter(|group| publishes(group)) {
-            let qos = usize::from(group.qos.unwrap_or(0));
-            let rate = as_f64(result.totals.published) / result.totals.measured_s.max(0.001);
-            if let Some(most) = self.published_max.get_mut(qos) {
-                *most = most.max(rate);
-            }
             self.payload_bytes.extend(group.payload_bytes);
         }
+        self.transports.extend(result.run.groups.iter().map(|group| group.transport.clone()));
         for storm in &result.storms {
             if let Some(seconds) = storm.t99_s.filter(|seconds| *seconds > 0.0) {
                 let rate = as_f64(storm.devices) * 0.99 / seconds;
@@ -217,6 +213,17 @@ fn publishes(group: &Group) -> bool {
     group.saturating || group.publish_rate_per_s.is_some()
 }
 
+/// The QoS at which a run publishes.
+fn published_qos(result: &RunResult) -> BTreeSet<u8> {
+    result
+        .run
+        .groups
+        .iter()
+        .filter(|group| publishes(group))
+        .filter_map(|group| group.qos)
+        .collect()
+}
+
 fn cpu_window(result: &RunResult, phase: &Phase) -> Option<CpuWindow> {
     let points = &result.broker()?.points;
     let near = |at_s: f64| {
@@ -232,8 +239,12 @@ fn cpu_window(result: &RunResult, phase: &Phase) -> Option<CpuWindow> {
     if seconds < 10.0 * TICK_S {
         return None;
     }
-    let qos = result.run.groups.iter().find(|group| publishes(group)).map(|g| g.qos.unwrap_or(0));
-    let qos = qos.unwrap_or(0);
+    let qos = published_qos(result);
+    // Counts are of all QoS together, so nobody knows which message was of which.
+    if qos.len() > 1 && phase.published + phase.delivered > 0 {
+        return None;
+    }
+    let qos = qos.first().copied().unwrap_or(0);
     let rate = |count: u64| as_f64(count) / seconds;
     let rates = [
         (Work::Idle, 1.0),

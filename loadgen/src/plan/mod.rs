@@ -178,6 +178,13 @@ fn caveats(fleet: &Fleet, measured: &Measured, model: &Model, freedom: usize) ->
             sizes().max().unwrap_or(0)
         ));
     }
+    if measured.transports.len() > 1 {
+        let transports: Vec<_> = measured.transports.iter().map(String::as_str).collect();
+        caveats.push(format!(
+            "The runs mix {}: what a connection and a message cost is something in between.",
+            transports.join(" and ")
+        ));
+    }
     if fleet.demand.tls {
         caveats.push(
             "TLS is in the network's figures; its CPU and memory only if the runs used it."

@@ -316,6 +316,7 @@ fn the_plan_can_be_read_in_every_form() {
     assert!(text.contains("extrapolated"), "{text}");
     let page = show::page(&plan);
     assert!(page.contains("Extrapolated") && page.matches("<figure").count() == 3);
+    crate::page::tests::check_drawn("plan", &page);
     let json = serde_json::to_value(&plan).unwrap();
     assert_eq!(json["size"]["gateways"], 2);
 }

@@ -5,14 +5,15 @@ use serde::{Deserialize, Serialize};
 use crate::stats::Times;
 
 /// Points a series has at most. With one more the interval doubles, so a run of a day still fits.
-pub(crate) const POINTS_MAX: usize = 7_200;
+/// A point takes some 24 KiB, almost all of it its histogram: 85 MiB at most.
+pub(crate) const POINTS_MAX: usize = 3_600;
 
 /// What happened when, over all devices.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Series {
     /// Length of an interval, seconds: 1, and twice as much whenever there would be more than
-    /// 7,200 points.
+    /// 3,600 points.
     pub(crate) interval_s: u32,
     /// Point `n` covers the interval from `n * interval_s` on, from the start of the run.
     pub(crate) points: Vec<Point>,
