@@ -16,7 +16,7 @@
 //! Source: ADR-31; nats-server 2.12.0 and 2.15.1.
 
 use super::publish::NO_RESPONDERS;
-use super::stored::{NotStored, Stored};
+use super::stored::{NotStored, StoreTime, Stored};
 use crate::proto::nats::json::{decimal, put_string};
 use crate::proto::nats::{Headers, Subject, encode_publish_with, put_decimal, subject_matches};
 use crate::proto::partition::Sequence;
@@ -37,10 +37,10 @@ pub enum DirectGet<'a> {
         /// Without wildcards.
         subject: Subject<'a>,
     },
-    /// All messages from a sequence on, at most a batch of them.
+    /// All messages from somewhere on, at most a batch of them.
     Scan {
-        /// At least 1.
-        from: Sequence,
+        /// Where they begin.
+        from: Start,
         /// Only those that match it; may have wildcards.
         subject: Option<Subject<'a>>,
         /// How many at most.
@@ -59,6 +59,15 @@ pub enum DirectGet<'a> {
         /// How many at most; `None` leaves it to the server.
         batch: Option<NonZeroU16>,
     },
+}
+
+/// Where a scan begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At a sequence, at least 1.
+    At(Sequence),
+    /// With what was stored then or later.
+    Since(StoreTime),
 }
 
 /// One message that answers a request.
@@ -125,7 +134,14 @@ impl DirectGet<'_> {
             }
             Self::Last { subject } => put_text("{\"last_by_subj\":", subject, out),
             Self::Scan { from, subject, batch, bytes_max } => {
-                put_number("{\"seq\":", from.0, out);
+                match from {
+                    Start::At(from) => put_number("{\"seq\":", from.0, out),
+                    Start::Since(time) => {
+                        out.extend_from_slice(b"{\"start_time\":\"");
+                        time.write(out);
+                        out.push(b'"');
+                    }
+                }
                 put_number(",\"batch\":", batch.get().into(), out);
                 if let Some(subject) = subject {
                     put_text(",\"next_by_subj\":", subject, out);
@@ -206,7 +222,11 @@ impl DirectGet<'_> {
             Self::Next { ref subject, from } => stored.sequence >= from && matches(subject),
             Self::Last { ref subject } => subject.as_bytes() == stored.subject,
             Self::Scan { from, ref subject, .. } => {
-                stored.sequence >= from && subject.as_ref().is_none_or(matches)
+                let is_behind = match from {
+                    Start::At(from) => stored.sequence >= from,
+                    Start::Since(time) => stored.stored_at >= time,
+                };
+                is_behind && subject.as_ref().is_none_or(matches)
             }
             Self::LastOfEach { subjects, up_to, .. } => {
                 up_to.is_none_or(|up_to| stored.sequence <= up_to) && subjects.iter().any(matches)

@@ -27,13 +27,16 @@ pub mod shard;
 pub mod stored;
 pub mod tail;
 
+mod append;
 mod backoff;
 mod confirmed;
+mod feed;
 mod inbox;
 mod intents;
 mod partition;
 mod replay;
 mod retained;
+mod scans;
 mod shared;
 mod window;
 

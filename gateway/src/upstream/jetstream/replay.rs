@@ -8,6 +8,7 @@
 //! stream and everything behind which came by itself, into the tail, since the filters were
 //! subscribed to before the mark was sent.
 
+use super::direct_get::Start;
 use super::partition::{FeedStage, Partition, RETRY, message_of};
 use super::requests::{Purpose, Scan};
 use super::tail::Tail;
@@ -439,7 +440,8 @@ impl Partition {
                 for sequence in missing {
                     let purpose = Purpose::Fetch { fetch: fetch.id, sequence };
                     let batch = NonZeroU16::MIN;
-                    let scan = Scan { purpose, from: sequence, subject: None, batch };
+                    let from = Start::At(sequence);
+                    let scan = Scan { purpose, from, subject: None, batch };
                     self.ask(scan, false, now);
                 }
             }
@@ -532,7 +534,8 @@ impl Partition {
             (read.reached, read.end) = (Sequence::ZERO, known_end);
             let purpose = Purpose::Subject { replay: replay.id, place };
             let subject = Some(read.subject.clone());
-            let scan = Scan { purpose, from: replay.next, subject, batch };
+            let from = Start::At(replay.next);
+            let scan = Scan { purpose, from, subject, batch };
             self.ask(scan, false, now);
         }
     }
@@ -564,7 +567,8 @@ impl Partition {
             let first = Sequence(number * u64::from(BATCH)).max(Sequence(1));
             let from = page.complete_to.max(first);
             let batch = NonZeroU16::new(BATCH).expect("not 0");
-            let scan = Scan { purpose: Purpose::Page(number), from, subject: None, batch };
+            let (purpose, from) = (Purpose::Page(number), Start::At(from));
+            let scan = Scan { purpose, from, subject: None, batch };
             self.ask(scan, false, now);
         }
         false

@@ -1,6 +1,6 @@
 //! Questions of a shard that a server has not answered yet.
 
-use super::direct_get::DirectGet;
+use super::direct_get::{DirectGet, Start};
 use super::inbox::Token;
 use super::sessions::SessionRequest;
 use crate::proto::nats::Subject;
@@ -31,8 +31,8 @@ pub enum Pending {
 pub struct Scan {
     /// Who asked.
     pub purpose: Purpose,
-    /// The first sequence wanted.
-    pub from: Sequence,
+    /// The first one wanted.
+    pub from: Start,
     /// Only these; `None` for all.
     pub subject: Option<Box<[u8]>>,
     /// At most so many.

@@ -7,6 +7,7 @@
 //! A cleared one stays for an hour as a message without payload, so that an older one cannot come
 //! back. Source: MQTT 5.0 §3.3.1.3.
 
+use super::direct_get::Start;
 use super::inbox::Token;
 use super::partition::{Partition, RETRY, message_of};
 use super::publish::{
@@ -95,7 +96,8 @@ impl JetStream {
         }
         let (purpose, batch) = (Purpose::RetainedLast(token), NonZeroU16::MIN);
         let subject = Some(subject.into_boxed_slice());
-        partition.ask(Scan { purpose, from: Sequence(1), subject, batch }, true, now);
+        let from = Start::At(Sequence(1));
+        partition.ask(Scan { purpose, from, subject, batch }, true, now);
     }
 
     /// What is retained now is known: its place among the retained, and its headers.
@@ -187,7 +189,7 @@ impl JetStream {
         };
         let batch = u16::try_from(count_max).ok().and_then(NonZeroU16::new);
         let (purpose, batch) = (Purpose::Retained(id), batch.unwrap_or(BATCH_MAX).min(BATCH_MAX));
-        let scan = Scan { purpose, from: cursor.from, subject: Some(subject), batch };
+        let scan = Scan { purpose, from: Start::At(cursor.from), subject: Some(subject), batch };
         partition.ask(scan, true, now);
         self.retained.queries.insert(id, Query { filter, cursor, found: Vec::new() });
     }

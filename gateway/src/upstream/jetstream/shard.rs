@@ -4,42 +4,36 @@
 //! answers and acknowledgements in [`JetStream::out`].
 
 use super::control::{ControlNews, PartitionStatus};
-use super::direct_get::{Answer, InvalidAnswer};
 use super::inbox::Token;
 use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
-use super::lane::Append;
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
 use super::partition::{
     ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Partition, PartitionLimits, RETRY,
-    STORED_PREFIX, Search, message_of,
+    STORED_PREFIX,
 };
-use super::publish::{
-    MESSAGE_ID, PublishAnswer, encode_unacknowledged, mark_sequence, read_publish_answer,
-};
+use super::publish::encode_unacknowledged;
 use super::replay::Fetched;
-use super::requests::{Pending, Purpose, Scan};
+use super::requests::Pending;
 use super::retained::RetainedQueries;
 use super::sessions::wire::{CONNECTED_SID, HomeSubjects, LET_GO_SID};
 use super::sessions::{Owner, Sessions, SessionsOut};
 use super::shared::{GROUP_SID, SharedGroups};
-use super::stored::{NotStored, Stored};
-use crate::proto::bridge::message_headers::{ReadBuffers, ReadMessage, read_message};
+use crate::proto::bridge::message_headers::ReadBuffers;
 use crate::proto::bridge::ring::Ring;
 use crate::proto::bridge::ring_table::RingTable;
 use crate::proto::bridge::topic_subject::TopicPrefix;
 use crate::proto::handler::Dial;
 use crate::proto::mqtt::QoS;
-use crate::proto::nats::{Headers, Message as NatsMessage, Subject, put_decimal};
+use crate::proto::nats::{Message as NatsMessage, Subject, put_decimal};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::{Lane, PartitionId, Sequence};
-use crate::proto::record::{Message, MessageId, Record};
+use crate::proto::record::{Message, Record};
 use crate::proto::routing::has_wildcard;
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{AppendToken, Joined, Replayed, RetainedMessage, SharedMessage};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::{io, mem};
 
@@ -47,10 +41,6 @@ use std::{io, mem};
 const INTEREST_LANE: Lane = Lane(1);
 /// The lane of the first partition.
 const FIRST_LANE: u16 = 2;
-/// Messages read at once of what was missed while there was no link.
-const FEED_BATCH: u16 = 500;
-/// Messages of a topic looked at at once for one that may have been stored before a crash.
-const SEARCH_BATCH: u16 = 100;
 
 /// Where a live message is; one of QoS 0 is nowhere.
 pub type MaybePlace = Option<(PartitionId, Sequence)>;
@@ -141,10 +131,10 @@ pub struct JetStream {
     pub(super) retained: RetainedQueries,
     pub(super) shared: SharedGroups,
     limits: PartitionLimits,
-    origin: u64,
+    pub(super) origin: u64,
     /// What stands before the number in the reply subject of its messages of QoS 0.
-    own_source: Vec<u8>,
-    next_message: u64,
+    pub(super) own_source: Vec<u8>,
+    pub(super) next_message: u64,
     pub(super) intents: Intents,
     /// Those of this shard, if they are in JetStream.
     pub(super) sessions: Option<Sessions>,
@@ -152,11 +142,11 @@ pub struct JetStream {
     pub(super) session_homes: Vec<HomeSubjects>,
     /// See [`JetStream::stop`].
     stopping: bool,
-    topic_hashes: ahash::RandomState,
-    topic: Vec<u8>,
+    pub(super) topic_hashes: ahash::RandomState,
+    pub(super) topic: Vec<u8>,
     subject: Vec<u8>,
     source: Vec<u8>,
-    read: ReadBuffers,
+    pub(super) read: ReadBuffers,
     /// What happened so far.
     pub counters: JetStreamCounters,
     /// What is to be done.
@@ -468,67 +458,13 @@ impl JetStream {
     }
 
     /// Tells what is in force on all links that are there.
-    fn pass_fences(&mut self) {
+    pub(super) fn pass_fences(&mut self) {
         let open = self.partitions.iter().filter_map(|partition| partition.fences.front());
         let lowest = open.map(|open| open.number).min().unwrap_or(self.next_fence);
         let in_force = lowest - 1;
         if in_force > self.in_force {
             self.in_force = in_force;
             self.out.appended.push(AppendToken { lane: INTEREST_LANE, number: in_force });
-        }
-    }
-
-    fn handle_acknowledged(&mut self, place: usize, message: &NatsMessage<'_>) {
-        let now = self.now;
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return;
-        };
-        let Some(token) = partition.acks.token(message.subject) else {
-            return;
-        };
-        match read_publish_answer(message.headers, message.payload) {
-            Ok(PublishAnswer::Stored(ack)) => {
-                partition.refused = 0;
-                if partition.feed.stage == FeedStage::Live && !ack.is_duplicate {
-                    // Everything before it was republished before it was acknowledged.
-                    partition.feed.fed = ack.sequence.next().max(partition.feed.fed);
-                }
-                self.handle_stored(place, token, ack.sequence);
-            }
-            Ok(answer @ (PublishAnswer::Refused(_) | PublishAnswer::NoResponders)) => {
-                self.counters.refused += 1;
-                tracing::debug!(partition = partition.id.0, ?answer, "publish: refused for now");
-                let again_at = partition.refused_until(now);
-                partition.lane.retry_at(token, again_at);
-            }
-            Err(fault) => {
-                tracing::debug!(partition = partition.id.0, %fault, "publish: unreadable answer");
-            }
-        }
-    }
-
-    /// A message is stored; one with the RETAIN flag is to be retained, too.
-    fn handle_stored(&mut self, place: usize, token: Token, sequence: Sequence) {
-        let append = self.partitions.get(place).and_then(|partition| partition.lane.get(token));
-        if append.is_some_and(|append| message_of(&append.body).retain) {
-            self.put_retained(place, token, sequence);
-        } else {
-            self.end_append(place, token, sequence);
-        }
-    }
-
-    /// A publish is done with: the next of its topic goes out.
-    pub(super) fn end_append(&mut self, place: usize, token: Token, sequence: Sequence) {
-        let Self { partitions, stored, now, .. } = self;
-        let Some(partition) = partitions.get_mut(place) else {
-            return;
-        };
-        let next = partition.lane.end(token, sequence, *now);
-        if let Some(next) = next.filter(|_| partition.ready) {
-            partition.send(next, stored, *now);
-        }
-        if let Some(last) = partition.lane.release() {
-            self.out.appended.push(AppendToken { lane: lane_of(place), number: last.0 });
         }
     }
 
@@ -560,348 +496,6 @@ impl JetStream {
                 }
             }
         }
-    }
-
-    fn handle_mark(
-        &mut self,
-        place: usize,
-        number: u64,
-        message: &NatsMessage<'_>,
-        deliver: &mut Deliver<'_>,
-    ) {
-        let now = self.now;
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return;
-        };
-        let answer = read_publish_answer(message.headers, message.payload);
-        let Some(end) = answer.as_ref().ok().and_then(mark_sequence) else {
-            tracing::debug!(partition = partition.id.0, ?answer, "mark: no answer yet");
-            partition.marks.fail(now.after(RETRY));
-            partition.pass_fences();
-            self.pass_fences();
-            return;
-        };
-        let end_before = partition.marks.end;
-        if !partition.marks.answer(number, end) {
-            return;
-        }
-        if end < end_before {
-            tracing::error!(
-                partition = partition.id.0,
-                end_before = end_before.0,
-                end = end.0,
-                "the stream has lost its end: acknowledged messages are gone, and sequences are used again"
-            );
-            partition.forget_read(end.next());
-        }
-        partition.pass_fences();
-        match partition.feed.stage {
-            FeedStage::Live => partition.feed.fed = end.next().max(partition.feed.fed),
-            FeedStage::ExpectMark(mark) if partition.marks.answered >= mark => {
-                let until = end.next();
-                if partition.feed.fed == Sequence::ZERO || partition.feed.fed > until {
-                    // Nothing was fed yet, or by a stream that is no more.
-                    partition.feed.fed = until;
-                }
-                partition.feed.stage = FeedStage::Reading { until };
-                self.read_on(place, deliver);
-            }
-            FeedStage::ExpectMark(_) | FeedStage::Detached | FeedStage::Reading { .. } => {}
-        }
-        self.pass_fences();
-    }
-
-    /// Reads what the feed missed, or goes live.
-    fn read_on(&mut self, place: usize, deliver: &mut Deliver<'_>) {
-        let now = self.now;
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return;
-        };
-        let FeedStage::Reading { until } = partition.feed.stage else {
-            return;
-        };
-        if partition.feed.fed < until {
-            let from = partition.feed.fed.max(Sequence(1));
-            let batch = NonZeroU16::new(FEED_BATCH).expect("not 0");
-            let scan = Scan { purpose: Purpose::Feed, from, subject: None, batch };
-            partition.ask(scan, false, now);
-            return;
-        }
-        let fed = partition.feed.fed;
-        let Some(later) = partition.tail.from(fed) else {
-            // More came meanwhile than the tail holds: that is read, too.
-            partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
-            return;
-        };
-        let later: Vec<_> = later.cloned().collect();
-        partition.feed.stage = FeedStage::Live;
-        let id = partition.id;
-        tracing::info!(partition = id.0, at = fed.0, "feed: live");
-        for (sequence, body) in later {
-            let is_new = self.partitions.get_mut(place).is_some_and(|partition| {
-                partition.feed.fed = sequence.next();
-                partition.is_new(sequence)
-            });
-            if is_new {
-                deliver(self, Some((id, sequence)), &message_of(&body));
-            }
-        }
-    }
-
-    /// One message that answers a question for stored ones. Whether more are to come.
-    fn handle_scan(
-        &mut self,
-        place: usize,
-        scan: &Scan,
-        message: &NatsMessage<'_>,
-        deliver: &mut Deliver<'_>,
-    ) -> bool {
-        let more = match scan.request().read(message.headers, message.payload) {
-            Ok(Answer::Message(stored)) => {
-                return self.handle_found(place, scan.purpose, &stored, message, deliver);
-            }
-            Ok(Answer::End { pending_count, last_sequence, .. }) => {
-                self.pass_over(place, scan.purpose, last_sequence);
-                pending_count > 0
-            }
-            Ok(Answer::NotFound) => false,
-            Ok(answer @ (Answer::NoResponders | Answer::TooManyResults)) => {
-                tracing::debug!(place, ?answer, "scan: no answer for now");
-                self.fail_scan(place, scan.purpose);
-                return false;
-            }
-            // Something that a native client has published, with headers that are none.
-            Err(InvalidAnswer::NotStored(_)) => {
-                self.counters.unreadable += 1;
-                return true;
-            }
-            Err(fault) => {
-                tracing::debug!(place, %fault, "scan: unreadable answer");
-                self.fail_scan(place, scan.purpose);
-                return false;
-            }
-        };
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return false;
-        };
-        if !more && partition.may_lag(scan.purpose) {
-            // Or what was to come has been removed: behind another mark that is known.
-            partition.marks.want();
-            self.fail_scan(place, scan.purpose);
-            return false;
-        }
-        match scan.purpose {
-            Purpose::Feed => {
-                if let FeedStage::Reading { until } = partition.feed.stage
-                    && !more
-                {
-                    partition.feed.fed = until.max(partition.feed.fed);
-                }
-                self.read_on(place, deliver);
-            }
-            Purpose::Retained(query) => self.end_retained(query, more),
-            Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
-            Purpose::Stored(token) => self.end_search(place, token, more),
-            Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
-                partition.replays.take_end(scan.purpose, more);
-            }
-        }
-        false
-    }
-
-    /// Everything up to `sequence` that was asked for has come, whatever it was.
-    fn pass_over(&mut self, place: usize, purpose: Purpose, sequence: Sequence) {
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return;
-        };
-        match purpose {
-            // What is behind the end is in the tail, or comes by itself.
-            Purpose::Feed => {
-                if let FeedStage::Reading { until } = partition.feed.stage {
-                    partition.feed.fed = sequence.next().min(until).max(partition.feed.fed);
-                }
-            }
-            Purpose::Stored(token) => {
-                let search = partition.searches.iter_mut().find(|search| search.token == token);
-                if let Some(search) = search {
-                    search.next = sequence.next().max(search.next);
-                }
-            }
-            Purpose::Subject { .. }
-            | Purpose::Page(_)
-            | Purpose::Fetch { .. }
-            | Purpose::Retained(_)
-            | Purpose::RetainedLast(_) => partition.replays.pass_over(purpose, sequence),
-        }
-    }
-
-    fn fail_scan(&mut self, place: usize, purpose: Purpose) {
-        let now = self.now;
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return;
-        };
-        match purpose {
-            Purpose::Feed => {
-                partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
-                partition.marks.fail(now.after(RETRY));
-            }
-            Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),
-            Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
-            Purpose::Stored(token) => {
-                let search = partition.searches.iter_mut().find(|search| search.token == token);
-                if let Some(search) = search {
-                    (search.asked, search.retry_at) = (false, now.after(RETRY));
-                }
-            }
-            Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
-                partition.retry_scan(purpose, now);
-            }
-        }
-    }
-
-    /// A stored message that was asked for. Whether more are to come.
-    fn handle_found(
-        &mut self,
-        place: usize,
-        purpose: Purpose,
-        stored: &Stored<'_>,
-        message: &NatsMessage<'_>,
-        deliver: &mut Deliver<'_>,
-    ) -> bool {
-        match purpose {
-            Purpose::RetainedLast(token) => {
-                self.replace_retained(place, token, Some((stored.sequence, message.headers)));
-                return false;
-            }
-            Purpose::Retained(query) => {
-                self.take_retained(place, query, stored, message);
-                return true;
-            }
-            Purpose::Stored(token) => {
-                return self.is_another(place, token, stored, message.headers);
-            }
-            Purpose::Feed | Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {}
-        }
-        let sequence = stored.sequence;
-        let is_feed = purpose == Purpose::Feed;
-        if is_feed && let Some(partition) = self.partitions.get_mut(place) {
-            // What is behind the end comes by itself, into the tail, where replays look for it.
-            let is_live =
-                !matches!(partition.feed.stage, FeedStage::Reading { until } if sequence < until);
-            if is_live || sequence < partition.feed.fed {
-                return true;
-            }
-            partition.feed.fed = sequence.next();
-        }
-        self.pass_over(place, purpose, sequence);
-        let id = self.partitions.get(place).map(|partition| partition.id);
-        self.with_message(stored, message.headers, message.payload, |this, message| {
-            if is_feed {
-                let is_new = |partition: &mut Partition| partition.is_new(sequence);
-                if let Some(id) = id.filter(|_| is_delivered(message))
-                    && this.partitions.get_mut(place).is_some_and(is_new)
-                {
-                    deliver(this, Some((id, sequence)), message);
-                }
-            } else if let Some(partition) = this.partitions.get_mut(place)
-                && is_delivered(message)
-            {
-                partition.replays.take_message(purpose, sequence, encoded(message));
-            }
-        });
-        true
-    }
-
-    /// Reads what a stored message is to MQTT, if it is anything.
-    fn with_message(
-        &mut self,
-        stored: &Stored<'_>,
-        headers: Headers<'_>,
-        payload: &[u8],
-        take: impl FnOnce(&mut Self, &Message<'_>),
-    ) {
-        let mut topic_buffer = mem::take(&mut self.topic);
-        let mut buffers = mem::take(&mut self.read);
-        match self.stored.topic(stored.subject, &mut topic_buffer) {
-            Ok(topic) => {
-                let received_at = stored.stored_at.timestamp();
-                let ReadMessage { message, unreadable_count } =
-                    read_message(topic, headers, payload, received_at, &mut buffers);
-                self.counters.unreadable += u64::from(unreadable_count);
-                take(self, &message);
-            }
-            Err(_) => self.counters.unreadable += 1,
-        }
-        self.topic = topic_buffer;
-        self.read = buffers;
-    }
-
-    /// A message that came by itself.
-    fn handle_live(&mut self, place: usize, message: &NatsMessage<'_>, deliver: &mut Deliver<'_>) {
-        let stored = match Stored::read(message.headers) {
-            Ok(stored) => stored,
-            Err(NotStored::NoStream) => {
-                self.handle_unacknowledged(place, message, deliver);
-                return;
-            }
-            Err(_) => {
-                self.counters.unreadable += 1;
-                return;
-            }
-        };
-        let sequence = stored.sequence;
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return;
-        };
-        let (id, is_live) = (partition.id, partition.feed.stage == FeedStage::Live);
-        if is_live {
-            if sequence < partition.feed.fed {
-                return;
-            }
-            partition.feed.fed = sequence.next();
-        }
-        self.with_message(&stored, message.headers, message.payload, |this, message| {
-            if !is_delivered(message) {
-                return;
-            }
-            if let Some(partition) = this.partitions.get_mut(place) {
-                partition.tail.push(sequence, encoded(message).into());
-            }
-            let is_new = |partition: &mut Partition| partition.is_new(sequence);
-            if is_live && this.partitions.get_mut(place).is_some_and(is_new) {
-                deliver(this, Some((id, sequence)), message);
-            }
-        });
-    }
-
-    fn handle_unacknowledged(
-        &mut self,
-        place: usize,
-        message: &NatsMessage<'_>,
-        deliver: &mut Deliver<'_>,
-    ) {
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return;
-        };
-        // What this shard has published itself it has given to its sessions itself; the link has an
-        // echo for the sake of groups.
-        let is_own = message.reply_to.is_some_and(|source| source.starts_with(&self.own_source));
-        if is_own || !partition.is_first_copy(message.reply_to) {
-            return;
-        }
-        let mut topic_buffer = mem::take(&mut self.topic);
-        let mut buffers = mem::take(&mut self.read);
-        if let Ok(topic) = partition.live.topic(message.subject, &mut topic_buffer) {
-            let (headers, payload) = (message.headers, message.payload);
-            let read = read_message(topic, headers, payload, self.now, &mut buffers);
-            self.counters.unreadable += u64::from(read.unreadable_count);
-            let message = Message { qos: QoS::AtMostOnce, ..read.message };
-            deliver(self, None, &message);
-        } else {
-            self.counters.unreadable += 1;
-        }
-        self.topic = topic_buffer;
-        self.read = buffers;
     }
 
     /// End of a sweep: asks, sends and answers whatever can be.
@@ -1063,142 +657,6 @@ impl JetStream {
 
 /// What the upstream seam asks for; see [`super::forward::Forward`].
 impl JetStream {
-    /// Stores a message.
-    pub(super) fn append(&mut self, message: &Message<'_>) -> AppendToken {
-        let id = self.next_message_id();
-        self.append_named(message, id)
-    }
-
-    /// Stores a message that has a name.
-    pub(super) fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
-        let (place, token, send) = self.push(message, id, true);
-        let Self { partitions, stored, now, .. } = self;
-        if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
-            partition.send(token, stored, *now);
-        }
-        AppendToken { lane: lane_of(place), number: token.0 }
-    }
-
-    /// Stores a message once `recorded` is committed.
-    pub(super) fn append_recorded(
-        &mut self,
-        message: &Message<'_>,
-        id: MessageId,
-        recorded: AppendToken,
-    ) -> AppendToken {
-        let (place, token, _) = self.push(message, id, false);
-        self.intents.push(recorded, place, token);
-        self.note_intent(message, place, token);
-        AppendToken { lane: lane_of(place), number: token.0 }
-    }
-
-    /// Stores a message unless it is there already, at `from` or later.
-    pub(super) fn append_unless_stored(
-        &mut self,
-        message: &Message<'_>,
-        id: MessageId,
-        from: Sequence,
-    ) -> AppendToken {
-        let (place, token, _) = self.push(message, id, false);
-        self.note_intent(message, place, token);
-        if let Some(partition) = self.partitions.get_mut(place) {
-            partition.searches.push(Search {
-                token,
-                next: from,
-                asked: false,
-                retry_at: Timestamp::START,
-            });
-        }
-        AppendToken { lane: lane_of(place), number: token.0 }
-    }
-
-    fn push(&mut self, message: &Message<'_>, id: MessageId, ready: bool) -> (usize, Token, bool) {
-        let place = self.owner(message.topic);
-        let mut body = Vec::with_capacity(message.encoded_bytes());
-        message.encode(&mut body);
-        let topic_hash = self.topic_hashes.hash_one(message.topic);
-        let (sent, stored, pushed_at) = (None, None, self.now);
-        let append = Append { body, id, topic_hash, ready, sent, stored, pushed_at };
-        let now = self.now;
-        let partition = self.partitions.get_mut(place).expect("the owner is a partition");
-        let (token, send) = partition.lane.push(append, now);
-        (place, token, send)
-    }
-
-    /// Looks for what may have been stored before a crash.
-    fn search(&mut self, place: usize) {
-        let Self { partitions, stored, now, .. } = self;
-        let Some(partition) = partitions.get_mut(place).filter(|one| one.ready) else {
-            return;
-        };
-        let mut searches = mem::take(&mut partition.searches);
-        for search in searches.iter_mut().filter(|one| !one.asked && one.retry_at <= *now) {
-            let Some(append) = partition.lane.get(search.token) else {
-                continue;
-            };
-            let mut subject = Vec::new();
-            if stored.subject(message_of(&append.body).topic, &mut subject).is_ok() {
-                search.asked = true;
-                let (purpose, from) = (Purpose::Stored(search.token), search.next);
-                let from = from.max(Sequence(1));
-                let batch = NonZeroU16::new(SEARCH_BATCH).expect("not 0");
-                let subject = Some(subject.into_boxed_slice());
-                partition.ask(Scan { purpose, from, subject, batch }, false, *now);
-            }
-        }
-        searches.append(&mut partition.searches);
-        partition.searches = searches;
-    }
-
-    /// A message with the topic of one that may have been stored before a crash. Whether it is not
-    /// the one.
-    fn is_another(
-        &mut self,
-        place: usize,
-        token: Token,
-        stored: &Stored<'_>,
-        headers: Headers<'_>,
-    ) -> bool {
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return false;
-        };
-        let id = partition.lane.get(token).map(|append| append.id.text());
-        let is_it = id.is_some_and(|id| headers.get(MESSAGE_ID) == Some(&id[..]));
-        if !is_it {
-            let search = partition.searches.iter_mut().find(|search| search.token == token);
-            if let Some(search) = search {
-                search.next = stored.sequence.next();
-            }
-            return true;
-        }
-        partition.searches.retain(|search| search.token != token);
-        self.handle_stored(place, token, stored.sequence);
-        false
-    }
-
-    /// All there is of a topic was looked at, or with `more` not yet.
-    fn end_search(&mut self, place: usize, token: Token, more: bool) {
-        let Self { partitions, stored, now, .. } = self;
-        let Some(partition) = partitions.get_mut(place) else {
-            return;
-        };
-        if more {
-            let search = partition.searches.iter_mut().find(|search| search.token == token);
-            search.into_iter().for_each(|search| search.asked = false);
-            return;
-        }
-        partition.searches.retain(|search| search.token != token);
-        if partition.lane.make_ready(token, *now) && partition.ready {
-            partition.send(token, stored, *now);
-        }
-    }
-
-    /// A name for a message that is new.
-    pub(super) fn next_message_id(&mut self) -> MessageId {
-        self.next_message += 1;
-        MessageId { origin: self.origin, number: self.next_message }
-    }
-
     /// Publishes a message of QoS 0 to whoever is there.
     pub(super) fn publish(&mut self, message: &Message<'_>) {
         let place = self.owner(message.topic);

@@ -16,6 +16,7 @@ use crate::proto::nats::Headers;
 use crate::proto::nats::json::decimal;
 use crate::proto::partition::Sequence;
 use crate::proto::time::Timestamp;
+use std::io::Write as _;
 
 /// When a server stored something, in nanoseconds since the Unix epoch, by its own clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,6 +170,31 @@ impl StoreTime {
     pub fn timestamp(self) -> Timestamp {
         Timestamp(self.0 / 1_000_000)
     }
+
+    /// Appends it as [`StoreTime::parse`] reads it, with nine digits of fraction.
+    pub fn write(self, out: &mut Vec<u8>) {
+        let (seconds, nanos) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000);
+        let (year, month, day) = date(seconds / 86_400);
+        let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+        write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+            .expect("writing to memory cannot fail");
+    }
+}
+
+/// Year, month and day, so many days after 1970-01-01.
+fn date(days: u64) -> (u64, u64, u64) {
+    // No year is shorter than 365 days: this is the year, or a later one.
+    let mut year = 1970 + days / 365;
+    while days_since_1970(year, 1, 1) > days {
+        year -= 1;
+    }
+    let mut day = days - days_since_1970(year, 1, 1);
+    let mut month = 1;
+    while day >= days_in_month(year, month) {
+        day -= days_in_month(year, month);
+        month += 1;
+    }
+    (year, month, day + 1)
 }
 
 /// `.624456241Z`, or `Z` alone.
@@ -286,6 +312,9 @@ mod tests {
             ("2100-03-01T00:00:00Z", 4_107_542_400_000_000_000),
         ] {
             assert_eq!(StoreTime::parse(text.as_bytes()), Some(StoreTime(nanos)), "{text}");
+            let mut written = Vec::new();
+            StoreTime(nanos).write(&mut written);
+            assert_eq!(StoreTime::parse(&written), Some(StoreTime(nanos)), "{text}");
         }
         for text in [
             "",

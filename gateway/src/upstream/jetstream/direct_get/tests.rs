@@ -29,12 +29,26 @@ fn writes_requests() {
         r#"{"last_by_subj":"mqtt.\"\\"}"#,
     );
     check_request(
-        DirectGet::Scan { from, subject: None, batch: batch(1_000), bytes_max: None },
+        DirectGet::Scan {
+            from: Start::At(from),
+            subject: None,
+            batch: batch(1_000),
+            bytes_max: None,
+        },
         r#"{"seq":2,"batch":1000}"#,
     );
     check_request(
-        DirectGet::Scan { from, subject: Some(one), batch: batch(2), bytes_max: Some(10) },
+        DirectGet::Scan {
+            from: Start::At(from),
+            subject: Some(one),
+            batch: batch(2),
+            bytes_max: Some(10),
+        },
         r#"{"seq":2,"batch":2,"next_by_subj":"mqtt.a","max_bytes":10}"#,
+    );
+    check_request(
+        since(1_500_000_000),
+        r#"{"start_time":"1970-01-01T00:00:01.500000000Z","batch":9}"#,
     );
     check_request(
         DirectGet::LastOfEach { subjects: &[one, subject("mqtt.b.>")], up_to: None, batch: None },
@@ -55,7 +69,13 @@ fn next(from: u64) -> DirectGet<'static> {
 }
 
 fn scan(from: u64) -> DirectGet<'static> {
-    DirectGet::Scan { from: Sequence(from), subject: None, batch: batch(9), bytes_max: None }
+    let from = Start::At(Sequence(from));
+    DirectGet::Scan { from, subject: None, batch: batch(9), bytes_max: None }
+}
+
+fn since(nanos: u64) -> DirectGet<'static> {
+    let from = Start::Since(StoreTime(nanos));
+    DirectGet::Scan { from, subject: None, batch: batch(9), bytes_max: None }
 }
 
 fn message(in_batch: bool) -> Answer<'static> {
@@ -82,6 +102,7 @@ fn reads_messages_that_were_asked_for() {
     check(next(2), &one, Ok(message(false)));
     check(DirectGet::Last { subject: subject("mqtt.a") }, &one, Ok(message(false)));
     check(scan(2), &of_batch, Ok(message(true)));
+    check(since(1), &of_batch, Ok(message(true)));
     let subjects = [subject("mqtt.b"), subject("mqtt.*")];
     let up_to = Some(Sequence(2));
     check(
@@ -102,8 +123,9 @@ fn refuses_messages_that_were_not_asked_for() {
     check(DirectGet::Next { subject: other, from: Sequence(1) }, &one, not_asked_for);
     check(DirectGet::Last { subject: other }, &one, not_asked_for);
     check(scan(3), &of_batch, not_asked_for);
+    check(since(2), &of_batch, not_asked_for);
     let filtered = DirectGet::Scan {
-        from: Sequence(1),
+        from: Start::At(Sequence(1)),
         subject: Some(other),
         batch: batch(1),
         bytes_max: None,

@@ -1,0 +1,209 @@
+//! The feed of a partition: what comes by itself, and how far it is known to be complete.
+//!
+//! ```text
+//! link there ─▶ ExpectMark ─▶ Reading, up to where the mark says the stream ends ─▶ Live
+//! ```
+//! Source: ARCHITECTURE.md, "Marks: where the stream ends, and how far the feed is".
+
+use super::direct_get::Start;
+use super::partition::{FeedStage, Partition, RETRY, message_of};
+use super::publish::{mark_sequence, read_publish_answer};
+use super::requests::{Purpose, Scan};
+use super::shard::{Deliver, JetStream, encoded, is_delivered};
+use super::stored::{NotStored, Stored};
+use crate::proto::bridge::message_headers::{ReadMessage, read_message};
+use crate::proto::mqtt::QoS;
+use crate::proto::nats::{Headers, Message as NatsMessage};
+use crate::proto::partition::Sequence;
+use crate::proto::record::Message;
+use std::mem;
+use std::num::NonZeroU16;
+
+/// Messages read at once of what was missed while there was no link.
+const FEED_BATCH: u16 = 500;
+
+impl JetStream {
+    pub(super) fn handle_mark(
+        &mut self,
+        place: usize,
+        number: u64,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let answer = read_publish_answer(message.headers, message.payload);
+        let Some(end) = answer.as_ref().ok().and_then(mark_sequence) else {
+            tracing::debug!(partition = partition.id.0, ?answer, "mark: no answer yet");
+            partition.marks.fail(now.after(RETRY));
+            partition.pass_fences();
+            self.pass_fences();
+            return;
+        };
+        let end_before = partition.marks.end;
+        if !partition.marks.answer(number, end) {
+            return;
+        }
+        if end < end_before {
+            tracing::error!(
+                partition = partition.id.0,
+                end_before = end_before.0,
+                end = end.0,
+                "the stream has lost its end: acknowledged messages are gone, and sequences are used again"
+            );
+            partition.forget_read(end.next());
+        }
+        partition.pass_fences();
+        match partition.feed.stage {
+            FeedStage::Live => partition.feed.fed = end.next().max(partition.feed.fed),
+            FeedStage::ExpectMark(mark) if partition.marks.answered >= mark => {
+                let until = end.next();
+                if partition.feed.fed == Sequence::ZERO || partition.feed.fed > until {
+                    // Nothing was fed yet, or by a stream that is no more.
+                    partition.feed.fed = until;
+                }
+                partition.feed.stage = FeedStage::Reading { until };
+                self.read_on(place, deliver);
+            }
+            FeedStage::ExpectMark(_) | FeedStage::Detached | FeedStage::Reading { .. } => {}
+        }
+        self.pass_fences();
+    }
+
+    /// Reads what the feed missed, or goes live.
+    pub(super) fn read_on(&mut self, place: usize, deliver: &mut Deliver<'_>) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let FeedStage::Reading { until } = partition.feed.stage else {
+            return;
+        };
+        if partition.feed.fed < until {
+            let from = partition.feed.fed.max(Sequence(1));
+            let batch = NonZeroU16::new(FEED_BATCH).expect("not 0");
+            let from = Start::At(from);
+            let scan = Scan { purpose: Purpose::Feed, from, subject: None, batch };
+            partition.ask(scan, false, now);
+            return;
+        }
+        let fed = partition.feed.fed;
+        let Some(later) = partition.tail.from(fed) else {
+            // More came meanwhile than the tail holds: that is read, too.
+            partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
+            return;
+        };
+        let later: Vec<_> = later.cloned().collect();
+        partition.feed.stage = FeedStage::Live;
+        let id = partition.id;
+        tracing::info!(partition = id.0, at = fed.0, "feed: live");
+        for (sequence, body) in later {
+            let is_new = self.partitions.get_mut(place).is_some_and(|partition| {
+                partition.feed.fed = sequence.next();
+                partition.is_new(sequence)
+            });
+            if is_new {
+                deliver(self, Some((id, sequence)), &message_of(&body));
+            }
+        }
+    }
+
+    /// Reads what a stored message is to MQTT, if it is anything.
+    pub(super) fn with_message(
+        &mut self,
+        stored: &Stored<'_>,
+        headers: Headers<'_>,
+        payload: &[u8],
+        take: impl FnOnce(&mut Self, &Message<'_>),
+    ) {
+        let mut topic_buffer = mem::take(&mut self.topic);
+        let mut buffers = mem::take(&mut self.read);
+        match self.stored.topic(stored.subject, &mut topic_buffer) {
+            Ok(topic) => {
+                let received_at = stored.stored_at.timestamp();
+                let ReadMessage { message, unreadable_count } =
+                    read_message(topic, headers, payload, received_at, &mut buffers);
+                self.counters.unreadable += u64::from(unreadable_count);
+                take(self, &message);
+            }
+            Err(_) => self.counters.unreadable += 1,
+        }
+        self.topic = topic_buffer;
+        self.read = buffers;
+    }
+
+    /// A message that came by itself.
+    pub(super) fn handle_live(
+        &mut self,
+        place: usize,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let stored = match Stored::read(message.headers) {
+            Ok(stored) => stored,
+            Err(NotStored::NoStream) => {
+                self.handle_unacknowledged(place, message, deliver);
+                return;
+            }
+            Err(_) => {
+                self.counters.unreadable += 1;
+                return;
+            }
+        };
+        let sequence = stored.sequence;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let (id, is_live) = (partition.id, partition.feed.stage == FeedStage::Live);
+        if is_live {
+            if sequence < partition.feed.fed {
+                return;
+            }
+            partition.feed.fed = sequence.next();
+        }
+        self.with_message(&stored, message.headers, message.payload, |this, message| {
+            if !is_delivered(message) {
+                return;
+            }
+            if let Some(partition) = this.partitions.get_mut(place) {
+                partition.tail.push(sequence, encoded(message).into());
+            }
+            let is_new = |partition: &mut Partition| partition.is_new(sequence);
+            if is_live && this.partitions.get_mut(place).is_some_and(is_new) {
+                deliver(this, Some((id, sequence)), message);
+            }
+        });
+    }
+
+    fn handle_unacknowledged(
+        &mut self,
+        place: usize,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        // What this shard has published itself it has given to its sessions itself; the link has an
+        // echo for the sake of groups.
+        let is_own = message.reply_to.is_some_and(|source| source.starts_with(&self.own_source));
+        if is_own || !partition.is_first_copy(message.reply_to) {
+            return;
+        }
+        let mut topic_buffer = mem::take(&mut self.topic);
+        let mut buffers = mem::take(&mut self.read);
+        if let Ok(topic) = partition.live.topic(message.subject, &mut topic_buffer) {
+            let (headers, payload) = (message.headers, message.payload);
+            let read = read_message(topic, headers, payload, self.now, &mut buffers);
+            self.counters.unreadable += u64::from(read.unreadable_count);
+            let message = Message { qos: QoS::AtMostOnce, ..read.message };
+            deliver(self, None, &message);
+        } else {
+            self.counters.unreadable += 1;
+        }
+        self.topic = topic_buffer;
+        self.read = buffers;
+    }
+}

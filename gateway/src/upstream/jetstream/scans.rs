@@ -1,0 +1,175 @@
+//! Answers to questions for stored messages, and who asked.
+
+use super::direct_get::{Answer, InvalidAnswer};
+use super::partition::{FeedStage, Partition, RETRY};
+use super::requests::{Purpose, Scan};
+use super::shard::{Deliver, JetStream, encoded, is_delivered};
+use super::stored::Stored;
+use crate::proto::nats::Message as NatsMessage;
+use crate::proto::partition::Sequence;
+
+impl JetStream {
+    /// One message that answers a question for stored ones. Whether more are to come.
+    pub(super) fn handle_scan(
+        &mut self,
+        place: usize,
+        scan: &Scan,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) -> bool {
+        let more = match scan.request().read(message.headers, message.payload) {
+            Ok(Answer::Message(stored)) => {
+                return self.handle_found(place, scan.purpose, &stored, message, deliver);
+            }
+            Ok(Answer::End { pending_count, last_sequence, .. }) => {
+                self.pass_over(place, scan.purpose, last_sequence);
+                pending_count > 0
+            }
+            Ok(Answer::NotFound) => false,
+            Ok(answer @ (Answer::NoResponders | Answer::TooManyResults)) => {
+                tracing::debug!(place, ?answer, "scan: no answer for now");
+                self.fail_scan(place, scan.purpose);
+                return false;
+            }
+            // Something that a native client has published, with headers that are none.
+            Err(InvalidAnswer::NotStored(_)) => {
+                self.counters.unreadable += 1;
+                return true;
+            }
+            Err(fault) => {
+                tracing::debug!(place, %fault, "scan: unreadable answer");
+                self.fail_scan(place, scan.purpose);
+                return false;
+            }
+        };
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return false;
+        };
+        if !more && partition.may_lag(scan.purpose) {
+            // Or what was to come has been removed: behind another mark that is known.
+            partition.marks.want();
+            self.fail_scan(place, scan.purpose);
+            return false;
+        }
+        match scan.purpose {
+            Purpose::Feed => {
+                if let FeedStage::Reading { until } = partition.feed.stage
+                    && !more
+                {
+                    partition.feed.fed = until.max(partition.feed.fed);
+                }
+                self.read_on(place, deliver);
+            }
+            Purpose::Retained(query) => self.end_retained(query, more),
+            Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
+            Purpose::Stored(token) => self.end_search(place, token, more),
+            Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
+                partition.replays.take_end(scan.purpose, more);
+            }
+        }
+        false
+    }
+
+    /// Everything up to `sequence` that was asked for has come, whatever it was.
+    fn pass_over(&mut self, place: usize, purpose: Purpose, sequence: Sequence) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        match purpose {
+            // What is behind the end is in the tail, or comes by itself.
+            Purpose::Feed => {
+                if let FeedStage::Reading { until } = partition.feed.stage {
+                    partition.feed.fed = sequence.next().min(until).max(partition.feed.fed);
+                }
+            }
+            Purpose::Stored(token) => {
+                let search = partition.searches.iter_mut().find(|search| search.token == token);
+                if let Some(search) = search {
+                    search.next = sequence.next().max(search.next);
+                }
+            }
+            Purpose::Subject { .. }
+            | Purpose::Page(_)
+            | Purpose::Fetch { .. }
+            | Purpose::Retained(_)
+            | Purpose::RetainedLast(_) => partition.replays.pass_over(purpose, sequence),
+        }
+    }
+
+    fn fail_scan(&mut self, place: usize, purpose: Purpose) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        match purpose {
+            Purpose::Feed => {
+                partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
+                partition.marks.fail(now.after(RETRY));
+            }
+            Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),
+            Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
+            Purpose::Stored(token) => {
+                let search = partition.searches.iter_mut().find(|search| search.token == token);
+                if let Some(search) = search {
+                    (search.asked, search.retry_at) = (false, now.after(RETRY));
+                }
+            }
+            Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
+                partition.retry_scan(purpose, now);
+            }
+        }
+    }
+
+    /// A stored message that was asked for. Whether more are to come.
+    fn handle_found(
+        &mut self,
+        place: usize,
+        purpose: Purpose,
+        stored: &Stored<'_>,
+        message: &NatsMessage<'_>,
+        deliver: &mut Deliver<'_>,
+    ) -> bool {
+        match purpose {
+            Purpose::RetainedLast(token) => {
+                self.replace_retained(place, token, Some((stored.sequence, message.headers)));
+                return false;
+            }
+            Purpose::Retained(query) => {
+                self.take_retained(place, query, stored, message);
+                return true;
+            }
+            Purpose::Stored(token) => {
+                return self.is_another(place, token, stored, message.headers);
+            }
+            Purpose::Feed | Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {}
+        }
+        let sequence = stored.sequence;
+        let is_feed = purpose == Purpose::Feed;
+        if is_feed && let Some(partition) = self.partitions.get_mut(place) {
+            // What is behind the end comes by itself, into the tail, where replays look for it.
+            let is_live =
+                !matches!(partition.feed.stage, FeedStage::Reading { until } if sequence < until);
+            if is_live || sequence < partition.feed.fed {
+                return true;
+            }
+            partition.feed.fed = sequence.next();
+        }
+        self.pass_over(place, purpose, sequence);
+        let id = self.partitions.get(place).map(|partition| partition.id);
+        self.with_message(stored, message.headers, message.payload, |this, message| {
+            if is_feed {
+                let is_new = |partition: &mut Partition| partition.is_new(sequence);
+                if let Some(id) = id.filter(|_| is_delivered(message))
+                    && this.partitions.get_mut(place).is_some_and(is_new)
+                {
+                    deliver(this, Some((id, sequence)), message);
+                }
+            } else if let Some(partition) = this.partitions.get_mut(place)
+                && is_delivered(message)
+            {
+                partition.replays.take_message(purpose, sequence, encoded(message));
+            }
+        });
+        true
+    }
+}
