@@ -53,6 +53,8 @@ pub enum Record<'a> {
         sequence: Sequence,
         /// A shared subscription brought it.
         shared: bool,
+        /// The RETAIN flag it is sent with.
+        retain: bool,
     },
     /// A message of a shared subscription is about to be sent to a member with QoS 2: for the group
     /// it is done, whatever becomes of the member. Also [`Qos2Step::Sent`] for the member's session.
@@ -194,6 +196,8 @@ const KIND_QOS2_INTENT: u8 = 10;
 
 /// In the step byte of `Qos2Outbound`.
 const STEP_SHARED: u8 = 0b1000_0000;
+/// The message is sent with the RETAIN flag.
+const STEP_RETAIN: u8 = 0x40;
 
 const FLAG_RETAIN: u8 = 0b0000_0100;
 const FLAG_EXPIRY: u8 = 0b0000_1000;
@@ -230,10 +234,19 @@ impl Record<'_> {
                 out.extend_from_slice(&packet_id.0.get().to_le_bytes());
                 put_str(out, client_id);
             }
-            Record::Qos2Outbound { client_id, packet_id, step, partition, sequence, shared } => {
+            Record::Qos2Outbound {
+                client_id,
+                packet_id,
+                step,
+                partition,
+                sequence,
+                shared,
+                retain,
+            } => {
                 out.push(KIND_QOS2_OUTBOUND);
                 out.extend_from_slice(&packet_id.0.get().to_le_bytes());
-                out.push(*step as u8 | if *shared { STEP_SHARED } else { 0 });
+                let shared = if *shared { STEP_SHARED } else { 0 };
+                out.push(*step as u8 | shared | if *retain { STEP_RETAIN } else { 0 });
                 out.extend_from_slice(&partition.0.to_le_bytes());
                 out.extend_from_slice(&sequence.0.to_le_bytes());
                 put_str(out, client_id);
@@ -293,7 +306,7 @@ impl<'a> Record<'a> {
                 let step = input.byte()?;
                 Self::Qos2Outbound {
                     packet_id,
-                    step: match step & !STEP_SHARED {
+                    step: match step & !(STEP_SHARED | STEP_RETAIN) {
                         0 => Qos2Step::Sent,
                         1 => Qos2Step::Received,
                         2 => Qos2Step::Completed,
@@ -303,6 +316,7 @@ impl<'a> Record<'a> {
                     sequence: Sequence(input.u64()?),
                     client_id: input.str()?,
                     shared: step & STEP_SHARED != 0,
+                    retain: step & STEP_RETAIN != 0,
                 }
             }
             KIND_SHARED_SENT => Self::SharedSent {
@@ -491,6 +505,7 @@ mod tests {
                 partition: PartitionId(3),
                 sequence: Sequence::embedded(2, 99),
                 shared: true,
+                retain: true,
             },
             Record::SharedSent {
                 group: "g/a/#",

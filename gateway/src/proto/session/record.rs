@@ -90,6 +90,8 @@ pub enum Qos2Delta {
         sequence: Sequence,
         /// A shared subscription brought it.
         shared: bool,
+        /// The RETAIN flag it is sent with.
+        retain: bool,
     },
     /// A message the client has completed.
     Completed {
@@ -214,14 +216,14 @@ impl SessionRecord {
         match delta {
             // Not part of the record: what the client sent is released by itself.
             Qos2Delta::Inbound(_) | Qos2Delta::Intended(..) => {}
-            Qos2Delta::Outbound { packet_id, step, partition, sequence, shared } => {
+            Qos2Delta::Outbound { packet_id, step, partition, sequence, shared, retain } => {
                 let step = match step {
                     Qos2Step::Sent => InFlightStep::ExpectPubrec,
                     Qos2Step::Received | Qos2Step::Completed => InFlightStep::ExpectPubcomp,
                 };
                 // A replay does not bring what a shared subscription did.
                 self.completed.extend((!shared).then_some((partition, sequence)));
-                let (retain, body) = (false, None);
+                let body = None;
                 let sent =
                     InFlightRecord { packet_id, step, retain, shared, partition, sequence, body };
                 match self.in_flight.iter_mut().find(|known| known.packet_id == packet_id) {
@@ -554,9 +556,17 @@ mod tests {
         let mut record = sample();
         let (partition, sequence) = (P1, Sequence(30));
         for packet_id in [id(20), id(21)] {
-            let (step, shared) = (Qos2Step::Received, false);
-            record.apply(Qos2Delta::Outbound { packet_id, step, partition, sequence, shared });
+            let (step, shared, retain) = (Qos2Step::Received, false, true);
+            record.apply(Qos2Delta::Outbound {
+                packet_id,
+                step,
+                partition,
+                sequence,
+                shared,
+                retain,
+            });
         }
+        assert!(record.in_flight.iter().all(|sent| sent.retain || sent.partition != P1));
         record.apply(Qos2Delta::Completed { packet_id: id(20), partition, sequence });
         let left = record.in_flight.iter().filter(|sent| sent.partition == P1);
         assert_eq!(left.map(|sent| sent.packet_id).collect::<Vec<_>>(), [id(21)]);

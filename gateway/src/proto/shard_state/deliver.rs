@@ -360,6 +360,7 @@ impl ShardState {
                     partition,
                     sequence,
                     shared: origin.is_shared(),
+                    retain: sent.retain,
                 };
                 (record, Waiting::SendQos2 { ticket, packet_id })
             }

@@ -81,14 +81,21 @@ impl ShardState {
             return;
         };
         sent.step = InFlightStep::ExpectReceivedCommit;
-        let InFlight { partition, sequence, origin, .. } = *sent;
+        let InFlight { partition, sequence, origin, retain, .. } = *sent;
         let waiting = Waiting::Pubrel { ticket, packet_id };
         if persistent {
             let client_id = &session.client_id;
             let step = Qos2Step::Received;
             let shared = origin.is_shared();
-            let record =
-                Record::Qos2Outbound { client_id, packet_id, step, partition, sequence, shared };
+            let record = Record::Qos2Outbound {
+                client_id,
+                packet_id,
+                step,
+                partition,
+                sequence,
+                shared,
+                retain,
+            };
             let token = context.upstream.append(&record);
             self.wait_for(token, waiting);
             self.count_qos2_delta(index, context);
@@ -143,6 +150,7 @@ impl ShardState {
                 partition: sent.partition,
                 sequence: sent.sequence,
                 shared: sent.origin.is_shared(),
+                retain: sent.retain,
                 client_id: &session.client_id,
             };
             context.upstream.append(&record);

@@ -54,6 +54,8 @@ enum StepKey {
 
 /// In the step of an exchange: a shared subscription brought the message.
 const SHARED_STEP: u8 = 0b1000_0000;
+/// The same of one that is sent with the RETAIN flag.
+const RETAIN_STEP: u8 = 0x40;
 
 /// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,7 +101,16 @@ pub fn fold(
             state.delete(Space::Qos2, packet_key(client_id, StepKey::Inbound, *packet_id));
             Ok(())
         }
-        Record::Qos2Outbound { client_id, packet_id, step, partition, sequence, shared } => {
+        Record::Qos2Outbound {
+            client_id,
+            packet_id,
+            step,
+            partition,
+            sequence,
+            shared,
+            retain,
+        } => {
+            let flags = Flags { shared: *shared, retain: *retain };
             let key = packet_key(client_id, StepKey::Outbound, *packet_id);
             if *step == Qos2Step::Completed {
                 state.delete(Space::Qos2, key);
@@ -107,7 +118,7 @@ pub fn fold(
                 let key = place_key(client_id, kind, *packet_id, (*partition, *sequence));
                 state.put(Space::Qos2, key, Vec::new());
             } else {
-                state.put(Space::Qos2, key, qos2_value(*step, *shared, *partition, *sequence));
+                state.put(Space::Qos2, key, qos2_value(*step, flags, *partition, *sequence));
             }
             Ok(())
         }
@@ -120,7 +131,8 @@ pub fn fold(
         Record::SharedSent { group, client_id, packet_id, partition, sequence } => {
             if !client_id.is_empty() {
                 let key = packet_key(client_id, StepKey::Outbound, *packet_id);
-                let value = qos2_value(Qos2Step::Sent, true, *partition, *sequence);
+                let flags = Flags { shared: true, retain: false };
+                let value = qos2_value(Qos2Step::Sent, flags, *partition, *sequence);
                 state.put(Space::Qos2, key, value);
             }
             // Without a name the group is elsewhere.
@@ -308,8 +320,16 @@ fn place_key(
     key
 }
 
-fn qos2_value(step: Qos2Step, shared: bool, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
-    let step = step as u8 | if shared { SHARED_STEP } else { 0 };
+/// Of an open exchange.
+struct Flags {
+    shared: bool,
+    retain: bool,
+}
+
+fn qos2_value(step: Qos2Step, flags: Flags, partition: PartitionId, sequence: Sequence) -> Vec<u8> {
+    let Flags { shared, retain } = flags;
+    let shared = if shared { SHARED_STEP } else { 0 };
+    let step = step as u8 | shared | if retain { RETAIN_STEP } else { 0 };
     [&[step][..], &partition.0.to_be_bytes(), &sequence.0.to_be_bytes()].concat()
 }
 
@@ -333,8 +353,13 @@ fn qos2_delta(key: &[u8], value: &[u8]) -> Option<Qos2Delta> {
             let (&step, place) = value.split_first()?;
             let (partition, sequence) = place_of(place)?;
             let shared = step & SHARED_STEP != 0;
-            let step = if step & !SHARED_STEP == 0 { Qos2Step::Sent } else { Qos2Step::Received };
-            Qos2Delta::Outbound { packet_id: packet_id()?, step, partition, sequence, shared }
+            let retain = step & RETAIN_STEP != 0;
+            let step = match step & !(SHARED_STEP | RETAIN_STEP) {
+                0 => Qos2Step::Sent,
+                _ => Qos2Step::Received,
+            };
+            let packet_id = packet_id()?;
+            Qos2Delta::Outbound { packet_id, step, partition, sequence, shared, retain }
         }
         kind @ (StepKey::Completed | StepKey::SharedCompleted) => {
             let (packet_id, place) = rest.split_first_chunk()?;

@@ -81,6 +81,7 @@ fn sent(client_id: &'static str, id: u16) -> Record<'static> {
         partition: PARTITION,
         sequence: Sequence(9),
         shared: false,
+        retain: true,
     }
 }
 
@@ -135,7 +136,7 @@ fn a_session_record_replaces_its_steps_and_timers_and_no_one_elses() {
         assert_eq!(steps.len(), 2);
         assert!(matches!(steps[0], Qos2Delta::Inbound(_)));
         assert!(
-            matches!(steps[1], Qos2Delta::Outbound { packet_id: id, .. } if id == packet_id(1))
+            matches!(steps[1], Qos2Delta::Outbound { packet_id: id, retain: true, .. } if id == packet_id(1))
         );
         state.commit().unwrap();
         fold(&mut state, PARTITION, Sequence(4), &put("c", 60, b"two")).unwrap();
