@@ -5,6 +5,7 @@ use super::direct_get::Start;
 use super::inbox::Token;
 use super::lane::Append;
 use super::partition::{FeedStage, Search, message_of};
+use super::place;
 use super::publish::{MESSAGE_ID, PublishAnswer, read_publish_answer};
 use super::requests::{Purpose, Scan};
 use super::shard::{JetStream, lane_of};
@@ -13,7 +14,6 @@ use crate::proto::nats::{Headers, Message as NatsMessage};
 use crate::proto::partition::Sequence;
 use crate::proto::record::{Message, MessageId};
 use crate::proto::shard_state::AppendToken;
-use crate::proto::time::Timestamp;
 use std::mem;
 use std::num::NonZeroU16;
 
@@ -60,12 +60,7 @@ impl JetStream {
         let (place, token, _) = self.push(message, id, false);
         self.note_intent(message, place, token);
         if let Some(partition) = self.partitions.get_mut(place) {
-            partition.searches.push(Search {
-                token,
-                next: from,
-                asked: false,
-                retry_at: Timestamp::START,
-            });
+            partition.searches.push(Search::new(token, place::inside(from)));
         }
         AppendToken { lane: lane_of(place), number: token.0 }
     }
@@ -98,7 +93,6 @@ impl JetStream {
             if stored.subject(message_of(&append.body).topic, &mut subject).is_ok() {
                 search.asked = true;
                 let (purpose, from) = (Purpose::Stored(search.token), search.next);
-                let from = Start::At(from.max(Sequence(1)));
                 let batch = NonZeroU16::new(SEARCH_BATCH).expect("not 0");
                 let subject = Some(subject.into_boxed_slice());
                 partition.ask(Scan { purpose, from, subject, batch }, false, *now);
@@ -125,7 +119,7 @@ impl JetStream {
         if !is_it {
             let search = partition.searches.iter_mut().find(|search| search.token == token);
             if let Some(search) = search {
-                search.next = stored.sequence.next();
+                search.next = Start::At(stored.sequence.next());
             }
             return true;
         }

@@ -64,6 +64,11 @@ impl Confirmed {
     }
 }
 
+    /// The feed begins at `fed`: what came before is nobody's.
+    pub(super) fn begin(&mut self, fed: Sequence) {
+        self.below = fed;
+    }
+
 /// Messages remembered; some 16 MB.
 const GIVEN_MAX: usize = 1 << 20;
 

@@ -7,6 +7,7 @@
 
 use super::direct_get::Start;
 use super::partition::{FeedStage, Partition, RETRY, message_of};
+use super::place::{self, outside};
 use super::publish::{mark_sequence, read_publish_answer};
 use super::requests::{Purpose, Scan};
 use super::shard::{Deliver, JetStream, encoded, is_delivered};
@@ -60,10 +61,8 @@ impl JetStream {
             FeedStage::Live => partition.feed.fed = end.next().max(partition.feed.fed),
             FeedStage::ExpectMark(mark) if partition.marks.answered >= mark => {
                 let until = end.next();
-                if partition.feed.fed == Sequence::ZERO || partition.feed.fed > until {
-                    // Nothing was fed yet, or by a stream that is no more.
-                    partition.feed.fed = until;
-                }
+                // What was fed beyond was of a stream that is no more.
+                partition.feed.fed = until.min(partition.feed.fed);
                 partition.feed.stage = FeedStage::Reading { until };
                 self.read_on(place, deliver);
             }
@@ -74,7 +73,7 @@ impl JetStream {
 
     /// Reads what the feed missed, or goes live.
     pub(super) fn read_on(&mut self, place: usize, deliver: &mut Deliver<'_>) {
-        let now = self.now;
+        let (now, wanted_since) = (self.now, self.wanted_since);
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
@@ -84,6 +83,12 @@ impl JetStream {
         if partition.feed.fed < until {
             let from = partition.feed.fed.max(Sequence(1));
             let batch = NonZeroU16::new(FEED_BATCH).expect("not 0");
+        if partition.feed.fed == Sequence::ZERO {
+            if let Start::Since(time) = place::inside(place::since(wanted_since)) {
+                partition.ask_first(time, None, now);
+            }
+            return;
+        }
             let from = Start::At(from);
             let scan = Scan { purpose: Purpose::Feed, from, subject: None, batch };
             partition.ask(scan, false, now);
@@ -105,7 +110,7 @@ impl JetStream {
                 partition.is_new(sequence)
             });
             if is_new {
-                deliver(self, Some((id, sequence)), &message_of(&body));
+                deliver(self, Some((id, outside(sequence))), &message_of(&body));
             }
         }
     }
@@ -113,6 +118,25 @@ impl JetStream {
     /// Reads what a stored message is to MQTT, if it is anything.
     pub(super) fn with_message(
         &mut self,
+    /// The feed was to begin at a time, and this is the first message from then on, if there is one.
+    pub(super) fn begin_feed(
+        &mut self,
+        place: usize,
+        first: Option<Sequence>,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let FeedStage::Reading { until } = partition.feed.stage else {
+            return;
+        };
+        partition.feed.fed = first.unwrap_or(until).min(until);
+        partition.feed.confirmed.begin(partition.feed.fed);
+        tracing::info!(partition = partition.id.0, at = partition.feed.fed.0, "feed: begins");
+        self.read_on(place, deliver);
+    }
+
         stored: &Stored<'_>,
         headers: Headers<'_>,
         payload: &[u8],

@@ -37,6 +37,12 @@ impl FilterPlace {
 }
 
 impl Interest {
+    /// There is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_filter.is_empty()
+    }
+
     /// Adds a filter once more; its place if it is new.
     pub fn add(&mut self, filter: &str) -> Option<FilterPlace> {
         if let Some(place) = self.find(filter) {

@@ -35,6 +35,7 @@ mod inbox;
 mod intents;
 mod partition;
 mod replay;
+mod place;
 mod retained;
 mod scans;
 mod shared;

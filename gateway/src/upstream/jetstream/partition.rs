@@ -4,6 +4,7 @@ use super::confirmed::Confirmed;
 use super::control::{
     PartitionStatus, live_prefix, retained_prefix, retained_stream_name, stream_name,
 };
+use super::direct_get::Start;
 use super::inbox::{Inbox, Token};
 use super::interest::{FilterPlace, Interest};
 use super::lane::{Append, Lane, LaneLimits};
@@ -22,6 +23,7 @@ use crate::proto::time::Timestamp;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 /// The prefix of the subjects under which topics are stored.
@@ -42,7 +44,7 @@ const REFUSED_WAITS_MAX: u32 = 20;
 #[derive(Debug)]
 pub(super) struct Feed {
     pub(super) stage: FeedStage,
-    /// The next sequence; 0 before anything is known of the partition.
+    /// The next sequence; 0 before it is known where the feed begins.
     pub(super) fed: Sequence,
     /// What was told of `fed`.
     pub(super) told: Sequence,
@@ -187,7 +189,7 @@ pub(super) struct Partition {
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) token: Token,
-    pub(super) next: Sequence,
+    pub(super) next: Start,
     pub(super) asked: bool,
     /// Not before this.
     pub(super) retry_at: Timestamp,
@@ -202,6 +204,12 @@ pub struct PartitionLimits {
     pub tail_bytes_max: usize,
     /// Bytes of stored messages kept for sessions that are behind, each.
     pub page_bytes_max: usize,
+impl Search {
+    pub(super) fn new(token: Token, next: Start) -> Self {
+        Self { token, next, asked: false, retry_at: Timestamp::START }
+    }
+}
+
     /// Of shared subscriptions.
     pub shared: SharedLimits,
     /// Bytes waiting for a link above which messages of QoS 0 are dropped.
@@ -276,8 +284,7 @@ impl Partition {
     pub(super) fn attach(&mut self, interest: &Interest, mut owns: impl FnMut(&str) -> bool) {
         (self.ready, self.was_lost) = (true, false);
         // The server may have stored what it did not acknowledge, and forgotten its name since.
-        let search =
-            |(token, next)| Search { token, next, asked: false, retry_at: Timestamp::START };
+        let search = |(token, next)| Search::new(token, Start::At(next));
         self.searches.extend(self.lane.doubt().into_iter().map(search));
         self.attempts += 1;
         let inbox = |kind: &str| {
@@ -356,7 +363,8 @@ impl Partition {
 
     /// Writes a publish that is in the lane.
     pub(super) fn send(&mut self, token: Token, stored: &TopicPrefix, now: Timestamp) {
-        let Some(append) = self.lane.sent(token, self.feed.fed) else {
+        let fed = self.known_end();
+        let Some(append) = self.lane.sent(token, fed) else {
             return;
         };
         let reply_to = self.acks.reply_to(token, &mut self.scratch);
@@ -370,9 +378,10 @@ impl Partition {
         stored: &TopicPrefix,
         now: Timestamp,
     ) -> Vec<(Token, Sequence)> {
-        let Self { lane, feed, acks, scratch, subject, out, .. } = self;
+        let fed = self.known_end();
+        let Self { lane, acks, scratch, subject, out, .. } = self;
         let mut to_retain = Vec::new();
-        lane.take_due(now, feed.fed, |token, append| {
+        lane.take_due(now, fed, |token, append| {
             if let Some(sequence) = append.stored {
                 to_retain.push((token, sequence));
                 return;
@@ -440,6 +449,7 @@ impl Partition {
         }
         let lane = self.lane.next_timeout();
         let searches = self.searches.iter().filter(|search| !search.asked);
+                Purpose::First { .. } => true,
         let searches = searches.map(|search| search.retry_at).min().unwrap_or(Timestamp::NEVER);
         let replays = self.replays.next_timeout().min(searches);
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())

@@ -10,7 +10,9 @@
 
 use super::direct_get::Start;
 use super::partition::{FeedStage, Partition, RETRY, message_of};
+use super::place::{inside, outside};
 use super::requests::{Purpose, Scan};
+use super::stored::StoreTime;
 use super::tail::Tail;
 use crate::proto::bridge::topic_subject::TopicPrefix;
 use crate::proto::partition::{PartitionId, Sequence};
@@ -58,6 +60,8 @@ pub(super) struct Replays {
 pub(super) struct Replay {
     id: u64,
     ticket: Ticket,
+    /// It is not known where it begins, only when.
+    since: Option<StoreTime>,
     first: Sequence,
     next: Sequence,
     filters: Vec<Box<str>>,
@@ -88,12 +92,21 @@ struct SubjectRead {
 pub(super) struct Fetch {
     id: u64,
     ticket: Ticket,
-    bodies: Vec<(Sequence, Option<Box<[u8]>>)>,
+    wanted: Vec<Wanted>,
     /// Which of them are not answered.
     asked: usize,
     sent: bool,
     /// Behind the last message that came.
     reached: Sequence,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    /// What the session calls it.
+    name: Sequence,
+    /// `None` for what no stream has.
+    sequence: Option<Sequence>,
+    body: Option<Box<[u8]>>,
 }
 
 #[derive(Debug)]
@@ -166,7 +179,13 @@ impl Replays {
                     fetch.sent = false;
                 }
             }
+            Purpose::First { replay: Some(replay) } => {
+                if let Some(replay) = self.find(replay) {
+                    replay.asked = 0;
+                }
+            }
             Purpose::Feed
+            | Purpose::First { replay: None }
             | Purpose::Retained(_)
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
@@ -181,6 +200,18 @@ impl Replays {
             // Those that wait for a mark or a page are woken by its answer.
             (false, true) if self.retry_at > Timestamp::START => self.retry_at,
             (false, _) => Timestamp::NEVER,
+        }
+    }
+
+    /// The first message from the time on at which a replay begins, `None` if there is none.
+    pub(super) fn begin(&mut self, replay: u64, first: Option<Sequence>) {
+        if let Some(replay) = self.find(replay) {
+            let behind_all = replay.end.map(Sequence::next);
+            let Some(next) = first.or(behind_all) else {
+                return;
+            };
+            (replay.first, replay.next) = (next, next);
+            (replay.since, replay.asked) = (None, 0);
         }
     }
 
@@ -201,14 +232,14 @@ impl Replays {
             Purpose::Page(page) => self.pages.add(page, sequence, body),
             Purpose::Fetch { fetch, sequence: wanted } if sequence == wanted => {
                 let fetch = self.fetches.iter_mut().find(|one| one.id == fetch);
-                let slot = fetch
-                    .and_then(|one| one.bodies.iter_mut().find(|(place, _)| *place == sequence));
-                if let Some((_, slot)) = slot {
-                    *slot = Some(body);
+                let is_it = |one: &&mut Wanted| one.sequence == Some(sequence);
+                if let Some(one) = fetch.and_then(|one| one.wanted.iter_mut().find(is_it)) {
+                    one.body = Some(body);
                 }
             }
             Purpose::Fetch { .. }
             | Purpose::Feed
+            | Purpose::First { .. }
             | Purpose::Retained(_)
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
@@ -235,6 +266,7 @@ impl Replays {
                 }
             }
             Purpose::Feed
+            | Purpose::First { .. }
             | Purpose::Retained(_)
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
@@ -279,6 +311,7 @@ impl Replays {
                 }
             }
             Purpose::Feed
+            | Purpose::First { .. }
             | Purpose::Retained(_)
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
@@ -341,11 +374,15 @@ impl Partition {
     pub(super) fn start_replay(
         &mut self,
         ticket: Ticket,
-        from: Sequence,
+        from: Start,
         filters: Vec<Box<str>>,
         count_max: u32,
         stored: &TopicPrefix,
     ) {
+        let (from, since) = match from {
+            Start::At(from) => (from, None),
+            Start::Since(time) => (Sequence::ZERO, Some(time)),
+        };
         let mut subjects = Vec::new();
         // With replicas a server that lags would not be known by what it says of one subject.
         if !self.is_replicated()
@@ -370,6 +407,7 @@ impl Partition {
         self.replays.replays.push(Replay {
             id,
             ticket,
+            since,
             first: from,
             next: from.max(Sequence(1)),
             filters,
@@ -389,12 +427,17 @@ impl Partition {
         self.replays.fetches.retain(|one| !is_of_before(one));
         let id = self.replays.next_id;
         self.replays.next_id += 1;
-        let bodies =
-            sequences.into_iter().map(|at| (at, self.tail.get(at).map(|body| body[..].into())));
-        let bodies: Vec<(Sequence, Option<Box<[u8]>>)> = bodies.collect();
-        let asked = bodies.iter().filter(|(_, body)| body.is_none()).count();
-        let reached = Sequence::ZERO;
-        self.replays.fetches.push(Fetch { id, ticket, bodies, asked, sent: false, reached });
+        let wanted = sequences.into_iter().map(|name| {
+            let sequence = match inside(name) {
+                Start::At(sequence) => Some(sequence),
+                Start::Since(_) => None,
+            };
+            let body = sequence.and_then(|sequence| self.tail.get(sequence));
+            Wanted { name, sequence, body: body.map(|body| body[..].into()) }
+        });
+        let wanted = wanted.collect();
+        let (asked, reached) = (1, Sequence::ZERO);
+        self.replays.fetches.push(Fetch { id, ticket, wanted, asked, sent: false, reached });
     }
 
     /// Lets sessions read on as far as possible.
@@ -434,8 +477,8 @@ impl Partition {
         fetches.retain_mut(|fetch| {
             if !fetch.sent {
                 fetch.sent = true;
-                let missing = fetch.bodies.iter().filter(|(_, body)| body.is_none());
-                let missing: Vec<Sequence> = missing.map(|(sequence, _)| *sequence).collect();
+                let missing = fetch.wanted.iter().filter(|one| one.body.is_none());
+                let missing: Vec<Sequence> = missing.filter_map(|one| one.sequence).collect();
                 fetch.asked = missing.len();
                 for sequence in missing {
                     let purpose = Purpose::Fetch { fetch: fetch.id, sequence };
@@ -448,7 +491,8 @@ impl Partition {
             if fetch.asked > 0 {
                 return true;
             }
-            fetched.push((fetch.ticket, self.id, std::mem::take(&mut fetch.bodies)));
+            let bodies = std::mem::take(&mut fetch.wanted).into_iter();
+            fetched.push((fetch.ticket, self.id, bodies.map(|one| (one.name, one.body)).collect()));
             false
         });
         fetches.append(&mut self.replays.fetches);
@@ -464,6 +508,14 @@ impl Partition {
         }
         if replay.end.is_none() && self.marks.answered >= replay.mark {
             replay.end = Some(self.marks.end);
+        }
+        if let Some(time) = replay.since {
+            // What is not found lies behind the end, which is to be known first.
+            if replay.end.is_some() {
+                replay.asked = 1;
+                self.ask_first(time, Some(replay.id), now);
+            }
+            return Turn::Waits;
         }
         let first_kept = self.status.as_ref().map_or(Sequence::ZERO, |status| status.first);
         replay.next = replay.next.max(first_kept);
@@ -517,8 +569,11 @@ impl Partition {
         let first_kept = self.status.as_ref().map_or(Sequence::ZERO, |status| status.first);
         Replayed {
             partition: self.id,
-            messages: std::mem::take(&mut replay.found),
-            next: replay.next,
+            messages: std::mem::take(&mut replay.found)
+                .into_iter()
+                .map(|(sequence, body)| (outside(sequence), body))
+                .collect(),
+            next: outside(replay.next),
             end,
             alone: true,
             clamped: replay.first > Sequence::ZERO && replay.first < first_kept,

@@ -49,6 +49,11 @@ pub enum Purpose {
     Feed,
     /// A session that is behind: its replay, and which of the subjects it reads.
     Subject {
+    /// Whoever knows only from when on messages are wanted, for the first of them.
+    First {
+        /// See [`super::replay::Replay`]; `None` for the shard's feed.
+        replay: Option<u64>,
+    },
         /// See [`super::replay::Replay`].
         replay: u64,
         /// Which of its subjects.

@@ -10,6 +10,7 @@
 use super::direct_get::Start;
 use super::inbox::Token;
 use super::partition::{Partition, RETRY, message_of};
+use super::place::outside;
 use super::publish::{
     ApiError, PublishAnswer, RetainedPut, read_publish_answer, retained_sequence,
 };
@@ -230,6 +231,7 @@ impl JetStream {
 
     /// A page is complete; with `more` its subject has more.
     pub(super) fn end_retained(&mut self, id: u64, more: bool) {
+        let sequence = outside(sequence);
         let Some(Query { filter, cursor, found }) = self.retained.queries.remove(&id) else {
             return;
         };

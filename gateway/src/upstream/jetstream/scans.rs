@@ -1,7 +1,8 @@
 //! Answers to questions for stored messages, and who asked.
 
-use super::direct_get::{Answer, InvalidAnswer};
+use super::direct_get::{Answer, InvalidAnswer, Start};
 use super::partition::{FeedStage, Partition, RETRY};
+use super::place::outside;
 use super::requests::{Purpose, Scan};
 use super::shard::{Deliver, JetStream, encoded, is_delivered};
 use super::stored::Stored;
@@ -64,10 +65,9 @@ impl JetStream {
             Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
             Purpose::Stored(token) => self.end_search(place, token, more),
             Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
-                partition.replays.take_end(scan.purpose, more);
+                partition.replays.take_end(purpose, more);
             }
         }
-        false
     }
 
     /// Everything up to `sequence` that was asked for has come, whatever it was.
@@ -77,6 +77,7 @@ impl JetStream {
         };
         match purpose {
             // What is behind the end is in the tail, or comes by itself.
+            Purpose::First { replay } => self.begin(place, replay, None, deliver),
             Purpose::Feed => {
                 if let FeedStage::Reading { until } = partition.feed.stage {
                     partition.feed.fed = sequence.next().min(until).max(partition.feed.fed);
@@ -85,7 +86,7 @@ impl JetStream {
             Purpose::Stored(token) => {
                 let search = partition.searches.iter_mut().find(|search| search.token == token);
                 if let Some(search) = search {
-                    search.next = sequence.next().max(search.next);
+                    search.next = Start::At(sequence.next());
                 }
             }
             Purpose::Subject { .. }
@@ -102,19 +103,23 @@ impl JetStream {
             return;
         };
         match purpose {
-            Purpose::Feed => {
+            Purpose::Feed | Purpose::First { replay: None } => {
                 partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
                 partition.marks.fail(now.after(RETRY));
             }
             Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),
             Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
+            | Purpose::First { .. }
             Purpose::Stored(token) => {
                 let search = partition.searches.iter_mut().find(|search| search.token == token);
                 if let Some(search) = search {
                     (search.asked, search.retry_at) = (false, now.after(RETRY));
                 }
             }
-            Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
+            Purpose::Subject { .. }
+            | Purpose::Page(_)
+            | Purpose::Fetch { .. }
+            | Purpose::First { replay: Some(_) } => {
                 partition.retry_scan(purpose, now);
             }
         }
@@ -151,6 +156,10 @@ impl JetStream {
                 !matches!(partition.feed.stage, FeedStage::Reading { until } if sequence < until);
             if is_live || sequence < partition.feed.fed {
                 return true;
+            Purpose::First { replay } => {
+                self.begin(place, replay, Some(stored.sequence), deliver);
+                return false;
+            }
             }
             partition.feed.fed = sequence.next();
         }
@@ -162,7 +171,7 @@ impl JetStream {
                 if let Some(id) = id.filter(|_| is_delivered(message))
                     && this.partitions.get_mut(place).is_some_and(is_new)
                 {
-                    deliver(this, Some((id, sequence)), message);
+                    deliver(this, Some((id, outside(sequence))), message);
                 }
             } else if let Some(partition) = this.partitions.get_mut(place)
                 && is_delivered(message)
@@ -173,3 +182,21 @@ impl JetStream {
         true
     }
 }
+
+    /// Whoever knew only from when on messages are wanted begins at the first of them.
+    fn begin(
+        &mut self,
+        place: usize,
+        replay: Option<u64>,
+        first: Option<Sequence>,
+        deliver: &mut Deliver<'_>,
+    ) {
+        match replay {
+            None => self.begin_feed(place, first, deliver),
+            Some(replay) => {
+                if let Some(partition) = self.partitions.get_mut(place) {
+                    partition.replays.begin(replay, first);
+                }
+            }
+        }
+    }

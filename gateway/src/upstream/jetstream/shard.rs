@@ -4,6 +4,7 @@
 //! answers and acknowledgements in [`JetStream::out`].
 
 use super::control::{ControlNews, PartitionStatus};
+use super::direct_get::Start;
 use super::inbox::Token;
 use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
@@ -12,6 +13,7 @@ use super::partition::{
     ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Partition, PartitionLimits, RETRY,
     STORED_PREFIX,
 };
+use super::place;
 use super::publish::encode_unacknowledged;
 use super::replay::Fetched;
 use super::requests::Pending;
@@ -125,6 +127,8 @@ pub struct JetStream {
     /// In the order of the ring.
     pub(super) partitions: Vec<Partition>,
     interest: Interest,
+    /// Where it is not known yet how a partition is, somebody wants what was stored since then.
+    pub(super) wanted_since: Timestamp,
     /// The number of the next fence, and the last of which all are passed.
     next_fence: u64,
     in_force: u64,
@@ -171,6 +175,7 @@ impl JetStream {
             stored: TopicPrefix::new(STORED_PREFIX).expect("made of letters"),
             partitions: ring.members().iter().map(partition).collect(),
             interest: Interest::default(),
+            wanted_since: Timestamp::NEVER,
             next_fence: 1,
             in_force: 0,
             retained: RetainedQueries::default(),
@@ -202,6 +207,7 @@ impl JetStream {
     /// The time of what happens next.
     pub fn set_now(&mut self, now: Timestamp) {
         self.now = now;
+        self.wanted_since = now.min(self.wanted_since);
     }
 
     /// The partitions, as sessions know them.
@@ -272,7 +278,7 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        if partition.feed.fed == Sequence::ZERO {
+        if partition.feed.fed == Sequence::ZERO && self.interest.is_empty() {
             // What is stored already is nobody's that subscribes from here on.
             partition.feed.fed = status.last.next();
         }
@@ -560,6 +566,7 @@ impl JetStream {
             return;
         };
         for (token, sequence) in partition.send_due(stored, *now) {
+            let fed = name_of(fed, self.wanted_since);
             self.put_retained(place, token, sequence);
         }
     }
@@ -698,6 +705,9 @@ impl JetStream {
     pub(super) fn remove_interest(&mut self, filter: &str) {
         let Some(filter_place) = self.interest.remove(filter) else {
             return;
+        if self.interest.is_empty() {
+            self.wanted_since = self.now;
+        }
         };
         for place in self.places_of(filter) {
             if let Some(partition) = self.partitions.get_mut(place)
@@ -748,7 +758,7 @@ impl JetStream {
         };
         let Self { partitions, stored, .. } = self;
         if let Some(partition) = partitions.get_mut(place) {
-            partition.start_replay(ticket, from, filters, count_max, stored);
+            partition.start_replay(ticket, place::inside(from), filters, count_max, stored);
         }
     }
 
@@ -775,17 +785,22 @@ impl JetStream {
     /// Where the feed of the partition that owns a topic is.
     pub(super) fn fed_of(&self, topic: &str) -> Sequence {
         let partition = self.partitions.get(self.owner(topic));
-        partition.map_or(Sequence::ZERO, |partition| partition.feed.fed)
+        let fed = partition.map_or(Sequence::ZERO, |partition| partition.feed.fed);
+        name_of(fed, self.wanted_since)
     }
 
     pub(super) fn fed(&self, partition: PartitionId) -> Sequence {
         let partition = self.place(partition).and_then(|place| self.partitions.get(place));
-        partition.map_or(Sequence::ZERO, |partition| partition.feed.fed)
+        let fed = partition.map_or(Sequence::ZERO, |partition| partition.feed.fed);
+        name_of(fed, self.now)
     }
 }
 
 /// Names an attempt to connect: so many places are there, and the rest counts.
 fn dial_token(place: usize, number: u64) -> u64 {
+        let Start::At(sequence) = place::inside(sequence) else {
+            return None;
+        };
     number * PLACES_MAX + place as u64
 }
 
@@ -801,6 +816,11 @@ pub(super) fn lane_of(place: usize) -> Lane {
 
 /// A stored message of QoS 0 is there for its retained value; it went to everyone when it came.
 pub(super) fn is_delivered(message: &Message<'_>) -> bool {
+/// What a place of the feed is called outside, or where it is not known, the time.
+fn name_of(fed: Sequence, time: Timestamp) -> Sequence {
+    if fed == Sequence::ZERO { place::since(time) } else { place::outside(fed) }
+}
+
     !(message.retain && message.qos == QoS::AtMostOnce)
 }
 

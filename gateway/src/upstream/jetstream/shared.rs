@@ -14,6 +14,7 @@ use super::consumer::{
 };
 use super::control::stream_name;
 use super::partition::{Partition, RETRY};
+use super::place::outside;
 use super::requests::Pending;
 use super::shard::{JetStream, encoded, is_delivered};
 use crate::proto::bridge::message_headers::read_message;
@@ -576,7 +577,7 @@ impl JetStream {
             encode_acknowledge(reply_to, Acknowledge::Done, &mut partition.out);
             return;
         }
-        let at = (partition.id, pulled.sequence);
+        let at = (partition.id, outside(pulled.sequence));
         let body = Bytes::from(encoded(&read.message));
         let is_unacknowledged = read.message.qos == QoS::AtMostOnce;
         let Some(group) = self.shared.groups.get_mut(&id) else {

@@ -88,7 +88,6 @@ fn sessions_that_come_back_while_a_link_is_cut_miss_nothing() {
 /// A subscription is granted although a sub-cluster cannot be reached: what is published later is
 /// its, also what is stored before the gateway finds the sub-cluster.
 #[test]
-#[ignore = "the feed of a sub-cluster begins where it is found, not where it was subscribed to"]
 fn a_gateway_started_without_a_sub_cluster_misses_nothing_of_it() {
     let site = Site::start();
     let (mut node, mut proxy) = {

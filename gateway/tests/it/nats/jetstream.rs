@@ -7,10 +7,11 @@ use gateway::proto::partition::Sequence;
 use gateway::proto::record::Message;
 use gateway::proto::time::Timestamp;
 use gateway::upstream::jetstream::batch::{Batch, BatchAnswer, Step, read_batch_answer};
-use gateway::upstream::jetstream::direct_get::{Answer, DirectGet};
+use gateway::upstream::jetstream::direct_get::{Answer, DirectGet, Start};
 use gateway::upstream::jetstream::publish::{
     ApiError, PublishAck, PublishAnswer, Put, encode_append, read_publish_answer,
 };
+use gateway::upstream::jetstream::stored::StoreTime;
 use gateway::upstream::jetstream::stored::Stored;
 use std::num::NonZeroU16;
 
@@ -175,11 +176,23 @@ fn direct_get_answers_what_was_asked_and_says_when_it_ends() {
         );
     }
     let batch = NonZeroU16::new(2).unwrap();
-    let scan =
-        DirectGet::Scan { from: Sequence(1), subject: None, batch, bytes_max: Some(100_000) };
+    let scan = DirectGet::Scan {
+        from: Start::At(Sequence(1)),
+        subject: None,
+        batch,
+        bytes_max: Some(100_000),
+    };
     check_batch(&mut connection, scan, &[1, 2], 1, None);
+    let since = |time| DirectGet::Scan {
+        from: Start::Since(StoreTime(time)),
+        subject: None,
+        batch,
+        bytes_max: None,
+    };
+    check_batch(&mut connection, since(1), &[1, 2], 1, None);
     let only_a = Some(subject("mqtt.a"));
-    let filtered = DirectGet::Scan { from: Sequence(1), subject: only_a, batch, bytes_max: None };
+    let filtered =
+        DirectGet::Scan { from: Start::At(Sequence(1)), subject: only_a, batch, bytes_max: None };
     check_batch(&mut connection, filtered, &[1, 3], 0, None);
     let all = [subject("mqtt.>")];
     let each = DirectGet::LastOfEach { subjects: &all, up_to: None, batch: None };
@@ -190,7 +203,8 @@ fn direct_get_answers_what_was_asked_and_says_when_it_ends() {
     for nothing in [
         DirectGet::Last { subject: subject("mqtt.c") },
         DirectGet::Next { subject: subject("mqtt.a"), from: Sequence(4) },
-        DirectGet::Scan { from: Sequence(4), subject: None, batch, bytes_max: None },
+        DirectGet::Scan { from: Start::At(Sequence(4)), subject: None, batch, bytes_max: None },
+        since(u64::MAX / 2),
         DirectGet::LastOfEach { subjects: &[subject("mqtt.c")], up_to: None, batch: None },
     ] {
         let got = get(&mut connection, nothing, 1).pop().unwrap();

@@ -10,6 +10,7 @@ use crate::simulation::random::Random;
 use gateway::proto::nats::json::{self, Value, decimal};
 use gateway::proto::nats::{Headers, subject_matches};
 use gateway::proto::time::Timestamp;
+use gateway::upstream::jetstream::stored::StoreTime;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
@@ -251,8 +252,10 @@ impl Stream {
     /// The answers to a Direct Get, as the stream is up to `end`.
     fn read(&self, read: &Read, end: u64, batch_max: u64) -> VecDeque<Delivery> {
         let (mut from, mut batch, mut filter, mut is_last) = (1, None, None, false);
+        let mut since = StoreTime(0);
         json::members(&read.body, |key, value| match key {
             "seq" => from = value.u64().unwrap(),
+            "start_time" => since = StoreTime::parse(value.text().unwrap().as_bytes()).unwrap(),
             "batch" => batch = value.u64(),
             "next_by_subj" => filter = value.text(),
             "last_by_subj" => (filter, is_last) = (value.text(), true),
@@ -271,7 +274,8 @@ impl Stream {
                 .is_none_or(|filter| subject_matches(filter.as_bytes(), &message.subject))
         };
         let from_there = self.kept.range(from..);
-        let reached = from_there.filter(|(at, one)| **at <= end && wanted(one));
+        let reached = from_there
+            .filter(|(at, one)| **at <= end && one.at >= since.timestamp() && wanted(one));
         let mut all: Vec<_> = reached.collect();
         if is_last {
             all = all.pop().into_iter().collect();
@@ -621,7 +625,6 @@ fn time_stamp(at: Timestamp) -> String {
 
 #[test]
 fn a_time_stamp_is_what_the_gateway_reads() {
-    use gateway::upstream::jetstream::stored::StoreTime;
     for millis in [0, 951_782_400_123, 1_700_000_000_000, 1_709_251_199_999] {
         let text = time_stamp(Timestamp(millis));
         let read = StoreTime::parse(text.as_bytes()).map(StoreTime::timestamp);

@@ -483,9 +483,13 @@ impl World {
         }
     }
 
-    /// What a gateway hears before any client connects: where each partition ends.
+    /// What a gateway hears before any client connects: where a partition ends, unless it is away.
     fn tell_first(&mut self, gateway: usize) {
         for number in 0..self.servers.len() {
+            if self.random.below(4) == 0 {
+                self.note(format!("gateway {gateway} starts without server {number}"));
+                continue;
+            }
             let status = PartitionStatus { leader: None, ..self.status(number) };
             self.tell(gateway, status);
         }
