@@ -5,6 +5,7 @@ use super::publish::write_ack;
 use super::waiting::Waiting;
 use super::{Context, ProtocolError, ShardState};
 use crate::proto::mqtt::{AckKind, PacketId, PublishAck, QoS, ReasonCode};
+use crate::proto::partition::PartitionId;
 use crate::proto::record::{Qos2Step, Record};
 use crate::proto::session::{InFlight, InFlightStep, Ticket};
 
@@ -160,13 +161,26 @@ impl ShardState {
 
     /// The message is done: its place in the window goes to the next.
     fn finish(&mut self, index: u32, packet_id: PacketId, context: &mut Context<'_>) {
-        let Some(session) = self.session_mut(index) else {
+        let Self { sessions, watermarks, .. } = self;
+        let watermark = |partition: PartitionId| {
+            watermarks.get(usize::from(partition.0)).copied().unwrap_or_default()
+        };
+        let slot = sessions.get_mut(index as usize);
+        let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
             return;
         };
         let Some(outbound) = &mut session.outbound else {
             return;
         };
         let removed = outbound.remove(packet_id);
+        // Until the cursor has passed it, a replay may meet it.
+        let is_repeatable = |sent: &InFlight| {
+            sent.qos() == QoS::ExactlyOnce
+                && !sent.origin.is_shared()
+                && sent.sequence >= watermark(sent.partition)
+        };
+        let repeatable = removed.as_ref().filter(|sent| is_repeatable(sent));
+        outbound.completed.extend(repeatable.map(|sent| (sent.partition, sent.sequence)));
         let has_unsent = !outbound.unsent.is_empty();
         let has_more = outbound.has_more();
         if let Some(sent) = removed {
