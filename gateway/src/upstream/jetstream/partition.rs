@@ -28,6 +28,8 @@ use std::time::Duration;
 
 /// The prefix of the subjects under which topics are stored.
 pub(super) const STORED_PREFIX: &str = "mqtt";
+/// Before a server has said what time it is: it is not further behind.
+const CLOCK_BEHIND_MAX_MS: i64 = -10_000;
 /// A subject of every stream that is no topic's.
 const MARK_SUBJECT: &[u8] = b"mqtt$.%mark";
 /// Subscription ids of answers: to publishes, and to questions.
@@ -140,6 +142,8 @@ pub(super) struct Partition {
     /// Where the link is, or is about to be.
     pub(super) address: Option<SocketAddr>,
     pub(super) ready: bool,
+    /// So far the servers' clock is ahead of the gateway's, at least.
+    pub(super) clock_ahead_ms: i64,
     /// The number of the last attempt to connect.
     pub(super) dial: u64,
     /// The link is to a server that does not lead.
@@ -246,6 +250,7 @@ impl Partition {
             pending_bytes: 0,
             refused: 0,
             has_warned: false,
+            clock_ahead_ms: CLOCK_BEHIND_MAX_MS,
             attempts: 0,
             acks: inbox("a"),
             answers: inbox("q"),
@@ -426,6 +431,7 @@ impl Partition {
             }
     }
 
+        let scan = Scan { from: place::by_clock(scan.from, self.clock_ahead_ms), ..scan };
     /// Asks where the stream ends, if anyone wants to know.
     pub(super) fn send_mark(&mut self, now: Timestamp) {
         if !self.ready || !self.marks.is_due(now) {
@@ -458,6 +464,32 @@ impl Partition {
     /// The stream has more servers than one, any of which may come to lead.
     pub(super) fn is_replicated(&self) -> bool {
         self.status.as_ref().is_some_and(|status| status.replicas > 1)
+    /// What is stored from now on is here or later.
+    fn known_end(&self) -> Sequence {
+        let looked_at = || self.status.as_ref().map(|status| status.last.next());
+        let fed = Some(self.feed.fed).filter(|fed| *fed > Sequence::ZERO);
+        fed.or_else(looked_at).unwrap_or(Sequence(1))
+    }
+
+    /// A server has said what time it is, and that was before `now`.
+    pub(super) fn note_clock(&mut self, server: Timestamp, now: Timestamp) {
+        let ahead_ms = i128::from(server.0) - i128::from(now.0);
+        let ahead_ms = i64::try_from(ahead_ms).unwrap_or(CLOCK_BEHIND_MAX_MS);
+        self.clock_ahead_ms = ahead_ms;
+    }
+
+    /// Where the leader is asked for a message.
+    pub(super) fn message_get(&self, retained: bool) -> &str {
+        if retained { &self.retained_message_get } else { &self.message_get }
+    }
+
+    /// Asks for the first message stored at or after `time`.
+    pub(super) fn ask_first(&mut self, time: StoreTime, replay: Option<u64>, now: Timestamp) {
+        let (purpose, from) = (Purpose::First { replay }, Start::Since(time));
+        let batch = NonZeroU16::MIN;
+        self.ask(Scan { purpose, from, subject: None, batch }, false, now);
+    }
+
     }
 
     /// Whether a message that was read or came is to be given to the shard: it was not before.

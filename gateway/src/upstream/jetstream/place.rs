@@ -14,19 +14,23 @@ use std::time::Duration;
 /// The first that has messages.
 const FIRST: u32 = 1;
 
-/// How far a server's clock may be ahead of or behind the gateway's: so much more is read where only
-/// the time is known.
-const CLOCK_SKEW_MAX: Duration = Duration::from_secs(10);
-
 /// The name of a place.
 pub(super) fn outside(sequence: Sequence) -> Sequence {
     Sequence::embedded(FIRST, sequence.offset())
 }
 
-/// The name of "whatever is stored from `time` on", with some seconds before it.
+/// The name of "whatever is stored from `time` on", by the gateway's clock. To the second, rounded down.
 pub(super) fn since(time: Timestamp) -> Sequence {
-    let skew = u64::try_from(CLOCK_SKEW_MAX.as_millis()).expect("seconds");
-    Sequence::embedded(0, time.0.saturating_sub(skew) / 1_000)
+    Sequence::embedded(0, time.0 / 1_000)
+}
+
+/// A time by a server's clock, which is `ahead_ms` ahead of the gateway's, at least.
+pub(super) fn by_clock(from: Start, ahead_ms: i64) -> Start {
+    let Start::Since(StoreTime(nanos)) = from else {
+        return from;
+    };
+    let shifted = (nanos / 1_000_000).saturating_add_signed(ahead_ms);
+    Start::Since(StoreTime(shifted.saturating_mul(1_000_000)))
 }
 
 /// What a name stands for.
@@ -46,6 +50,9 @@ mod tests {
         let time = since(Timestamp(1_795_634_045_624));
         assert_eq!(inside(time), Start::Since(StoreTime(1_795_634_035_000_000_000)));
         assert_eq!(inside(outside(Sequence(7))), Start::At(Sequence(7)));
+        let at = |millis: u64| Start::Since(StoreTime(millis * 1_000_000));
+        assert_eq!((by_clock(at(5_000), -700), by_clock(at(5), 2)), (at(4_300), at(7)));
+        assert_eq!(by_clock(Start::At(Sequence(5)), 9), Start::At(Sequence(5)));
         assert!(time < outside(Sequence(1)) && outside(Sequence(1)) < outside(Sequence(2)));
         assert_eq!(inside(Sequence::ZERO), Start::Since(StoreTime(0)), "from the beginning");
     }

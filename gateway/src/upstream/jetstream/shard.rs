@@ -281,6 +281,9 @@ impl JetStream {
         if partition.feed.fed == Sequence::ZERO && self.interest.is_empty() {
             // What is stored already is nobody's that subscribes from here on.
             partition.feed.fed = status.last.next();
+        if let Some(time) = status.server_time {
+            partition.note_clock(time, self.now);
+        }
         }
         let is_linked = partition.ready && status.leader == partition.address;
         partition.feed.confirmed.look(partition.feed.fed, is_linked);

@@ -150,6 +150,8 @@ impl Member {
             leader: self.address(client, &leader_name).await,
             leader_name,
             created: info.created,
+            leader_since: info.leader_since,
+            server_time: info.server_time.map(StoreTime::timestamp),
             first: info.first,
             last: info.last,
             replicas: info.replicas,

@@ -59,6 +59,10 @@ pub struct PartitionStatus {
     /// INFO's `server_name` of the leader.
     pub leader_name: String,
     /// When the stream was created: another time means that sequences started over.
+    /// Since when it leads; `None` where the servers do not say.
+    pub leader_since: Option<StoreTime>,
+    /// What time it was there when it said so; `None` where the servers do not say.
+    pub server_time: Option<Timestamp>,
     pub created: StoreTime,
     /// The first sequence still kept (`state.first_seq`).
     pub first: Sequence,

@@ -13,6 +13,10 @@ use serde_json::Value;
 pub(super) struct StreamInfo {
     /// The leader's name; empty while none is elected. `None` where there is no cluster.
     pub(super) leader: Option<String>,
+    /// What time it is there.
+    pub(super) server_time: Option<StoreTime>,
+    /// Since when it leads.
+    pub(super) leader_since: Option<StoreTime>,
     pub(super) created: StoreTime,
     pub(super) first: Sequence,
     pub(super) last: Sequence,
@@ -37,8 +41,12 @@ impl StreamInfo {
         let leader = answer.get("cluster").map(|cluster| {
             cluster.get("leader").and_then(Value::as_str).unwrap_or_default().to_owned()
         });
+        let since = answer.get("cluster").and_then(|cluster| cluster.get("leader_since")?.as_str());
+        let time = |text: &str| StoreTime::parse(text.as_bytes());
         Some(Self {
             leader,
+            server_time: answer.get("ts").and_then(Value::as_str).and_then(time),
+            leader_since: since.and_then(time),
             created: StoreTime::parse(answer.get("created")?.as_str()?.as_bytes())?,
             first: sequence("first_seq")?,
             last: sequence("last_seq")?,
@@ -57,11 +65,14 @@ mod tests {
         let mut answer = json!({
             "config": {"num_replicas": 3},
             "created": "1970-01-01T00:00:01.5Z",
+            "ts": "1970-01-01T00:00:03Z",
             "state": {"first_seq": 3, "last_seq": 9},
             "cluster": {"name": "c", "leader": "n1"},
         });
         let info = StreamInfo::read(&answer).unwrap();
         assert_eq!(info.leader.as_deref(), Some("n1"));
+        assert_eq!(info.server_time, Some(StoreTime(3_000_000_000)));
+        assert_eq!(info.leader_since, Some(StoreTime(2_000_000_000)));
         assert_eq!((info.created, info.replicas), (StoreTime(1_500_000_000), 3));
         assert_eq!((info.first, info.last), (Sequence(3), Sequence(9)));
         answer["cluster"] = json!({"name": "c"});

@@ -502,6 +502,8 @@ impl World {
         match self.random.below(20) {
             0 => status.leader = Some(NOWHERE),
             1 => status.leader = None,
+            leader_since: Some(StoreTime(model.elections)),
+            server_time: Some(self.now()),
             2 => status.last = Sequence(status.last.0.saturating_sub(self.random.below(5))),
             _ => {}
         }
