@@ -27,6 +27,7 @@ pub mod shard;
 pub mod stored;
 pub mod tail;
 
+mod absent;
 mod append;
 mod backoff;
 mod confirmed;

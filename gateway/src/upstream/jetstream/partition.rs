@@ -193,6 +193,8 @@ pub(super) struct Partition {
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) token: Token,
+    message_get: String,
+    retained_message_get: String,
     pub(super) next: Start,
     pub(super) asked: bool,
     /// Not before this.
@@ -290,6 +292,8 @@ impl Partition {
         (self.ready, self.was_lost) = (true, false);
         // The server may have stored what it did not acknowledge, and forgotten its name since.
         let search = |(token, next)| Search::new(token, Start::At(next));
+            message_get: format!("$JS.API.STREAM.MSG.GET.{}", stream_name(id)),
+            retained_message_get: format!("$JS.API.STREAM.MSG.GET.{}", retained_stream_name(id)),
         self.searches.extend(self.lane.doubt().into_iter().map(search));
         self.attempts += 1;
         let inbox = |kind: &str| {
@@ -431,7 +435,32 @@ impl Partition {
             }
     }
 
-        let scan = Scan { from: place::by_clock(scan.from, self.clock_ahead_ms), ..scan };
+    /// What is stored from now on is here or later.
+    fn known_end(&self) -> Sequence {
+        let looked_at = || self.status.as_ref().map(|status| status.last.next());
+        let fed = Some(self.feed.fed).filter(|fed| *fed > Sequence::ZERO);
+        fed.or_else(looked_at).unwrap_or(Sequence(1))
+    }
+
+    /// A server has said what time it is, and that was before `now`.
+    pub(super) fn note_clock(&mut self, server: Timestamp, now: Timestamp) {
+        let ahead_ms = i128::from(server.0) - i128::from(now.0);
+        let ahead_ms = i64::try_from(ahead_ms).unwrap_or(CLOCK_BEHIND_MAX_MS);
+        self.clock_ahead_ms = ahead_ms;
+    }
+
+    /// Where the leader is asked for a message.
+    pub(super) fn message_get(&self, retained: bool) -> &str {
+        if retained { &self.retained_message_get } else { &self.message_get }
+    }
+
+    /// Asks for the first message stored at or after `time`.
+    pub(super) fn ask_first(&mut self, time: StoreTime, replay: Option<u64>, now: Timestamp) {
+        let (purpose, from) = (Purpose::First { replay }, Start::Since(time));
+        let batch = NonZeroU16::MIN;
+        self.ask(Scan { purpose, from, subject: None, batch }, false, now);
+    }
+
     /// Asks where the stream ends, if anyone wants to know.
     pub(super) fn send_mark(&mut self, now: Timestamp) {
         if !self.ready || !self.marks.is_due(now) {
@@ -464,32 +493,6 @@ impl Partition {
     /// The stream has more servers than one, any of which may come to lead.
     pub(super) fn is_replicated(&self) -> bool {
         self.status.as_ref().is_some_and(|status| status.replicas > 1)
-    /// What is stored from now on is here or later.
-    fn known_end(&self) -> Sequence {
-        let looked_at = || self.status.as_ref().map(|status| status.last.next());
-        let fed = Some(self.feed.fed).filter(|fed| *fed > Sequence::ZERO);
-        fed.or_else(looked_at).unwrap_or(Sequence(1))
-    }
-
-    /// A server has said what time it is, and that was before `now`.
-    pub(super) fn note_clock(&mut self, server: Timestamp, now: Timestamp) {
-        let ahead_ms = i128::from(server.0) - i128::from(now.0);
-        let ahead_ms = i64::try_from(ahead_ms).unwrap_or(CLOCK_BEHIND_MAX_MS);
-        self.clock_ahead_ms = ahead_ms;
-    }
-
-    /// Where the leader is asked for a message.
-    pub(super) fn message_get(&self, retained: bool) -> &str {
-        if retained { &self.retained_message_get } else { &self.message_get }
-    }
-
-    /// Asks for the first message stored at or after `time`.
-    pub(super) fn ask_first(&mut self, time: StoreTime, replay: Option<u64>, now: Timestamp) {
-        let (purpose, from) = (Purpose::First { replay }, Start::Since(time));
-        let batch = NonZeroU16::MIN;
-        self.ask(Scan { purpose, from, subject: None, batch }, false, now);
-    }
-
     }
 
     /// Whether a message that was read or came is to be given to the shard: it was not before.

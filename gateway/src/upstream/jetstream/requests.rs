@@ -18,6 +18,8 @@ pub enum Pending {
     Mark(u64),
     /// Stored messages.
     Scan(Scan),
+    /// Whether the leader has none where a server had none: see [`super::absent`].
+    Absent(Scan),
     /// A retained message is being put, for this publish.
     RetainedPut(Token),
     /// The consumer of a shared subscription's group is being made.

@@ -64,6 +64,11 @@ impl Cursor {
 }
 
 impl RetainedQueries {
+    /// Where the next message of a question would be.
+    pub(super) fn reached(&self, query: u64) -> Option<Sequence> {
+        self.queries.get(&query).map(|query| query.cursor.from)
+    }
+
     /// A question that cannot be answered, to be told.
     pub(super) fn fail(&mut self, query: u64) -> Option<u64> {
         self.queries.remove(&query).map(|_| query)

@@ -52,7 +52,24 @@ impl JetStream {
             self.fail_scan(place, scan.purpose);
             return false;
         }
-        match scan.purpose {
+        if more || !self.confirm_absent(place, scan) {
+            self.end_scan(place, scan.purpose, more, deliver);
+        }
+        false
+    }
+
+    /// Everything that was asked for has come; with `more` there is more of it.
+    pub(super) fn end_scan(
+        &mut self,
+        place: usize,
+        purpose: Purpose,
+        more: bool,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        match purpose {
             Purpose::Feed => {
                 if let FeedStage::Reading { until } = partition.feed.stage
                     && !more
@@ -97,7 +114,7 @@ impl JetStream {
         }
     }
 
-    fn fail_scan(&mut self, place: usize, purpose: Purpose) {
+    pub(super) fn fail_scan(&mut self, place: usize, purpose: Purpose) {
         let now = self.now;
         let Some(partition) = self.partitions.get_mut(place) else {
             return;

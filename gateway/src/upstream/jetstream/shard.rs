@@ -512,6 +512,7 @@ impl JetStream {
         if self.is_over() {
             self.out
                 .closes
+            Pending::Absent(scan) => self.handle_absent(place, &scan, message, deliver),
                 .extend(self.partitions.iter_mut().filter_map(|one| one.connection.take()));
             return;
         }

@@ -60,6 +60,8 @@ struct Delivery {
 struct Read {
     stream: usize,
     reply_to: Vec<u8>,
+    /// The leader is asked, not any server.
+    of_leader: bool,
     body: Vec<u8>,
 }
 
@@ -247,6 +249,34 @@ impl Stream {
         );
         headers.extend_from_slice(text.as_bytes());
         headers
+    }
+
+    /// The answer to `STREAM.MSG.GET`.
+    fn get(&self, body: &[u8]) -> String {
+        let (mut from, mut next, mut last) = (1, None, None);
+        json::members(body, |key, value| match key {
+            "seq" => from = value.u64().unwrap(),
+            "next_by_subj" => next = value.text(),
+            "last_by_subj" => last = value.text(),
+            _ => panic!("{key} in a question to the leader"),
+        })
+        .unwrap();
+        let of = |filter: &String| {
+            let mut found = self.kept.range(from..);
+            let filter = filter.as_bytes().to_vec();
+            std::iter::from_fn(move || {
+                found.by_ref().find(|(_, one)| subject_matches(&filter, &one.subject))
+            })
+        };
+        let found =
+            next.as_ref().map_or_else(|| of(last.as_ref().unwrap()).last(), |next| of(next).next());
+        let Some((sequence, message)) = found else {
+            let error = r#"{"code":404,"err_code":10037,"description":"no message found"}"#;
+            return format!(r#"{{"error":{error}}}"#);
+        };
+        let (subject, at) = (String::from_utf8_lossy(&message.subject), time_stamp(message.at));
+        let message = format!(r#"{{"subject":"{subject}","seq":{sequence},"time":"{at}"}}"#);
+        format!(r#"{{"message":{message}}}"#)
     }
 
     /// The answers to a Direct Get, as the stream is up to `end`.
@@ -443,7 +473,8 @@ impl NatsServer {
         payload: &[u8],
     ) {
         let stream = self.stream_of(subject);
-        let read = subject.strip_prefix(b"$JS.API.DIRECT.GET.");
+        let direct = subject.strip_prefix(b"$JS.API.DIRECT.GET.");
+        let read = direct.or_else(|| subject.strip_prefix(b"$JS.API.STREAM.MSG.GET."));
         if !self.has_streams && (stream.is_some() || read.is_some()) {
             self.say_nobody_listens(subject, reply_to.expect("streams answer"));
         } else if let Some(name) = read {
@@ -451,7 +482,8 @@ impl NatsServer {
                 (0..STREAMS).filter(|which| self.stream(*which).name.as_bytes() == name);
             let stream = streams.next().expect("a stream that is there");
             let reply_to = reply_to.expect("a question").to_vec();
-            self.asked.push(Read { stream, reply_to, body: payload.to_vec() });
+            let (of_leader, body) = (direct.is_none(), payload.to_vec());
+            self.asked.push(Read { stream, of_leader, reply_to, body });
         } else if let Some(which) = stream {
             let now = self.now;
             let (answer, republished) =
@@ -567,7 +599,14 @@ impl NatsServer {
         let read = self.asked.remove(which);
         let stream = self.stream(read.stream);
         let end = stream.last.saturating_sub(self.lag);
-        let answers = stream.read(&read, end, self.batch_max);
+        let answers = match read.of_leader {
+            true => VecDeque::from([Delivery {
+                subject: read.reply_to.clone(),
+                headers: Vec::new(),
+                payload: stream.get(&read.body).into_bytes(),
+            }]),
+            false => stream.read(&read, end, self.batch_max),
+        };
         if std::env::var_os("TRACE").is_some() {
             let (name, body) = (&stream.name, read.body.escape_ascii());
             eprintln!("{name}: {body} for {}: {}", read.reply_to.escape_ascii(), answers.len());
