@@ -21,14 +21,16 @@ pub(super) struct Confirmed {
 }
 
 impl Confirmed {
-    /// The leader was looked at while the feed was at `fed`; `is_linked` if the link is to it.
-    pub(super) fn look(&mut self, fed: Sequence, is_linked: bool) {
+    /// The leader was looked at while the feed was at `fed`, and had stored up to `last`; `is_linked`
+    /// if the link is to it.
+    pub(super) fn look(&mut self, fed: Sequence, last: Sequence, is_linked: bool) {
         if !is_linked {
             self.seen = None;
             return;
         }
         if let Some(seen) = self.seen.replace(fed) {
-            self.below = seen.max(self.below);
+            // A shard that is late with looks may be further by then than the leader was.
+            self.below = seen.min(last.next()).max(self.below);
             self.given = self.given.split_off(&self.below);
         }
     }
@@ -47,6 +49,11 @@ impl Confirmed {
         true
     }
 
+    /// Whether a message was given to the shard, or counts as given.
+    pub(super) fn was_given(&self, sequence: Sequence) -> bool {
+        sequence < self.below || self.given.contains(&sequence)
+    }
+
     /// A new link: from where to read, the feed having been at `fed`.
     pub(super) fn go_back(&mut self, fed: Sequence) -> Sequence {
         self.seen = None;
@@ -57,17 +64,17 @@ impl Confirmed {
         self.below.min(fed)
     }
 
+    /// The feed begins at `fed`: what came before is nobody's.
+    pub(super) fn begin(&mut self, fed: Sequence) {
+        self.below = fed;
+    }
+
     /// Everything below is complete.
     #[must_use]
     pub(super) fn below(&self) -> Sequence {
         self.below
     }
 }
-
-    /// The feed begins at `fed`: what came before is nobody's.
-    pub(super) fn begin(&mut self, fed: Sequence) {
-        self.below = fed;
-    }
 
 /// Messages remembered; some 16 MB.
 const GIVEN_MAX: usize = 1 << 20;
@@ -83,19 +90,22 @@ mod tests {
         for sequence in [6, 8, 12] {
             assert!(confirmed.give(Sequence(sequence)));
         }
-        confirmed.look(Sequence(9), true);
+        confirmed.look(Sequence(9), Sequence(20), true);
         assert_eq!(confirmed.below(), Sequence(5));
-        confirmed.look(Sequence(13), true);
+        confirmed.look(Sequence(13), Sequence(20), true);
         assert_eq!(confirmed.below(), Sequence(9));
         assert_eq!(confirmed.given.iter().map(|one| one.0).collect::<Vec<_>>(), [12]);
-        confirmed.look(Sequence(20), false);
-        confirmed.look(Sequence(21), true);
+        confirmed.look(Sequence(20), Sequence(20), false);
+        confirmed.look(Sequence(21), Sequence(21), true);
         assert_eq!(confirmed.below(), Sequence(9), "another led between");
         assert_eq!(confirmed.go_back(Sequence(21)), Sequence(9));
         assert!(!confirmed.give(Sequence(12)), "it was given before");
         assert!(!confirmed.give(Sequence(8)), "it is below");
         assert!(confirmed.give(Sequence(10)), "it was missed");
-        confirmed.look(Sequence(30), true);
+        confirmed.look(Sequence(30), Sequence(24), true);
         assert_eq!(confirmed.below(), Sequence(9), "the first look at the new link");
+        confirmed.look(Sequence(30), Sequence(24), true);
+        assert_eq!(confirmed.below(), Sequence(25), "the leader was not further when it said so");
+        assert!(confirmed.was_given(Sequence(24)) && !confirmed.was_given(Sequence(25)));
     }
 }

@@ -6,12 +6,12 @@
 //! Source: ARCHITECTURE.md, "Marks: where the stream ends, and how far the feed is".
 
 use super::direct_get::Start;
-use super::partition::{FeedStage, Partition, RETRY, message_of};
-use super::place::{self, outside};
+use super::partition::{FeedStage, RETRY, message_of};
+use super::place::outside;
 use super::publish::{mark_sequence, read_publish_answer};
 use super::requests::{Purpose, Scan};
 use super::shard::{Deliver, JetStream, encoded, is_delivered};
-use super::stored::{NotStored, Stored};
+use super::stored::{NotStored, StoreTime, Stored};
 use crate::proto::bridge::message_headers::{ReadMessage, read_message};
 use crate::proto::mqtt::QoS;
 use crate::proto::nats::{Headers, Message as NatsMessage};
@@ -56,6 +56,9 @@ impl JetStream {
             );
             partition.forget_read(end.next());
         }
+        if partition.feed.whole_from.is_none() && number >= partition.feed.whole_mark {
+            partition.feed.whole_from = Some(end.next());
+        }
         partition.pass_fences();
         match partition.feed.stage {
             FeedStage::Live => partition.feed.fed = end.next().max(partition.feed.fed),
@@ -80,15 +83,14 @@ impl JetStream {
         let FeedStage::Reading { until } = partition.feed.stage else {
             return;
         };
+        if partition.feed.fed == Sequence::ZERO {
+            let time = StoreTime(wanted_since.0.saturating_mul(1_000_000));
+            partition.ask_first(time, None, now);
+            return;
+        }
         if partition.feed.fed < until {
             let from = partition.feed.fed.max(Sequence(1));
             let batch = NonZeroU16::new(FEED_BATCH).expect("not 0");
-        if partition.feed.fed == Sequence::ZERO {
-            if let Start::Since(time) = place::inside(place::since(wanted_since)) {
-                partition.ask_first(time, None, now);
-            }
-            return;
-        }
             let from = Start::At(from);
             let scan = Scan { purpose: Purpose::Feed, from, subject: None, batch };
             partition.ask(scan, false, now);
@@ -115,9 +117,6 @@ impl JetStream {
         }
     }
 
-    /// Reads what a stored message is to MQTT, if it is anything.
-    pub(super) fn with_message(
-        &mut self,
     /// The feed was to begin at a time, and this is the first message from then on, if there is one.
     pub(super) fn begin_feed(
         &mut self,
@@ -137,6 +136,9 @@ impl JetStream {
         self.read_on(place, deliver);
     }
 
+    /// Reads what a stored message is to MQTT, if it is anything.
+    pub(super) fn with_message(
+        &mut self,
         stored: &Stored<'_>,
         headers: Headers<'_>,
         payload: &[u8],
@@ -181,11 +183,17 @@ impl JetStream {
             return;
         };
         let (id, is_live) = (partition.id, partition.feed.stage == FeedStage::Live);
+        let mut is_new = false;
         if is_live {
             if sequence < partition.feed.fed {
                 return;
             }
+            if partition.has_gap || partition.shows_gap(&stored) {
+                partition.has_gap = true;
+                return;
+            }
             partition.feed.fed = sequence.next();
+            is_new = partition.is_new(sequence);
         }
         self.with_message(&stored, message.headers, message.payload, |this, message| {
             if !is_delivered(message) {
@@ -194,9 +202,8 @@ impl JetStream {
             if let Some(partition) = this.partitions.get_mut(place) {
                 partition.tail.push(sequence, encoded(message).into());
             }
-            let is_new = |partition: &mut Partition| partition.is_new(sequence);
-            if is_live && this.partitions.get_mut(place).is_some_and(is_new) {
-                deliver(this, Some((id, sequence)), message);
+            if is_new {
+                deliver(this, Some((id, outside(sequence))), message);
             }
         });
     }

@@ -9,10 +9,12 @@ use super::inbox::{Inbox, Token};
 use super::interest::{FilterPlace, Interest};
 use super::lane::{Append, Lane, LaneLimits};
 use super::link::{Fence, Link, LinkSettings};
+use super::place;
 use super::publish::{encode_append, encode_mark};
 use super::replay::Replays;
 use super::requests::{Pending, Purpose, Requests, Scan};
 use super::shared::SharedLimits;
+use super::stored::{StoreTime, Stored};
 use super::tail::Tail;
 use crate::proto::bridge::topic_subject::TopicPrefix;
 use crate::proto::nats::{Subject, encode_subscribe, encode_unsubscribe};
@@ -22,14 +24,14 @@ use crate::proto::record::{Message, Record};
 use crate::proto::time::Timestamp;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// The prefix of the subjects under which topics are stored.
-pub(super) const STORED_PREFIX: &str = "mqtt";
 /// Before a server has said what time it is: it is not further behind.
 const CLOCK_BEHIND_MAX_MS: i64 = -10_000;
+/// The prefix of the subjects under which topics are stored.
+pub(super) const STORED_PREFIX: &str = "mqtt";
 /// A subject of every stream that is no topic's.
 const MARK_SUBJECT: &[u8] = b"mqtt$.%mark";
 /// Subscription ids of answers: to publishes, and to questions.
@@ -51,6 +53,10 @@ pub(super) struct Feed {
     /// What was told of `fed`.
     pub(super) told: Sequence,
     pub(super) confirmed: Confirmed,
+    /// From here on everything that the shard subscribes to came by itself, if that is known.
+    pub(super) whole_from: Option<Sequence>,
+    /// The mark that tells `whole_from`.
+    pub(super) whole_mark: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,18 +142,20 @@ pub(super) struct Partition {
     pub(super) id: PartitionId,
     /// Whose it is.
     pub(super) sub_cluster: String,
+    /// So far the servers' clock is ahead of the gateway's, at least.
+    pub(super) clock_ahead_ms: i64,
     /// Taken out while it reads.
     pub(super) link: Option<Link>,
     pub(super) connection: Option<ConnectionId>,
     /// Where the link is, or is about to be.
     pub(super) address: Option<SocketAddr>,
     pub(super) ready: bool,
-    /// So far the servers' clock is ahead of the gateway's, at least.
-    pub(super) clock_ahead_ms: i64,
     /// The number of the last attempt to connect.
     pub(super) dial: u64,
     /// The link is to a server that does not lead.
     pub(super) is_misled: bool,
+    /// A message that should have come on the link did not.
+    pub(super) has_gap: bool,
     /// It was lost since it was there last, or could not be made.
     was_lost: bool,
     /// Bytes that the link's socket has not taken.
@@ -185,6 +193,8 @@ pub(super) struct Partition {
     pub(super) retained: TopicPrefix,
     direct_get: String,
     retained_direct_get: String,
+    message_get: String,
+    retained_message_get: String,
     scratch: Vec<u8>,
     subject: Vec<u8>,
 }
@@ -193,12 +203,16 @@ pub(super) struct Partition {
 #[derive(Debug)]
 pub(super) struct Search {
     pub(super) token: Token,
-    message_get: String,
-    retained_message_get: String,
     pub(super) next: Start,
     pub(super) asked: bool,
     /// Not before this.
     pub(super) retry_at: Timestamp,
+}
+
+impl Search {
+    pub(super) fn new(token: Token, next: Start) -> Self {
+        Self { token, next, asked: false, retry_at: Timestamp::START }
+    }
 }
 
 /// What the partitions of a shard have in common.
@@ -210,12 +224,6 @@ pub struct PartitionLimits {
     pub tail_bytes_max: usize,
     /// Bytes of stored messages kept for sessions that are behind, each.
     pub page_bytes_max: usize,
-impl Search {
-    pub(super) fn new(token: Token, next: Start) -> Self {
-        Self { token, next, asked: false, retry_at: Timestamp::START }
-    }
-}
-
     /// Of shared subscriptions.
     pub shared: SharedLimits,
     /// Bytes waiting for a link above which messages of QoS 0 are dropped.
@@ -242,17 +250,18 @@ impl Partition {
         Self {
             id,
             sub_cluster: settings.name.clone(),
+            clock_ahead_ms: CLOCK_BEHIND_MAX_MS,
             link: Some(Link::new(settings, servers, seed)),
             connection: None,
             address: None,
             ready: false,
             dial: 0,
             is_misled: false,
+            has_gap: false,
             was_lost: false,
             pending_bytes: 0,
             refused: 0,
             has_warned: false,
-            clock_ahead_ms: CLOCK_BEHIND_MAX_MS,
             attempts: 0,
             acks: inbox("a"),
             answers: inbox("q"),
@@ -266,6 +275,8 @@ impl Partition {
                 fed: Sequence::ZERO,
                 told: Sequence::ZERO,
                 confirmed: Confirmed::default(),
+                whole_from: None,
+                whole_mark: 0,
             },
             tail: Tail::new(limits.tail_bytes_max),
             marks: Marks::default(),
@@ -281,6 +292,8 @@ impl Partition {
             retained: prefix(&format!("{}.{STORED_PREFIX}", retained_prefix(id))),
             direct_get: format!("$JS.API.DIRECT.GET.{}", stream_name(id)),
             retained_direct_get: format!("$JS.API.DIRECT.GET.{}", retained_stream_name(id)),
+            message_get: format!("$JS.API.STREAM.MSG.GET.{}", stream_name(id)),
+            retained_message_get: format!("$JS.API.STREAM.MSG.GET.{}", retained_stream_name(id)),
             scratch: Vec::new(),
             subject: Vec::new(),
         }
@@ -292,8 +305,6 @@ impl Partition {
         (self.ready, self.was_lost) = (true, false);
         // The server may have stored what it did not acknowledge, and forgotten its name since.
         let search = |(token, next)| Search::new(token, Start::At(next));
-            message_get: format!("$JS.API.STREAM.MSG.GET.{}", stream_name(id)),
-            retained_message_get: format!("$JS.API.STREAM.MSG.GET.{}", retained_stream_name(id)),
         self.searches.extend(self.lane.doubt().into_iter().map(search));
         self.attempts += 1;
         let inbox = |kind: &str| {
@@ -318,7 +329,23 @@ impl Partition {
             self.feed.fed = self.feed.confirmed.go_back(self.feed.fed);
         }
         self.feed.stage = FeedStage::ExpectMark(self.marks.want());
+        self.expect_whole();
         self.tail.restart(Sequence::ZERO);
+    }
+
+    /// Subscriptions were added: from which place on they bring everything, the next mark tells.
+    pub(super) fn expect_whole(&mut self) {
+        (self.feed.whole_from, self.feed.whole_mark) = (None, self.marks.want());
+    }
+
+    /// Whether a message, by the one before it of its subject, shows that this one never came,
+    /// although it should have: nobody republishes what a leader had stored and not yet sent when
+    /// another took over.
+    pub(super) fn shows_gap(&self, stored: &Stored<'_>) -> bool {
+        let (Some(before), Some(whole_from)) = (stored.last_sequence, self.feed.whole_from) else {
+            return false;
+        };
+        self.is_replicated() && before >= whole_from && !self.feed.confirmed.was_given(before)
     }
 
     /// The link is lost, or given up.
@@ -404,6 +431,7 @@ impl Partition {
     /// Asks for stored messages, or for retained ones.
     pub(super) fn ask(&mut self, scan: Scan, retained: bool, now: Timestamp) {
         let api = if retained { &self.retained_direct_get } else { &self.direct_get };
+        let scan = Scan { from: place::by_clock(scan.from, self.clock_ahead_ms), ..scan };
         let token = self.requests.ask(Pending::Scan(scan.clone()), now);
         let reply_to = self.answers.reply_to(token, &mut self.scratch);
         let api = Subject::from_checked(api.as_bytes());
@@ -428,6 +456,7 @@ impl Partition {
     pub(super) fn may_lag(&self, purpose: Purpose) -> bool {
         self.is_replicated()
             && match purpose {
+                Purpose::First { .. } => true,
                 Purpose::Feed => {
                     matches!(self.feed.stage, FeedStage::Reading { until } if self.feed.fed < until)
                 }
@@ -484,7 +513,6 @@ impl Partition {
         }
         let lane = self.lane.next_timeout();
         let searches = self.searches.iter().filter(|search| !search.asked);
-                Purpose::First { .. } => true,
         let searches = searches.map(|search| search.retry_at).min().unwrap_or(Timestamp::NEVER);
         let replays = self.replays.next_timeout().min(searches);
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())

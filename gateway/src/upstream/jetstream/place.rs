@@ -9,7 +9,6 @@ use super::direct_get::Start;
 use super::stored::StoreTime;
 use crate::proto::partition::Sequence;
 use crate::proto::time::Timestamp;
-use std::time::Duration;
 
 /// The first that has messages.
 const FIRST: u32 = 1;
@@ -48,12 +47,12 @@ mod tests {
     #[test]
     fn a_time_is_before_every_place() {
         let time = since(Timestamp(1_795_634_045_624));
-        assert_eq!(inside(time), Start::Since(StoreTime(1_795_634_035_000_000_000)));
+        assert_eq!(inside(time), Start::Since(StoreTime(1_795_634_045_000_000_000)));
         assert_eq!(inside(outside(Sequence(7))), Start::At(Sequence(7)));
+        assert!(time < outside(Sequence(1)) && outside(Sequence(1)) < outside(Sequence(2)));
         let at = |millis: u64| Start::Since(StoreTime(millis * 1_000_000));
         assert_eq!((by_clock(at(5_000), -700), by_clock(at(5), 2)), (at(4_300), at(7)));
         assert_eq!(by_clock(Start::At(Sequence(5)), 9), Start::At(Sequence(5)));
-        assert!(time < outside(Sequence(1)) && outside(Sequence(1)) < outside(Sequence(2)));
         assert_eq!(inside(Sequence::ZERO), Start::Since(StoreTime(0)), "from the beginning");
     }
 }

@@ -49,13 +49,13 @@ const BYTES_MAX: u32 = 4 * 1_024 * 1_024;
 pub enum Purpose {
     /// The shard, for what it missed while it had no link.
     Feed,
-    /// A session that is behind: its replay, and which of the subjects it reads.
-    Subject {
     /// Whoever knows only from when on messages are wanted, for the first of them.
     First {
         /// See [`super::replay::Replay`]; `None` for the shard's feed.
         replay: Option<u64>,
     },
+    /// A session that is behind: its replay, and which of the subjects it reads.
+    Subject {
         /// See [`super::replay::Replay`].
         replay: u64,
         /// Which of its subjects.

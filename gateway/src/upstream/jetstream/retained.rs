@@ -231,12 +231,12 @@ impl JetStream {
         let mut body = Vec::with_capacity(read.message.encoded_bytes());
         Record::Message(read.message).encode(&mut body);
         let partition = partition.id;
+        let sequence = outside(sequence);
         query.found.push(RetainedMessage { partition, sequence, body: body.into() });
     }
 
     /// A page is complete; with `more` its subject has more.
     pub(super) fn end_retained(&mut self, id: u64, more: bool) {
-        let sequence = outside(sequence);
         let Some(Query { filter, cursor, found }) = self.retained.queries.remove(&id) else {
             return;
         };

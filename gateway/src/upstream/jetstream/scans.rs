@@ -78,6 +78,7 @@ impl JetStream {
                 }
                 self.read_on(place, deliver);
             }
+            Purpose::First { replay } => self.begin(place, replay, None, deliver),
             Purpose::Retained(query) => self.end_retained(query, more),
             Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
             Purpose::Stored(token) => self.end_search(place, token, more),
@@ -94,7 +95,6 @@ impl JetStream {
         };
         match purpose {
             // What is behind the end is in the tail, or comes by itself.
-            Purpose::First { replay } => self.begin(place, replay, None, deliver),
             Purpose::Feed => {
                 if let FeedStage::Reading { until } = partition.feed.stage {
                     partition.feed.fed = sequence.next().min(until).max(partition.feed.fed);
@@ -109,6 +109,7 @@ impl JetStream {
             Purpose::Subject { .. }
             | Purpose::Page(_)
             | Purpose::Fetch { .. }
+            | Purpose::First { .. }
             | Purpose::Retained(_)
             | Purpose::RetainedLast(_) => partition.replays.pass_over(purpose, sequence),
         }
@@ -126,7 +127,6 @@ impl JetStream {
             }
             Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),
             Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
-            | Purpose::First { .. }
             Purpose::Stored(token) => {
                 let search = partition.searches.iter_mut().find(|search| search.token == token);
                 if let Some(search) = search {
@@ -156,6 +156,10 @@ impl JetStream {
                 self.replace_retained(place, token, Some((stored.sequence, message.headers)));
                 return false;
             }
+            Purpose::First { replay } => {
+                self.begin(place, replay, Some(stored.sequence), deliver);
+                return false;
+            }
             Purpose::Retained(query) => {
                 self.take_retained(place, query, stored, message);
                 return true;
@@ -173,10 +177,6 @@ impl JetStream {
                 !matches!(partition.feed.stage, FeedStage::Reading { until } if sequence < until);
             if is_live || sequence < partition.feed.fed {
                 return true;
-            Purpose::First { replay } => {
-                self.begin(place, replay, Some(stored.sequence), deliver);
-                return false;
-            }
             }
             partition.feed.fed = sequence.next();
         }
@@ -198,7 +198,6 @@ impl JetStream {
         });
         true
     }
-}
 
     /// Whoever knew only from when on messages are wanted begins at the first of them.
     fn begin(
@@ -217,3 +216,4 @@ impl JetStream {
             }
         }
     }
+}

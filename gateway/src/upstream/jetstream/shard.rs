@@ -275,23 +275,34 @@ impl JetStream {
                 self.restart_link(place, "the leader is another server");
             }
         }
+        if self.was_led_by_another(place, &status) {
+            self.restart_link(place, "the leader was elected anew");
+        }
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        if partition.feed.fed == Sequence::ZERO && self.interest.is_empty() {
-            // What is stored already is nobody's that subscribes from here on.
-            partition.feed.fed = status.last.next();
         if let Some(time) = status.server_time {
             partition.note_clock(time, self.now);
         }
+        if partition.feed.fed == Sequence::ZERO && self.interest.is_empty() {
+            // What is stored already is nobody's that subscribes from here on.
+            partition.feed.fed = status.last.next();
         }
         let is_linked = partition.ready && status.leader == partition.address;
-        partition.feed.confirmed.look(partition.feed.fed, is_linked);
+        partition.feed.confirmed.look(partition.feed.fed, status.last, is_linked);
         // More is stored than was fed: nothing of it may concern this shard, which a mark tells.
         if partition.feed.stage == FeedStage::Live && status.last >= partition.feed.fed {
             partition.marks.want();
         }
         partition.status = Some(status);
+    }
+
+    /// The server of the link leads, and may not have since it was looked at last.
+    fn was_led_by_another(&self, place: usize, status: &PartitionStatus) -> bool {
+        let partition = self.partitions.get(place);
+        let before = partition.and_then(|partition| partition.status.as_ref());
+        partition.is_some_and(|partition| partition.address.is_some())
+            && before.is_some_and(|before| before.leader_since != status.leader_since)
     }
 
     fn restart_link(&mut self, place: usize, why: &str) {
@@ -391,6 +402,10 @@ impl JetStream {
         }
         if self.partitions.get_mut(place).is_some_and(|one| mem::take(&mut one.is_misled)) {
             self.restart_link(place, "the server does not lead");
+            return bytes.len();
+        }
+        if self.partitions.get_mut(place).is_some_and(|one| mem::take(&mut one.has_gap)) {
+            self.restart_link(place, "a message did not come");
             return bytes.len();
         }
         match result {
@@ -497,6 +512,7 @@ impl JetStream {
             Pending::Consumer(group) => self.handle_consumer(place, group, message),
             Pending::Session(request) => self.handle_session_answer(place, &request, message),
             Pending::RetainedPut(publish) => self.handle_retained_put(place, publish, message),
+            Pending::Absent(scan) => self.handle_absent(place, &scan, message, deliver),
             Pending::Scan(scan) => {
                 if self.handle_scan(place, &scan, message, deliver)
                     && let Some(partition) = self.partitions.get_mut(place)
@@ -512,7 +528,6 @@ impl JetStream {
         if self.is_over() {
             self.out
                 .closes
-            Pending::Absent(scan) => self.handle_absent(place, &scan, message, deliver),
                 .extend(self.partitions.iter_mut().filter_map(|one| one.connection.take()));
             return;
         }
@@ -553,6 +568,7 @@ impl JetStream {
                 true => partition.feed.confirmed.below(),
                 false => partition.feed.fed,
             };
+            let fed = name_of(fed, self.wanted_since);
             if fed != partition.feed.told {
                 partition.feed.told = fed;
                 watermarks.push((partition.id, fed));
@@ -570,7 +586,6 @@ impl JetStream {
             return;
         };
         for (token, sequence) in partition.send_due(stored, *now) {
-            let fed = name_of(fed, self.wanted_since);
             self.put_retained(place, token, sequence);
         }
     }
@@ -693,6 +708,9 @@ impl JetStream {
     }
 
     pub(super) fn add_interest(&mut self, filter: &str) {
+        if self.interest.is_empty() {
+            self.wanted_since = self.now;
+        }
         let Some(filter_place) = self.interest.add(filter) else {
             return;
         };
@@ -700,6 +718,7 @@ impl JetStream {
             if let Some(partition) = self.partitions.get_mut(place) {
                 if partition.ready {
                     partition.subscribe(filter_place, filter);
+                    partition.expect_whole();
                 }
                 partition.has_new_interest |= partition.is_expected();
             }
@@ -709,9 +728,6 @@ impl JetStream {
     pub(super) fn remove_interest(&mut self, filter: &str) {
         let Some(filter_place) = self.interest.remove(filter) else {
             return;
-        if self.interest.is_empty() {
-            self.wanted_since = self.now;
-        }
         };
         for place in self.places_of(filter) {
             if let Some(partition) = self.partitions.get_mut(place)
@@ -783,6 +799,9 @@ impl JetStream {
     }
 
     pub(super) fn recent(&self, partition: PartitionId, sequence: Sequence) -> Option<Bytes> {
+        let Start::At(sequence) = place::inside(sequence) else {
+            return None;
+        };
         self.partitions.get(self.place(partition)?)?.tail.get(sequence)
     }
 
@@ -790,21 +809,23 @@ impl JetStream {
     pub(super) fn fed_of(&self, topic: &str) -> Sequence {
         let partition = self.partitions.get(self.owner(topic));
         let fed = partition.map_or(Sequence::ZERO, |partition| partition.feed.fed);
-        name_of(fed, self.wanted_since)
+        name_of(fed, self.now)
     }
 
     pub(super) fn fed(&self, partition: PartitionId) -> Sequence {
         let partition = self.place(partition).and_then(|place| self.partitions.get(place));
         let fed = partition.map_or(Sequence::ZERO, |partition| partition.feed.fed);
-        name_of(fed, self.now)
+        name_of(fed, self.wanted_since)
     }
+}
+
+/// What a place of the feed is called outside, or where it is not known, the time.
+fn name_of(fed: Sequence, time: Timestamp) -> Sequence {
+    if fed == Sequence::ZERO { place::since(time) } else { place::outside(fed) }
 }
 
 /// Names an attempt to connect: so many places are there, and the rest counts.
 fn dial_token(place: usize, number: u64) -> u64 {
-        let Start::At(sequence) = place::inside(sequence) else {
-            return None;
-        };
     number * PLACES_MAX + place as u64
 }
 
@@ -820,11 +841,6 @@ pub(super) fn lane_of(place: usize) -> Lane {
 
 /// A stored message of QoS 0 is there for its retained value; it went to everyone when it came.
 pub(super) fn is_delivered(message: &Message<'_>) -> bool {
-/// What a place of the feed is called outside, or where it is not known, the time.
-fn name_of(fed: Sequence, time: Timestamp) -> Sequence {
-    if fed == Sequence::ZERO { place::since(time) } else { place::outside(fed) }
-}
-
     !(message.retain && message.qos == QoS::AtMostOnce)
 }
 

@@ -18,6 +18,7 @@ use super::{ControlNews, PartitionStatus, stream_name};
 use super::{api, streams};
 use crate::proto::nats::Info;
 use crate::proto::partition::PartitionId;
+use crate::upstream::jetstream::stored::StoreTime;
 use async_nats::{Client, Subscriber};
 use futures_lite::StreamExt as _;
 use std::net::SocketAddr;
@@ -149,9 +150,9 @@ impl Member {
             partition: self.partition,
             leader: self.address(client, &leader_name).await,
             leader_name,
-            created: info.created,
             leader_since: info.leader_since,
             server_time: info.server_time.map(StoreTime::timestamp),
+            created: info.created,
             first: info.first,
             last: info.last,
             replicas: info.replicas,

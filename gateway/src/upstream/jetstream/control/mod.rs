@@ -29,6 +29,7 @@ mod thread;
 use super::stored::StoreTime;
 use crate::proto::bridge::ring_table::RingTable;
 use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::time::Timestamp;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -58,11 +59,11 @@ pub struct PartitionStatus {
     pub leader: Option<SocketAddr>,
     /// INFO's `server_name` of the leader.
     pub leader_name: String,
-    /// When the stream was created: another time means that sequences started over.
     /// Since when it leads; `None` where the servers do not say.
     pub leader_since: Option<StoreTime>,
     /// What time it was there when it said so; `None` where the servers do not say.
     pub server_time: Option<Timestamp>,
+    /// When the stream was created: another time means that sequences started over.
     pub created: StoreTime,
     /// The first sequence still kept (`state.first_seq`).
     pub first: Sequence,

@@ -67,7 +67,7 @@ mod tests {
             "created": "1970-01-01T00:00:01.5Z",
             "ts": "1970-01-01T00:00:03Z",
             "state": {"first_seq": 3, "last_seq": 9},
-            "cluster": {"name": "c", "leader": "n1"},
+            "cluster": {"name": "c", "leader": "n1", "leader_since": "1970-01-01T00:00:02Z"},
         });
         let info = StreamInfo::read(&answer).unwrap();
         assert_eq!(info.leader.as_deref(), Some("n1"));

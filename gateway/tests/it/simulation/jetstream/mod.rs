@@ -13,7 +13,8 @@ const SEEDS_DEFAULT: u64 = 80;
 /// Steps of one seed.
 const STEPS: u32 = 1_500;
 
-const STORM: Weather = Weather { crash: 2, cut: 8, link: 5, server: 5, loses_tails: false };
+const STORM: Weather =
+    Weather { crash: 2, cut: 8, link: 5, server: 5, election: 4, loses_tails: false };
 
 fn run(seed: u64, weather: Weather) -> Result<usize, Broken> {
     let gateways = usize::try_from(1 + seed % 2).unwrap();

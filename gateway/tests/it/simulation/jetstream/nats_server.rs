@@ -39,6 +39,7 @@ pub(crate) struct NatsServer {
     answered: Vec<VecDeque<Delivery>>,
     /// How many Direct Gets were answered.
     pub(crate) read_count: u64,
+    pub(crate) elections: u64,
 }
 
 #[derive(Default)]
@@ -59,9 +60,9 @@ struct Delivery {
 
 struct Read {
     stream: usize,
-    reply_to: Vec<u8>,
     /// The leader is asked, not any server.
     of_leader: bool,
+    reply_to: Vec<u8>,
     body: Vec<u8>,
 }
 
@@ -351,6 +352,7 @@ impl NatsServer {
             asked: Vec::new(),
             answered: Vec::new(),
             read_count: 0,
+            elections: 0,
         }
     }
 
@@ -390,6 +392,13 @@ impl NatsServer {
         self.retained.lose_tail();
         self.sessions.lose_tail();
         self.messages.lose_tail()
+    }
+
+    /// Another server takes over, and this one again: what the stream had stored and not yet sent,
+    /// nobody sends.
+    pub(crate) fn elect(&mut self) {
+        self.queues = Default::default();
+        self.elections += 1;
     }
 
     /// How many subscriptions all clients have.

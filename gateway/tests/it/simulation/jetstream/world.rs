@@ -49,6 +49,8 @@ pub(crate) struct Weather {
     pub(crate) cut: u64,
     pub(crate) link: u64,
     pub(crate) server: u64,
+    /// Of the leader of a stream with replicas.
+    pub(crate) election: u64,
     /// Servers lose what was not synced when they restart.
     pub(crate) loses_tails: bool,
 }
@@ -67,6 +69,7 @@ impl Server {
         (self.is_up, self.is_unreachable) = (true, false);
         self.model.has_streams = true;
         self.model.messages.count_max = u64::MAX;
+        self.model.lag = 0;
     }
 }
 
@@ -186,7 +189,8 @@ impl World {
             model.messages.last = *random.pick(&[0, 970, 1_995]);
             model.messages.sync();
             model.batch_max = *random.pick(&[3, u64::MAX]);
-            Server { model, is_up: true, is_unreachable: false, replicas: 1 }
+            let replicas = *random.pick(&[1, 1, 3]);
+            Server { model, is_up: true, is_unreachable: false, replicas }
         };
         let mut world = Self {
             servers: (0..2).map(server).collect(),
@@ -269,7 +273,7 @@ impl World {
 
     /// Lets something happen.
     pub(crate) fn step(&mut self, weather: Weather) -> Result<(), Broken> {
-        let Weather { crash, cut, link, server, loses_tails } = weather;
+        let Weather { crash, cut, link, server, election, loses_tails } = weather;
         let actor = usize::try_from(self.random.below(self.actors.len() as u64)).unwrap();
         let gateway = usize::try_from(self.random.below(self.gateways.len() as u64)).unwrap();
         let what = self.random.below(1_000);
@@ -281,6 +285,8 @@ impl World {
             self.hurt_link();
         } else if what < crash + cut + link + server {
             self.hurt_server(loses_tails);
+        } else if what < crash + cut + link + server + election {
+            self.hurt_replicas();
         } else if what < 70 {
             self.tell_something(gateway);
         } else if what < 200 {
@@ -364,6 +370,8 @@ impl World {
     /// The power of a gateway goes, and comes back.
     pub(crate) fn crash(&mut self, gateway: usize) {
         self.note(format!("gateway {gateway} crashes"));
+        // It is not back within the same moment.
+        self.advance(Duration::from_millis(1));
         let node = self.gateways[gateway].take().expect("it is only gone while it crashes");
         let mut node = node.crash();
         node.holds_io = true;
@@ -452,6 +460,24 @@ impl World {
         ));
     }
 
+    /// The leader of a stream with replicas is elected anew, or its followers lag.
+    fn hurt_replicas(&mut self) {
+        let number = usize::try_from(self.random.below(2)).unwrap();
+        let lag = *self.random.pick(&[0, 1, 4, 20]);
+        let elects = self.random.below(2) == 0;
+        let Server { model, replicas, .. } = &mut self.servers[number];
+        if *replicas == 1 {
+            return;
+        }
+        if elects {
+            model.elect();
+            self.note(format!("server {number} is elected anew"));
+        } else {
+            model.lag = lag;
+            self.note(format!("followers of server {number} lag by {lag}"));
+        }
+    }
+
     /// A server ends; its connections are closed.
     pub(crate) fn stop_server(&mut self, number: usize, loses_tail: bool) {
         self.servers[number].is_up = false;
@@ -476,6 +502,8 @@ impl World {
             partition: PartitionId(u16::try_from(number).unwrap()),
             leader: is_led.then(|| address(u8::try_from(number).unwrap())),
             leader_name: format!("n{number}"),
+            leader_since: Some(StoreTime(model.elections)),
+            server_time: Some(self.now()),
             created: StoreTime(1),
             first: Sequence(model.messages.first()),
             last: Sequence(model.messages.last),
@@ -502,8 +530,6 @@ impl World {
         match self.random.below(20) {
             0 => status.leader = Some(NOWHERE),
             1 => status.leader = None,
-            leader_since: Some(StoreTime(model.elections)),
-            server_time: Some(self.now()),
             2 => status.last = Sequence(status.last.0.saturating_sub(self.random.below(5))),
             _ => {}
         }
@@ -937,11 +963,15 @@ impl World {
                 return Err(self.broken(&format!("gateway {gateway} has counted {counters:?}")));
             }
         }
-        let links = self.pipes.len();
+        let links: Vec<usize> = self.pipes.iter().map(|pipe| pipe.server).collect();
+        // Where the stream has replicas, to marks of others, too.
+        let has_marks = |server: &&usize| self.servers[**server].replicas > 1;
+        let of_a_link = if self.has_sessions { 5 } else { 2 };
+        let wanted = of_a_link * links.len() + links.iter().filter(has_marks).count();
+        let links = links.len();
         let subscriptions: usize =
             self.servers.iter().map(|server| server.model.subscription_count()).sum();
-        let of_a_link = if self.has_sessions { 5 } else { 2 };
-        if subscriptions != of_a_link * links {
+        if subscriptions != wanted {
             let what = format!("{links} links have {subscriptions} subscriptions");
             return Err(self.broken(&what));
         }
