@@ -5,7 +5,6 @@
 
 use super::control::{ControlNews, PartitionStatus};
 use super::direct_get::Start;
-use super::inbox::Token;
 use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};

@@ -154,13 +154,14 @@ pub(super) fn fold(state: &mut Option<State>, record: &Record<'_>) {
                 state.steps.retain(|step| inbound_id(step) != Some(*packet_id));
             }
         }
-        Record::Qos2Outbound { packet_id, step, partition, sequence, shared, .. } => {
+        Record::Qos2Outbound { packet_id, step, partition, sequence, shared, retain, .. } => {
             let state = state.get_or_insert_default();
-            note_outbound(state, *packet_id, *step, (*partition, *sequence), *shared);
+            let flags = (*shared, *retain);
+            note_outbound(state, *packet_id, *step, (*partition, *sequence), flags);
         }
         Record::SharedSent { packet_id, partition, sequence, .. } => {
             let (state, step) = (state.get_or_insert_default(), Qos2Step::Sent);
-            note_outbound(state, *packet_id, step, (*partition, *sequence), true);
+            note_outbound(state, *packet_id, step, (*partition, *sequence), (true, false));
         }
         Record::Message(_)
         | Record::Floor { .. }
@@ -174,14 +175,14 @@ fn note_outbound(
     packet_id: PacketId,
     step: Qos2Step,
     (partition, sequence): (PartitionId, Sequence),
-    shared: bool,
+    (shared, retain): (bool, bool),
 ) {
     let new = match step {
         Qos2Step::Completed if shared => {
             Qos2Delta::SharedCompleted { packet_id, partition, sequence }
         }
         Qos2Step::Completed => Qos2Delta::Completed { packet_id, partition, sequence },
-        step => Qos2Delta::Outbound { packet_id, step, partition, sequence, shared },
+        step => Qos2Delta::Outbound { packet_id, step, partition, sequence, shared, retain },
     };
     state.steps.retain(|step| {
         !matches!(step, Qos2Delta::Outbound { packet_id: other, .. } if *other == packet_id)
@@ -281,6 +282,8 @@ const STEP_COMPLETED: u8 = 3;
 const STEP_INBOUND: u8 = 4;
 /// A shared subscription brought the message.
 const STEP_SHARED: u8 = 0b1000_0000;
+/// The message is sent with the RETAIN flag.
+const STEP_RETAIN: u8 = 0b0100_0000;
 
 fn put_count(count: usize, out: &mut Vec<u8>) {
     let count = u32::try_from(count).expect("a session is bounded far below 4 GiB");
@@ -299,10 +302,11 @@ fn put_step(step: &Qos2Delta, out: &mut Vec<u8>) {
             out.extend_from_slice(&from.0.to_le_bytes());
             return;
         }
-        Qos2Delta::Outbound { packet_id, step, partition, sequence, shared } => {
+        Qos2Delta::Outbound { packet_id, step, partition, sequence, shared, retain } => {
             let kind = if step == Qos2Step::Sent { STEP_SENT } else { STEP_RECEIVED };
             let shared = if shared { STEP_SHARED } else { 0 };
-            (kind | shared, packet_id, Some((partition, sequence)))
+            let retain = if retain { STEP_RETAIN } else { 0 };
+            (kind | shared | retain, packet_id, Some((partition, sequence)))
         }
         Qos2Delta::Completed { packet_id, partition, sequence } => {
             (STEP_COMPLETED, packet_id, Some((partition, sequence)))
@@ -363,8 +367,8 @@ impl<'a> Input<'a> {
     fn step(&mut self) -> Option<Qos2Delta> {
         let kind = self.byte()?;
         let packet_id = PacketId::new(self.u16()?)?;
-        let shared = kind & STEP_SHARED != 0;
-        Some(match kind & !STEP_SHARED {
+        let (shared, retain) = (kind & STEP_SHARED != 0, kind & STEP_RETAIN != 0);
+        Some(match kind & !(STEP_SHARED | STEP_RETAIN) {
             STEP_INBOUND => Qos2Delta::Inbound(packet_id),
             STEP_INTENDED => {
                 let id = MessageId::from_bytes(self.take(16)?.try_into().ok()?);
@@ -373,7 +377,7 @@ impl<'a> Input<'a> {
             kind @ (STEP_SENT | STEP_RECEIVED) => {
                 let (partition, sequence) = self.place()?;
                 let step = if kind == STEP_SENT { Qos2Step::Sent } else { Qos2Step::Received };
-                Qos2Delta::Outbound { packet_id, step, partition, sequence, shared }
+                Qos2Delta::Outbound { packet_id, step, partition, sequence, shared, retain }
             }
             STEP_COMPLETED => {
                 let (partition, sequence) = self.place()?;
@@ -413,7 +417,15 @@ mod tests {
     fn outbound(packet_id: u16, step: Qos2Step, sequence: u64) -> Record<'static> {
         let (client_id, packet_id) = ("c", id(packet_id));
         let (partition, sequence) = (PartitionId(0), Sequence(sequence));
-        Record::Qos2Outbound { client_id, packet_id, step, partition, sequence, shared: false }
+        Record::Qos2Outbound {
+            client_id,
+            packet_id,
+            step,
+            partition,
+            sequence,
+            shared: false,
+            retain: false,
+        }
     }
 
     #[test]
@@ -429,6 +441,7 @@ mod tests {
                 partition,
                 sequence,
                 shared: true,
+                retain: true,
             },
             Qos2Delta::Completed { packet_id: id(4), partition, sequence },
             Qos2Delta::SharedCompleted { packet_id: id(5), partition, sequence },
@@ -485,6 +498,7 @@ mod tests {
             partition: PartitionId(0),
             sequence: Sequence(40),
             shared: false,
+            retain: true,
         };
         let intended = Qos2Delta::Intended(id(2), name, Sequence(1));
         assert_eq!(state.steps, [intended, sent]);
