@@ -7,7 +7,9 @@
 pub mod admin;
 pub mod auth;
 pub mod config;
+pub mod logging;
 pub mod node;
 pub mod proto;
 pub mod shard;
+pub mod systemd;
 pub mod upstream;

@@ -1,17 +1,17 @@
 //! The gateway's process: configuration, start, signals, end.
 
 use anyhow::Context as _;
-use gateway::admin::AdminServer;
+use gateway::admin::{Admin, doctor, drain};
 use gateway::auth::{Directory, FileFault};
 use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
+use gateway::logging::LogControl;
 use gateway::node::Gateway;
+use gateway::node::reload::{Reload, ReloadHook};
+use gateway::systemd;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::process::ExitCode;
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let environment = Environment::of_this_machine();
@@ -31,6 +31,8 @@ fn main() -> ExitCode {
             Ok(directory) => exit(run(&config, &environment, directory)),
             Err(faults) => refuse(&faults),
         },
+        Request::Doctor { config, json } => examine(&config, &environment, json),
+        Request::Drain(config) => exit(drain(&config).map_err(Into::into)),
     }
 }
 
@@ -58,85 +60,100 @@ fn exit(result: anyhow::Result<()>) -> ExitCode {
     }
 }
 
+/// Prints what to change on this machine; fails if anything has to be.
+fn examine(config: &Config, environment: &Environment, json: bool) -> ExitCode {
+    let examination = doctor::examine(config, environment);
+    let text = if json { examination.to_json() } else { examination.to_text() };
+    let written = std::io::stdout().write_all(text.as_bytes());
+    match written.is_ok() && examination.is_fit() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
 /// Prints the ring in force.
 fn show_ring(config: &Config) -> anyhow::Result<()> {
     let text = gateway::upstream::jetstream::control::show_ring(&config.into())?;
     std::io::stdout().write_all(text.as_bytes()).context("cannot write")
 }
 
-/// Runs until SIGTERM or SIGINT. A second one ends the process at once. SIGHUP reads files anew.
+/// Runs until SIGTERM or SIGINT. A second one ends the process at once. SIGHUP reads the
+/// configuration and the files it names again.
 fn run(config: &Config, environment: &Environment, directory: Directory) -> anyhow::Result<()> {
-    start_logging(config);
+    let log = gateway::logging::start(config.log, config.log_format);
     if let Some(warning) = config.memory_bounds().warning(environment.memory_bytes) {
         tracing::warn!("{warning}");
     }
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
-    let admin = AdminServer::start(config)?;
+    let admin = Admin::start(config, log.clone())?;
+    let admin_address = admin.address();
     let mut gateway = Gateway::start(config, directory)?;
-    if let Some(admin) = &admin {
-        admin.attach(gateway.handle());
-        tracing::info!(address = %admin.address(), "admin server");
+    let admin = admin.attach(gateway.handle());
+    if let Some(address) = admin_address {
+        tracing::info!(%address, "admin server");
     }
     for address in gateway.addresses() {
         tracing::info!(%address, shards = config.shards, durability = %config.durability, "listening");
     }
+    systemd::notify("READY=1");
+    let mut reload = Reload::new(config);
+    reload.add(log_hook(log));
+    reload.add(access_hook());
     while signals.forever().next() == Some(SIGHUP) {
-        reload(&mut gateway, config);
+        systemd::notify("RELOADING=1");
+        read_again(&mut reload, &mut gateway, environment);
+        systemd::notify("READY=1");
     }
     tracing::info!("stopping");
-    if let Some(admin) = &admin {
-        admin.set_draining();
-    }
+    admin.set_draining();
+    systemd::notify("STOPPING=1");
     gateway.shutdown();
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            while signals.forever().next() == Some(SIGHUP) {}
-            std::process::exit(1);
+            if signals.forever().any(|signal| signal != SIGHUP) {
+                std::process::exit(1);
+            }
         })
         .context("cannot wait for a second signal")?;
     gateway.join()?;
-    if let Some(admin) = admin {
-        admin.stop();
-    }
+    admin.stop();
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Reads files anew that say who clients are. With a fault in one nothing changes.
-fn reload(gateway: &mut Gateway, config: &Config) {
-    match gateway.reload_access(config) {
-        Ok(()) => tracing::info!("users and rules are read anew"),
-        Err(faults) => {
-            for fault in faults {
-                tracing::error!(%fault, "users and rules stay as they were");
+/// Reads flags and file again and puts in force what can be. A configuration with faults changes
+/// nothing.
+fn read_again(reload: &mut Reload, gateway: &mut Gateway, environment: &Environment) {
+    match Request::from_command_line(std::env::args_os(), environment) {
+        Request::Run(config) => reload.apply(gateway, &config),
+        Request::Refuse(faults) => {
+            for fault in faults.lines() {
+                tracing::error!(fault, "configuration not reloaded");
             }
         }
+        _ => unreachable!("the same flags asked to run before"),
     }
 }
 
-/// Logs to stderr: our own lines as configured, those of libraries from `warn` on. In colour only
-/// where somebody watches.
-fn start_logging(config: &Config) {
-    let own = level(config);
-    let targets = Targets::new()
-        .with_default(own.min(tracing::Level::WARN))
-        .with_target("gateway", own)
-        // It repeats at each attempt what the control thread says once a minute.
-        .with_target("async_nats", LevelFilter::OFF);
-    let lines = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
+fn log_hook(log: LogControl) -> ReloadHook {
+    let apply = move |_: &mut Gateway, config: &Config| {
+        if config.log != log.level() {
+            log.set_level(config.log);
+        }
+        Ok(())
+    };
+    ReloadHook { keys: &["log"], apply: Box::new(apply) }
 }
 
-fn level(config: &Config) -> tracing::Level {
-    use gateway::config::LogLevel;
-    match config.log {
-        LogLevel::Error => tracing::Level::ERROR,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Trace => tracing::Level::TRACE,
-    }
+/// Reads files anew that say who clients are. With a fault in one nothing changes.
+fn access_hook() -> ReloadHook {
+    let apply = |gateway: &mut Gateway, config: &Config| match gateway.reload_access(config) {
+        Ok(()) => {
+            tracing::info!("users and rules are read anew");
+            Ok(())
+        }
+        Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
+    };
+    ReloadHook { keys: &["password_file", "acl_file"], apply: Box::new(apply) }
 }

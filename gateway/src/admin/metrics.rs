@@ -138,17 +138,24 @@ impl Families<'_> {
     }
 
     fn connections(&mut self) {
-        let help = "Client connections, by what they wait for.";
-        self.by(("gateway_connections", Kind::Gauge, help), "state", |report| {
-            let stages = report.gauges.connections;
-            [
-                ("expect_connect", stages.expect_connect),
-                ("expect_identity", stages.expect_identity),
-                ("expect_session", stages.expect_session),
-                ("connected", stages.connected),
-                ("closing", stages.closing),
-            ]
-        });
+        let help = "Client connections, by what carries them and what they wait for.";
+        self.out.family("gateway_connections", Kind::Gauge, help);
+        for Numbered { shard, report } in self.reports {
+            for (transport, stages) in report.gauges.connections.named() {
+                let states = [
+                    ("expect_connect", stages.expect_connect),
+                    ("expect_identity", stages.expect_identity),
+                    ("expect_session", stages.expect_session),
+                    ("connected", stages.connected),
+                    ("closing", stages.closing),
+                ];
+                for (state, count) in states {
+                    let labels: [(_, &dyn Display); 3] =
+                        [("shard", shard), ("transport", &transport), ("state", &state)];
+                    self.out.sample(&labels, count);
+                }
+            }
+        }
         let help = "Sessions in memory: connected, and on their way to the store.";
         self.gauge("gateway_sessions", help, |report| report.gauges.sessions);
         let help = "Distinct topic filters subscribed to.";

@@ -5,25 +5,181 @@
 //! anyway. So a scrape costs a shard one message and a copy of some kilobytes, and nothing at all
 //! is paid where nobody looks: counters are plain numbers of the shard's own, no atomics.
 //!
-//! Read `server` (who may ask), then `metrics` (the families).
+//! Read `server` (who may ask), then `metrics` (the families), then `api`.
 
+mod api;
+pub mod doctor;
+mod drain;
 mod exposition;
 mod metrics;
 mod process;
 mod server;
 
-pub use server::{AdminError, AdminServer};
+mod sys_topics;
+
+pub use drain::{DrainError, drain};
 
 use crate::config::Config;
+use crate::logging::LogControl;
 use crate::node::NodeHandle;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
+use crate::systemd;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use sys_topics::SysTopics;
+use tokio::sync::oneshot;
 
 /// What requests are answered from.
 struct AdminState {
     config: Config,
+    log: LogControl,
     /// Set once the node runs.
     node: OnceLock<NodeHandle>,
     /// The node takes no more clients.
     draining: AtomicBool,
+}
+
+/// Why there is no admin thread.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address of its server.
+    #[error(
+        "cannot listen on {address} for the admin server: {error}; choose another, or --admin none"
+    )]
+    Listen {
+        /// The configured address.
+        address: SocketAddr,
+        /// The operating system's answer.
+        error: io::Error,
+    },
+    /// The thread itself.
+    #[error("cannot start the admin thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The running thread: HTTP, `$SYS` topics, the service manager's watchdog. Dropped, it ends soon.
+pub struct Admin {
+    state: Arc<AdminState>,
+    address: Option<SocketAddr>,
+    thread: JoinHandle<()>,
+    attached: oneshot::Sender<()>,
+    stop: oneshot::Sender<()>,
+}
+
+/// An [`Admin`] that has a node to show.
+pub struct AttachedAdmin {
+    state: Arc<AdminState>,
+    thread: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Admin {
+    /// Listens and serves, if the configuration says so. Until [`Admin::attach`] it answers that the
+    /// node is not ready.
+    ///
+    /// # Errors
+    ///
+    /// The address, unless it is the default one: a second gateway on a machine goes without.
+    pub fn start(config: &Config, log: LogControl) -> Result<Self, AdminError> {
+        let listener = listen(config)?;
+        let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let (node, draining) = (OnceLock::new(), AtomicBool::new(false));
+        let state = Arc::new(AdminState { config: config.clone(), log, node, draining });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(AdminError::Thread)?;
+        let (attached, is_attached) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shown = Arc::clone(&state);
+        let work = async move {
+            if let Some(listener) = listener {
+                tokio::spawn(server::serve(listener, Arc::clone(&shown)));
+            }
+            if is_attached.await.is_ok() {
+                tokio::spawn(publish_sys(Arc::clone(&shown)));
+                tokio::spawn(feed_watchdog(shown));
+            }
+            // The sender that is gone means stop, too.
+            let _ = stopped.await;
+        };
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || runtime.block_on(work))
+            .map_err(AdminError::Thread)?;
+        Ok(Self { state, address, thread, attached, stop })
+    }
+
+    /// Where its server listens, if there is one.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The node runs: from here on there is something to show.
+    #[must_use]
+    pub fn attach(self, node: NodeHandle) -> AttachedAdmin {
+        let Self { state, thread, attached, stop, .. } = self;
+        // There is one node a process, so nobody set it before, and the thread waits for the word.
+        let _ = state.node.set(node);
+        let _ = attached.send(());
+        AttachedAdmin { state, thread, stop }
+    }
+}
+
+impl AttachedAdmin {
+    /// The node stops: from here on it is not ready.
+    pub fn set_draining(&self) {
+        self.state.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the thread and waits until it has.
+    pub fn stop(self) {
+        drop(self.stop);
+        // A panic in it has been printed, and ended the process where panics abort.
+        let _ = self.thread.join();
+    }
+}
+
+fn listen(config: &Config) -> Result<Option<TcpListener>, AdminError> {
+    let Some(admin) = &config.admin else { return Ok(None) };
+    let address = admin.address;
+    let listening = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    match listening {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if admin.is_default && error.kind() == io::ErrorKind::AddrInUse => {
+            let hint = "no admin server: give --admin";
+            tracing::warn!(%address, hint, "the default admin address is in use");
+            Ok(None)
+        }
+        Err(error) => Err(AdminError::Listen { address, error }),
+    }
+}
+
+async fn publish_sys(state: Arc<AdminState>) {
+    let interval = state.config.sys_interval;
+    if let Some(node) = state.node.get().filter(|_| !interval.is_zero()) {
+        SysTopics::run(node, interval).await;
+    }
+}
+
+/// Tells the service manager that all is well as long as every shard answers: twice in each of its
+/// intervals.
+async fn feed_watchdog(state: Arc<AdminState>) {
+    let (Some(node), Some(interval)) = (state.node.get(), systemd::watchdog_interval()) else {
+        return;
+    };
+    let mut ticks = tokio::time::interval((interval / 2).max(Duration::from_millis(1)));
+    loop {
+        ticks.tick().await;
+        if node.reports().await.iter().all(Option::is_some) {
+            systemd::notify("WATCHDOG=1");
+        }
+    }
 }

@@ -1,25 +1,22 @@
 //! The HTTP server: one thread, who may ask, how many at a time.
 
-use super::{AdminState, metrics};
-use crate::config::{AdminConfig, Config};
-use crate::node::NodeHandle;
+use super::{AdminState, api, metrics};
+use crate::config::AdminConfig;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 /// Connections served at the same time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
@@ -28,104 +25,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's body.
 const BODY_BYTES_MAX: usize = 65_536;
 
-/// Why there is no admin server.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminError {
-    /// Its address.
-    #[error(
-        "cannot listen on {address} for the admin server: {error}; choose another, or --admin none"
-    )]
-    Listen {
-        /// The configured address.
-        address: SocketAddr,
-        /// The operating system's answer.
-        error: io::Error,
-    },
-    /// Its thread.
-    #[error("cannot start the admin thread: {0}")]
-    Thread(io::Error),
-}
-
-/// The running server. Dropped, it ends soon.
-pub struct AdminServer {
-    state: Arc<AdminState>,
-    address: SocketAddr,
-    thread: JoinHandle<()>,
-    stop: oneshot::Sender<()>,
-}
-
-impl AdminServer {
-    /// Listens and serves, `None` if the configuration has none. Until [`AdminServer::attach`] it
-    /// answers that the node is not ready.
-    ///
-    /// # Errors
-    ///
-    /// The address, unless it is the default one: a second gateway on a machine goes without.
-    pub fn start(config: &Config) -> Result<Option<Self>, AdminError> {
-        let Some(admin) = &config.admin else { return Ok(None) };
-        let address = admin.address;
-        let listener = match TcpListener::bind(address) {
-            Ok(listener) => listener,
-            Err(error) if admin.is_default && error.kind() == io::ErrorKind::AddrInUse => {
-                tracing::warn!(%address, "the default admin address is in use: no admin server; give --admin");
-                return Ok(None);
-            }
-            Err(error) => return Err(AdminError::Listen { address, error }),
-        };
-        let listening = listener.set_nonblocking(true).and_then(|()| listener.local_addr());
-        let address = listening.map_err(|error| AdminError::Listen { address, error })?;
-        let state = Arc::new(AdminState {
-            config: config.clone(),
-            node: OnceLock::new(),
-            draining: AtomicBool::new(false),
-        });
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(AdminError::Thread)?;
-        let (stop, stopped) = oneshot::channel();
-        let router = router(&state);
-        let thread = std::thread::Builder::new()
-            .name("admin".to_owned())
-            .spawn(move || {
-                runtime.block_on(async move {
-                    tokio::select! {
-                        () = serve(listener, router) => {}
-                        // The sender that is gone means stop, too.
-                        _ = stopped => {}
-                    }
-                });
-            })
-            .map_err(AdminError::Thread)?;
-        Ok(Some(Self { state, address, thread, stop }))
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The node runs: from here on there is something to show.
-    pub fn attach(&self, node: NodeHandle) {
-        // There is one node a process, so nobody set it before.
-        let _ = self.state.node.set(node);
-    }
-
-    /// The node stops: from here on it is not ready.
-    pub fn set_draining(&self) {
-        self.state.draining.store(true, Ordering::Relaxed);
-    }
-
-    /// Ends the thread and waits until it has.
-    pub fn stop(self) {
-        drop(self.stop);
-        // A panic in it has been printed, and ended the process where panics abort.
-        let _ = self.thread.join();
-    }
-}
-
-async fn serve(listener: TcpListener, router: Router) {
+/// Serves for ever.
+pub(super) async fn serve(listener: TcpListener, state: Arc<AdminState>) {
+    let router = router(&state);
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -147,14 +49,26 @@ async fn serve(listener: TcpListener, router: Router) {
 }
 
 fn router(state: &Arc<AdminState>) -> Router {
-    let open = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    let open = Router::new()
+        .route("/", get(page))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz));
     let guarded = Router::new()
         .route("/metrics", get(metrics::serve))
+        .merge(api::router())
         .layer(middleware::from_fn_with_state(Arc::clone(state), authorize));
     open.merge(guarded)
         .layer(middleware::from_fn_with_state(Arc::clone(state), refuse_foreign))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(Arc::clone(state))
+}
+
+/// The status page: it holds no data, and asks for a token where one is needed.
+async fn page() -> Response {
+    // Nothing from elsewhere, and no other page around it.
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                  connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'";
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(include_str!("page.html"))).into_response()
 }
 
 /// The process lives and this thread answers.

@@ -52,6 +52,12 @@ impl AdminToken {
         Ok(Self { file: path.to_owned(), token: token.to_owned() })
     }
 
+    /// The line of a request that shows it, with its end.
+    #[must_use]
+    pub fn header_line(&self) -> String {
+        format!("Authorization: Bearer {}\r\n", self.token)
+    }
+
     /// Whether `given` is it. Takes as long wherever the first difference is.
     #[must_use]
     pub fn matches(&self, given: &str) -> bool {

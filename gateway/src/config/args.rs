@@ -98,7 +98,11 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(super) log: Option<String>,
 
-    /// Where the admin server listens (metrics, health), or none.
+    /// The form of log lines: text, or json for machines. [default: text]
+    #[arg(long, global = true, value_name = "text|json")]
+    pub(super) log_format: Option<String>,
+
+    /// Where the admin server listens (status page, metrics, API), or none.
     ///
     /// An IPv4 address or an IPv6 address in brackets. One that others can reach needs
     /// --admin-token-file. [default: 127.0.0.1:18083]
@@ -108,6 +112,15 @@ pub(super) struct Args {
     /// A file whose first line the clients of the admin server must send as a bearer token.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) admin_token_file: Option<String>,
+
+    /// Where clients are sent when this gateway ends (Server Moved, MQTT 5.0), such as
+    /// b.example.org:1883; several are separated by blanks. [default: none, Server shutting down]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    pub(super) server_reference: Option<String>,
+
+    /// Seconds between messages on the topics under $SYS/broker/, 0 for none. [default: 10]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub(super) sys_interval_s: Option<String>,
 
     /// A key of the file's limits table; may be given several times.
     #[arg(long, global = true, value_name = "KEY=NUMBER")]
@@ -127,6 +140,16 @@ pub(super) enum Action {
     CheckConfig,
     /// Add a user to a password file, or give one a new password.
     Passwd(Passwd),
+    /// Look at this machine and say what to change for this configuration. Exit code 1 if anything
+    /// has to be.
+    Doctor {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell the gateway behind --admin to end, and wait until it has: clients are told, sessions
+    /// saved.
+    Drain,
     /// The ring: which sub-cluster has which part of the topics.
     #[command(subcommand)]
     Ring(RingAction),
@@ -191,6 +214,9 @@ impl Args {
             ("durability", &self.durability),
             ("sync_interval_ms", &self.sync_interval_ms),
             ("log", &self.log),
+            ("log_format", &self.log_format),
+            ("server_reference", &self.server_reference),
+            ("sys_interval_s", &self.sys_interval_s),
             ("admin", &self.admin),
             ("admin_token_file", &self.admin_token_file),
             ("sessions", &self.sessions),

@@ -340,7 +340,12 @@ limits! {
     ///
     /// A lone client that waits for each answer is not delayed.
     gather_wait_us: u32, "microseconds", 1_000, 0 to 10_000;
-    /// How long a shutdown may take to say goodbye and save sessions.
+    /// Clients told a second that the gateway ends, so that whoever they connect to next can keep
+    /// up. 0 tells all at once.
+    ///
+    /// Cost: how long it takes to end: with a million clients and the default, 100 s.
+    drain_connections_per_s: u32, "connections a second a node", 10_000, 0 to 10_000_000;
+    /// How long, once all are told, clients may take to go and sessions to be saved.
     ///
     /// Cost: none. What was acknowledged is safe however short it is.
     shutdown_timeout_s: u16, "seconds", 5, 0 to 3_600;

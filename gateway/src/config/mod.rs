@@ -45,7 +45,10 @@ pub use nats::{
     SUB_CLUSTER_NAME_BYTES_MAX, SUB_CLUSTERS_MAX, SubClusterConfig,
 };
 pub use relations::MemoryBounds;
-pub use resolved::{Config, Durability, LogLevel, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX, Sessions};
+pub use resolved::{
+    Config, Durability, LogFormat, LogLevel, SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX,
+    SUBSCRIBE_REFUSED_MAX, Sessions,
+};
 
 use args::{Action, Args, RingAction};
 use given::Given;
@@ -64,6 +67,15 @@ pub enum Request {
     Check(Box<Config>),
     /// Write or delete a user of a password file.
     Passwd(PasswdRequest),
+    /// Examine the machine for this configuration.
+    Doctor {
+        /// What is to run there.
+        config: Box<Config>,
+        /// Print JSON.
+        json: bool,
+    },
+    /// Tell the gateway that runs with this configuration to end.
+    Drain(Box<Config>),
     /// Print this to stdout and exit with 0: help, version.
     Print(String),
     /// Print this to stderr and exit with [`EXIT_REFUSED`].
@@ -96,6 +108,8 @@ impl Request {
             Ok(config) => match args.action {
                 Some(Action::CheckConfig) => Self::Check(Box::new(config)),
                 Some(Action::Ring(RingAction::Show)) => Self::ShowRing(Box::new(config)),
+                Some(Action::Doctor { json }) => Self::Doctor { config: Box::new(config), json },
+                Some(Action::Drain) => Self::Drain(Box::new(config)),
                 Some(Action::Passwd(_)) | None => Self::Run(Box::new(config)),
             },
             Err(faults) => {

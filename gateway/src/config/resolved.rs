@@ -23,6 +23,9 @@ pub const SHARDS_MAX: u16 = 64;
 pub const SUBSCRIBE_REFUSED_MAX: usize = 64;
 /// Where the log goes if neither the operator nor systemd says so.
 const DATA_DEFAULT: &str = "gateway-data";
+/// The longest `server_reference`, bytes.
+pub const SERVER_REFERENCE_BYTES_MAX: usize = 256;
+const SYS_INTERVAL_S_DEFAULT: u64 = 10;
 const SYNC_INTERVAL_MS_DEFAULT: u64 = 1_000;
 /// Unless the machine is small, or told otherwise: see `Resolver::limit_default`.
 const SEGMENT_BYTES_IN_MEMORY: u64 = 8 << 20;
@@ -62,6 +65,13 @@ pub struct Config {
     pub gateway_id: String,
     /// How much is logged.
     pub log: LogLevel,
+    /// The form of log lines.
+    pub log_format: LogFormat,
+    /// Where clients of 5.0 are sent when the gateway ends: a Server Reference, at most
+    /// [`SERVER_REFERENCE_BYTES_MAX`]. Source: MQTT 5.0 §4.11.
+    pub server_reference: Option<String>,
+    /// Time between messages on the topics under `$SYS/broker/`; zero for none.
+    pub sys_interval: Duration,
     /// The admin server; `None` for no such thing.
     pub admin: Option<AdminConfig>,
     /// Every limit.
@@ -104,6 +114,15 @@ pub enum LogLevel {
     Trace,
 }
 
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
 impl Durability {
     const NAMES: &[(&str, Self)] =
         &[("fsync", Self::Fsync), ("interval", Self::Interval), ("memory", Self::Memory)];
@@ -121,6 +140,27 @@ impl LogLevel {
         ("debug", Self::Debug),
         ("trace", Self::Trace),
     ];
+}
+
+impl LogLevel {
+    /// Each level, the one that logs least first.
+    pub const ALL: &[Self] = &[Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The level of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, level)| *level)
+    }
+}
+
+impl LogFormat {
+    const NAMES: &[(&str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(Self::NAMES, *self))
+    }
 }
 
 impl fmt::Display for Durability {
@@ -167,6 +207,9 @@ impl Config {
             auth: resolver.auth(),
             subscribe_refused: resolver.subscribe_refused(),
             log: resolver.log(),
+            log_format: resolver.log_format(),
+            server_reference: resolver.server_reference(),
+            sys_interval: resolver.sys_interval(),
             admin: resolver.admin(),
             limits,
         };
@@ -405,6 +448,25 @@ impl Resolver<'_> {
 
     fn log(&mut self) -> LogLevel {
         self.choice("log", LogLevel::NAMES, LogLevel::Info)
+    }
+
+    fn log_format(&mut self) -> LogFormat {
+        self.choice("log_format", LogFormat::NAMES, LogFormat::Text)
+    }
+
+    fn server_reference(&mut self) -> Option<String> {
+        let written = self.given.settings.get("server_reference")?;
+        let is_sound = (1..=SERVER_REFERENCE_BYTES_MAX).contains(&written.text.len())
+            && !written.text.contains(char::is_control);
+        if !is_sound {
+            let expected = "HOST or HOST:PORT, several separated by blanks, of at most 256 bytes";
+            self.fault("server_reference", written, expected);
+        }
+        Some(written.text.clone())
+    }
+
+    fn sys_interval(&mut self) -> Duration {
+        Duration::from_secs(self.number("sys_interval_s", SYS_INTERVAL_S_DEFAULT, 0, 86_400))
     }
 
     fn admin(&mut self) -> Option<AdminConfig> {

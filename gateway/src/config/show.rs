@@ -28,6 +28,11 @@ impl Config {
         let refused: Vec<String> = self.subscribe_refused.iter().map(|f| quoted(f)).collect();
         writeln!(out, "subscribe_refused = [{}]", refused.join(", "))?;
         writeln!(out, "log = \"{}\"", self.log)?;
+        if let Some(reference) = &self.server_reference {
+            writeln!(out, "server_reference = {}", quoted(reference))?;
+        }
+        writeln!(out, "sys_interval_s = {}", self.sys_interval.as_secs())?;
+        writeln!(out, "log_format = \"{}\"", self.log_format)?;
         match &self.admin {
             None => writeln!(out, "admin = \"none\"")?,
             // Written out it would be refused where it is in use, and not just done without.

@@ -39,6 +39,8 @@ pub struct ShardCore {
     /// Its part of JetStream, if that has the messages.
     jetstream: Option<Box<JetStream>>,
     beacon_due: Timestamp,
+    /// The node ends, and clients are still to be told.
+    is_leaving: bool,
 }
 
 impl ShardCore {
@@ -52,7 +54,8 @@ impl ShardCore {
         for &(partition, end) in ends {
             state.set_watermark(partition, end);
         }
-        Self { state, upstream, jetstream: None, beacon_due: Timestamp::NEVER }
+        let (jetstream, beacon_due, is_leaving) = (None, Timestamp::NEVER, false);
+        Self { state, upstream, jetstream, beacon_due, is_leaving }
     }
 
     /// A shard whose messages are in JetStream, and whose sessions are in recovered logs.
@@ -66,7 +69,8 @@ impl ShardCore {
             state.set_watermark(partition, Sequence::ZERO);
         }
         let jetstream = Some(jetstream);
-        Self { state, upstream, jetstream, beacon_due: Timestamp::NEVER }
+        let (beacon_due, is_leaving) = (Timestamp::NEVER, false);
+        Self { state, upstream, jetstream, beacon_due, is_leaving }
     }
 
     /// The MQTT state, to look at.
@@ -94,6 +98,21 @@ impl ShardCore {
     /// See [`ShardState::take_authentication_requests`].
     pub fn take_authentication_requests(&mut self) -> Vec<AuthenticationRequest> {
         self.state.take_authentication_requests()
+    }
+
+    /// Ends the connection of a client; whether it had one.
+    pub fn kick(&mut self, client_id: &str, io: &mut Io<NodeMessage>) -> bool {
+        self.with(io, |state, context| state.kick(client_id, context))
+    }
+
+    /// Shows the packets of a client to [`Traces`](crate::proto::trace::Traces) of the outbox.
+    pub fn trace(&mut self, client_id: &str, number: u32, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| state.trace(client_id, number, context));
+    }
+
+    /// Ends what [`ShardCore::trace`] began.
+    pub fn end_trace(&mut self, number: u32, io: &mut Io<NodeMessage>) {
+        self.state.end_trace(number, &mut io.outbox);
     }
 
     /// Everything that is counted; `engine` is the engine's part.
@@ -177,6 +196,7 @@ impl ShardCore {
     /// Time has passed.
     pub fn timeout(&mut self, io: &mut Io<NodeMessage>) {
         self.with(io, |state, context| state.handle_timeout(context));
+        self.finish_goodbye();
         if io.now >= self.beacon_due {
             self.beacon(io);
         }
@@ -195,7 +215,18 @@ impl ShardCore {
 
     /// The node ends: every client hears of it, every session is saved.
     pub fn shutdown(&mut self, io: &mut Io<NodeMessage>) {
+        self.is_leaving = true;
         self.with(io, |state, context| state.handle_shutdown(context));
+        self.finish_goodbye();
+    }
+
+    /// Once every client was told nothing more is published: links may end when they have nothing on
+    /// their way, and groups are as they will be.
+    fn finish_goodbye(&mut self) {
+        if !self.is_leaving || self.state.is_saying_goodbye() {
+            return;
+        }
+        self.is_leaving = false;
         if let Some(jetstream) = &mut self.jetstream {
             jetstream.stop();
         }

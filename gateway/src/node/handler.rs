@@ -2,6 +2,7 @@
 //! the storage thread.
 
 use super::core::ShardCore;
+use super::peers::Peers;
 use super::segments::Segments;
 use crate::auth::AuthenticationQueues;
 use crate::proto::access::{AuthenticationRequest, Refusal};
@@ -9,11 +10,12 @@ use crate::proto::engine_counters::EngineReport;
 use crate::proto::handler::{CloseReason, FileDone, Handler, Io, Origin, Sender};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::PartitionId;
+use crate::proto::shard_state::inspect::Around;
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::LogIo;
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::store::thread::StoreRequest;
-use crate::upstream::inquiry::{Inquiry, ShardReport};
+use crate::upstream::inquiry::{Inquiry, ShardReport, TraceRequest};
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
@@ -28,6 +30,9 @@ const UNASKED_MAX: usize = 65_536;
 /// Who may wait for a report at the same time; another hears at once that it gets none.
 const REPORTS_MAX: usize = 16;
 
+/// Clients of a shard whose packets are shown at the same time; another trace ends at once.
+const TRACES_MAX: usize = 8;
+
 /// One shard of the gateway.
 pub struct MqttShard {
     core: ShardCore,
@@ -41,6 +46,10 @@ pub struct MqttShard {
     stopping: bool,
     /// Who waits for what is counted.
     reports: Vec<oneshot::Sender<Box<ShardReport>>>,
+    peers: Peers,
+    /// Traces under way, by number.
+    traces: Vec<(u32, TraceRequest)>,
+    next_trace: u32,
 }
 
 impl MqttShard {
@@ -54,6 +63,7 @@ impl MqttShard {
     ) -> Self {
         let (store_retry_at, ask_again_at) = (Timestamp::NEVER, Timestamp::NEVER);
         let (unasked, stopping, reports) = (VecDeque::new(), false, Vec::new());
+        let (peers, traces, next_trace) = (Peers::default(), Vec::new(), 0);
         Self {
             core,
             segments,
@@ -64,6 +74,9 @@ impl MqttShard {
             ask_again_at,
             stopping,
             reports,
+            peers,
+            traces,
+            next_trace,
         }
     }
 
@@ -92,6 +105,77 @@ impl MqttShard {
         }
         self.send_to_store(io.now);
         self.core.resume_held(io);
+        if !self.traces.is_empty() {
+            self.tell_traces(io);
+        }
+    }
+
+    /// Answers at once, from what is there. Who asked may have given up: then nobody hears it.
+    fn inquire(&mut self, inquiry: Inquiry, io: &mut Io<NodeMessage>) {
+        let now = io.now;
+        if let Inquiry::Kick(client_id, answer) = inquiry {
+            let _ = answer.send(self.core.kick(&client_id, io));
+            return;
+        }
+        let Self { core, peers, .. } = self;
+        let (state, peer) = (core.state(), |id| peers.get(id));
+        let around = Around { outbox: &io.outbox, peer: &peer };
+        match inquiry {
+            Inquiry::Report(answer) => {
+                if self.reports.len() < REPORTS_MAX {
+                    self.reports.push(answer);
+                    io.wants_report = true;
+                }
+            }
+            Inquiry::Sessions(query, answer) => {
+                let _ = answer.send(state.sessions_page(&query, &around));
+            }
+            Inquiry::Session(client_id, answer) => {
+                let view = state.session_view(&client_id, now, &around);
+                let _ = answer.send(view.map(Box::new));
+            }
+            Inquiry::Subscribers(topic, answer) => {
+                let _ = answer.send(state.subscribers(&topic));
+            }
+            Inquiry::Slowest(answer) => {
+                let _ = answer.send(state.slowest(&around));
+            }
+            Inquiry::Talkers(answer) => {
+                let _ = answer.send(state.talkers(now, &around));
+            }
+            Inquiry::Kick(..) => unreachable!("answered above"),
+            Inquiry::Trace(request) => {
+                self.tell_traces(io);
+                self.begin_trace(request, io);
+            }
+        }
+    }
+
+    fn begin_trace(&mut self, request: TraceRequest, io: &mut Io<NodeMessage>) {
+        if self.traces.len() < TRACES_MAX {
+            self.next_trace = self.next_trace.wrapping_add(1);
+            self.core.trace(&request.client_id, self.next_trace, io);
+            self.traces.push((self.next_trace, request));
+        }
+    }
+
+    /// Passes on what happened on traced connections, and ends traces that are over.
+    fn tell_traces(&mut self, io: &mut Io<NodeMessage>) {
+        for (number, line) in io.outbox.traces.take() {
+            let trace = self.traces.iter().find(|trace| trace.0 == number);
+            if let Some((_, trace)) = trace {
+                // What does not fit is left out; who does not listen any more is noticed below.
+                let _ = trace.lines.try_send(line);
+            }
+        }
+        let core = &mut self.core;
+        self.traces.retain(|(number, trace)| {
+            let goes_on = io.now < trace.until && !trace.lines.is_disconnected();
+            if !goes_on {
+                core.end_trace(*number, io);
+            }
+            goes_on
+        });
     }
 
     /// Passes questions on, as many as are taken. Of the rest those beyond the queue's length are
@@ -147,6 +231,7 @@ impl Handler for MqttShard {
     type Message = NodeMessage;
 
     fn opened(&mut self, id: ConnectionId, origin: Origin, io: &mut Io<NodeMessage>) {
+        self.peers.set(id, &origin, io.now);
         self.core.note_origin(id, origin);
         self.core.opened(id, io);
     }
@@ -170,12 +255,7 @@ impl Handler for MqttShard {
 
     fn message(&mut self, _from: Sender, message: NodeMessage, io: &mut Io<NodeMessage>) {
         match message {
-            NodeMessage::Inquire(Inquiry::Report(answer)) => {
-                if self.reports.len() < REPORTS_MAX {
-                    self.reports.push(answer);
-                    io.wants_report = true;
-                }
-            }
+            NodeMessage::Inquire(inquiry) => self.inquire(inquiry, io),
             message => self.core.message(message, io),
         }
     }
@@ -205,6 +285,10 @@ impl Handler for MqttShard {
 
     fn next_timeout(&self) -> Timestamp {
         self.core.next_timeout().min(self.store_retry_at).min(self.ask_again_at)
+    }
+
+    fn is_saying_goodbye(&self) -> bool {
+        self.core.state().is_saying_goodbye()
     }
 
     fn shutdown(&mut self, io: &mut Io<NodeMessage>) {

@@ -9,7 +9,9 @@ mod data_kind;
 mod handle;
 pub mod handler;
 mod jetstream;
+mod peers;
 pub mod recovery;
+pub mod reload;
 pub mod segments;
 
 use self::core::ShardCore;
@@ -145,10 +147,11 @@ impl Gateway {
         let slots = config.limits.interest_slots as usize;
         let handle = NodeHandle {
             senders: bound.senders().to_vec(),
-            addresses: bound.addresses().to_vec(),
             quota: Arc::clone(&quota),
             storage: storage.requests(),
             clock,
+            walk: Arc::new(tokio::sync::Semaphore::new(1)),
+            ring: None,
         };
         let shared = Shared { stored_sessions, quota };
         // With JetStream groups are consumers there.
@@ -174,6 +177,10 @@ impl Gateway {
             let shards = (0..shards).map(ShardIndex);
             links.extend(shards.map(|shard| one_shot(controlled.shard(config, shard))));
         }
+        let handle = NodeHandle {
+            ring: controlled.as_ref().map(|controlled| Arc::clone(&controlled.ring)),
+            ..handle
+        };
         let control = controlled.map(|controlled| controlled.control);
         let node = bound.start(clock, move |shard: ShardIndex| {
             let upstream = upstreams.get(usize::from(shard.0)).and_then(|one| one.try_recv().ok());
@@ -352,6 +359,8 @@ fn core_limits(config: &Config) -> Limits {
         topic_levels_max: limits.topic_levels_max,
         session_expiry_max_s: limits.session_expiry_max_s,
         keep_alive_max_s: limits.keep_alive_max_s,
+        goodbyes_per_s: limits.drain_connections_per_s.div_ceil(config.shards.into()),
+        server_reference: config.server_reference.as_deref().map(Into::into),
         ..Limits::default()
     };
     match config.nats.is_empty() {

@@ -75,6 +75,12 @@ pub trait Handler {
     /// The node is stopping: say goodbye to connections and close them. The loop goes on, for at
     /// most its shutdown deadline, until all are closed and all file operations are done.
     fn shutdown(&mut self, io: &mut Io<Self::Message>);
+
+    /// Whether, after [`Handler::shutdown`], connections are still to be told: until they are, the
+    /// shutdown deadline does not begin.
+    fn is_saying_goodbye(&self) -> bool {
+        false
+    }
 }
 
 /// Where a client's connection comes from, as far as its transport knows before the first packet.
@@ -103,6 +109,19 @@ pub enum TransportKind {
     WebSocket,
     /// WebSocket over TLS.
     SecureWebSocket,
+}
+
+impl TransportKind {
+    /// A short name, for operators.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::WebSocket => "ws",
+            Self::SecureWebSocket => "wss",
+        }
+    }
 }
 
 impl Origin {

@@ -22,4 +22,5 @@ pub mod routing;
 pub mod session;
 pub mod shard_state;
 pub mod time;
+pub mod trace;
 pub mod wheel;

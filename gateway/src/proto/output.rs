@@ -2,6 +2,8 @@
 
 use super::mqtt::PacketType;
 use super::packet_counts::SentCounts;
+use super::time::Timestamp;
+use super::trace::Traces;
 
 /// Index of a shard in its node, `0..shard_count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +61,10 @@ pub struct Outbox {
     queued_bytes: usize,
     /// MQTT packets written, for metrics.
     pub sent: SentCounts,
+    /// Connections whose packets are shown to an operator.
+    pub traces: Traces,
+    /// The time of what is written, for traces.
+    pub now: Timestamp,
 }
 
 /// `buffer` is what was written and not yet taken; `sending_bytes` is with the kernel.
@@ -104,6 +110,17 @@ impl Outbox {
         encode(buffer);
         let bytes = buffer.len() - start;
         self.sent.packets.add(packet_type, bytes);
+        if self.traces.has(index) {
+            self.trace_sent(index, start);
+        }
+    }
+
+    /// Shows the packet that was written for `index` from `start` of its buffer on, if that is traced.
+    pub fn trace_sent(&mut self, index: u32, start: usize) {
+        let queue = self.places.get(index as usize).and_then(|at| self.queues.get(*at as usize));
+        if let Some(bytes) = queue.and_then(|queue| queue.buffer.get(start..)) {
+            self.traces.sent(index, self.now, bytes);
+        }
     }
 
     /// Bytes written for connection `index` that the kernel has not taken yet.

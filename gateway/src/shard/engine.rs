@@ -165,15 +165,13 @@ impl<H: Handler> Shard<H> {
         loop {
             let reaped = self.ring.reap(&mut completions, &mut events);
             self.counters.completions += reaped as u64;
-            let begun_us = self.clock.micros();
             let expected = std::mem::take(&mut self.expected);
             self.arrived = reaped.saturating_sub(expected);
             let busy = self.sweep(&mut events);
             if self.arrived > 0 || expected == 0 {
                 self.gather.woke(self.arrived, self.io.now);
             }
-            let took_us = self.clock.micros().saturating_sub(begun_us);
-            self.counters.sweeps.add(took_us, 1);
+            self.counters.sweeps.add(self.io.turn_us, 1);
             if self.is_over() {
                 break;
             }
@@ -186,6 +184,7 @@ impl<H: Handler> Shard<H> {
     /// Handles everything that came. Returns whether it did anything.
     fn sweep(&mut self, events: &mut Vec<Event>) -> bool {
         self.io.now = self.clock.now();
+        self.io.outbox.now = self.io.now;
         let began_us = self.clock.micros();
         let mut busy = !events.is_empty();
         for event in events.drain(..) {
@@ -329,6 +328,9 @@ impl<H: Handler> Shard<H> {
             self.closing.pop_front();
             self.finish(id, CloseReason::CloseDeadline);
             busy = true;
+        }
+        if self.handler.is_saying_goodbye() {
+            self.stop_deadline = Some(now.after(self.config.stop_deadline));
         }
         if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
             self.stop_deadline = Some(Timestamp::NEVER);

@@ -65,7 +65,7 @@ pub enum RequirementError {
 /// The first thing that is missing.
 pub fn check(shards: u16, connections: u64) -> Result<(), RequirementError> {
     check_kernel()?;
-    check_io_uring()?;
+    io_uring()?;
     let limit = raise(Resource::Nofile);
     let needed = connections + RESERVED_DESCRIPTORS;
     if needed > limit {
@@ -97,12 +97,18 @@ fn check_kernel() -> Result<(), RequirementError> {
 }
 
 /// Major and minor number of a release such as "6.1.0-18-amd64".
-fn version(release: &str) -> Option<(u32, u32)> {
+#[must_use]
+pub fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-fn check_io_uring() -> Result<(), RequirementError> {
+/// Whether the engine's kind of ring can be made.
+///
+/// # Errors
+///
+/// [`RequirementError::IoUring`].
+pub fn io_uring() -> Result<(), RequirementError> {
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun();
     let result: io::Result<IoUring> = builder.build(8);

@@ -27,10 +27,11 @@ impl Session {
         self.rules().is_none()
     }
 
-    /// Whether the client may publish to a topic name.
+    /// Whether the client may publish to a topic name. What is under `$SYS/` only the gateway says.
     #[must_use]
     pub fn may_publish(&self, topic: &str) -> bool {
-        self.rules().is_none_or(|(acl, names)| acl.may_publish(topic, names))
+        !topic.starts_with("$SYS/")
+            && self.rules().is_none_or(|(acl, names)| acl.may_publish(topic, names))
     }
 
     /// Whether a message of a topic name may be sent to the client.

@@ -44,8 +44,9 @@ impl Strangers {
 }
 
 impl ShardState {
-    /// Where a connection comes from, if anyone will ask: before [`ShardState::handle_opened`].
+    /// Where a connection comes from: before [`ShardState::handle_opened`].
     pub fn note_origin(&mut self, id: ConnectionId, origin: Origin) {
+        self.opening = origin.transport;
         if self.limits.wants_origin() {
             self.strangers.origins.insert(id.index, origin);
         }

@@ -117,6 +117,10 @@ impl ShardState {
         if let Some(connection) = self.connection_mut(id) {
             connection.version = connect.version;
         }
+        if let Some(refusal) = self.refusal() {
+            self.set_stage(id.index, ConnectionStage::ExpectSession);
+            return Err(refusal);
+        }
         let mut pending = self.read_connect(id, connect)?;
         let assigned;
         let client_id = if connect.client_id.is_empty() {
@@ -572,6 +576,9 @@ impl ShardState {
             self.set_stage(id.index, ConnectionStage::Connected);
         }
         self.counters.connects += 1;
+        if !self.traced.is_empty() {
+            self.trace_again(index, context);
+        }
         self.write_connack(index, &pending, session_present, context);
         self.watch(index, id, context.now);
         if pending.held {

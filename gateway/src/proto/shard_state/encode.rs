@@ -146,6 +146,9 @@ pub(super) fn write_shared(
         *place = id.get().to_be_bytes();
     }
     outbox.sent.packets.add(PacketType::Publish, form.bytes.len());
+    if outbox.traces.has(connection.index) {
+        outbox.trace_sent(connection.index, start);
+    }
     count_sent(counters, delivery.qos);
     Written::Sent
 }

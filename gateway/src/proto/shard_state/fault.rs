@@ -3,7 +3,7 @@
 use super::{ConnectionStage, Context, NO_SESSION, ShardState};
 use crate::proto::access::Refusal;
 use crate::proto::mqtt::{
-    Connack, DecodeError, Disconnect, PacketType, Properties, ProtocolVersion, ReasonCode,
+    Connack, DecodeError, Disconnect, PacketType, Properties, Property, ProtocolVersion, ReasonCode,
 };
 use crate::proto::output::{Action, ConnectionId};
 
@@ -61,9 +61,15 @@ pub enum ProtocolError {
     /// Another connection has the session now.
     #[error("session taken over")]
     SessionTakenOver,
+    /// Who runs the server ended the connection.
+    #[error("ended by an administrator")]
+    AdministrativeAction,
     /// The node ends.
     #[error("server shutting down")]
     ServerShuttingDown,
+    /// The node ends, and clients are told where to go.
+    #[error("server moved")]
+    ServerMoved,
     /// DISCONNECT asks for a session that CONNECT did not ask for.
     #[error("session expiry interval raised from 0 in DISCONNECT")]
     SessionExpiryRaised,
@@ -106,7 +112,9 @@ impl ProtocolError {
             Self::TopicAliasInvalid { .. } => ReasonCode::TopicAliasInvalid,
             Self::TopicNameInvalid => ReasonCode::TopicNameInvalid,
             Self::SessionTakenOver => ReasonCode::SessionTakenOver,
+            Self::AdministrativeAction => ReasonCode::AdministrativeAction,
             Self::ServerShuttingDown => ReasonCode::ServerShuttingDown,
+            Self::ServerMoved => ReasonCode::ServerMoved,
             Self::ClientIdentifierNotValid => ReasonCode::ClientIdentifierNotValid,
             Self::ConnackTooLarge | Self::PropertiesTooLarge => ReasonCode::PacketTooLarge,
             Self::SessionQuotaExceeded => ReasonCode::QuotaExceeded,
@@ -126,6 +134,7 @@ impl ProtocolError {
         match self {
             Self::ClientIdentifierNotValid => Some(2),
             Self::ServerShuttingDown
+            | Self::ServerMoved
             | Self::SessionQuotaExceeded
             | Self::StoreUnavailable
             | Self::ConnectionRateExceeded
@@ -143,7 +152,9 @@ impl ProtocolError {
         !matches!(
             self,
             Self::SessionTakenOver
+                | Self::AdministrativeAction
                 | Self::ServerShuttingDown
+                | Self::ServerMoved
                 | Self::SessionQuotaExceeded
                 | Self::StoreUnavailable
                 | Self::NotAuthenticated(_)
@@ -184,7 +195,7 @@ impl ShardState {
                 let code = match (version, error) {
                     (_, ProtocolError::ExpectedConnect | ProtocolError::KeepAliveTimeout) => None,
                     // CONNACK answers a CONNECT, and there was none.
-                    (_, ProtocolError::ServerShuttingDown)
+                    (_, ProtocolError::ServerShuttingDown | ProtocolError::ServerMoved)
                         if connection.stage == ConnectionStage::ExpectConnect =>
                     {
                         None
@@ -193,7 +204,11 @@ impl ShardState {
                     (_, error) => error.connect_return_code(),
                 };
                 if let Some(code) = code {
-                    write_refusal(code, version, id, context);
+                    let mut properties = Vec::new();
+                    if version == ProtocolVersion::V5 {
+                        self.put_server_reference(error.reason_code(), &mut properties);
+                    }
+                    write_refusal(code, version, &properties, id, context);
                 }
             }
             ConnectionStage::Vacant | ConnectionStage::Closing => return,
@@ -223,7 +238,7 @@ impl ShardState {
                     } else {
                         (ProtocolVersion::V3_1_1, 1)
                     };
-                    write_refusal(code, version, id, context);
+                    write_refusal(code, version, &[], id, context);
                 }
             }
             ConnectionStage::ExpectIdentity
@@ -232,6 +247,15 @@ impl ShardState {
             | ConnectionStage::Closing => {}
         }
         self.end_connection(id, context);
+    }
+
+    /// Where to go instead, behind the one Reason Code that says so. Source: MQTT 5.0 §4.11.
+    fn put_server_reference(&self, reason_code: ReasonCode, out: &mut Vec<u8>) {
+        if let Some(reference) = &self.limits.server_reference
+            && reason_code == ReasonCode::ServerMoved
+        {
+            Property::ServerReference(reference).encode(out);
+        }
     }
 
     /// Marks the connection as closing and lets its session know.
@@ -260,7 +284,17 @@ impl ShardState {
             return;
         };
         if connection.version == ProtocolVersion::V5 {
-            let disconnect = Disconnect { reason_code, properties: Properties::NONE };
+            let mut properties = Vec::new();
+            self.put_server_reference(reason_code, &mut properties);
+            let session = self.session(connection.session);
+            let bytes_max = session.map_or(0, |one| one.connected.maximum_packet_size as usize);
+            // A packet that is too large for the client would be lost with all it says.
+            // MQTT 5.0 [MQTT-3.1.2-24].
+            if properties.len() + DISCONNECT_FIXED_BYTES > bytes_max {
+                properties.clear();
+            }
+            let properties = Properties::from_validated(&properties);
+            let disconnect = Disconnect { reason_code, properties };
             let encode = |out: &mut _| disconnect.encode(connection.version, out);
             context.outbox.write(id.index, PacketType::Disconnect, encode);
             context.outbox.sent.add_code(reason_code as u8);
@@ -268,8 +302,18 @@ impl ShardState {
     }
 }
 
-fn write_refusal(code: u8, version: ProtocolVersion, id: ConnectionId, context: &mut Context<'_>) {
-    let connack = Connack { session_present: false, code, properties: Properties::NONE };
+/// Of a DISCONNECT: fixed header, Reason Code, Property Length.
+const DISCONNECT_FIXED_BYTES: usize = 8;
+
+fn write_refusal(
+    code: u8,
+    version: ProtocolVersion,
+    properties: &[u8],
+    id: ConnectionId,
+    context: &mut Context<'_>,
+) {
+    let properties = Properties::from_validated(properties);
+    let connack = Connack { session_present: false, code, properties };
     context.outbox.write(id.index, PacketType::Connack, |out| connack.encode(version, out));
     match version {
         ProtocolVersion::V5 => context.outbox.sent.add_code(code),

@@ -17,6 +17,8 @@ mod elsewhere;
 mod encode;
 mod fault;
 mod gauges;
+mod goodbye;
+pub mod inspect;
 mod lanes;
 mod outbound_acks;
 mod pace;
@@ -29,18 +31,20 @@ mod retained_room;
 mod saving;
 mod shared;
 mod subscribe;
+mod talkers;
 mod upstream;
 mod waiting;
 
 pub use connect::home_shard;
 pub use fault::ProtocolError;
-pub use gauges::{Gauges, OutboundGauges, StageCounts};
+pub use gauges::{Gauges, OutboundGauges, StageCounts, TransportCounts};
 pub use upstream::{
     AppendToken, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage, SessionUse,
     SessionUser, SharedMessage, StoredSession, Upstream,
 };
 
 use super::access::Refusal;
+use super::handler::TransportKind;
 use super::limits::Limits;
 use super::mqtt::{DecodeContext, Packet, PacketType, ProtocolVersion, Role, decode};
 use super::output::{Action, ConnectionId, Outbox, ShardIndex};
@@ -55,6 +59,7 @@ use ahash::RandomState;
 use authenticate::Strangers;
 use connect::PendingConnect;
 use encode::FanOut;
+use goodbye::Goodbye;
 use hashbrown::HashTable;
 use lanes::Lanes;
 use pace::{Paces, Turn};
@@ -65,6 +70,7 @@ use retained_room::RetainedRoom;
 use shared::SharedSubscribes;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
+use talkers::Talkers;
 
 /// How often the floor of up-to-date sessions is recorded.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(1);
@@ -153,6 +159,7 @@ struct Connection {
     held: bool,
     /// It is, or has been, the turn of its CONNECT.
     admitted: bool,
+    transport: TransportKind,
     /// When the last whole packet came.
     last_received: Timestamp,
 }
@@ -226,8 +233,17 @@ pub struct ShardState {
     fan_out: FanOut,
     scratch: Vec<u8>,
     counters: Counters,
-    stages: StageCounts,
+    /// What carries the connection that is opened next.
+    opening: TransportKind,
+    stages: TransportCounts,
     outbound_gauges: OutboundGauges,
+    /// Of the last look at those with messages on their way, slowest first.
+    slowest: Vec<gauges::Slow>,
+    talkers: Talkers,
+    /// Clients whose packets are shown to an operator, with the number of the trace.
+    traced: Vec<(Box<str>, u32)>,
+    /// The node ends.
+    goodbye: Option<Goodbye>,
 }
 
 /// The `session` of tickets for offline sessions.
@@ -278,8 +294,13 @@ impl ShardState {
             fan_out: FanOut::default(),
             scratch: Vec::new(),
             counters: Counters::default(),
-            stages: StageCounts::default(),
+            opening: TransportKind::Tcp,
+            stages: TransportCounts::default(),
             outbound_gauges: OutboundGauges::default(),
+            slowest: Vec::new(),
+            talkers: Talkers::default(),
+            traced: Vec::new(),
+            goodbye: None,
             random_counter: seed,
             random,
         }
@@ -332,6 +353,7 @@ impl ShardState {
             version: ProtocolVersion::V3_1_1,
             held: false,
             admitted: false,
+            transport: self.opening,
             last_received: context.now,
         };
         if place >= self.connections.len() {
@@ -417,6 +439,9 @@ impl ShardState {
                     }
                     at += length;
                     self.counters.received.add_first_byte(first, length);
+                    if context.outbox.traces.has(id.index) {
+                        context.outbox.traces.received(id.index, context.now, &packet, length);
+                    }
                     if let Err(error) = self.handle_packet(id, packet, context) {
                         self.refuse(id, error, context);
                         return bytes.len();
@@ -483,6 +508,7 @@ impl ShardState {
         self.keep_alives.clear(id.index);
         self.forget_stranger(id.index);
         self.paces.forget(id);
+        context.outbox.traces.end_connection(id.index, context.now);
         self.retained_rooms.remove(&id);
         let session = connection.session;
         self.set_stage(id.index, ConnectionStage::Vacant);
@@ -502,7 +528,9 @@ impl ShardState {
         }
         let store_retry = self.store_retry.due.unwrap_or(Timestamp::NEVER);
         let paced = self.paces.next_timeout().min(self.admission_due());
-        self.keep_alives.next_timeout().min(self.floor_due).min(store_retry).min(paced)
+        let goodbye = self.goodbye.as_ref().map_or(Timestamp::NEVER, Goodbye::due);
+        let own = self.keep_alives.next_timeout().min(self.floor_due).min(store_retry);
+        own.min(paced).min(goodbye)
     }
 
     /// Time has passed: closes silent connections, records the floor.
@@ -521,6 +549,7 @@ impl ShardState {
         if self.store_retry.due.is_some_and(|due| due <= context.now) {
             self.retry_store(context);
         }
+        self.say_goodbye(context);
     }
 
     /// Closes connection `index` if it was silent too long, else looks again when it may be.
@@ -593,23 +622,6 @@ impl ShardState {
             Timestamp::NEVER => self.keep_alives.clear(id.index),
             deadline => self.keep_alives.set(id.index, deadline),
         }
-    }
-
-    /// The node ends: says goodbye to every client and saves every session. Sessions are safe
-    /// once everything appended is committed.
-    pub fn handle_shutdown(&mut self, context: &mut Context<'_>) {
-        for index in 0..self.connections.len() {
-            let index = u32::try_from(index).expect("connection indexes are u32");
-            let Some(connection) = self.connections.get(index as usize).copied() else {
-                continue;
-            };
-            if connection.stage == ConnectionStage::Vacant {
-                continue;
-            }
-            let id = ConnectionId { index, generation: connection.generation };
-            self.refuse(id, ProtocolError::ServerShuttingDown, context);
-        }
-        self.record_floor(context);
     }
 
     fn connection(&self, id: ConnectionId) -> Option<Connection> {

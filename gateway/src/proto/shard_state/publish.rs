@@ -54,6 +54,8 @@ impl ShardState {
         };
         let client_id = session.client_id.clone();
         let ledger = session.is_persistent();
+        let ticket = Ticket { session: index, epoch: session.epoch };
+        self.talkers.note(ticket, publish.payload.len(), context.now);
         let topic = self.resolve_topic(index, publish.topic, own.topic_alias);
         topic.and_then(|topic| {
             let name = topic.as_deref().unwrap_or(publish.topic);

@@ -1,6 +1,7 @@
 //! Session records and the floor: what a restart needs to go on without loss.
 //! See ARCHITECTURE.md, "Sessions, cursors, going live".
 
+use super::gauges::{Slow, note_slow};
 use super::shared::shared_records;
 use super::{AppendToken, Context, FLOOR_INTERVAL, OutboundGauges, ShardState};
 use crate::proto::mqtt::SubscriptionOptions;
@@ -192,6 +193,8 @@ impl ShardState {
     fn sweep_outbound(&mut self, context: &mut Context<'_>) {
         let mut tracked = std::mem::take(&mut self.with_outbound);
         let mut gauges = OutboundGauges::default();
+        let mut slowest = std::mem::take(&mut self.slowest);
+        slowest.clear();
         tracked.sort_unstable();
         tracked.dedup();
         tracked.retain(|&index| {
@@ -205,7 +208,9 @@ impl ShardState {
             }
             session.shrink();
             if let Some(outbound) = &session.outbound {
-                gauges.add(outbound, watermarks);
+                let lag = gauges.add(outbound, watermarks);
+                let measure = (lag, outbound.in_flight.len() + outbound.queue.len());
+                note_slow(&mut slowest, Slow { session: index, epoch: session.epoch, measure });
             }
             let is_candidate = session.stage == Stage::Online && session.is_persistent();
             let (has_outbound, follows) = (session.outbound.is_some(), session.follows_floor);
@@ -217,6 +222,7 @@ impl ShardState {
         tracked.append(&mut self.with_outbound);
         self.with_outbound = tracked;
         self.outbound_gauges = gauges;
+        self.slowest = slowest;
     }
 
     /// A follower that is slow or behind must cease to follow; another that is up to date may begin.

@@ -3,6 +3,7 @@
 use super::shared::SharedSubscribe;
 use super::waiting::{SubscribeAnswer, Waiting};
 use super::{ConnectionStage, Context, ShardState};
+use crate::proto::mqtt::PacketType;
 use crate::proto::mqtt::{
     PacketId, Properties, Property, QoS, ReasonCode, RetainHandling, SHARE_PREFIX, Subscribe,
     SubscribeAck, SubscriptionOptions, Unsubscribe, encode_suback, encode_unsuback,
@@ -369,9 +370,11 @@ impl ShardState {
             return;
         }
         // SUBACK or UNSUBACK: both end with their Reason Codes, which are counted where they are made.
-        context.outbox.buffer(answer.connection.index).extend_from_slice(&answer.bytes);
         let first = answer.bytes.first().copied().unwrap_or_default();
-        context.outbox.sent.packets.add_first_byte(first, answer.bytes.len());
+        if let Some(packet_type) = PacketType::from_first_byte(first) {
+            let encode = |out: &mut Vec<u8>| out.extend_from_slice(&answer.bytes);
+            context.outbox.write(answer.connection.index, packet_type, encode);
+        }
         for request in answer.retained {
             self.request_retained(request, context);
         }

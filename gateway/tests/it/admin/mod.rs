@@ -1,8 +1,13 @@
 //! The admin server as operators and Prometheus meet it.
 
 mod access;
+mod api;
+mod doctor;
 mod http;
+mod lifecycle;
 mod metrics;
+mod sys_topics;
+mod tuning;
 
 use crate::process::gateway::Gateway;
 

@@ -46,7 +46,11 @@ impl Drop for TempDirectory {
 /// The gateway's command, not started, with nothing of the environment that it would read.
 pub(crate) fn gateway_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
-    command.env_remove("STATE_DIRECTORY").env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+        .env_remove("STATE_DIRECTORY")
+        .env_remove("RUST_LOG")
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null());
     command
 }
 
@@ -67,17 +71,26 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// A gateway with an empty data directory of its own. Returns once it accepts connections.
     pub(crate) fn start(flags: &[&str]) -> Self {
+        Self::start_with(flags, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let data = TempDirectory::new();
-        let mut gateway = Self::start_on(data.path(), flags);
+        let mut gateway = Self::start_in(data.path(), flags, environment);
         gateway.data = Some(data);
         gateway
     }
 
     /// A gateway on a data directory that outlives it.
     pub(crate) fn start_on(data: &Path, flags: &[&str]) -> Self {
+        Self::start_in(data, flags, &[])
+    }
+
+    fn start_in(data: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         for _ in 0..PORT_TRIES {
             let address = free_address();
-            let mut gateway = Self::spawn(address, data, flags);
+            let mut gateway = Self::spawn(address, data, flags, environment);
             if gateway.wait_for_line("listening") {
                 TcpStream::connect(address).expect("it says that it listens");
                 return gateway;
@@ -88,8 +101,14 @@ impl Gateway {
         panic!("no free port in {PORT_TRIES} tries");
     }
 
-    fn spawn(address: SocketAddr, data: &Path, flags: &[&str]) -> Self {
+    fn spawn(
+        address: SocketAddr,
+        data: &Path,
+        flags: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut command = gateway_command();
+        command.envs(environment.iter().copied());
         command.arg("--listen").arg(format!("mqtt://{address}")).arg("--data").arg(data);
         if !flags.contains(&"--admin") {
             // The default address is one for the whole machine.
@@ -112,8 +131,10 @@ impl Gateway {
     /// Where its admin server listens, with `--admin 127.0.0.1:0`.
     pub(crate) fn admin_address(&self) -> SocketAddr {
         let line = self.seen.iter().find(|line| line.contains("admin server"));
-        let (_, address) = line.and_then(|line| line.rsplit_once("address=")).unwrap();
-        address.parse().unwrap()
+        // As text, or as a member of an object.
+        let (_, rest) = line.and_then(|line| line.rsplit_once("address")).unwrap();
+        let address = rest.trim_start_matches(['=', '"', ':']);
+        address.split('"').next().unwrap().parse().unwrap()
     }
 
     /// Everything logged so far.

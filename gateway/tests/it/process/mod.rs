@@ -15,4 +15,4 @@ mod stopping;
 pub(crate) mod tools;
 
 /// Shard counts every client is tried with: alone, and with sessions and messages that cross.
-const SHARD_COUNTS: [&str; 2] = ["1", "2"];
+pub(crate) const SHARD_COUNTS: [&str; 2] = ["1", "2"];

@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What a shard asks of the storage thread. `ticket` comes back with the answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum StoreRequest {
     /// Fold records that were committed. The partition's shard is told what is persisted.
     Apply {
@@ -76,8 +76,19 @@ pub enum StoreRequest {
         /// What to do.
         request: LogIo,
     },
+    /// Somebody looks at the state; answers by itself. Others wait meanwhile.
+    Look(Look),
     /// Persist and end.
     Stop,
+}
+
+/// Reads the state and passes on what it found.
+pub struct Look(pub Box<dyn FnOnce(&KeyedState) + Send>);
+
+impl std::fmt::Debug for Look {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Look")
+    }
 }
 
 /// A question for a page of retained messages.
@@ -413,6 +424,7 @@ impl Storage {
                 let (token, result) = perform(files.as_mut(), &request);
                 (self.reply)(shard, StoreReply::File { partition, token, result });
             }
+            StoreRequest::Look(Look(look)) => look(&self.state),
             StoreRequest::Stop => return false,
         }
         true

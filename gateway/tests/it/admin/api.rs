@@ -1,0 +1,274 @@
+//! The JSON API: what it says is true, comes in pages, and does what it says.
+
+use super::http::{Answer, get, request};
+use super::start;
+use crate::process::SHARD_COUNTS;
+use crate::process::gateway::Gateway;
+use crate::process::raw_client::{RawClient, V3_1_1, V5, publish, subscribe};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+#[track_caller]
+fn value(answer: &Answer) -> Value {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    serde_json::from_str(&answer.body).unwrap()
+}
+
+#[track_caller]
+fn json_of(admin: SocketAddr, path: &str) -> Value {
+    value(&get(admin, path))
+}
+
+/// All rows of a list, page by page.
+#[track_caller]
+fn rows(admin: SocketAddr, path: &str, limit: usize) -> Vec<Value> {
+    let (mut rows, mut after) = (Vec::new(), String::new());
+    for _ in 0..100 {
+        let page = json_of(admin, &format!("{path}&limit={limit}{after}"));
+        let found = page["rows"].as_array().unwrap();
+        assert!(found.len() <= limit);
+        rows.extend(found.iter().cloned());
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={}", encoded(next)),
+            None => return rows,
+        }
+    }
+    panic!("the pages do not end");
+}
+
+/// Percent-encoded, for a query.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+fn client_ids(rows: &[Value]) -> BTreeSet<String> {
+    rows.iter().map(|row| row["client_id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn connected(gateway: &Gateway, names: &[String]) -> Vec<RawClient> {
+    let connect = |name: &String| RawClient::connected(gateway.address(), V5, name);
+    names.iter().map(connect).collect()
+}
+
+#[test]
+fn every_get_of_the_document_is_answered() {
+    let gateway = start(&["--shards", "2"]);
+    let admin = gateway.admin_address();
+    let document = json_of(admin, "/api/v1/openapi.json");
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        if methods.get("get").is_none() || path.contains("trace") {
+            continue;
+        }
+        let path = path.replace("{client_id}", "nobody");
+        let answer = get(admin, &path);
+        let expected = match path.as_str() {
+            "/api/v1/clients/nobody" => 404,
+            "/api/v1/subscribers" => 400,
+            _ => 200,
+        };
+        assert_eq!(answer.status, expected, "{path}: {}", answer.body);
+    }
+    gateway.stop();
+}
+
+#[test]
+fn clients_are_listed_in_pages_and_found() {
+    for shards in SHARD_COUNTS {
+        let gateway = start(&["--shards", shards]);
+        let admin = gateway.admin_address();
+        let names: Vec<String> = (0..25).map(|number| format!("lamp-{number}")).collect();
+        let mut clients = connected(&gateway, &names);
+        clients.push(RawClient::connected(gateway.address(), V3_1_1, "door"));
+        let all = rows(admin, "/api/v1/clients?", 4);
+        assert_eq!(all.len(), 26, "each once");
+        assert!(client_ids(&all).is_superset(&names.iter().cloned().collect()));
+        assert_eq!(rows(admin, "/api/v1/clients?prefix=lamp-1", 100).len(), 11);
+        assert_eq!(rows(admin, "/api/v1/clients?address=127.0.0.1", 100).len(), 26);
+        assert_eq!(rows(admin, "/api/v1/clients?address=127.0.0.2", 100).len(), 0);
+        assert_eq!(rows(admin, "/api/v1/clients?lag_min=1", 100).len(), 0);
+        let of_first = rows(admin, "/api/v1/clients?shard=0", 7);
+        assert!(of_first.iter().all(|row| row["shard"] == 0));
+        assert_eq!(of_first.len() == 26, shards == "1");
+        let door = &rows(admin, "/api/v1/clients?prefix=door", 1)[0];
+        assert_eq!((&door["version"], &door["stage"]), (&json!("3.1.1"), &json!("online")));
+        assert_eq!(get(admin, "/api/v1/clients?after=nonsense").status, 400);
+        assert_eq!(get(admin, "/api/v1/clients?limit=many").status, 400);
+        drop(clients);
+        gateway.stop();
+    }
+}
+
+#[test]
+fn a_session_is_shown_in_full_connected_and_stored() {
+    let gateway = start(&["--shards", "2"]);
+    let admin = gateway.admin_address();
+    // Clean Start, Session Expiry Interval of an hour.
+    let mut lamp = RawClient::open(gateway.address());
+    let expiry = [0x11, 0, 0, 0x0e, 0x10];
+    lamp.send(&crate::process::raw_client::connect(V5, "a/b", &expiry));
+    assert_eq!(lamp.packet().0, 0x20);
+    lamp.send(&subscribe(V5, &["t/#", "$share/g/s"], 1));
+    assert_eq!(lamp.packet().0, 0x90);
+    let mut publisher = RawClient::connected(gateway.address(), V3_1_1, "p");
+    publisher.send(&publish(V3_1_1, "t/1", Some(1), &[], b"secret words"));
+    assert_eq!(publisher.packet().0, 0x40);
+    // Not acknowledged: it stays in flight.
+    assert_eq!(lamp.packet().0, 0x32);
+    let answer = get(admin, "/api/v1/clients/a%2Fb");
+    assert!(!answer.body.contains("secret"), "{}", answer.body);
+    let view = value(&answer);
+    assert_eq!(view["session_expiry_s"], 3_600);
+    assert_eq!(view["in_flight"], 1);
+    assert_eq!(view["messages_in_flight"][0]["step"], "ExpectPuback");
+    let filters: BTreeSet<_> =
+        view["filters"].as_array().unwrap().iter().map(|one| one["filter"].to_string()).collect();
+    assert_eq!(filters, BTreeSet::from(["\"t/#\"".to_owned(), "\"$share/g/s\"".to_owned()]));
+    assert_eq!(view["filters"][0]["qos"], 1);
+    let address = lamp.stream().local_addr().unwrap().to_string();
+    assert_eq!(view["peer"]["address"], address);
+
+    let found = json_of(admin, "/api/v1/subscribers?topic=t/9");
+    assert_eq!((&found["count"], &found["rows"][0]["client_id"]), (&json!(1), &json!("a/b")));
+    assert_eq!(json_of(admin, "/api/v1/subscribers?topic=u")["count"], 0);
+    assert_eq!(get(admin, "/api/v1/subscribers?topic=t/%23").status, 400);
+
+    // It leaves memory once it is recorded, which the next CONNECT of another waits for in no way.
+    drop(lamp);
+    let mut stored = get(admin, "/api/v1/clients/a%2Fb");
+    while value(&stored)["stage"] != "offline" {
+        stored = get(admin, "/api/v1/clients/a%2Fb");
+    }
+    let stored = value(&stored);
+    assert_eq!(stored["in_flight"], 1);
+    assert!(stored["expires_at_ms"].as_u64().is_some(), "{stored}");
+    let sessions = rows(admin, "/api/v1/sessions?prefix=a", 1);
+    assert_eq!(client_ids(&sessions), BTreeSet::from(["a/b".to_owned()]));
+    drop(publisher);
+    gateway.stop();
+}
+
+#[test]
+fn a_client_is_kicked_and_told() {
+    let gateway = start(&["--shards", "2"]);
+    let admin = gateway.admin_address();
+    let mut client = RawClient::connected(gateway.address(), V5, "unwanted");
+    let path = "/api/v1/clients/unwanted/connection";
+    assert_eq!(request(admin, "DELETE", path, &[], "").status, 204);
+    assert_eq!(client.packets_to_the_end(), [(0xe0, vec![0x98])], "Administrative action");
+    assert_eq!(request(admin, "DELETE", path, &[], "").status, 404);
+    let foreign = request(admin, "DELETE", path, &["Origin: http://evil.example"], "");
+    assert_eq!(foreign.status, 403);
+    gateway.stop();
+}
+
+#[test]
+fn retained_messages_are_listed_without_their_payloads() {
+    let gateway = start(&[]);
+    let admin = gateway.admin_address();
+    let mut client = RawClient::connected(gateway.address(), V3_1_1, "p");
+    for number in 0..7_u16 {
+        let mut packet = publish(V3_1_1, &format!("r/{number}"), Some(number + 1), &[], b"hush");
+        packet[0] |= 1;
+        client.send(&packet);
+        assert_eq!(client.packet().0, 0x40);
+    }
+    let mut found = rows(admin, "/api/v1/retained?filter=r/%2B", 3);
+    while found.len() < 7 {
+        // They are folded into the store behind the acknowledgement.
+        found = rows(admin, "/api/v1/retained?filter=r/%2B", 3);
+    }
+    assert_eq!(found[6]["topic"], "r/6");
+    assert_eq!((&found[6]["payload_bytes"], &found[6]["publisher"]), (&json!(4), &json!("p")));
+    assert_eq!(get(admin, "/api/v1/retained?filter=a%23").status, 400);
+    drop(client);
+    gateway.stop();
+}
+
+#[test]
+fn the_configuration_is_shown_and_the_log_level_set() {
+    let mut gateway = start(&["--shards", "1", "--limit", "receive_maximum=77"]);
+    let admin = gateway.admin_address();
+    let config = json_of(admin, "/api/v1/config");
+    assert_eq!((&config["shards"], &config["limits"]["receive_maximum"]), (&json!(1), &json!(77)));
+    let set = |level: &str| {
+        let body = json!({ "level": level }).to_string();
+        request(admin, "PUT", "/api/v1/log", &["Content-Type: application/json"], &body)
+    };
+    assert_eq!(json_of(admin, "/api/v1/log")["level"], "info");
+    assert_eq!(set("loud").status, 400);
+    assert_eq!(value(&set("debug"))["level"], "debug");
+    drop(RawClient::connected(gateway.address(), V5, "a"));
+    gateway.wait_for_lines("connection closed", 1);
+    gateway.stop();
+}
+
+#[test]
+fn a_trace_shows_one_clients_packets() {
+    let gateway = start(&["--shards", "2"]);
+    let admin = gateway.admin_address();
+    let mut lamp = RawClient::connected(gateway.address(), V5, "lamp");
+    let mut stream = TcpStream::connect(admin).unwrap();
+    stream.set_read_timeout(Some(crate::process::gateway::PATIENCE)).unwrap();
+    let head = format!(
+        "GET /api/v1/clients/lamp/trace?lines=6 HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let mut next = || {
+        let line = lines.find(|line| line.starts_with('{')).expect("a line of JSON");
+        serde_json::from_str::<Value>(&line).unwrap()
+    };
+    assert_eq!(next()["packet"], "traced from here on");
+    lamp.send(&subscribe(V5, &["t"], 0));
+    assert_eq!(lamp.packet().0, 0x90);
+    lamp.send(&publish(V5, "t", None, &[], b"secret words"));
+    assert_eq!(lamp.packet().0, 0x30);
+    let mut other = RawClient::connected(gateway.address(), V5, "other");
+    other.send(&[0xc0, 0]);
+    assert_eq!(other.packet().0, 0xd0);
+    lamp.send(&[0xe0, 0]);
+    let expected = [
+        ("received", "SUBSCRIBE id=1 \"t\":qos=0"),
+        ("sent", "SUBACK id=1 codes=[00]"),
+        ("received", "PUBLISH topic=\"t\" qos=0 payload_bytes=12"),
+        ("sent", "PUBLISH topic=\"t\" qos=0 payload_bytes=12"),
+        ("received", "DISCONNECT code=Success"),
+    ];
+    for (direction, packet) in expected {
+        let line = next();
+        assert_eq!((&line["direction"], &line["packet"]), (&json!(direction), &json!(packet)));
+    }
+    assert_eq!(lines.find(|line| line.starts_with('{')), None, "six lines were asked for");
+    gateway.stop();
+}
+
+#[test]
+fn who_publishes_most_and_who_is_behind_is_named() {
+    let gateway = start(&["--shards", "2", "--limit", "inflight_max=1"]);
+    let admin = gateway.admin_address();
+    let mut slow = RawClient::connected(gateway.address(), V5, "slow");
+    slow.send(&subscribe(V5, &["t"], 1));
+    assert_eq!(slow.packet().0, 0x90);
+    let mut loud = RawClient::connected(gateway.address(), V3_1_1, "loud");
+    for packet_id in 1..=20 {
+        loud.send(&publish(V3_1_1, "t", Some(packet_id), &[], b"x"));
+        assert_eq!(loud.packet().0, 0x40);
+    }
+    let named = |path: &str, pointer: &str| loop {
+        let page = json_of(admin, path);
+        if let Some(name) = page.pointer(pointer) {
+            return name.clone();
+        }
+    };
+    assert_eq!(named("/api/v1/slowest", "/rows/0/client_id"), "slow");
+    assert_eq!(named("/api/v1/talkers", "/rows/0/client/client_id"), "loud");
+    let overview = json_of(admin, "/api/v1/overview");
+    assert_eq!(overview["upstream"], "embedded");
+    assert_eq!(overview["shards"].as_array().unwrap().len(), 2);
+    let page = get(admin, "/");
+    assert!(page.head.contains("text/html") && page.head.contains("content-security-policy"));
+    drop((slow, loud));
+    gateway.stop();
+}

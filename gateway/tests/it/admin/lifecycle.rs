@@ -1,0 +1,126 @@
+//! Drain, reload, and what the service manager hears.
+
+use super::http::get;
+use super::metrics::Samples;
+use super::start;
+use crate::process::gateway::{Gateway, PATIENCE, TempDirectory, gateway_command};
+use crate::process::raw_client::{RawClient, V3_1_1, V5, connect};
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
+
+#[test]
+fn drain_sends_clients_elsewhere_and_ends_the_process() {
+    let gateway = start(&["--shards", "2", "--server-reference", "b.example:1883"]);
+    let admin = gateway.admin_address();
+    let mut new: Vec<RawClient> = (0..4)
+        .map(|number| RawClient::connected(gateway.address(), V5, &format!("new-{number}")))
+        .collect();
+    let mut old = RawClient::connected(gateway.address(), V3_1_1, "old");
+    // It takes no packet as large as one with a reference.
+    let mut small = RawClient::open(gateway.address());
+    small.send(&connect(V5, "small", &[0x27, 0, 0, 0, 20]));
+    assert_eq!(small.packet().0, 0x20);
+    let mut drain = gateway_command();
+    drain.args(["drain", "--admin", &admin.to_string()]);
+    let drain = std::thread::spawn(move || drain.output().unwrap());
+    for client in &mut new {
+        let mut body = vec![0x9d, 17, 0x1c, 0, 14];
+        body.extend_from_slice(b"b.example:1883");
+        assert_eq!(client.packets_to_the_end(), [(0xe0, body)], "Server moved, and where");
+    }
+    assert_eq!(small.packets_to_the_end(), [(0xe0, vec![0x9d])]);
+    assert_eq!(old.packets_to_the_end(), []);
+    drop((new, old, small));
+    let output = drain.join().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    gateway.finish();
+    let again = gateway_command().args(["drain", "--admin", &admin.to_string()]).output().unwrap();
+    assert_eq!(again.status.code(), Some(1), "nobody is there any more");
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long a process takes")]
+fn goodbyes_are_said_at_the_rate_that_is_set() {
+    // Batches of one each 50 ms.
+    let limits = ["--limit", "drain_connections_per_s=20", "--limit", "shutdown_timeout_s=30"];
+    let gateway = start(&[&["--shards", "1"], &limits[..]].concat());
+    let mut clients: Vec<RawClient> = (0..30)
+        .map(|number| RawClient::connected(gateway.address(), V5, &format!("c-{number}")))
+        .collect();
+    let begun = Instant::now();
+    gateway.terminate();
+    assert_eq!(clients[0].packets_to_the_end(), [(0xe0, vec![0x8b])]);
+    // Who is not told yet is still served, and nobody new is.
+    let last = clients.last_mut().unwrap();
+    last.send(&[0xc0, 0]);
+    assert_eq!(last.packet().0, 0xd0);
+    for client in &mut clients[1..] {
+        assert_eq!(client.packets_to_the_end(), [(0xe0, vec![0x8b])]);
+    }
+    // The first goes at once, the others follow.
+    assert!(begun.elapsed().as_millis() >= 29 * 50, "{:?}", begun.elapsed());
+    gateway.finish();
+}
+
+#[test]
+fn sighup_puts_in_force_what_can_be_and_names_the_rest() {
+    let directory = TempDirectory::new();
+    let file = directory.path().join("gateway.toml");
+    fs::write(&file, "log = \"info\"\nshards = 1\n[limits]\nreceive_maximum = 10\n").unwrap();
+    let mut gateway = start(&["--config", file.to_str().unwrap()]);
+    fs::write(&file, "log = \"debug\"\nshards = 2\n[limits]\nreceive_maximum = 11\n").unwrap();
+    gateway.hang_up();
+    gateway.wait_for_lines("only a restart", 1);
+    let log = gateway.log();
+    let line = log.lines().find(|line| line.contains("only a restart")).unwrap();
+    assert!(line.contains("limits.receive_maximum") && line.contains("shards"), "{line}");
+    assert!(!line.contains("\"log\""), "{line}");
+    drop(RawClient::connected(gateway.address(), V5, "a"));
+    gateway.wait_for_lines("connection closed", 1);
+    fs::write(&file, "log = \"loud\"\n").unwrap();
+    gateway.hang_up();
+    gateway.wait_for_lines("configuration not reloaded", 1);
+    assert_eq!(get(gateway.admin_address(), "/api/v1/log").body, "{\"level\":\"debug\"}");
+    gateway.kill();
+}
+
+#[test]
+fn the_service_manager_hears_of_start_health_and_end() {
+    let directory = TempDirectory::new();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "200000")];
+    let gateway = Gateway::start_with(&["--shards", "2"], &environment);
+    let heard = |expected: &str| {
+        let mut buffer = [0; 256];
+        loop {
+            let length = manager.recv(&mut buffer).unwrap();
+            if &buffer[..length] == expected.as_bytes() {
+                return;
+            }
+        }
+    };
+    heard("READY=1");
+    heard("WATCHDOG=1");
+    heard("WATCHDOG=1");
+    gateway.terminate();
+    heard("STOPPING=1");
+    gateway.finish();
+}
+
+#[test]
+fn log_lines_are_objects_if_they_are_to_be() {
+    let mut gateway = start(&["--log-format", "json", "--log", "debug"]);
+    let mut client = RawClient::connected(gateway.address(), V5, "a");
+    client.send(&[0xe0, 0]);
+    gateway.wait_for_lines("connection closed", 1);
+    for line in gateway.log().lines() {
+        let object: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(object["level"].is_string() && object["message"].is_string(), "{line}");
+    }
+    let samples = Samples::scrape(gateway.admin_address());
+    assert!((samples.sum("gateway_closed_total", &[]) - 1.0).abs() < 1e-9);
+    gateway.kill();
+}
