@@ -39,8 +39,8 @@ pub(crate) struct Ledger {
     group_deliveries: BTreeMap<(&'static str, MessageId), (QoS, u32)>,
     newest: BTreeMap<Stream, MessageId>,
     /// Clients go from gateway to gateway. What one has not stored yet when a client has a new
-    /// session at another may come behind what that session publishes, and one whose feed is behind
-    /// may give a message at QoS 0 that another gave before.
+    /// session at another may come behind what that session publishes, and so may what was published
+    /// at QoS 0; and one whose feed is behind may give a message at QoS 0 that another gave before.
     pub(crate) clients_move: bool,
 }
 
@@ -171,7 +171,7 @@ impl Ledger {
         if self.since.get(&subscriber).is_none_or(|since| message < *since) {
             return None;
         }
-        if self.clients_move && entry.abandoned {
+        if self.clients_move && (entry.abandoned || entry.qos == QoS::AtMostOnce) {
             return None;
         }
         let newest = self.newest.entry(stream).or_insert(message);
