@@ -21,9 +21,10 @@ use super::nats;
 pub(super) struct Args {
     /// Address to accept connections on; may be given several times.
     ///
-    /// IPv4, IPv6 in brackets, or localhost. An address others can reach needs
-    /// --allow-anonymous. [default: mqtt://127.0.0.1:1883]
-    #[arg(long, global = true, value_name = "mqtt://HOST:PORT")]
+    /// mqtt:// is TCP, mqtts:// TLS, ws:// WebSocket, wss:// WebSocket over TLS. HOST is IPv4, IPv6 in
+    /// brackets, or localhost. An address others can reach needs --allow-anonymous. With ?proxy only
+    /// --balancer may connect. [default: mqtt://127.0.0.1:1883]
+    #[arg(long, global = true, value_name = "SCHEME://HOST:PORT[?proxy]")]
     pub(super) listen: Vec<String>,
 
     /// Directory of the log and the session store; made if it is not there.
@@ -93,6 +94,30 @@ pub(super) struct Args {
     /// 1 to 64 letters, digits, - and _; no two gateways may share one. [default: the host's name]
     #[arg(long, global = true, value_name = "ID")]
     pub(super) gateway_id: Option<String>,
+
+    /// A balancer's address or network, such as 10.0.0.0/24; may be given several times.
+    ///
+    /// On listeners with ?proxy it has to send a PROXY protocol header (version 1 or 2), and is
+    /// believed what that says of the client.
+    #[arg(long, global = true, value_name = "ADDRESS[/BITS]")]
+    pub(super) balancer: Vec<String>,
+
+    /// The server's certificate and those behind it, PEM, for listeners that speak TLS.
+    ///
+    /// Several, for several host names, go into the file as [[tls_certificates]] tables.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) tls_cert: Option<String>,
+
+    /// The private key of --tls-cert, PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) tls_key: Option<String>,
+
+    /// The authorities that sign clients' certificates, PEM; without a certificate from one of them
+    /// there is no TLS connection.
+    ///
+    /// With tls_client_cert = "optional" in the file those without one may connect, too.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) tls_client_ca: Option<String>,
 
     /// How much to log: error, warn, info, debug or trace. [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
@@ -223,6 +248,9 @@ impl Args {
             ("gateway_id", &self.gateway_id),
             ("password_file", &self.password_file),
             ("acl_file", &self.acl_file),
+            ("tls_cert", &self.tls_cert),
+            ("tls_key", &self.tls_key),
+            ("tls_client_ca", &self.tls_client_ca),
         ];
         for (key, text) in texts {
             if let Some(text) = text {
@@ -232,9 +260,11 @@ impl Args {
         if self.allow_anonymous {
             given.settings.insert("allow_anonymous", flag("true"));
         }
-        for (key, texts) in
-            [("listen", &self.listen), ("subscribe_refused", &self.subscribe_refused)]
-        {
+        for (key, texts) in [
+            ("listen", &self.listen),
+            ("subscribe_refused", &self.subscribe_refused),
+            ("balancers", &self.balancer),
+        ] {
             if !texts.is_empty() {
                 given.lists.insert(key, texts.iter().map(|text| flag(text)).collect());
             }

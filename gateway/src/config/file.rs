@@ -13,6 +13,7 @@ use super::error::{ConfigError, Origin};
 use super::given::{Given, Kind, LISTS, SETTINGS, Written};
 use super::limits::LIMITS;
 use super::nats::{self, GivenSubCluster};
+use super::tls::{CERTIFICATE_KEYS, GivenCertificate};
 
 /// Reads `text` as a configuration file; faults go to `faults`, what is sound is returned.
 pub(super) fn parse(text: &str, faults: &mut Vec<ConfigError>) -> Given {
@@ -61,6 +62,8 @@ impl Reader<'_> {
             self.limits(value);
         } else if name == "nats" {
             self.nats(value);
+        } else if name == "tls_certificates" {
+            self.certificates(value);
         } else if let Some(list) = LISTS.iter().find(|list| **list == name) {
             self.list(list, value);
         } else if let Some((setting, kind)) = SETTINGS.iter().find(|(known, _)| *known == name) {
@@ -140,6 +143,35 @@ impl Reader<'_> {
             }
         }
         Some(GivenSubCluster { origin: self.at(at), values, servers })
+    }
+
+    /// `[[tls_certificates]]`: a table a certificate.
+    fn certificates(&mut self, value: &Spanned<DeValue<'_>>) {
+        let key = "tls_certificates";
+        let DeValue::Array(items) = value.get_ref() else {
+            self.fault(key, value, "an array of tables: [[tls_certificates]]");
+            return;
+        };
+        let mut certificates = Vec::new();
+        for item in items {
+            let DeValue::Table(table) = item.get_ref() else {
+                self.fault(key, item, "a table: [[tls_certificates]]");
+                continue;
+            };
+            let mut values = BTreeMap::new();
+            for (name, value) in table {
+                let full = format!("{key}.{}", name.get_ref());
+                match CERTIFICATE_KEYS.iter().find(|(known, _)| known == name.get_ref()) {
+                    Some((known, kind)) => {
+                        let written = self.scalar(&full, *kind, value);
+                        values.extend(written.map(|written| (*known, written)));
+                    }
+                    None => self.unknown(&full, name.span().start),
+                }
+            }
+            certificates.push(GivenCertificate { origin: self.at(item.span().start), values });
+        }
+        self.given.certificates = Some(certificates);
     }
 
     /// Takes a value of `kind`; anything else is a fault.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::error::Origin;
 use super::nats::GivenSubCluster;
+use super::tls::GivenCertificate;
 
 /// A value as it was written, and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub(super) struct Given {
     /// Lists by key; one that was given may be empty.
     pub(super) lists: BTreeMap<&'static str, Vec<Written>>,
     pub(super) nats: Option<Vec<GivenSubCluster>>,
+    pub(super) certificates: Option<Vec<GivenCertificate>>,
     /// Limits by key, without the `limits.` in front.
     pub(super) limits: BTreeMap<&'static str, Written>,
 }
@@ -50,6 +52,13 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("jwt_user_claim", Kind::Text),
     ("jwt_issuer", Kind::Text),
     ("jwt_audience", Kind::Text),
+    ("tls_cert", Kind::Text),
+    ("tls_key", Kind::Text),
+    ("tls_client_ca", Kind::Text),
+    ("tls_client_cert", Kind::Text),
+    ("tls_client_identity", Kind::Text),
+    ("tls_min_version", Kind::Text),
+    ("tls_ticket_keys", Kind::Text),
 ];
 
 /// The keys of lists. In a file each is one string or an array of strings.
@@ -60,6 +69,9 @@ pub(super) const LISTS: &[&str] = &[
     "banned_client_ids",
     "banned_users",
     "banned_addresses",
+    "tls_client_crl",
+    "balancers",
+    "websocket_origins",
 ];
 
 /// What a value must be in TOML.
@@ -83,6 +95,7 @@ impl Given {
             self.limits.entry(key).or_insert(value);
         }
         self.nats = self.nats.or(below.nats);
+        self.certificates = self.certificates.or(below.certificates);
         self
     }
 }

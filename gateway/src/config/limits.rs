@@ -180,6 +180,41 @@ limits! {
     ///
     /// Cost: some four times a file in memory, twice while it is read anew.
     access_file_bytes_max: u32, "bytes a file", 268_435_456, 1_024 to 4_294_967_295;
+    /// How long a new connection may take until its transport is set up: PROXY header, TLS handshake,
+    /// WebSocket request.
+    /// `connect_timeout_s` begins then.
+    ///
+    /// Cost: a silent stranger holds a socket, and some 10 KB with TLS, for this long.
+    handshake_timeout_s: u16, "seconds", 10, 1 to 600;
+    /// Bytes a new connection may send until its transport is set up.
+    ///
+    /// Cost: itself, for strangers. A client's certificate chain is most of what is sent.
+    handshake_bytes_max: u32, "bytes a connection", 65_536, 4_096 to 16_777_216;
+    /// How long a shard goes on with TLS handshakes before it looks after the connections that are
+    /// set up. One step is taken whatever it takes: some 0.3 ms with an ECDSA key, 1 to 2 ms with RSA.
+    ///
+    /// Cost: what a storm of handshakes may add to the latency of those connected.
+    handshake_slice_us: u32, "microseconds", 1_000, 0 to 1_000_000;
+    /// Payload bytes of one WebSocket frame. A larger one closes the connection with code 1009.
+    ///
+    /// Cost: none. Payload is taken as it comes, and a packet is bounded by
+    /// `maximum_packet_size_bytes`.
+    websocket_frame_bytes_max: u32, "bytes a frame", 16_777_216, 125 to 2_147_483_647;
+    /// How long what was sent to a peer may stay unacknowledged before its connection is given up
+    /// (TCP_USER_TIMEOUT). 0 leaves it to the kernel, which tries for some 15 minutes.
+    ///
+    /// Cost: a vanished client to which something was sent holds its socket for this long.
+    tcp_user_timeout_s: u32, "seconds", 300, 0 to 86_400;
+    /// How long a connection may be silent before the kernel asks whether its peer is there; one that
+    /// does not answer is given up some minutes later. 0 turns it off.
+    ///
+    /// Cost: a packet to each silent client this often, which wakes a sleeping radio. A vanished client
+    /// without keep alive holds its socket for this long.
+    tcp_keepalive_s: u32, "seconds", 1_800, 0 to 32_767;
+    /// How long a TLS session can be taken up again without a full handshake. 0 turns that off.
+    ///
+    /// Cost: whoever gets hold of a ticket key can read the sessions of this long.
+    tls_ticket_lifetime_s: u32, "seconds", 43_200, 0 to 604_800;
     /// QoS 1 and 2 messages of one client that are not yet acknowledged: Receive Maximum in a
     /// 5.0 CONNACK; a 3.1.1 client that has as many open is not read until one is answered.
     ///
@@ -356,6 +391,12 @@ impl Limits {
     #[must_use]
     pub fn connect_timeout(&self) -> Duration {
         Duration::from_secs(self.connect_timeout_s.into())
+    }
+
+    /// `handshake_timeout_s` as a duration.
+    #[must_use]
+    pub fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(self.handshake_timeout_s.into())
     }
 
     /// `retention_age_s` as a duration.

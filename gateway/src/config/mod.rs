@@ -25,6 +25,7 @@ mod resolved;
 mod show;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod topic_filter;
 
 use std::ffi::OsString;
@@ -39,15 +40,19 @@ pub use auth::{AuthConfig, AuthMethod, BANNED_MAX, PasswdRequest};
 pub use environment::Environment;
 pub use error::{ConfigError, Origin};
 pub use limits::{LIMITS, LimitSpec, Limits};
-pub use listen::Listen;
+pub use listen::{Listen, Scheme};
 pub use nats::{
     GATEWAY_ID_BYTES_MAX, NATS_SERVERS_MAX, NatsIdentity, NatsServer, REPLICAS_MAX,
     SUB_CLUSTER_NAME_BYTES_MAX, SUB_CLUSTERS_MAX, SubClusterConfig,
 };
 pub use relations::MemoryBounds;
 pub use resolved::{
-    Config, Durability, LogFormat, LogLevel, SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX,
-    SUBSCRIBE_REFUSED_MAX, Sessions,
+    BALANCERS_MAX, Config, Durability, LogFormat, LogLevel, SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX,
+    SUBSCRIBE_REFUSED_MAX, Sessions, WEBSOCKET_ORIGINS_MAX,
+};
+pub use tls::{
+    CertificateFiles, CertificateIdentity, CertificateRefused, ClientCertificates,
+    TLS_CERTIFICATES_MAX, TLS_CRLS_MAX, TicketKeys, TlsConfig, TlsFault, TlsServer,
 };
 
 use args::{Action, Args, RingAction};

@@ -1,9 +1,12 @@
 //! From what was given to what is true.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+
+use ipnet::IpNet;
 
 use super::address_range::AddressRange;
 use super::admin::{self, AdminConfig, AdminToken};
@@ -15,12 +18,17 @@ use super::limits::{LimitSpec, Limits};
 use super::listen::Listen;
 use super::nats::{self, SubClusterConfig};
 use super::relations::{self, MemoryBounds};
+use super::tls::{self, TlsConfig};
 use super::topic_filter;
 
 /// The most shards a node runs: the interest table has one bit a shard in a 64-bit word.
 pub const SHARDS_MAX: u16 = 64;
 /// The most topic filters in `subscribe_refused`: each filter of a SUBSCRIBE is compared with all.
 pub const SUBSCRIBE_REFUSED_MAX: usize = 64;
+/// The most addresses and networks in `balancers`.
+pub const BALANCERS_MAX: usize = 256;
+/// The most origins in `websocket_origins`.
+pub const WEBSOCKET_ORIGINS_MAX: usize = 256;
 /// Where the log goes if neither the operator nor systemd says so.
 const DATA_DEFAULT: &str = "gateway-data";
 /// The longest `server_reference`, bytes.
@@ -40,6 +48,13 @@ pub struct Config {
     pub data: PathBuf,
     /// Shards, 1 to [`SHARDS_MAX`]: one thread pinned to one core each.
     pub shards: u16,
+    /// What listeners that speak TLS show and ask for; set if there is one.
+    pub tls: Option<TlsConfig>,
+    /// Who may connect to listeners with `?proxy`, and is believed there; at most [`BALANCERS_MAX`].
+    pub balancers: Vec<IpNet>,
+    /// Pages that may connect over WebSocket, by their origin; all may if there is none. At most
+    /// [`WEBSOCKET_ORIGINS_MAX`].
+    pub websocket_origins: Vec<String>,
     /// When a message counts as safe.
     pub durability: Durability,
     /// Time between syncs with [`Durability::Interval`]; 1 ms to 60 s.
@@ -194,11 +209,15 @@ impl Config {
         let durability = resolver.durability();
         let shards = resolver.shards();
         let limits = resolver.limits(durability, shards);
+        let listen = resolver.listen();
         let config = Self {
             sessions: resolver.sessions(),
+            tls: resolver.tls(&listen, &limits),
+            balancers: resolver.balancers(&listen),
+            websocket_origins: resolver.websocket_origins(),
             nats: resolver.nats(&limits),
             gateway_id: resolver.gateway_id(),
-            listen: resolver.listen(),
+            listen,
             data: resolver.data(),
             shards,
             durability,
@@ -238,15 +257,15 @@ impl Resolver<'_> {
         let mut all = Vec::with_capacity(written.len());
         for item in written {
             match Listen::parse(&item.text) {
-                Some(listen) if all.contains(&listen) => {
+                Some(listen) if all.iter().any(|one: &Listen| one.address == listen.address) => {
                     self.fault("listen", item, "each address once");
                 }
                 Some(listen) => all.push(listen),
                 None => self.fault(
                     "listen",
                     item,
-                    "mqtt://ADDRESS:PORT, with an IPv4 address, an IPv6 address in brackets or \
-                     localhost, and a port from 1 to 65535",
+                    "mqtt://ADDRESS:PORT, or mqtts://, ws://, wss://, with an IPv4 address, an IPv6 \
+                     address in brackets or localhost, and a port from 1 to 65535",
                 ),
             }
         }
@@ -259,6 +278,58 @@ impl Resolver<'_> {
             });
         }
         all
+    }
+
+    fn balancers(&mut self, listen: &[Listen]) -> Vec<IpNet> {
+        let key = "balancers";
+        let written = self.given.lists.get(key).map_or(&[][..], Vec::as_slice);
+        let proxied = listen.iter().find(|listen| listen.proxied);
+        match (written.first(), proxied) {
+            (None, Some(listen)) => self.faults.push(ConfigError {
+                key: "listen".to_owned(),
+                value: format!("{:?}", listen.to_string()),
+                expected:
+                    "balancers with it: whose PROXY headers are believed (--balancer ADDRESS)"
+                        .to_owned(),
+                origin: Origin::Default,
+            }),
+            (Some(item), None) => self.fault(key, item, "a listener with ?proxy for them"),
+            _ => {}
+        }
+        if let Some(item) = written.get(BALANCERS_MAX) {
+            self.fault(key, item, &format!("at most {BALANCERS_MAX} addresses and networks"));
+        }
+        let mut all = Vec::with_capacity(written.len());
+        for item in written {
+            let network = item.text.parse::<IpNet>().ok();
+            match network.or_else(|| item.text.parse::<IpAddr>().ok().map(IpNet::from)) {
+                Some(network) => all.push(network),
+                None => self.fault(key, item, "an IP address, or a network such as 10.0.0.0/24"),
+            }
+        }
+        all
+    }
+
+    fn websocket_origins(&mut self) -> Vec<String> {
+        let key = "websocket_origins";
+        let written = self.given.lists.get(key).map_or(&[][..], Vec::as_slice);
+        if let Some(item) = written.get(WEBSOCKET_ORIGINS_MAX) {
+            self.fault(key, item, &format!("at most {WEBSOCKET_ORIGINS_MAX} origins"));
+        }
+        for item in written {
+            // As a browser sends it, so that comparing text is right.
+            let host = item.text.split_once("://").map_or("", |(_, host)| host);
+            if host.is_empty() || host.contains(['/', ' ']) || item.text != item.text.to_lowercase()
+            {
+                self.fault(key, item, "an origin, such as https://app.example.org or with :8443");
+            }
+        }
+        written.iter().map(|item| item.text.clone()).collect()
+    }
+
+    fn tls(&mut self, listen: &[Listen], limits: &Limits) -> Option<TlsConfig> {
+        let wanted = listen.iter().any(|listen| listen.scheme.is_tls());
+        tls::resolve(self.given, wanted, limits.tls_ticket_lifetime_s, self.faults)
     }
 
     fn data(&mut self) -> PathBuf {

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use super::auth::AuthMethod;
 use super::nats;
 use super::resolved::Config;
+use super::tls;
 
 impl Config {
     /// The configuration as TOML. Read back, it resolves to the same configuration.
@@ -27,6 +28,12 @@ impl Config {
 
         let refused: Vec<String> = self.subscribe_refused.iter().map(|f| quoted(f)).collect();
         writeln!(out, "subscribe_refused = [{}]", refused.join(", "))?;
+        if !self.balancers.is_empty() {
+            let balancers: Vec<_> = self.balancers.iter().map(|b| quoted(&b.to_string())).collect();
+            writeln!(out, "balancers = [{}]", balancers.join(", "))?;
+        }
+        let origins: Vec<_> = self.websocket_origins.iter().map(|o| quoted(o)).collect();
+        writeln!(out, "websocket_origins = [{}]", origins.join(", "))?;
         writeln!(out, "log = \"{}\"", self.log)?;
         if let Some(reference) = &self.server_reference {
             writeln!(out, "server_reference = {}", quoted(reference))?;
@@ -45,6 +52,10 @@ impl Config {
         writeln!(out, "gateway_id = {}", quoted(&self.gateway_id))?;
         if !self.nats.is_empty() {
             writeln!(out, "sessions = \"{}\"", self.sessions)?;
+        }
+        if let Some(config) = &self.tls {
+            tls::write_toml(config, out)?;
+            tls::write_tables(config, out)?;
         }
         nats::write_toml(&self.nats, out)?;
         writeln!(out, "\n[limits]")?;
