@@ -9,6 +9,7 @@
 //! `--test` runs tiny inputs and checks that every message was acknowledged and delivered.
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on stops")]
 
+use gateway::config::Listen;
 use gateway::proto::handler::{CloseReason, FileDone, Handler, Io, Origin, Sender};
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
 use gateway::proto::time::Timestamp;
@@ -124,7 +125,7 @@ impl Handler for Emulated {
 fn node(log_of: LogOf, shards: u16) -> Node<Hop> {
     let config = EngineConfig {
         shards,
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listen: vec![Listen::tcp("127.0.0.1:0".parse().unwrap())],
         connections_max: 8_000,
         stop_deadline: Duration::from_millis(200),
         ..EngineConfig::default()

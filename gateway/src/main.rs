@@ -92,8 +92,9 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
     if let Some(address) = admin_address {
         tracing::info!(%address, "admin server");
     }
-    for address in gateway.addresses() {
-        tracing::info!(%address, shards = config.shards, durability = %config.durability, "listening");
+    for (address, listen) in gateway.addresses().iter().zip(&config.listen) {
+        let scheme = listen.scheme.name();
+        tracing::info!(scheme, %address, shards = config.shards, durability = %config.durability, "listening");
     }
     systemd::notify("READY=1");
     let mut reload = Reload::new(config);
@@ -101,6 +102,7 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
     reload.add(access_hook());
     while signals.forever().next() == Some(SIGHUP) {
         systemd::notify("RELOADING=1");
+        gateway.reload_tls();
         read_again(&mut reload, &mut gateway, environment);
         systemd::notify("READY=1");
     }

@@ -172,6 +172,16 @@ impl Families<'_> {
         self.by(("gateway_closed_total", Kind::Counter, help), "reason", |report| {
             closed(&report.engine.counters)
         });
+        let help =
+            "Connections closed at once: on a listener for balancers, and from none of them.";
+        self.counter("gateway_refused_no_balancer_total", help, |report| {
+            report.engine.counters.refused_no_balancer
+        });
+        let help = "TLS handshakes, full or with a ticket.";
+        self.by(("gateway_tls_handshakes_total", Kind::Counter, help), "kind", |report| {
+            let counters = &report.engine.counters;
+            [("full", counters.tls_full), ("resumed", counters.tls_resumed)]
+        });
         let help = "CONNECT packets refused because the node had sessions_max.";
         self.counter("gateway_sessions_refused_total", help, |r| r.counters.sessions_refused);
     }
@@ -451,7 +461,7 @@ impl Families<'_> {
     }
 }
 
-fn closed(counters: &EngineCounters) -> [(&'static str, u64); 6] {
+fn closed(counters: &EngineCounters) -> [(&'static str, u64); 10] {
     [
         ("by_peer", counters.closed_by_peer),
         ("reset", counters.closed_by_reset),
@@ -459,6 +469,10 @@ fn closed(counters: &EngineCounters) -> [(&'static str, u64); 6] {
         ("packet_too_large", counters.closed_partial_too_large),
         ("deadline", counters.closed_by_deadline),
         ("failed", counters.closed_failed),
+        ("handshake", counters.closed_handshake),
+        ("tls", counters.closed_tls),
+        ("websocket", counters.closed_websocket),
+        ("proxy", counters.closed_proxy),
     ]
 }
 

@@ -13,10 +13,11 @@ mod peers;
 pub mod recovery;
 pub mod reload;
 pub mod segments;
+mod tls_reload;
 
 use self::core::ShardCore;
 use crate::auth::{AuthenticationThreads, Directory, FileFault, Shards, ThreadSettings};
-use crate::config::{Config, Durability, Sessions};
+use crate::config::{Config, Durability, Sessions, TlsFault};
 use crate::proto::access;
 use crate::proto::limits::Limits;
 use crate::proto::output::{ConnectionId, ShardIndex};
@@ -24,6 +25,7 @@ use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::routing::{InterestOwner, InterestTable};
 use crate::proto::shard_state::{ShardState, home_shard};
 use crate::proto::time::Timestamp;
+use crate::proto::websocket::WebSocketLimits;
 use crate::shard::clock::Clock;
 use crate::shard::{
     BoundNode, EngineConfig, EngineCounters, MeshSender, Node, StartError, requirements,
@@ -51,6 +53,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tls_reload::TlsReload;
 
 /// How often the keyed store is persisted, and timers of offline sessions are looked at.
 const PERSIST_INTERVAL: Duration = Duration::from_secs(1);
@@ -72,6 +75,9 @@ pub enum GatewayError {
         /// What could not be read or written.
         error: RecoveryError,
     },
+    /// A file for TLS cannot be used, although it could when the configuration was checked.
+    #[error("{0}")]
+    Tls(TlsFault),
     /// A thread beside the shards could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -93,6 +99,7 @@ pub struct Gateway {
     control: Option<ControlThread>,
     authentication: Option<Authentication>,
     handle: NodeHandle,
+    tls: Option<TlsReload>,
 }
 
 /// Who finds out who clients are, and what from.
@@ -113,7 +120,9 @@ impl Gateway {
     /// See [`GatewayError`]. Nothing runs afterwards.
     pub fn start(config: &Config, directory: Directory) -> Result<Self, GatewayError> {
         let clock = Clock::start();
-        let bound = BoundNode::bind(engine_config(config))?;
+        let mut engine = engine_config(config);
+        let tls = start_tls(config, &mut engine)?;
+        let bound = BoundNode::bind(engine)?;
         let (Recovery { logs, state, groups }, files) = recover(config, clock.now())
             .map_err(|error| GatewayError::Data { directory: config.data.clone(), error })?;
         let senders = bound.senders().to_vec();
@@ -195,7 +204,14 @@ impl Gateway {
             let segments = Segments::new(directory.clone());
             MqttShard::new(core, segments, requests.clone(), questions.clone())
         })?;
-        Ok(Self { node, storage, control, authentication, handle })
+        Ok(Self { node, storage, control, authentication, handle, tls })
+    }
+
+    /// Loads files with certificates and keys again, without dropping anybody; returns at once.
+    pub fn reload_tls(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload();
+        }
     }
 
     /// The addresses bound, in the order of the configuration.
@@ -242,6 +258,9 @@ impl Gateway {
         }
         if let Some(authentication) = self.authentication {
             authentication.threads.stop();
+        }
+        if let Some(tls) = self.tls {
+            tls.stop();
         }
         self.storage.stop();
         Ok(counters?)
@@ -300,7 +319,18 @@ fn engine_config(config: &Config) -> EngineConfig {
     }
     EngineConfig {
         shards: config.shards,
-        listen: config.listen.iter().map(|listen| listen.address).collect(),
+        listen: config.listen.clone(),
+        balancers: config.balancers.clone(),
+        websocket: WebSocketLimits {
+            request_bytes_max: limits.handshake_bytes_max as usize,
+            frame_bytes_max: limits.websocket_frame_bytes_max.into(),
+            origins: config.websocket_origins.clone(),
+        },
+        tcp_user_timeout: Duration::from_secs(limits.tcp_user_timeout_s.into()),
+        tcp_keepalive: Duration::from_secs(limits.tcp_keepalive_s.into()),
+        handshake_timeout: limits.handshake_timeout(),
+        handshake_bytes_max: limits.handshake_bytes_max as usize,
+        handshake_slice: Duration::from_micros(limits.handshake_slice_us.into()),
         backlog: i32::from(limits.backlog.min(32_767).cast_signed()),
         connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
         receive_buffers: limits.receive_buffers,
@@ -312,6 +342,20 @@ fn engine_config(config: &Config) -> EngineConfig {
         mesh_slots: usize::from(limits.mesh_batches_max),
         ..EngineConfig::default()
     }
+}
+
+/// Loads what TLS listeners need and lets it be watched, if there is such a listener.
+fn start_tls(
+    config: &Config,
+    engine: &mut EngineConfig,
+) -> Result<Option<TlsReload>, GatewayError> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    let first = |faults: Vec<TlsFault>| {
+        GatewayError::Tls(faults.into_iter().next().expect("a fault for each failure"))
+    };
+    let (server, keys) = tls_reload::load(tls).map_err(first)?;
+    engine.tls = Some(Arc::clone(&server));
+    TlsReload::spawn(tls.clone(), server, keys).map(Some).map_err(GatewayError::Thread)
 }
 
 /// What a connection may leave unconsumed: a packet, or a message of a server.

@@ -28,6 +28,20 @@ pub struct EngineCounters {
     pub closed_by_deadline: u64,
     /// Closed after another error of the operating system.
     pub closed_failed: u64,
+    /// Closed before the transport was set up: it took too long, or too many bytes.
+    pub closed_handshake: u64,
+    /// Closed because the peer broke TLS, or had no good certificate.
+    pub closed_tls: u64,
+    /// Closed because the peer broke WebSocket, or does not speak MQTT over it.
+    pub closed_websocket: u64,
+    /// Closed because a balancer sent no PROXY header.
+    pub closed_proxy: u64,
+    /// Closed at once: on a listener for balancers, and from no address of theirs.
+    pub refused_no_balancer: u64,
+    /// Full TLS handshakes.
+    pub tls_full: u64,
+    /// TLS sessions taken up again with a ticket.
+    pub tls_resumed: u64,
     /// Bytes received.
     pub received_bytes: u64,
     /// Bytes sent.
@@ -56,6 +70,10 @@ impl EngineCounters {
             CloseReason::PartialTooLarge => &mut self.closed_partial_too_large,
             CloseReason::CloseDeadline => &mut self.closed_by_deadline,
             CloseReason::Failed(_) => &mut self.closed_failed,
+            CloseReason::Handshake => &mut self.closed_handshake,
+            CloseReason::Tls => &mut self.closed_tls,
+            CloseReason::WebSocket => &mut self.closed_websocket,
+            CloseReason::Proxy => &mut self.closed_proxy,
         };
         *counter += 1;
     }
@@ -69,6 +87,10 @@ impl EngineCounters {
             + self.closed_partial_too_large
             + self.closed_by_deadline
             + self.closed_failed
+            + self.closed_handshake
+            + self.closed_tls
+            + self.closed_websocket
+            + self.closed_proxy
     }
 }
 

@@ -88,7 +88,7 @@ pub trait Handler {
 /// Whatever a peer could only claim is not here: a certificate's name has been verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// The client's address.
+    /// The client's address: that of the socket, or what a balancer that is trusted says.
     pub peer: SocketAddr,
     /// What carries MQTT.
     pub transport: TransportKind,
@@ -98,7 +98,7 @@ pub struct Origin {
     pub certificate_identity: Option<Box<str>>,
 }
 
-/// What carries MQTT between a client and its listener.
+/// What carries MQTT between a client and its listener, or the balancer before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportKind {
     /// TCP.
@@ -211,6 +211,15 @@ pub enum CloseReason {
     CloseDeadline,
     /// The operating system refused to receive or send; the `errno`.
     Failed(i32),
+    /// The transport was not set up within the handshake time-out, or not by as many bytes as a
+    /// stranger may send.
+    Handshake,
+    /// The peer broke TLS, or its certificate was not good.
+    Tls,
+    /// The peer broke WebSocket, or does not speak MQTT over it.
+    WebSocket,
+    /// A balancer sent no PROXY header.
+    Proxy,
 }
 
 /// Something to do with a file. The file stays open, in the handler's hands, until

@@ -157,6 +157,17 @@ impl Outbox {
         Some(buffer)
     }
 
+    /// A buffer to put bytes in that become those of another; it goes back with [`Outbox::give_back`]
+    /// or [`Outbox::sent`].
+    pub fn spare(&mut self) -> Vec<u8> {
+        self.pool.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back for reuse.
+    pub fn give_back(&mut self, buffer: Vec<u8>) {
+        self.recycle(buffer);
+    }
+
     /// The kernel has finished with `buffer`; returns whether more is waiting for `index`.
     pub fn sent(&mut self, index: u32, buffer: Vec<u8>) -> bool {
         self.recycle(buffer);

@@ -3,7 +3,7 @@
 //! An idle connection costs one [`Connection`] here. Bytes of an incomplete packet are kept on the
 //! side, only while there are any.
 
-use super::transport::Transport;
+use super::transport::Layers;
 use crate::proto::output::ConnectionId;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -14,6 +14,8 @@ pub(super) struct Connections {
     free: Vec<u32>,
     partials: Vec<Vec<u8>>,
     free_partials: Vec<u32>,
+    /// By index, as far as there is one with [`State::LAYERED`]: others cost nothing here.
+    layers: Vec<Option<Box<Layers>>>,
 }
 
 /// One connection, or a free place for one.
@@ -24,7 +26,6 @@ pub(super) struct Connection {
     /// Place in `partials` plus one, 0 for none.
     partial: u32,
     pub(super) state: State,
-    pub(super) transport: Transport,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 16);
@@ -60,6 +61,12 @@ impl State {
     pub(super) const CLOSE_REQUESTED: Self = Self(1 << 11);
     /// Made by this shard: no client, and not counted as one.
     pub(super) const LINK: Self = Self(1 << 12);
+    /// There are layers between the wire and the handler.
+    pub(super) const LAYERED: Self = Self(1 << 13);
+    /// The layers are not set up: the handler does not know of it.
+    pub(super) const SETTING_UP: Self = Self(1 << 14);
+    /// Bytes of its handshake wait for their turn.
+    pub(super) const QUEUED: Self = Self(1 << 15);
 
     /// Any of `other`.
     pub(super) fn any(self, other: Self) -> bool {
@@ -81,26 +88,44 @@ impl State {
 
 impl Connections {
     /// Puts a socket in a free place.
-    pub(super) fn insert(&mut self, socket: OwnedFd, transport: Transport) -> ConnectionId {
+    pub(super) fn insert(&mut self, socket: OwnedFd) -> ConnectionId {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Connection::default());
             u32::try_from(self.slots.len() - 1).expect("fewer connections than 2^32")
         });
         let slot = self.slots.get_mut(index as usize).expect("free or just made");
         slot.socket = Some(socket);
-        slot.transport = transport;
         ConnectionId { index, generation: slot.generation }
     }
 
     /// Frees the place of `index`; its next connection has the next generation.
-    pub(super) fn remove(&mut self, index: u32) -> Option<(OwnedFd, Transport)> {
+    pub(super) fn remove(&mut self, index: u32) -> Option<(OwnedFd, Option<Box<Layers>>)> {
         drop(self.take_partial(index));
         let slot = self.slots.get_mut(index as usize)?;
         let socket = slot.socket.take()?;
         slot.generation = slot.generation.wrapping_add(1);
-        slot.state = State::default();
+        let state = std::mem::take(&mut slot.state);
         self.free.push(index);
-        Some((socket, std::mem::take(&mut slot.transport)))
+        let layers = match state.any(State::LAYERED) {
+            true => self.layers.get_mut(index as usize).and_then(Option::take),
+            false => None,
+        };
+        Some((socket, layers))
+    }
+
+    /// Puts `layers` between the wire and the handler of connection `index`.
+    pub(super) fn put_layers(&mut self, index: u32, layers: Box<Layers>) {
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        slot.state.set(State::LAYERED);
+        if self.layers.len() <= index as usize {
+            self.layers.resize_with(index as usize + 1, || None);
+        }
+        *self.layers.get_mut(index as usize).expect("long enough now") = Some(layers);
+    }
+
+    /// The layers of a connection with [`State::LAYERED`].
+    pub(super) fn layers(&mut self, index: u32) -> Option<&mut Layers> {
+        self.layers.get_mut(index as usize)?.as_deref_mut()
     }
 
     /// The connection `id`, `None` when it is gone.

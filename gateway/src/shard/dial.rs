@@ -2,7 +2,6 @@
 
 use super::connections::State;
 use super::engine::Shard;
-use super::transport::Transport;
 use crate::proto::handler::{Dial, Handler};
 use crate::proto::output::ConnectionId;
 use crate::proto::time::Timestamp;
@@ -75,7 +74,7 @@ impl<H: Handler> Shard<H> {
         match outcome.and_then(|()| Ok(rustix::io::ioctl_fionbio(&socket, false)?)) {
             Ok(()) => {
                 self.counters.dialed += 1;
-                let id = self.connections.insert(socket, Transport::default());
+                let id = self.connections.insert(socket);
                 self.io.outbox.clear(id.index);
                 if let Some(connection) = self.connections.get_mut(id) {
                     connection.state.set(State::ADOPTED.or(State::LINK));

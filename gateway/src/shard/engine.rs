@@ -17,6 +17,8 @@ use super::gather::Gather;
 use super::mesh::{Parcel, Port};
 use super::node::EngineConfig;
 use super::ring::{Event, Ring, same_generation};
+use super::setup::Handshakes;
+use super::transport::Scratch;
 use crate::proto::engine_counters::{EngineCounters, EngineReport};
 use crate::proto::handler::{CloseReason, FileOp, Handler, Io, Sender};
 use crate::proto::output::{ConnectionId, ShardIndex};
@@ -49,11 +51,15 @@ pub(super) struct Shard<H: Handler> {
     pub(super) departing: VecDeque<(ShardIndex, Parcel<H::Message>)>,
     /// Connections with more to send than the send that just ended.
     pub(super) unsent: Vec<u32>,
-    /// Where a transport unwraps what came in.
+    /// Connections whose transport is being set up, by deadline: all have the same time.
+    pub(super) setting_up: VecDeque<(Timestamp, ConnectionId)>,
+    pub(super) handshakes: Handshakes,
+    /// Where layers put what they unwrapped.
     pub(super) plain: Vec<u8>,
+    pub(super) scratch: Scratch,
     pub(super) dialing: Dialing,
+    pub(super) clock: Clock,
     listeners: Vec<Listener>,
-    clock: Clock,
     stop: Arc<AtomicBool>,
     /// Set once the node is stopping: when connections still open are reset.
     stop_deadline: Option<Timestamp>,
@@ -140,7 +146,10 @@ impl<H: Handler> Shard<H> {
             leaving: HashMap::new(),
             departing: VecDeque::new(),
             unsent: Vec::new(),
+            setting_up: VecDeque::new(),
+            handshakes: Handshakes::default(),
             plain: Vec::new(),
+            scratch: Scratch::default(),
             dialing: Dialing::default(),
             listeners: parts.listeners.into_iter().map(listener).collect(),
             clock: parts.clock,
@@ -192,6 +201,7 @@ impl<H: Handler> Shard<H> {
         }
         busy |= self.handle_mesh();
         busy |= self.handle_deadlines();
+        busy |= self.take_handshake_steps();
         self.handler.swept(&mut self.io);
         self.perform_actions();
         if std::mem::take(&mut self.io.wants_report) {
@@ -249,7 +259,7 @@ impl<H: Handler> Shard<H> {
                 if std::mem::take(&mut listener.failing) {
                     tracing::info!(listener = number, "accepting connections again");
                 }
-                self.open(socket);
+                self.open(socket, number);
             }
             // The peer gave up while it waited in the backlog.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
@@ -339,6 +349,7 @@ impl<H: Handler> Shard<H> {
             }
         }
         busy |= self.give_up_dialing();
+        busy |= self.give_up_setups();
         self.accept_again();
         busy
     }
@@ -366,6 +377,7 @@ impl<H: Handler> Shard<H> {
             }
             listener.retry_at = Timestamp::NEVER;
         }
+        self.drop_setups();
         self.handler.shutdown(&mut self.io);
         self.perform_actions();
     }
@@ -451,6 +463,10 @@ impl<H: Handler> Shard<H> {
         if self.mesh_pending || wait.is_zero() {
             return self.ring.enter(None);
         }
+        if !self.handshakes.is_empty() {
+            // With a wait, although for no time: what came meanwhile is to be found.
+            return self.ring.enter(Some((1, Duration::ZERO)));
+        }
         if self.arrived > 0 && self.gather.is_on() {
             // Not announced to the doorbell: who has something need not wake a shard that soon wakes
             // by itself.
@@ -470,7 +486,10 @@ impl<H: Handler> Shard<H> {
     }
 
     fn next_deadline(&self) -> Timestamp {
-        let closing = self.closing.front().map_or(Timestamp::NEVER, |&(deadline, _)| deadline);
+        let first = |queue: &VecDeque<(Timestamp, ConnectionId)>| {
+            queue.front().map_or(Timestamp::NEVER, |&(deadline, _)| deadline)
+        };
+        let closing = first(&self.closing).min(first(&self.setting_up));
         let accepting = self
             .listeners
             .iter()

@@ -6,12 +6,11 @@
 //! its connection.
 
 use super::buffers::Filled;
-use super::connections::State;
+use super::connections::{Connections, State};
 use super::engine::Shard;
 use super::mesh::{Moving, Parcel};
 use super::ring::Receive;
-use super::transport::Transport;
-use crate::proto::handler::{CloseReason, Handler, Origin};
+use crate::proto::handler::{CloseReason, Handler, Io, Origin};
 use crate::proto::output::{Action, ConnectionId, ShardIndex};
 use rustix::net::{self, Shutdown, sockopt};
 use std::io;
@@ -22,18 +21,27 @@ use std::time::Duration;
 
 impl<H: Handler> Shard<H> {
     /// A client connected.
-    pub(super) fn open(&mut self, socket: OwnedFd) {
+    pub(super) fn open(&mut self, socket: OwnedFd, listener: u32) {
         // Gone already: nobody to serve.
         let Ok(peer) = peer_address(&socket) else { return };
+        if !self.may_connect(peer, listener) {
+            self.counters.refused_no_balancer += 1;
+            return;
+        }
         if !self.takes_place() {
             self.counters.refused += 1;
             return;
         }
         self.counters.accepted += 1;
-        let id = self.connections.insert(socket, Transport::default());
+        let id = self.connections.insert(socket);
         self.io.outbox.clear(id.index);
-        self.handler.opened(id, Origin::tcp(peer), &mut self.io);
-        self.perform_actions();
+        match self.layers_for(peer, listener) {
+            None => {
+                self.handler.opened(id, Origin::tcp(peer), &mut self.io);
+                self.perform_actions();
+            }
+            Some(layers) => self.begin_setup(id, layers),
+        }
         self.settle(id);
     }
 
@@ -46,17 +54,26 @@ impl<H: Handler> Shard<H> {
 
     /// A connection comes from another shard.
     pub(super) fn arrive(&mut self, moving: Moving) {
-        let Moving { socket, peer, transport, received, queued } = moving;
+        let Moving { socket, peer, layers, received, queued } = moving;
         self.counters.arrived += 1;
-        let id = self.connections.insert(socket, transport);
+        let id = self.connections.insert(socket);
         self.io.outbox.clear(id.index);
         if !queued.is_empty() {
             self.io.outbox.buffer(id.index).extend_from_slice(&queued);
         }
-        self.handler.opened(id, Origin::tcp(peer), &mut self.io);
+        let mut origin = Origin::tcp(peer);
+        let is_layered = layers.is_some();
+        if let Some(layers) = layers {
+            origin = layers.origin().clone();
+            self.connections.put_layers(id.index, layers);
+        }
+        self.handler.opened(id, origin, &mut self.io);
         self.perform_actions();
         self.connections.keep_partial(id.index, received);
         self.offer_kept(id);
+        if is_layered {
+            self.follow_layers(id);
+        }
         self.settle(id);
     }
 
@@ -190,43 +207,55 @@ impl<H: Handler> Shard<H> {
         if connection.state.any(State::SENDING.or(State::LEAVING)) {
             return;
         }
-        if let Some(plain) = self.io.outbox.take(index) {
+        let state = connection.state;
+        let wire = match state.any(State::LAYERED) {
+            false => self.io.outbox.take(index),
+            true => self.wrap(index),
+        };
+        if let Some(wire) = wire
+            && let Some(connection) = self.connections.get_mut(id)
+        {
             connection.state.set(State::SENDING);
-            let wire = connection.transport.send(plain);
             self.ring.send(connection.socket(), id, wire, 0);
+        } else if state.any(State::LAYERED) && state.any(State::CLOSING) {
+            // What was queued could not be said any more.
+            self.settle(id);
         }
     }
 
     /// Gives the handler bytes that came in a receive buffer.
     fn offer_filled(&mut self, id: ConnectionId, filled: Filled) {
-        let Some(connection) = self.connections.get_mut(id) else {
+        let Some(state) = self.connections.state(id) else {
             self.ring.give_back(filled);
             return;
         };
-        let state = connection.state;
-        let bytes = connection.transport.receive(self.ring.bytes(&filled), &mut self.plain);
-        self.counters.received_bytes += bytes.len() as u64;
-        if state.any(NOT_READING) {
-            // Closed: what still comes is dropped.
-        } else if state.any(State::HELD.or(State::LEAVING))
-            || self.connections.has_partial(id.index)
-        {
-            let mut kept = self.connections.take_partial(id.index);
-            kept.extend_from_slice(bytes);
-            self.connections.keep_partial(id.index, kept);
-        } else {
-            let consumed = self.handler.received(id, bytes, &mut self.io);
-            let rest = bytes.get(consumed..).expect("a handler consumes what it was given");
-            if !rest.is_empty() {
-                self.connections.keep_partial(id.index, rest.to_vec());
-            }
-            self.ring.give_back(filled);
-            self.check_partial(id);
-            self.perform_actions();
+        if state.any(State::LAYERED) {
+            self.offer_wire(id, filled);
             return;
         }
+        let bytes = self.ring.bytes(&filled);
+        self.counters.received_bytes += bytes.len() as u64;
+        let Self { handler, connections, io, .. } = self;
+        let kept = offer(handler, connections, io, id, bytes);
         self.ring.give_back(filled);
-        self.offer_kept(id);
+        self.offered(id, kept);
+    }
+
+    /// As [`Shard::offer_filled`], of bytes that were unwrapped.
+    pub(super) fn offer_plain(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Self { handler, connections, io, .. } = self;
+        let kept = offer(handler, connections, io, id, bytes);
+        self.offered(id, kept);
+    }
+
+    /// Looks after a connection whose bytes were offered, or else `kept`.
+    pub(super) fn offered(&mut self, id: ConnectionId, kept: bool) {
+        if kept {
+            self.offer_kept(id);
+        } else {
+            self.check_partial(id);
+            self.perform_actions();
+        }
     }
 
     /// Offers the handler the bytes kept for the connection, when it reads.
@@ -254,7 +283,7 @@ impl<H: Handler> Shard<H> {
         }
     }
 
-    fn handle_peer_done(&mut self, id: ConnectionId) {
+    pub(super) fn handle_peer_done(&mut self, id: ConnectionId) {
         let Some(state) = self.set_state(id, State::PEER_DONE) else { return };
         // A connection that leaves takes its end of stream along: the next receive finds it again.
         if !state.any(State::LEAVING) {
@@ -270,7 +299,7 @@ impl<H: Handler> Shard<H> {
     }
 
     /// From here on only what is queued is sent.
-    fn begin_close(&mut self, id: ConnectionId, why: State) {
+    pub(super) fn begin_close(&mut self, id: ConnectionId, why: State) {
         let Some(state) = self.connections.state(id) else { return };
         if state.any(GOING) {
             return;
@@ -292,9 +321,12 @@ impl<H: Handler> Shard<H> {
             // connection that is to be reset.
             self.ring.cancel_all(connection.socket());
         }
+        let known = !connection.state.any(State::SETTING_UP);
         self.counters.closed(reason);
-        self.handler.closed(id, reason, &mut self.io);
-        self.perform_actions();
+        if known {
+            self.handler.closed(id, reason, &mut self.io);
+            self.perform_actions();
+        }
         self.settle(id);
     }
 
@@ -323,6 +355,7 @@ impl<H: Handler> Shard<H> {
         if state.any(State::CLOSING)
             && !state.any(State::SENDING)
             && self.io.outbox.pending_bytes(id.index) == 0
+            && !(state.any(State::LAYERED) && self.say_goodbye(id))
         {
             self.end_stream(id, state);
         }
@@ -334,7 +367,11 @@ impl<H: Handler> Shard<H> {
         if state.any(State::PEER_DONE) {
             let requested = state.any(State::CLOSE_REQUESTED);
             let reason = if requested { CloseReason::Requested } else { CloseReason::PeerClosed };
-            self.finish(id, reason);
+            let fault = match state.any(State::LAYERED) {
+                true => self.connections.layers(id.index).and_then(|layers| layers.fault()),
+                false => None,
+            };
+            self.finish(id, fault.unwrap_or(reason));
         } else if !state.any(State::OUR_END_SENT)
             && let Some(connection) = self.connections.get_mut(id)
         {
@@ -350,9 +387,10 @@ impl<H: Handler> Shard<H> {
         let state = connection.state;
         let held = state.any(State::HELD) && !state.any(State::CLOSING);
         let busy = State::RECEIVING.or(State::STARVED).or(State::PEER_DONE).or(State::DEAD);
-        if held || state.any(busy) {
+        if held || state.any(busy) || (state.any(State::QUEUED) && !self.may_send_more(id)) {
             return;
         }
+        let Some(connection) = self.connections.get_mut(id) else { return };
         let how = if state.any(State::ADOPTED) { Receive::Many } else { Receive::Once };
         connection.state.set(State::RECEIVING);
         self.ring.receive(connection.socket(), id, how);
@@ -382,9 +420,9 @@ impl<H: Handler> Shard<H> {
         let received = self.connections.take_partial(id.index);
         let queued = self.io.outbox.take(id.index).unwrap_or_default();
         self.io.outbox.clear(id.index);
-        if let Some((socket, transport)) = self.connections.remove(id.index) {
+        if let Some((socket, layers)) = self.connections.remove(id.index) {
             self.counters.departed += 1;
-            let moving = Moving { socket, peer, transport, received, queued };
+            let moving = Moving { socket, peer, layers, received, queued };
             self.depart_parcel(to, Parcel::Connection(Box::new(moving)));
         }
     }
@@ -397,7 +435,7 @@ impl<H: Handler> Shard<H> {
     }
 
     /// Adds `state` and returns what it was before, `None` when the connection is gone.
-    fn set_state(&mut self, id: ConnectionId, state: State) -> Option<State> {
+    pub(super) fn set_state(&mut self, id: ConnectionId, state: State) -> Option<State> {
         let connection = self.connections.get_mut(id)?;
         let before = connection.state;
         connection.state.set(state);
@@ -405,11 +443,38 @@ impl<H: Handler> Shard<H> {
     }
 }
 
+/// Gives the handler `bytes`, or keeps them behind others; returns whether they were kept.
+pub(super) fn offer<H: Handler>(
+    handler: &mut H,
+    connections: &mut Connections,
+    io: &mut Io<H::Message>,
+    id: ConnectionId,
+    bytes: &[u8],
+) -> bool {
+    let Some(state) = connections.state(id) else { return false };
+    if state.any(NOT_READING) {
+        // Closed: what still comes is dropped.
+        return true;
+    }
+    if state.any(State::HELD.or(State::LEAVING)) || connections.has_partial(id.index) {
+        let mut kept = connections.take_partial(id.index);
+        kept.extend_from_slice(bytes);
+        connections.keep_partial(id.index, kept);
+        return true;
+    }
+    let consumed = handler.received(id, bytes, io);
+    let rest = bytes.get(consumed..).expect("a handler consumes what it was given");
+    if !rest.is_empty() {
+        connections.keep_partial(id.index, rest.to_vec());
+    }
+    false
+}
+
 /// On the way out: no further request of the handler changes that.
 const GOING: State = State::DEAD.or(State::CLOSING).or(State::LEAVING);
 
 /// The handler is given no more bytes.
-const NOT_READING: State = State::DEAD.or(State::CLOSING);
+pub(super) const NOT_READING: State = State::DEAD.or(State::CLOSING);
 
 fn reason_of(error: &io::Error) -> CloseReason {
     match error.raw_os_error() {

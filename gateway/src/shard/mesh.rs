@@ -3,7 +3,7 @@
 //! Every pair of shards has a queue of its own, so order per sender holds and senders never meet.
 //! A batch costs the sender one atomic exchange, and one system call only when the target sleeps.
 
-use super::transport::Transport;
+use super::transport::Layers;
 use crate::proto::output::ShardIndex;
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
@@ -25,7 +25,8 @@ pub(super) enum Parcel<M> {
 pub(super) struct Moving {
     pub(super) socket: OwnedFd,
     pub(super) peer: SocketAddr,
-    pub(super) transport: Transport,
+    /// What is between the wire and the handler; nothing on plain TCP.
+    pub(super) layers: Option<Box<Layers>>,
     /// Received and not consumed.
     pub(super) received: Vec<u8>,
     /// Written and not sent.

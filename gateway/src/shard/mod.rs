@@ -21,6 +21,8 @@ pub mod requirements;
     reason = "io_uring requests point to memory; the file owns what they point to"
 )]
 mod ring;
+mod setup;
+mod tls;
 mod transport;
 
 pub use crate::proto::engine_counters::EngineCounters;

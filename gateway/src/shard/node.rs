@@ -5,10 +5,14 @@ use super::engine::{Parts, Shard};
 use super::listener;
 use super::mesh::{Doorbell, MeshSender, Port, mesh};
 use super::requirements::{self, RequirementError};
+use crate::config::{Listen, TlsServer};
 use crate::proto::engine_counters::EngineCounters;
 use crate::proto::handler::Handler;
 use crate::proto::output::ShardIndex;
+use crate::proto::websocket::WebSocketLimits;
+use arc_swap::ArcSwap;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use ipnet::IpNet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -24,7 +28,27 @@ pub struct EngineConfig {
     /// Keep each shard on one core. Off, the kernel moves them. Default on.
     pub pin: bool,
     /// Addresses to listen on, each of them on every shard. Port 0 lets the kernel choose.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
+    /// What TLS listeners show and ask for, for connections that begin from now on. Set if there is
+    /// such a listener.
+    pub tls: Option<Arc<ArcSwap<TlsServer>>>,
+    /// Who may send a PROXY header, and has to, on the listeners that want one.
+    pub balancers: Vec<IpNet>,
+    /// What is accepted over WebSocket.
+    pub websocket: WebSocketLimits,
+    /// How long what was sent may stay unacknowledged before a connection is given up; zero leaves it
+    /// to the kernel. Default 5 minutes.
+    pub tcp_user_timeout: Duration,
+    /// How long a connection may be silent before the kernel asks whether its peer is there; zero
+    /// turns that off. Default 30 minutes.
+    pub tcp_keepalive: Duration,
+    /// How long a connection may take until its transport is set up. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Bytes a connection may send until then. Default 65,536.
+    pub handshake_bytes_max: usize,
+    /// How long a shard goes on with handshakes before it looks after other connections. Default
+    /// 1 ms.
+    pub handshake_slice: Duration,
     /// Connections that may wait to be accepted, a listening socket. Default 65,535, cut by the
     /// kernel to `net.core.somaxconn`.
     pub backlog: i32,
@@ -60,6 +84,18 @@ impl Default for EngineConfig {
             shards: 1,
             pin: true,
             listen: Vec::new(),
+            tls: None,
+            balancers: Vec::new(),
+            websocket: WebSocketLimits {
+                request_bytes_max: 65_536,
+                frame_bytes_max: 1 << 24,
+                origins: Vec::new(),
+            },
+            tcp_user_timeout: Duration::from_secs(300),
+            tcp_keepalive: Duration::from_secs(1_800),
+            handshake_timeout: Duration::from_secs(10),
+            handshake_bytes_max: 65_536,
+            handshake_slice: Duration::from_millis(1),
             backlog: 65_535,
             connections_max: 8_192,
             receive_buffers: 256,
@@ -143,8 +179,8 @@ impl<M: Send + 'static> BoundNode<M> {
             senders.push(sender);
         }
         let mut addresses = Vec::new();
-        for &address in &config.listen {
-            addresses.push(bind_all(address, config.backlog, &mut shards)?);
+        for listen in &config.listen {
+            addresses.push(bind_all(listen.address, &config, &mut shards)?);
         }
         Ok(Self { config: Arc::new(config), addresses, shards, senders })
     }
@@ -297,7 +333,7 @@ fn listen_fault(error: &io::Error) -> String {
 /// Binds `address` once for every shard; the first decides the port when none is given.
 fn bind_all<M>(
     mut address: SocketAddr,
-    backlog: i32,
+    config: &EngineConfig,
     shards: &mut [(Port<M>, Vec<OwnedFd>)],
 ) -> Result<SocketAddr, StartError> {
     let failed = |error| StartError::Listen { address, error };
@@ -306,7 +342,9 @@ fn bind_all<M>(
     }
     let mut bound = address;
     for (_, listeners) in shards {
-        let socket = listener::listen(bound, backlog).map_err(failed)?;
+        let socket = listener::listen(bound, config.backlog).map_err(failed)?;
+        let (user_timeout, keepalive) = (config.tcp_user_timeout, config.tcp_keepalive);
+        listener::watch_peers(&socket, user_timeout, keepalive).map_err(failed)?;
         bound = listener::local_address(&socket).map_err(failed)?;
         listeners.push(socket);
     }

@@ -1,5 +1,6 @@
 //! The engine over real sockets and io_uring, with a handler that speaks one letter commands.
 
+use gateway::config::Listen;
 use gateway::proto::handler::{CloseReason, Dial, FileDone, FileOp, Handler, Io, Origin, Sender};
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
 use gateway::proto::time::Timestamp;
@@ -284,7 +285,7 @@ impl Running {
 
 fn config() -> EngineConfig {
     EngineConfig {
-        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        listen: vec![Listen::tcp("127.0.0.1:0".parse().unwrap())],
         pin: false,
         connections_max: 4_000,
         close_deadline: Duration::from_secs(2),
@@ -577,7 +578,7 @@ fn a_stop_says_goodbye_and_waits_for_it() {
 #[test]
 fn an_address_that_is_taken_is_reported_at_once() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = vec![taken.local_addr().unwrap()];
+    let listen = vec![Listen::tcp(taken.local_addr().unwrap())];
     let error = BoundNode::<Word>::bind(EngineConfig { listen, ..config() }).map(drop).unwrap_err();
     assert!(error.to_string().contains("cannot listen on 127.0.0.1"), "{error}");
 }
