@@ -18,3 +18,4 @@ mod sim;
 mod simulation;
 mod sources;
 mod tidy;
+mod transports;

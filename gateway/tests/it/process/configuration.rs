@@ -6,7 +6,7 @@ use super::raw_client::{RawClient, V5, subscribe};
 use std::process::Output;
 
 /// Runs the gateway with `flags`, which make it end by itself.
-fn run(flags: &[&str]) -> (Option<i32>, String, String) {
+pub(crate) fn run(flags: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = gateway_command().args(flags).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))

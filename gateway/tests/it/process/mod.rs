@@ -2,7 +2,7 @@
 
 mod access;
 mod clients;
-mod configuration;
+pub(crate) mod configuration;
 pub(crate) mod gateway;
 mod greedy;
 mod hostile;

@@ -2,7 +2,7 @@
 
 use super::gateway::PATIENCE;
 use crate::packets::framed;
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 /// MQTT 3.1.1's protocol level.
@@ -56,7 +56,7 @@ impl RawClient {
 
     /// The next packet, `None` at the end of the stream, a reset included.
     pub(crate) fn try_packet(&mut self) -> io::Result<Option<RawPacket>> {
-        match self.read_packet() {
+        match read_packet(&mut self.0) {
             Ok(packet) => Ok(Some(packet)),
             Err(error) => match error.kind() {
                 ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
@@ -81,24 +81,25 @@ impl RawClient {
     pub(crate) fn reset(self) {
         rustix::net::sockopt::set_socket_linger(&self.0, Some(std::time::Duration::ZERO)).unwrap();
     }
+}
 
-    fn read_packet(&mut self) -> io::Result<RawPacket> {
-        let mut byte = [0];
-        self.0.read_exact(&mut byte)?;
-        let kind = byte[0];
-        let (mut length, mut shift) = (0, 0);
-        loop {
-            self.0.read_exact(&mut byte)?;
-            length |= usize::from(byte[0] & 0x7f) << shift;
-            shift += 7;
-            if byte[0] & 0x80 == 0 {
-                break;
-            }
+/// Reads one packet.
+pub(crate) fn read_packet(stream: &mut impl io::Read) -> io::Result<RawPacket> {
+    let mut byte = [0];
+    stream.read_exact(&mut byte)?;
+    let kind = byte[0];
+    let (mut length, mut shift) = (0, 0);
+    loop {
+        stream.read_exact(&mut byte)?;
+        length |= usize::from(byte[0] & 0x7f) << shift;
+        shift += 7;
+        if byte[0] & 0x80 == 0 {
+            break;
         }
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body)?;
-        Ok((kind, body))
     }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok((kind, body))
 }
 
 /// CONNECT with Clean Start and without keep alive; `properties` are left out before 5.0.

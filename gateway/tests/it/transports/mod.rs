@@ -1,0 +1,14 @@
+//! MQTT over everything that carries it: the same exchanges over each, and what each adds.
+
+mod certificates;
+mod exchange;
+mod hostile;
+mod party;
+mod proxied;
+mod reload;
+mod resumption;
+mod tls;
+mod tools;
+mod websocket;
+mod websocket_client;
+mod wire;
