@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-
 use ipnet::IpNet;
 
 use super::address_range::AddressRange;
