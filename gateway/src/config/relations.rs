@@ -7,6 +7,8 @@ use super::limits::Limits;
 const FIXED_SHARE: (u64, u64) = (3, 4);
 /// What the kernel takes for an idle TCP socket, and the gateway for its connection, at most.
 const IDLE_CONNECTION_BYTES: u64 = 3_900 + 512;
+/// What the gateway takes for the keys of an idle TLS connection, at most; measured 3,900.
+const IDLE_TLS_BYTES: u64 = 5_120;
 
 /// Memory the gateway takes, by when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,13 @@ impl MemoryBounds {
             busy_connection_bytes: u64::from(limits.maximum_packet_size_bytes)
                 + u64::from(limits.client_write_bytes_max),
         }
+    }
+
+    /// These, if each connection speaks TLS.
+    #[must_use]
+    pub(super) fn with_tls(self, limits: &Limits) -> Self {
+        let keys = u64::from(limits.connections_max) * IDLE_TLS_BYTES;
+        Self { idle_connections_bytes: self.idle_connections_bytes + keys, ..self }
     }
 
     /// One line for the log if `connections_max` idle connections do not fit `memory_bytes`.

@@ -240,7 +240,9 @@ impl Config {
     /// What this configuration can take of the machine's memory.
     #[must_use]
     pub fn memory_bounds(&self) -> MemoryBounds {
-        MemoryBounds::of(&self.limits, self.shards, self.durability == Durability::Memory)
+        let in_memory = self.durability == Durability::Memory;
+        let bounds = MemoryBounds::of(&self.limits, self.shards, in_memory);
+        if self.tls.is_some() { bounds.with_tls(&self.limits) } else { bounds }
     }
 }
 
