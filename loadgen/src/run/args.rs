@@ -140,6 +140,9 @@ impl RunArguments {
         if let Some(profile) = &self.profile {
             scenario.profile.clone_from(profile);
         }
+        if let Some(workload) = self.workload {
+            scenario.workload = workload;
+        }
         if let Some(devices) = self.devices {
             scenario.devices = devices;
         }

@@ -33,6 +33,8 @@ pub(super) struct LaneBooks {
     pub(super) phase: usize,
     pub(super) counts: FleetCounts,
     pub(super) sessions_lost: u64,
+    /// A member of the shared subscription has SUBACK.
+    group_subscribed: bool,
     pub(super) faults: Vec<String>,
     /// When each member dialed last.
     pub(super) dialed_ns: Vec<u64>,
@@ -68,6 +70,7 @@ impl LaneBooks {
             phase: 0,
             counts: FleetCounts::default(),
             sessions_lost: 0,
+            group_subscribed: false,
             faults: Vec::new(),
             dialed_ns: vec![0; members],
             recovering: vec![false; members],
@@ -177,16 +180,7 @@ impl MemberBooks<'_> {
         let lane = &mut *self.lane;
         match event {
             Event::SessionBegan { lost } => self.session_began(lost),
-            Event::Subscribed => {
-                let subscriber = lane.layout.subscriber(self.member);
-                if lane.layout.is_ordered() {
-                    for publisher in lane.layout.interest(self.member) {
-                        let sent = lane.published.get(publisher as usize);
-                        let first = sent.map_or(0, |published| published.count);
-                        lane.ledger.subscribed(StreamKey { subscriber, publisher }, first);
-                    }
-                }
-            }
+            Event::Subscribed => self.subscribed(),
             Event::Ready { session_present } => self.ready(session_present),
             Event::Acknowledged(stamp) => {
                 if let Some(published) = lane.published.get_mut(stamp.publisher as usize) {
@@ -208,6 +202,23 @@ impl MemberBooks<'_> {
             }
             Event::Delivered { payload, retain } => self.delivered(payload, retain),
         }
+    }
+
+    /// What is published from now on is owed. A shared subscription begins with its first member, and
+    /// its session does not end: its members are on a wire.
+    fn subscribed(&mut self) {
+        let lane = &mut *self.lane;
+        let begins = lane.layout.is_ordered() || !lane.group_subscribed;
+        if !begins {
+            return;
+        }
+        let subscriber = lane.layout.subscriber(self.member);
+        for publisher in lane.layout.interest(self.member) {
+            let first = lane.published.get(publisher as usize).map_or(0, |sent| sent.count);
+            lane.ledger.subscribed(StreamKey { subscriber, publisher }, first);
+        }
+        let is_back_end = matches!(lane.layout.role(self.member), Role::BackEnd(_));
+        lane.group_subscribed |= is_back_end;
     }
 
     fn session_began(&mut self, lost: bool) {
