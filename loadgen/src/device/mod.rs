@@ -275,6 +275,11 @@ impl Device {
             self.radio.come_back(context.now_ns, &mut self.random);
             self.after_outage(context);
         }
+        if matches!(self.state, State::Leaving { .. }) {
+            // It would come back only after its time away.
+            self.drop_connection(Some(Action::Abandon), context);
+            self.stay_away(context.now_ns);
+        }
         if self.radio.is_severed() && self.state == State::Online {
             self.drop_connection(Some(Action::Abandon), context);
             self.retry(context);
