@@ -4,7 +4,7 @@ use super::{Band, Cell, Chart, Line, Mark, Page, XAxis, XKind, YAxis};
 use super::{bytes, figure, grouped, time_us};
 use crate::{
     report::as_f64,
-    result::{Host, LedgerRecord, Outcome, Point, Process, Role, RunResult},
+    result::{FleetRecord, Host, LedgerRecord, Outcome, Point, Process, Role, RunResult},
     stats::Times,
 };
 
@@ -58,6 +58,9 @@ pub(crate) fn run_report(result: &RunResult) -> String {
 
     page.section("Ledger");
     ledger(&mut page, &result.ledger);
+    if let Some(record) = &result.fleet {
+        fleet(&mut page, record);
+    }
     page.section("The run");
     devices(&mut page, result);
     phases(&mut page, result);
@@ -95,7 +98,11 @@ pub(crate) fn sentence(result: &RunResult) -> String {
     }
     let devices: u64 = result.run.groups.iter().map(|group| group.devices).sum();
     let devices = grouped(devices);
-    if let Some(last) = result.storms.iter().max_by(|a, b| f64::total_cmp(&back(a), &back(b))) {
+    let slowest = result.storms.iter().max_by(|a, b| f64::total_cmp(&back(a), &back(b)));
+    if slowest.is_some_and(|storm| storm.t100_s.is_none()) {
+        return format!("Not all of {devices} devices were back before the run ended.");
+    }
+    if let Some(last) = slowest {
         return format!(
             "All {devices} devices were back {} after a storm began{}.",
             time_us(back(last) * 1e6),
@@ -486,7 +493,15 @@ fn memory(result: &RunResult) -> Option<Chart> {
 }
 
 fn ledger(page: &mut Page, ledger: &LedgerRecord) {
-    if ledger.owed == 0 && ledger.foreign == 0 && ledger.corrupted == 0 {
+    let faults = [
+        ledger.foreign,
+        ledger.corrupted,
+        ledger.sessions_lost,
+        ledger.wills_missing,
+        ledger.wills_unexpected,
+        ledger.retained_wrong,
+    ];
+    if ledger.owed == 0 && faults.iter().all(|count| *count == 0) {
         page.paragraph("No messages were owed in this run.");
         return;
     }
@@ -520,6 +535,14 @@ fn ledger(page: &mut Page, ledger: &LedgerRecord) {
             row("reordered", fault(ledger.reordered), "came after a later one of the same stream"),
             row("corrupted", fault(ledger.corrupted), "wrong checksum"),
             row("foreign", fault(ledger.foreign), "not published in this run, or not asked for"),
+            row("sessions lost", fault(ledger.sessions_lost), "that the broker had to keep"),
+            row("wills missing", fault(ledger.wills_missing), "owed and not come"),
+            row("wills unexpected", fault(ledger.wills_unexpected), "come and not owed"),
+            row(
+                "retained messages wrong",
+                fault(ledger.retained_wrong),
+                "missing, or not the last",
+            ),
         ],
     );
     if ledger.examples.is_empty() {
@@ -540,6 +563,83 @@ fn ledger(page: &mut Page, ledger: &LedgerRecord) {
         })
         .collect();
     page.table(&["stream", "lost", "first lost", "duplicated", "reordered"], &rows);
+}
+
+/// What became of a fleet of simulated devices, phase by phase and all together.
+fn fleet(page: &mut Page, fleet: &FleetRecord) {
+    page.section("The fleet");
+    let within_99 = |times: &Times| {
+        let none = times.count() == 0;
+        Cell::Number(if none { "-".to_owned() } else { time_us(times.at_quantile_us(0.99)) })
+    };
+    let rows: Vec<_> = fleet
+        .phases
+        .iter()
+        .map(|phase| {
+            let counts = &phase.counts;
+            let away = counts.hit.saturating_sub(counts.recovered);
+            vec![
+                Cell::Head(phase.name.clone()),
+                Cell::Number(format!("{:.1} s", phase.start_s)),
+                Cell::Number(grouped(counts.due)),
+                Cell::Number(grouped(counts.published)),
+                Cell::Number(grouped(counts.delivered)),
+                within_99(&phase.latency),
+                within_99(&phase.probe),
+                Cell::Number(grouped(counts.connects)),
+                Cell::Number(grouped(counts.hit)),
+                if away > 0 { Cell::Bad(grouped(away)) } else { Cell::Number("0".to_owned()) },
+                within_99(&phase.recovery),
+            ]
+        })
+        .collect();
+    page.table(
+        &[
+            "phase",
+            "from",
+            "due",
+            "published",
+            "delivered",
+            "99 % within",
+            "probes, 99 %",
+            "connects",
+            "hit",
+            "not back",
+            "99 % back",
+        ],
+        &rows,
+    );
+    page.note(
+        "Latency has the outages of the devices in it; probes are clients on a wire, and say what the \
+         broker alone takes.",
+    );
+    if (fleet.compress - 1.0).abs() > f64::EPSILON {
+        page.note(&format!(
+            "What happens to a device now and then happened {} times as often as its profile says.",
+            figure(fleet.compress)
+        ));
+    }
+    let counts = &fleet.counts;
+    let rows = [
+        ("sessions resumed", counts.sessions_resumed),
+        ("connections ended with DISCONNECT", counts.ended_gracefully),
+        ("connections the device or its network ended without a word", counts.ended_ungracefully),
+        ("connections the broker ended", counts.ended_by_broker),
+        ("connections refused", counts.refused),
+        ("CONNECT or SUBSCRIBE not answered in time", counts.unanswered),
+        ("messages given up by full devices", counts.given_up),
+        ("wills that had to come", counts.wills_owed),
+        ("devices away at the end", counts.away_at_the_end),
+        ("messages unfinished at the end", counts.unfinished),
+    ];
+    let rows: Vec<_> = rows
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| vec![Cell::Head(name.to_owned()), Cell::Number(grouped(count))])
+        .collect();
+    if !rows.is_empty() {
+        page.table(&[], &rows);
+    }
 }
 
 fn devices(page: &mut Page, result: &RunResult) {
