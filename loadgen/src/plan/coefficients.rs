@@ -186,6 +186,16 @@ impl Measured {
         Ok(())
     }
 
+    /// Without the CPU of phases in which other than `needed` work was done.
+    fn only(&self, needed: &BTreeSet<Work>) -> Self {
+        let wanted = |(work, rate): &(Work, f64)| {
+            *rate <= 0.0 || *work == Work::Idle || needed.contains(work)
+        };
+        let mut measured = self.clone();
+        measured.cpu.retain(|window| window.rates.iter().all(wanted));
+        measured
+    }
+
     /// The most connections at once.
     pub(super) fn connections_max(&self) -> f64 {
         self.memory.iter().map(|point| point.connections).fold(0.0, f64::max)
@@ -299,7 +309,11 @@ impl Model {
     /// All that is missing at once, with the runs that give it.
     pub(super) fn fit(measured: &Measured, needed: &BTreeSet<Work>) -> Result<Self, Vec<Missing>> {
         let mut missing = Vec::new();
-        let cpu = fit_cpu(measured, needed).map_err(|faults| missing.extend(faults)).ok();
+        // Runs of work that the fleet does not do help where they can, and must not be in the way.
+        let cpu = fit_cpu(measured, needed)
+            .or_else(|_| fit_cpu(&measured.only(needed), needed))
+            .map_err(|faults| missing.extend(faults))
+            .ok();
         let memory = fit_memory(measured).map_err(|fault| missing.push(fault)).ok();
         match (cpu, memory) {
             (Some((works, cpu, cpu_coefficients)), Some(memory)) => {

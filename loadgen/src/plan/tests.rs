@@ -278,6 +278,22 @@ fn runs_that_do_not_tell_are_refused_with_what_to_run() {
 }
 
 #[test]
+fn runs_of_what_the_fleet_does_not_do_are_not_in_the_way() {
+    let mut measured = measured(&all_kinds(0.0));
+    // QoS 0 in and out go together, and nobody asks what they cost.
+    for rate in [1_000.0, 2_000.0] {
+        let rates = vec![
+            (coefficients::Work::Idle, 1.0),
+            (coefficients::Work::MessageIn(0), rate),
+            (coefficients::Work::MessageOut(0), rate),
+        ];
+        measured.cpu.push(coefficients::CpuWindow { rates, cores: 0.1, seconds: 20.0 });
+    }
+    let plan = Plan::of(fleet("1000:car-lte"), &measured).unwrap();
+    assert!((value_of(&plan, "a message in, QoS 1").value - IN * 1e6).abs() < 0.1);
+}
+
+#[test]
 fn a_run_that_did_not_hold_says_nothing() {
     let mut broken = all_kinds(0.0).first().unwrap().result();
     broken.verdict =
