@@ -424,7 +424,7 @@ mod tests {
             partition,
             sequence,
             shared: false,
-            retain: false,
+            retain: true,
         }
     }
 
