@@ -405,8 +405,8 @@ mod tests {
     }
 
     fn config(flags: &[&str]) -> Config {
-        let arguments = ["gateway", "--shards", "4"].iter().chain(flags);
-        match Request::from_command_line(arguments.copied(), &environment()) {
+        let arguments = std::iter::once("gateway").chain(flags.iter().copied());
+        match Request::from_command_line(arguments, &environment()) {
             Request::Run(config) => *config,
             other => panic!("{other:?}"),
         }

@@ -23,6 +23,7 @@ pub(super) struct Talkers {
     /// Messages until the next one that is looked at.
     countdown: u32,
     interval: u32,
+    random: u32,
     began: Timestamp,
     current: Vec<Talker>,
     /// Of the window before.
@@ -39,7 +40,7 @@ struct Talker {
 impl Default for Talkers {
     fn default() -> Self {
         let (current, shown) = (Vec::new(), Vec::new());
-        Self { countdown: 1, interval: 1, began: Timestamp::START, current, shown }
+        Self { countdown: 1, interval: 1, random: 1, began: Timestamp::START, current, shown }
     }
 }
 
@@ -77,7 +78,7 @@ impl Talkers {
         if now >= self.began.after(WINDOW) {
             self.end_window(now);
         }
-        self.countdown = self.interval;
+        self.countdown = self.next_countdown();
         let weight = u64::from(self.interval);
         let (messages, bytes) = (weight, weight * bytes as u64);
         if let Some(known) = self.current.iter_mut().find(|known| known.ticket == ticket) {
@@ -90,6 +91,15 @@ impl Talkers {
             *least =
                 Talker { ticket, messages: least.messages + messages, bytes: least.bytes + bytes };
         }
+    }
+
+    /// `interval` on average, and never in step with traffic that has a rhythm of its own.
+    fn next_countdown(&mut self) -> u32 {
+        // Xorshift, Marsaglia 2003: any start but 0 goes through all numbers but 0.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        1 + self.random % (2 * self.interval - 1)
     }
 
     fn end_window(&mut self, now: Timestamp) {
