@@ -2,6 +2,7 @@
 
 use super::acl_file::AclFile;
 use super::fault::{self, FileFault};
+use super::http::CalloutSettings;
 use super::jwt::{Said, Tokens};
 use super::password_file::{PasswordFile, PasswordHash};
 use crate::config::{AuthMethod, Config};
@@ -11,7 +12,9 @@ use crate::proto::access::{
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Users, how they prove who they are, and their rules. Never changed: a reload makes another.
 #[derive(Debug)]
@@ -23,7 +26,17 @@ pub struct Directory {
     /// Who a client is that proves nothing, if that is enough.
     anonymous: Option<Arc<Identity>>,
     banned: HashSet<String>,
+    /// What asking over HTTP takes from files: a certificate authority and a token.
+    callout: (Option<String>, Option<String>),
     random: RandomState,
+}
+
+/// How far a question has come.
+pub(super) enum Step {
+    /// Who the client is.
+    Answer(Authentication),
+    /// Ask over HTTP; if nobody knows there, go on with this method.
+    Callout(usize),
 }
 
 /// What one method says of a client.
@@ -80,7 +93,13 @@ impl Directory {
         });
         let banned = config.auth.banned_users.iter().cloned().collect();
         let methods = config.auth.methods.clone();
-        let directory = Self { methods, passwords, tokens, acl, anonymous, banned, random };
+        let mut text_of = |path: &Option<PathBuf>| {
+            path.as_deref().and_then(|path| fault::read(path, bytes_max, &mut faults))
+        };
+        let callout =
+            (text_of(&config.auth.http_auth_ca_file), text_of(&config.auth.http_auth_token_file));
+        let directory =
+            Self { methods, passwords, tokens, acl, anonymous, banned, callout, random };
         if faults.is_empty() { Ok(directory) } else { Err(faults) }
     }
 
@@ -90,37 +109,68 @@ impl Directory {
     /// client that gives credentials is who they prove, or is refused: it does not become an unknown
     /// one.
     ///
-    /// # Errors
-    ///
-    /// Why it may not connect.
-    pub fn authenticate(&self, request: &AuthenticationRequest, now: Timestamp) -> Authentication {
-        for method in &self.methods {
+    /// `from` is the first method to ask: 0 at first.
+    pub(super) fn authenticate(
+        &self,
+        request: &AuthenticationRequest,
+        now: Timestamp,
+        from: usize,
+    ) -> Step {
+        let says_something = request.user_name.is_some() || request.password.is_some();
+        for (number, method) in self.methods.iter().enumerate().skip(from) {
             let said = match method {
+                AuthMethod::Http if says_something => return Step::Callout(number + 1),
+                AuthMethod::Http => Verdict::Nothing,
                 AuthMethod::Certificate => self.by_certificate(request),
                 AuthMethod::Password => self.by_password(request),
                 AuthMethod::Jwt => self.by_token(request, now),
             };
             match said {
-                Verdict::Known(identity) => return self.unless_banned(identity),
-                Verdict::Wrong => return Err(Refusal::BadCredentials),
+                Verdict::Known(identity) => return Step::Answer(self.unless_banned(identity)),
+                Verdict::Wrong => return Step::Answer(Err(Refusal::BadCredentials)),
                 Verdict::Nothing => {}
             }
         }
-        if self.methods.is_empty() || (request.user_name.is_none() && request.password.is_none()) {
-            return self.anonymous.clone().ok_or(Refusal::NoCredentials);
+        if self.methods.is_empty() || !says_something {
+            return Step::Answer(self.anonymous.clone().ok_or(Refusal::NoCredentials));
         }
         // A name that nobody has takes as long as a wrong password.
         if let (Some(passwords), Some(password)) = (&self.passwords, &request.password) {
             passwords.compare_with_decoy(password);
         }
-        Err(Refusal::BadCredentials)
+        Step::Answer(Err(Refusal::BadCredentials))
+    }
+
+    /// How to ask over HTTP, if that is one of the methods.
+    #[must_use]
+    pub fn callout_settings(
+        &self,
+        config: &Config,
+        clock: &Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    ) -> Option<CalloutSettings> {
+        let limits = &config.limits;
+        let (authority, token) = &self.callout;
+        self.methods.contains(&AuthMethod::Http).then(|| CalloutSettings {
+            url: config.auth.http_auth_url.clone().unwrap_or_default(),
+            authority: authority.as_ref().map(|text| text.as_bytes().to_vec()),
+            token: token.as_ref().map(|text| text.trim().to_owned()),
+            timeout: Duration::from_millis(limits.http_auth_timeout_ms.into()),
+            concurrency_max: limits.http_auth_concurrency_max.into(),
+            queue_max: limits.authentications_waiting_max as usize,
+            cache: Duration::from_secs(limits.http_auth_cache_s.into()),
+            cache_max: limits.authentication_cache_max as usize,
+            clock: Arc::clone(clock),
+        })
     }
 
     fn unless_banned(&self, identity: Arc<Identity>) -> Authentication {
         // Only who has proven to be the user hears of it.
-        let is_banned =
-            identity.user_name.as_deref().is_some_and(|name| self.banned.contains(name));
+        let is_banned = identity.user_name.as_deref().is_some_and(|name| self.is_banned(name));
         if is_banned { Err(Refusal::Banned) } else { Ok(identity) }
+    }
+
+    pub(super) fn is_banned(&self, user_name: &str) -> bool {
+        self.banned.contains(user_name)
     }
 
     fn by_certificate(&self, request: &AuthenticationRequest) -> Verdict {
@@ -164,7 +214,7 @@ impl Directory {
         Arc::new(Identity { user_name: Some(user_name.into()), acl, proof, expires_at })
     }
 
-    fn rules_of(&self, user_name: &str) -> Option<Acl> {
+    pub(super) fn rules_of(&self, user_name: &str) -> Option<Acl> {
         self.acl.as_ref().map(|acl| acl.rules_of(Some(user_name)))
     }
 
@@ -189,12 +239,21 @@ impl Recheck for Directory {
             }
             Proof::Token { key, own_rules } => {
                 self.tokens.as_ref().filter(|tokens| tokens.has_key(key))?;
-                let mut identity = former.clone();
-                if !own_rules {
-                    identity.acl = self.rules_of(user_name);
-                }
-                Some(Arc::new(identity))
+                Some(self.anew(former, own_rules))
             }
+            // Who said so is not asked again for everybody at once.
+            Proof::Http { own_rules } => Some(self.anew(former, own_rules)),
         }
+    }
+}
+
+impl Directory {
+    /// The same client with the rules of the ACL file, unless it has its own.
+    fn anew(&self, former: &Identity, own_rules: bool) -> Arc<Identity> {
+        let mut identity = former.clone();
+        if !own_rules {
+            identity.acl = former.user_name.as_deref().and_then(|name| self.rules_of(name));
+        }
+        Arc::new(identity)
     }
 }

@@ -186,7 +186,7 @@ fn time_of(value: &Value) -> Option<Timestamp> {
 }
 
 /// The rules in a token; `None` if they are not what they should be, as a denial may be among them.
-fn rules_in(rules: &Value) -> Option<Acl> {
+pub(super) fn rules_in(rules: &Value) -> Option<Acl> {
     let mut set = RuleSet::default();
     for (key, filters) in rules.as_object()? {
         let permission = match key.as_str() {

@@ -13,6 +13,7 @@ mod acl_file;
 mod cache;
 mod directory;
 mod fault;
+mod http;
 mod jwt;
 pub mod passwd;
 mod password_file;
@@ -21,6 +22,7 @@ mod thread;
 pub use acl_file::AclFile;
 pub use directory::Directory;
 pub use fault::FileFault;
+pub use http::CalloutSettings;
 pub use password_file::{PasswordFile, PasswordHash};
 pub use thread::{
     AuthenticationJob, AuthenticationQueues, AuthenticationThreads, Shards, ThreadSettings,

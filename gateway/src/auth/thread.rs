@@ -4,8 +4,9 @@
 //! share only the [`Directory`].
 
 use super::cache::Cache;
-use super::directory::Directory;
-use crate::proto::access::{Authentication, AuthenticationRequest, Proof};
+use super::directory::{Directory, Step};
+use super::http::{CalloutQueue, CalloutSettings, CalloutThread, Question};
+use crate::proto::access::{Authentication, AuthenticationRequest, Proof, Refusal};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
@@ -23,6 +24,15 @@ pub enum AuthenticationJob {
         shard: ShardIndex,
         /// About whom.
         request: AuthenticationRequest,
+    },
+    /// Nobody has known so far: ask the method of this number and those behind it.
+    GoOn {
+        /// Who asks.
+        shard: ShardIndex,
+        /// About whom.
+        request: AuthenticationRequest,
+        /// The number.
+        next: usize,
     },
     /// From here on these files count. The last thread to hear of it tells the shards.
     Load(Arc<Directory>, Arc<AtomicUsize>),
@@ -56,6 +66,7 @@ pub trait Shards: Send + Sync {
 pub struct AuthenticationThreads {
     queues: AuthenticationQueues,
     threads: Vec<JoinHandle<()>>,
+    callout: Option<CalloutThread>,
 }
 
 /// Where shards leave questions.
@@ -74,8 +85,13 @@ impl AuthenticationThreads {
     pub fn spawn(
         directory: &Arc<Directory>,
         settings: &ThreadSettings,
+        callout: Option<CalloutSettings>,
         shards: &Arc<dyn Shards>,
     ) -> io::Result<Self> {
+        let callout = callout.map(|callout| {
+            CalloutThread::spawn(callout, Arc::clone(directory), Arc::clone(shards))
+        });
+        let callout = callout.transpose()?;
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
         let count = settings.threads.max(1);
         for _ in 0..count {
@@ -84,13 +100,15 @@ impl AuthenticationThreads {
             let cache = cache.map_err(|_| io::Error::other("no randomness"))?;
             let (directory, shards) = (Arc::clone(directory), Arc::clone(shards));
             let clock = Arc::clone(&settings.clock);
-            let mut worker = Worker { directory, cache, shards, clock };
+            let callout = callout.as_ref().map(CalloutThread::queue);
+            let own = sender.clone();
+            let mut worker = Worker { directory, cache, shards, clock, callout, own };
             let thread = std::thread::Builder::new().name("authentication".to_owned());
             threads.push(thread.spawn(move || worker.run(&receiver))?);
             queues.push(sender);
         }
         let queues = AuthenticationQueues { queues: queues.into(), random: RandomState::new() };
-        Ok(Self { queues, threads })
+        Ok(Self { queues, threads, callout })
     }
 
     /// Where shards leave questions.
@@ -117,6 +135,9 @@ impl AuthenticationThreads {
         }
         for thread in self.threads {
             let _ = thread.join();
+        }
+        if let Some(callout) = self.callout {
+            callout.stop();
         }
     }
 }
@@ -146,21 +167,33 @@ struct Worker {
     cache: Cache,
     shards: Arc<dyn Shards>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    callout: Option<CalloutQueue>,
+    /// Where this thread is asked.
+    own: flume::Sender<AuthenticationJob>,
 }
 
 impl Worker {
     fn run(&mut self, jobs: &flume::Receiver<AuthenticationJob>) {
         while let Ok(job) = jobs.recv() {
             match job {
-                AuthenticationJob::Ask { shard, request } => {
-                    let answer = self.authenticate(&request);
-                    self.shards.answer(shard, request.connection, answer);
+                AuthenticationJob::Ask { shard, request } => match self.cache.get(&request) {
+                    Some(identity) => {
+                        self.shards.answer(shard, request.connection, Ok(identity));
+                    }
+                    None => self.authenticate(shard, request, 0),
+                },
+                AuthenticationJob::GoOn { shard, request, next } => {
+                    self.authenticate(shard, request, next);
                 }
                 AuthenticationJob::Load(directory, left) => {
                     self.directory = directory;
                     self.cache.clear();
                     if left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                        self.shards.recheck(&self.directory);
+                        match &self.callout {
+                            // It answers, too, and so tells the shards behind its own answers.
+                            Some(callout) => callout.load(&self.directory),
+                            None => self.shards.recheck(&self.directory),
+                        }
                     }
                 }
                 AuthenticationJob::Stop => return,
@@ -168,15 +201,26 @@ impl Worker {
         }
     }
 
-    fn authenticate(&mut self, request: &AuthenticationRequest) -> Authentication {
-        if let Some(identity) = self.cache.get(request) {
-            return Ok(identity);
-        }
-        let identity = self.directory.authenticate(request, (self.clock)())?;
+    fn authenticate(&mut self, shard: ShardIndex, request: AuthenticationRequest, from: usize) {
+        let connection = request.connection;
+        let answer = match self.directory.authenticate(&request, (self.clock)(), from) {
+            Step::Answer(answer) => answer,
+            Step::Callout(next) => {
+                let callout = self.callout.as_ref().expect("it is there if it is a method");
+                let question = Question { shard, request, next, asker: self.own.clone() };
+                if callout.ask(question).is_none() {
+                    return;
+                }
+                self.shards.answer(shard, connection, Err(Refusal::Busy));
+                return;
+            }
+        };
         // What other methods say is cheap to find out, and may not be true any more.
-        if matches!(identity.proof, Proof::Password(_)) {
-            self.cache.note(request, &identity);
+        if let Ok(identity) = &answer
+            && matches!(identity.proof, Proof::Password(_))
+        {
+            self.cache.note(&request, identity);
         }
-        Ok(identity)
+        self.shards.answer(shard, connection, answer);
     }
 }

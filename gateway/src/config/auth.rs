@@ -2,6 +2,7 @@
 
 use super::address_range::AddressRange;
 use jsonwebtoken::Algorithm;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// The most entries of each list of who is banned: each CONNECT is compared with all.
@@ -27,6 +28,12 @@ pub struct AuthConfig {
     pub jwt_issuer: Option<String>,
     /// What has to be among the claim `aud`. Default anything.
     pub jwt_audience: Option<String>,
+    /// Whom to ask who clients are. Default nobody.
+    pub http_auth_url: Option<String>,
+    /// Certificate authorities to trust beside the usual ones, PEM.
+    pub http_auth_ca_file: Option<PathBuf>,
+    /// What is sent as `Authorization: Bearer`.
+    pub http_auth_token_file: Option<PathBuf>,
     /// What users may publish and read, in mosquitto's format. Default none: everything.
     pub acl_file: Option<PathBuf>,
     /// Whether a session is for the user only that made it. Default yes.
@@ -48,11 +55,28 @@ pub enum AuthMethod {
     Password,
     /// The password is a JSON Web Token.
     Jwt,
+    /// Somebody is asked over HTTP.
+    Http,
 }
 
 impl AuthMethod {
-    pub(super) const NAMES: &[(&str, Self)] =
-        &[("certificate", Self::Certificate), ("password", Self::Password), ("jwt", Self::Jwt)];
+    pub(super) const NAMES: &[(&str, Self)] = &[
+        ("certificate", Self::Certificate),
+        ("password", Self::Password),
+        ("jwt", Self::Jwt),
+        ("http", Self::Http),
+    ];
+}
+
+/// Whether passwords may be sent to this URL: over TLS, or to this machine.
+pub(super) fn is_callout_url(text: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(text) else { return false };
+    let has_secret = !url.username().is_empty() || url.password().is_some();
+    let is_local = url.host_str().is_some_and(|host| {
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    });
+    !has_secret && (url.scheme() == "https" || (url.scheme() == "http" && is_local))
 }
 
 impl AuthConfig {

@@ -59,6 +59,9 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("tls_client_identity", Kind::Text),
     ("tls_min_version", Kind::Text),
     ("tls_ticket_keys", Kind::Text),
+    ("http_auth_url", Kind::Text),
+    ("http_auth_ca_file", Kind::Text),
+    ("http_auth_token_file", Kind::Text),
 ];
 
 /// The keys of lists. In a file each is one string or an array of strings.

@@ -176,6 +176,20 @@ limits! {
     ///
     /// Cost: some 200 bytes each.
     authentication_cache_max: u32, "users a node", 65_536, 0 to 100_000_000;
+    /// How long an answer to a question over HTTP may take. Then the client hears Server unavailable.
+    ///
+    /// Cost: a place among `http_auth_concurrency_max` for this long.
+    http_auth_timeout_ms: u32, "milliseconds", 3_000, 10 to 60_000;
+    /// Questions over HTTP under way. Others wait, up to `authentications_waiting_max`.
+    ///
+    /// Cost: a connection each.
+    http_auth_concurrency_max: u16, "questions a node", 64, 1 to 4_096;
+    /// How long a client that was allowed over HTTP is let in again without a question, with the same
+    /// client id, user name and password. 0 asks every time.
+    ///
+    /// Cost: some 200 bytes for each of `authentication_cache_max` clients; who is not allowed any
+    /// more gets in for so long.
+    http_auth_cache_s: u32, "seconds", 60, 0 to 86_400;
     /// The largest password file and ACL file.
     ///
     /// Cost: some four times a file in memory, twice while it is read anew.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::address_range::AddressRange;
 use super::admin::{self, AdminConfig, AdminToken};
-use super::auth::{AuthConfig, AuthMethod, BANNED_MAX};
+use super::auth::{self, AuthConfig, AuthMethod, BANNED_MAX};
 use super::environment::Environment;
 use super::error::{ConfigError, Origin};
 use super::given::{Given, Written};
@@ -373,12 +373,22 @@ impl Resolver<'_> {
     fn auth(&mut self) -> AuthConfig {
         let password_file = self.file("password_file");
         let (jwt_key_file, jwt_jwks_file) = (self.file("jwt_key_file"), self.file("jwt_jwks_file"));
-        let methods = self.auth_methods(
-            password_file.is_some(),
-            jwt_key_file.is_some() || jwt_jwks_file.is_some(),
-        );
+        let http_auth_url = self.http_auth_url();
+        let methods = self.auth_methods(&[
+            (AuthMethod::Certificate, true, ""),
+            (AuthMethod::Password, password_file.is_some(), "password_file"),
+            (
+                AuthMethod::Jwt,
+                jwt_key_file.is_some() || jwt_jwks_file.is_some(),
+                "jwt_key_file or jwt_jwks_file",
+            ),
+            (AuthMethod::Http, http_auth_url.is_some(), "http_auth_url"),
+        ]);
         AuthConfig {
             methods,
+            http_auth_url,
+            http_auth_ca_file: self.file("http_auth_ca_file"),
+            http_auth_token_file: self.file("http_auth_token_file"),
             password_file,
             jwt_key_file,
             jwt_jwks_file,
@@ -418,31 +428,40 @@ impl Resolver<'_> {
         })
     }
 
-    /// The methods that were named, or those for which there are files.
-    fn auth_methods(&mut self, has_passwords: bool, has_keys: bool) -> Vec<AuthMethod> {
+    fn http_auth_url(&mut self) -> Option<String> {
+        let key = "http_auth_url";
+        let written = self.given.settings.get(key)?;
+        if !auth::is_callout_url(&written.text) {
+            // It may have a password in it.
+            let written = Written { text: "***".to_owned(), origin: written.origin };
+            let expected = "https://HOST/PATH, or http:// on this machine, without a password in it: \
+                            there is http_auth_token_file";
+            self.fault(key, &written, expected);
+        }
+        Some(written.text.clone())
+    }
+
+    /// The methods that were named, or those for which there is what `known` says they need. Of
+    /// certificates nothing here says that clients have them.
+    fn auth_methods(&mut self, known: &[(AuthMethod, bool, &str)]) -> Vec<AuthMethod> {
         let key = "auth_methods";
         let mut all = Vec::new();
         let Some(written) = self.given.lists.get(key) else {
-            all.extend(has_passwords.then_some(AuthMethod::Password));
-            all.extend(has_keys.then_some(AuthMethod::Jwt));
-            return all;
+            let is_given = |one: &&(AuthMethod, bool, &str)| one.1 && !one.2.is_empty();
+            return known.iter().filter(is_given).map(|(method, _, _)| *method).collect();
         };
         for item in written {
             let named = AuthMethod::NAMES.iter().find(|(name, _)| *name == item.text);
-            match named.map(|(_, method)| *method) {
-                None => self.fault(key, item, "certificate, password or jwt"),
-                Some(method) if all.contains(&method) => self.fault(key, item, "each method once"),
-                Some(AuthMethod::Password) if !has_passwords => {
-                    self.fault(key, item, "password_file to be given for this method");
+            let known = known.iter().find(|(method, _, _)| Some(method) == named.map(|(_, it)| it));
+            match known {
+                None => self.fault(key, item, "certificate, password, jwt or http"),
+                Some((method, _, _)) if all.contains(method) => {
+                    self.fault(key, item, "each method once");
                 }
-                Some(AuthMethod::Jwt) if !has_keys => {
-                    self.fault(
-                        key,
-                        item,
-                        "jwt_key_file or jwt_jwks_file to be given for this method",
-                    );
+                Some((_, false, needed)) => {
+                    self.fault(key, item, &format!("{needed} to be given for this method"));
                 }
-                Some(method) => all.push(method),
+                Some((method, true, _)) => all.push(*method),
             }
         }
         all

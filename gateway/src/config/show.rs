@@ -89,6 +89,8 @@ impl Config {
             ("acl_file", &auth.acl_file),
             ("jwt_key_file", &auth.jwt_key_file),
             ("jwt_jwks_file", &auth.jwt_jwks_file),
+            ("http_auth_ca_file", &auth.http_auth_ca_file),
+            ("http_auth_token_file", &auth.http_auth_token_file),
         ] {
             if let Some(file) = file {
                 writeln!(out, "{key} = {}", quoted(&file.display().to_string()))?;
@@ -99,8 +101,11 @@ impl Config {
             writeln!(out, "jwt_algorithm = \"{:?}\"", auth.jwt_algorithm)?;
             writeln!(out, "jwt_user_claim = {}", quoted(&auth.jwt_user_claim))?;
         }
-        for (key, text) in [("jwt_issuer", &auth.jwt_issuer), ("jwt_audience", &auth.jwt_audience)]
-        {
+        for (key, text) in [
+            ("jwt_issuer", &auth.jwt_issuer),
+            ("jwt_audience", &auth.jwt_audience),
+            ("http_auth_url", &auth.http_auth_url),
+        ] {
             if let Some(text) = text {
                 writeln!(out, "{key} = {}", quoted(text))?;
             }

@@ -198,12 +198,32 @@ fn methods_are_those_for_which_there_are_files_or_those_that_are_named() {
         &[
             "auth_methods = \"password\" (file, line 1): expected password_file",
             "auth_methods = \"jwt\" (file, line 1): expected jwt_key_file or",
-            "auth_methods = \"nobody\" (file, line 1): expected certificate, password or jwt",
+            "auth_methods = \"nobody\" (file, line 1): expected certificate, password, jwt or http",
             "jwt_algorithm = \"none\" (file, line 2): expected HS256",
             "banned_addresses = \"here\" (file, line 3): expected an address",
             "banned_users = \"\" (file, line 4): expected a user name",
         ],
     );
+}
+
+#[test]
+fn passwords_are_sent_over_tls_or_to_this_machine_only() {
+    for url in [
+        "https://example.org/auth",
+        "http://127.0.0.1:8080/auth",
+        "http://localhost/auth",
+        "http://[::1]:8080/",
+    ] {
+        let config = resolve_file(&format!("http_auth_url = \"{url}\"\n")).unwrap();
+        assert_eq!(config.auth.methods, [AuthMethod::Http]);
+        assert_eq!(resolve_file(&config.to_toml()).unwrap(), config);
+    }
+    for url in ["http://example.org/auth", "https://me:secret@example.org/", "example.org", ""] {
+        check_file_refused(
+            &format!("http_auth_url = \"{url}\"\n"),
+            &["http_auth_url = \"***\" (file, line 1): expected https://HOST/PATH"],
+        );
+    }
 }
 
 #[test]

@@ -279,13 +279,15 @@ fn authentication_threads(
     }
     let directory = Arc::new(directory);
     let shards: Arc<dyn Shards> = Arc::new(Told(senders.to_vec()));
+    let clock: Arc<dyn Fn() -> Timestamp + Send + Sync> = Arc::new(move || clock.now());
+    let callout = directory.callout_settings(config, &clock);
     let settings = ThreadSettings {
-        clock: Arc::new(move || clock.now()),
+        clock,
         threads: config.limits.authentication_threads,
         queue_max: config.limits.authentications_waiting_max as usize,
         cache_max: config.limits.authentication_cache_max as usize,
     };
-    let threads = AuthenticationThreads::spawn(&directory, &settings, &shards);
+    let threads = AuthenticationThreads::spawn(&directory, &settings, callout, &shards);
     Ok(Some(Authentication { threads: threads.map_err(GatewayError::Thread)?, directory }))
 }
 

@@ -42,6 +42,11 @@ pub enum Proof {
     Certificate,
     /// A password of the password file; a hash of what the file says of the user.
     Password(u64),
+    /// Somebody else's word, asked for over HTTP.
+    Http {
+        /// Its rules came with it.
+        own_rules: bool,
+    },
     /// A signed token.
     Token {
         /// A hash of the key that signed it.

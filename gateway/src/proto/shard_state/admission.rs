@@ -81,7 +81,7 @@ pub(super) enum Admitted {
 }
 
 impl ShardState {
-    /// The last turn of the loop took so long. Source: none; see the module.
+    /// The last turn of the loop took so long.
     pub fn note_lag(&mut self, micros: u64) {
         let enter_us = u64::from(self.limits.overload_lag_ms) * 1_000;
         let admission = &mut self.admission;

@@ -6,6 +6,7 @@ pub(crate) mod configuration;
 pub(crate) mod gateway;
 mod greedy;
 mod hostile;
+mod http_auth;
 mod mosquitto;
 mod quotas;
 pub(crate) mod raw_client;
