@@ -184,7 +184,7 @@ impl ShardCore {
             NodeMessage::Control(news) => {
                 if let Some(jetstream) = &mut self.jetstream {
                     jetstream.set_now(io.now);
-                    jetstream.handle_news(news);
+                    jetstream.handle_news(*news);
                 }
             }
             NodeMessage::Inquire(_) => {

@@ -106,7 +106,7 @@ impl NodeHandle {
     #[must_use]
     pub fn tell(&self, shard: ShardIndex, inquiry: Inquiry) -> bool {
         let to = self.senders.get(usize::from(shard.0));
-        to.is_some_and(|to| to.try_send(NodeMessage::Inquire(inquiry)).is_ok())
+        to.is_some_and(|to| to.try_send(NodeMessage::Inquire(Box::new(inquiry))).is_ok())
     }
 
     /// Lets the storage thread look at the keyed state; `None` when it does not come to it in time.
@@ -164,7 +164,7 @@ impl NodeHandle {
     ) -> Option<oneshot::Receiver<T>> {
         let (sender, answer) = oneshot::channel();
         let to = self.senders.get(usize::from(shard.0))?;
-        to.try_send(NodeMessage::Inquire(inquiry(sender))).ok()?;
+        to.try_send(NodeMessage::Inquire(Box::new(inquiry(sender)))).ok()?;
         Some(answer)
     }
 }

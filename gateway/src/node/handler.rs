@@ -255,7 +255,7 @@ impl Handler for MqttShard {
 
     fn message(&mut self, _from: Sender, message: NodeMessage, io: &mut Io<NodeMessage>) {
         match message {
-            NodeMessage::Inquire(inquiry) => self.inquire(inquiry, io),
+            NodeMessage::Inquire(inquiry) => self.inquire(*inquiry, io),
             message => self.core.message(message, io),
         }
     }

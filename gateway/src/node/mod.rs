@@ -177,7 +177,7 @@ impl Gateway {
             [] => None,
             _ => Some(Controlled::start(config, move |news| {
                 for sender in &senders {
-                    let _ = sender.send(NodeMessage::Control(news.clone()));
+                    let _ = sender.send(NodeMessage::Control(Box::new(news.clone())));
                 }
             })?),
         };

@@ -51,13 +51,13 @@ pub enum NodeMessage {
     /// From the storage thread.
     Store(StoreReply),
     /// From the control thread, with JetStream.
-    Control(ControlNews),
+    Control(Box<ControlNews>),
     /// From an authentication thread: who the client of a connection is.
     Authenticated(ConnectionId, Authentication),
     /// From the last authentication thread that has heard of it: what is known of clients has changed.
     AccessChanged(Arc<dyn Recheck>),
     /// From a thread that looks at the shard.
-    Inquire(Inquiry),
+    Inquire(Box<Inquiry>),
 }
 
 impl NodeMessage {
@@ -120,3 +120,6 @@ pub enum Question {
         sequences: Vec<Sequence>,
     },
 }
+
+/// What there are many of is moved as it is; what is rare and large is in a box.
+const _: () = assert!(size_of::<NodeMessage>() <= 80);

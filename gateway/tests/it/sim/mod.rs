@@ -306,7 +306,7 @@ impl SimNode {
     pub(crate) fn tell(&mut self, news: ControlNews) {
         let at = &mut self.shards[0];
         at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
-        at.core.message(NodeMessage::Control(news), &mut at.io);
+        at.core.message(NodeMessage::Control(Box::new(news)), &mut at.io);
         self.run();
     }
 
