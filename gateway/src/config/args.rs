@@ -104,7 +104,7 @@ pub(super) struct Args {
 
     /// The server's certificate and those behind it, PEM, for listeners that speak TLS.
     ///
-    /// Several, for several host names, go into the file as [[tls_certificates]] tables.
+    /// Several, for several host names, go into the file, as `[[tls_certificates]]` tables.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) tls_cert: Option<String>,
 
