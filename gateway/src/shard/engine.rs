@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::connections::{Connections, State};
 use super::dial::Dialing;
 use super::gather::Gather;
-use super::mesh::{Parcel, Port};
+use super::mesh::{Moving, Parcel, Port};
 use super::node::EngineConfig;
 use super::ring::{Event, Ring, same_generation};
 use super::setup::Handshakes;
@@ -49,6 +49,9 @@ pub(super) struct Shard<H: Handler> {
     pub(super) leaving: HashMap<u32, ShardIndex>,
     /// Connections that wait for room in another shard's queue.
     pub(super) departing: VecDeque<(ShardIndex, Parcel<H::Message>)>,
+    /// From other shards, taken in by the next sweep: behind what had come to sockets here before they
+    /// were sent. A client that says DISCONNECT and connects again is heard in this order.
+    arriving: Vec<Box<Moving>>,
     /// Connections with more to send than the send that just ended.
     pub(super) unsent: Vec<u32>,
     /// Connections whose transport is being set up, by deadline: all have the same time.
@@ -145,6 +148,7 @@ impl<H: Handler> Shard<H> {
             closing: VecDeque::new(),
             leaving: HashMap::new(),
             departing: VecDeque::new(),
+            arriving: Vec::new(),
             unsent: Vec::new(),
             setting_up: VecDeque::new(),
             handshakes: Handshakes::default(),
@@ -198,6 +202,9 @@ impl<H: Handler> Shard<H> {
         let mut busy = !events.is_empty();
         for event in events.drain(..) {
             self.handle(event);
+        }
+        for moving in std::mem::take(&mut self.arriving) {
+            self.arrive(*moving);
         }
         busy |= self.handle_mesh();
         busy |= self.handle_deadlines();
@@ -299,7 +306,7 @@ impl<H: Handler> Shard<H> {
                 None => return,
                 Some(Parcel::Connection(moving)) => {
                     self.arrived += 1;
-                    self.arrive(*moving);
+                    self.arriving.push(moving);
                 }
                 Some(Parcel::Messages(batch)) => {
                     self.arrived += 1;
@@ -393,6 +400,7 @@ impl<H: Handler> Shard<H> {
             }
         }
         self.connections.count() == 0
+            && self.arriving.is_empty()
             && self.ring.files_in_flight() == 0
             && self.departing.is_empty()
             && self.listeners.iter().all(|listener| listener.socket.is_none())
@@ -460,6 +468,9 @@ impl<H: Handler> Shard<H> {
         }
         // Sends complete while they are submitted, nearly always: they are no reason to wake.
         self.expected = self.ring.take_sends_started();
+        if !self.arriving.is_empty() {
+            return self.ring.enter(Some((1, Duration::ZERO)));
+        }
         if self.mesh_pending || wait.is_zero() {
             return self.ring.enter(None);
         }
