@@ -51,7 +51,7 @@ pub(super) struct Shard<H: Handler> {
     pub(super) departing: VecDeque<(ShardIndex, Parcel<H::Message>)>,
     /// From other shards, taken in by the next sweep: behind what had come to sockets here before they
     /// were sent. A client that says DISCONNECT and connects again is heard in this order.
-    arriving: Vec<Box<Moving>>,
+    arriving: Vec<Moving>,
     /// Connections with more to send than the send that just ended.
     pub(super) unsent: Vec<u32>,
     /// Connections whose transport is being set up, by deadline: all have the same time.
@@ -204,7 +204,7 @@ impl<H: Handler> Shard<H> {
             self.handle(event);
         }
         for moving in std::mem::take(&mut self.arriving) {
-            self.arrive(*moving);
+            self.arrive(moving);
         }
         busy |= self.handle_mesh();
         busy |= self.handle_deadlines();
@@ -306,7 +306,7 @@ impl<H: Handler> Shard<H> {
                 None => return,
                 Some(Parcel::Connection(moving)) => {
                     self.arrived += 1;
-                    self.arriving.push(moving);
+                    self.arriving.push(*moving);
                 }
                 Some(Parcel::Messages(batch)) => {
                     self.arrived += 1;
