@@ -22,8 +22,8 @@ pub(super) struct Args {
     /// Address to accept connections on; may be given several times.
     ///
     /// mqtt:// is TCP, mqtts:// TLS, ws:// WebSocket, wss:// WebSocket over TLS. HOST is IPv4, IPv6 in
-    /// brackets, or localhost. An address others can reach needs --allow-anonymous. With ?proxy only
-    /// --balancer may connect. [default: mqtt://127.0.0.1:1883]
+    /// brackets, or localhost. An address others can reach needs a way to know clients, or
+    /// --allow-anonymous. With ?proxy only --balancer may connect. [default: mqtt://127.0.0.1:1883]
     #[arg(long, global = true, value_name = "SCHEME://HOST:PORT[?proxy]")]
     pub(super) listen: Vec<String>,
 

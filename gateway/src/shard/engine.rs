@@ -50,7 +50,8 @@ pub(super) struct Shard<H: Handler> {
     /// Connections that wait for room in another shard's queue.
     pub(super) departing: VecDeque<(ShardIndex, Parcel<H::Message>)>,
     /// From other shards, taken in by the next sweep: behind what had come to sockets here before they
-    /// were sent. A client that says DISCONNECT and connects again is heard in this order.
+    /// were sent. A client that says DISCONNECT and connects again is heard in this order. At most
+    /// `mesh_slots` a shard.
     arriving: Vec<Moving>,
     /// Connections with more to send than the send that just ended.
     pub(super) unsent: Vec<u32>,
@@ -469,13 +470,14 @@ impl<H: Handler> Shard<H> {
         // Sends complete while they are submitted, nearly always: they are no reason to wake.
         self.expected = self.ring.take_sends_started();
         if !self.arriving.is_empty() {
+            // With a wait, although for no time: what came to sockets meanwhile is to be found first.
             return self.ring.enter(Some((1, Duration::ZERO)));
         }
         if self.mesh_pending || wait.is_zero() {
             return self.ring.enter(None);
         }
         if !self.handshakes.is_empty() {
-            // With a wait, although for no time: what came meanwhile is to be found.
+            // In the same way: those connected are not to wait for handshakes.
             return self.ring.enter(Some((1, Duration::ZERO)));
         }
         if self.arrived > 0 && self.gather.is_on() {
