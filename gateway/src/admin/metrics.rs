@@ -145,6 +145,7 @@ impl Families<'_> {
                 let states = [
                     ("expect_connect", stages.expect_connect),
                     ("expect_identity", stages.expect_identity),
+                    ("expect_proof", stages.expect_proof),
                     ("expect_session", stages.expect_session),
                     ("connected", stages.connected),
                     ("closing", stages.closing),
@@ -274,8 +275,11 @@ impl Families<'_> {
                 ("read", counters.read_denied),
                 ("banned_or_too_often", counters.connects_turned_away),
                 ("stay", counters.let_go),
+                ("authenticate_again", counters.reauthentications_denied),
             ]
         });
+        let help = "Clients that have proven anew who they are while they were connected.";
+        self.counter("gateway_reauthentications_total", help, |r| r.counters.reauthentications);
         let help = "CONNECT packets that had to wait for their turn.";
         self.counter("gateway_connects_delayed_total", help, |r| r.counters.connects_delayed);
         let help = "How often a client was not read for a while because it publishes too fast.";

@@ -100,6 +100,7 @@ mod tests {
             client_id: "c".into(),
             user_name: Some(user_name.into()),
             password: Some(password.as_bytes().into()),
+            client_first: None,
         }
     }
 

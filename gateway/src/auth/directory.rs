@@ -7,7 +7,8 @@ use super::jwt::{Said, Tokens};
 use super::password_file::{PasswordFile, PasswordHash};
 use crate::config::{AuthMethod, Config};
 use crate::proto::access::{
-    Acl, Authentication, AuthenticationRequest, Identity, Proof, Recheck, Refusal,
+    Acl, Authentication, AuthenticationRequest, Challenge, ClientFirst, Identity, Proof, Recheck,
+    Refusal,
 };
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
@@ -139,6 +140,39 @@ impl Directory {
             passwords.compare_with_decoy(password);
         }
         Step::Answer(Err(Refusal::BadCredentials))
+    }
+
+    /// What a client has to prove that begins SCRAM-SHA-256 with `client_first`.
+    ///
+    /// # Errors
+    ///
+    /// The method is not on offer, or the message cannot be read. That nobody has the name is no
+    /// error: it gets a challenge that looks like any.
+    pub(super) fn challenge(
+        &self,
+        client_first: &[u8],
+        user_name: Option<&str>,
+        server_nonce: &str,
+    ) -> Result<Challenge, Refusal> {
+        let passwords =
+            self.passwords.as_ref().filter(|_| self.methods.contains(&AuthMethod::Password));
+        let passwords = passwords.ok_or(Refusal::BadMethod)?;
+        let first = ClientFirst::parse(client_first).map_err(|fault| {
+            tracing::debug!(%fault, "first message of SCRAM");
+            Refusal::BadProof
+        });
+        // Whether it is on offer is said first, whatever the message.
+        let name = first.as_ref().map_or("", |first| &first.user_name);
+        let (verifier, is_known) = passwords.verifier(name).ok_or(Refusal::BadMethod)?;
+        let first = first?;
+        if user_name.is_some_and(|user_name| *user_name != *first.user_name) {
+            tracing::debug!("user name of CONNECT is not that of SCRAM");
+            return Err(Refusal::BadProof);
+        }
+        let hash = passwords.get(&first.user_name).filter(|_| is_known);
+        let account =
+            hash.map(|hash| self.unless_banned(self.known(&first.user_name, self.proof_of(hash))));
+        Ok(Challenge::new(&first, &verifier, account, server_nonce))
     }
 
     /// How to ask over HTTP, if that is one of the methods.

@@ -19,7 +19,7 @@ const MODE: u32 = 0o600;
 ///
 /// What could not be done, in words for the operator.
 pub fn run(request: &PasswdRequest) -> anyhow::Result<()> {
-    let PasswdRequest { file, user_name, password, create, delete, iterations } = request;
+    let PasswdRequest { file, user_name, password, create, delete, iterations, scram } = request;
     if let Err(expected) = password_file::check_name(user_name) {
         bail!("user name {user_name:?}: expected {expected}");
     }
@@ -43,8 +43,18 @@ pub fn run(request: &PasswdRequest) -> anyhow::Result<()> {
         bail!("the password is empty");
     }
     let iterations = NonZeroU32::new(*iterations).context("at least one iteration")?;
-    let hash = PasswordHash::new(password.as_bytes(), iterations)
-        .map_err(|_| anyhow::anyhow!("the machine gives no randomness"))?;
+    let no_randomness = |_| anyhow::anyhow!("the machine gives no randomness");
+    if *scram {
+        let hash = PasswordHash::new_scram(&password, iterations)
+            .map_err(|expected| anyhow::anyhow!("expected {expected}"))?;
+        let mut text = with(&text, user_name, &hash);
+        if !text.lines().any(password_file::is_decoy_line) {
+            let line = password_file::new_decoy_line().map_err(no_randomness)?;
+            text = format!("{line}\n{text}");
+        }
+        return replace(file, &text);
+    }
+    let hash = PasswordHash::new(password.as_bytes(), iterations).map_err(no_randomness)?;
     replace(file, &with(&text, user_name, &hash))
 }
 

@@ -6,10 +6,13 @@
 use super::cache::Cache;
 use super::directory::{Directory, Step};
 use super::http::{CalloutQueue, CalloutSettings, CalloutThread, Question};
-use crate::proto::access::{Authentication, AuthenticationRequest, Proof, Refusal};
+use crate::proto::access::{Authentication, AuthenticationRequest, Challenge, Proof, Refusal};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,6 +60,9 @@ pub struct ThreadSettings {
 pub trait Shards: Send + Sync {
     /// Who the client of a connection is.
     fn answer(&self, shard: ShardIndex, connection: ConnectionId, answer: Authentication);
+
+    /// What the client of a connection has to prove.
+    fn challenge(&self, shard: ShardIndex, connection: ConnectionId, challenge: Box<Challenge>);
 
     /// Those who are connected are to be looked at again. Every answer from before was given before.
     fn recheck(&self, directory: &Arc<Directory>);
@@ -149,7 +155,11 @@ impl AuthenticationQueues {
         shard: ShardIndex,
         request: AuthenticationRequest,
     ) -> Option<AuthenticationRequest> {
-        let hash = self.random.hash_one(&request.user_name);
+        let hash = match &request.client_first {
+            // It needs no cache: any thread will do.
+            Some(_) => self.random.hash_one(request.connection),
+            None => self.random.hash_one(&request.user_name),
+        };
         let place = hash % self.queues.len() as u64;
         let queue = usize::try_from(place).ok().and_then(|place| self.queues.get(place));
         let queue = queue.expect("a remainder of how many there are");
@@ -161,6 +171,9 @@ impl AuthenticationQueues {
         }
     }
 }
+
+/// Random bytes in a nonce of SCRAM: as many as PostgreSQL.
+const NONCE_BYTES: usize = 18;
 
 struct Worker {
     directory: Arc<Directory>,
@@ -176,12 +189,7 @@ impl Worker {
     fn run(&mut self, jobs: &flume::Receiver<AuthenticationJob>) {
         while let Ok(job) = jobs.recv() {
             match job {
-                AuthenticationJob::Ask { shard, request } => match self.cache.get(&request) {
-                    Some(identity) => {
-                        self.shards.answer(shard, request.connection, Ok(identity));
-                    }
-                    None => self.authenticate(shard, request, 0),
-                },
+                AuthenticationJob::Ask { shard, request } => self.ask(shard, request),
                 AuthenticationJob::GoOn { shard, request, next } => {
                     self.authenticate(shard, request, next);
                 }
@@ -199,6 +207,26 @@ impl Worker {
                 AuthenticationJob::Stop => return,
             }
         }
+    }
+
+    fn ask(&mut self, shard: ShardIndex, request: AuthenticationRequest) {
+        let connection = request.connection;
+        if let Some(client_first) = &request.client_first {
+            match self.challenge(client_first, request.user_name.as_deref()) {
+                Ok(challenge) => self.shards.challenge(shard, connection, Box::new(challenge)),
+                Err(refusal) => self.shards.answer(shard, connection, Err(refusal)),
+            }
+        } else if let Some(identity) = self.cache.get(&request) {
+            self.shards.answer(shard, connection, Ok(identity));
+        } else {
+            self.authenticate(shard, request, 0);
+        }
+    }
+
+    fn challenge(&self, first: &[u8], user_name: Option<&str>) -> Result<Challenge, Refusal> {
+        let mut nonce = [0; NONCE_BYTES];
+        SystemRandom::new().fill(&mut nonce).map_err(|_| Refusal::Unavailable)?;
+        self.directory.challenge(first, user_name, &STANDARD.encode(nonce))
     }
 
     fn authenticate(&mut self, shard: ShardIndex, request: AuthenticationRequest, from: usize) {

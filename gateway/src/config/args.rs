@@ -192,10 +192,15 @@ pub(super) struct Passwd {
     /// Delete the user.
     #[arg(short = 'D', long)]
     delete: bool,
-    /// Iterations of PBKDF2: how long it takes to try a password.
-    #[arg(short = 'I', long, value_name = "N", default_value_t = ITERATIONS_DEFAULT,
+    /// Iterations of PBKDF2: how long it takes to try a password. Default 101; with --scram 4096,
+    /// which is also the least there.
+    #[arg(short = 'I', long, value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    iterations: u32,
+    iterations: Option<u32>,
+    /// Write what clients need that prove their password by SCRAM-SHA-256 and do not send it. Others
+    /// may still send it.
+    #[arg(long, conflicts_with = "delete")]
+    scram: bool,
     /// The file; made if it is not there.
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -210,6 +215,9 @@ pub(super) struct Passwd {
 /// As `mosquitto_passwd`.
 const ITERATIONS_DEFAULT: u32 = 101;
 
+/// Default and minimum for SCRAM: the client computes them, each time. Source: RFC 7677 §4.
+const SCRAM_ITERATIONS_MIN: u32 = 4_096;
+
 impl From<&Passwd> for PasswdRequest {
     fn from(given: &Passwd) -> Self {
         Self {
@@ -218,7 +226,11 @@ impl From<&Passwd> for PasswdRequest {
             password: given.password.clone(),
             create: given.create,
             delete: given.delete,
-            iterations: given.iterations,
+            iterations: match given.scram {
+                true => given.iterations.unwrap_or_default().max(SCRAM_ITERATIONS_MIN),
+                false => given.iterations.unwrap_or(ITERATIONS_DEFAULT),
+            },
+            scram: given.scram,
         }
     }
 }

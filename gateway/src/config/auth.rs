@@ -11,7 +11,7 @@ pub const BANNED_MAX: usize = 1_024;
 /// How clients prove who they are, and where the rules are for what they may touch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthConfig {
-    /// Users and hashes of their passwords, in mosquitto's format. Default none.
+    /// Users and hashes of their passwords, in mosquitto's format or that of RFC 5803. Default none.
     pub password_file: Option<PathBuf>,
     /// How clients prove who they are, in the order in which it is tried. Default: by password where
     /// there is a password file, by token where there are keys.
@@ -114,6 +114,8 @@ pub struct PasswdRequest {
     pub delete: bool,
     /// Iterations of PBKDF2.
     pub iterations: u32,
+    /// Write what SCRAM-SHA-256 needs.
+    pub scram: bool,
 }
 
 impl std::fmt::Debug for PasswdRequest {

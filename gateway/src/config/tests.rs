@@ -234,7 +234,12 @@ fn passwd_takes_what_mosquitto_passwd_takes() {
     };
     let passwd = asked(&["passwd", "-b", "-c", "users", "anna", "pw"]);
     assert_eq!((passwd.user_name.as_str(), passwd.password.as_deref()), ("anna", Some("pw")));
-    assert!(passwd.create && !passwd.delete);
+    assert!(passwd.create && !passwd.delete && !passwd.scram);
+    assert_eq!(passwd.iterations, 101);
+    let scram = asked(&["passwd", "--scram", "users", "anna"]);
+    assert!(scram.scram && scram.iterations == 4_096);
+    assert_eq!(asked(&["passwd", "--scram", "-I", "15000", "users", "anna"]).iterations, 15_000);
+    assert_eq!(asked(&["passwd", "--scram", "-I", "101", "users", "anna"]).iterations, 4_096);
     assert!(!format!("{passwd:?}").contains("pw"), "no secret is shown");
     assert!(asked(&["passwd", "-D", "users", "anna"]).delete);
     assert_eq!(asked(&["passwd", "users", "anna"]).password, None);

@@ -178,6 +178,9 @@ impl ShardCore {
             NodeMessage::Authenticated(id, answer) => {
                 self.with(io, |state, context| state.handle_authenticated(id, answer, context));
             }
+            NodeMessage::Challenged(id, challenge) => {
+                self.with(io, |state, context| state.handle_challenged(id, challenge, context));
+            }
             NodeMessage::AccessChanged(source) => {
                 self.with(io, |state, context| state.handle_access_changed(source, context));
             }

@@ -299,6 +299,17 @@ impl Shards for Told {
         }
     }
 
+    fn challenge(
+        &self,
+        shard: ShardIndex,
+        connection: ConnectionId,
+        challenge: Box<access::Challenge>,
+    ) {
+        if let Some(sender) = self.0.get(usize::from(shard.0)) {
+            let _ = sender.send(NodeMessage::Challenged(connection, challenge));
+        }
+    }
+
     fn recheck(&self, directory: &Arc<Directory>) {
         for sender in &self.0 {
             let source: Arc<dyn access::Recheck> = Arc::clone(directory) as _;

@@ -14,6 +14,7 @@ mod nats;
 mod packets;
 mod process;
 mod properties;
+mod scram;
 mod sim;
 mod simulation;
 mod sources;

@@ -47,6 +47,7 @@ fn request(user_name: Option<&str>, token: &str) -> AuthenticationRequest {
         client_id: "c".into(),
         user_name: user_name.map(Box::from),
         password: Some(token.as_bytes().into()),
+        client_first: None,
     }
 }
 

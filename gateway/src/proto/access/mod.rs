@@ -6,12 +6,19 @@
 //!
 //! - `pattern.rs`: one topic filter of a rule, with `%c` and `%u`.
 //! - `acl.rs`: rules in the order in which they count: [`Acl`].
+//! - `scram.rs`: a password that is proven and not sent.
 
 mod acl;
 mod pattern;
+mod scram;
 
 pub use acl::{Acl, Coverage, Permission, RuleSet};
 pub use pattern::{Names, Pattern, PatternFault};
+pub(in crate::proto) use scram::SERVER_FINAL_BYTES;
+pub use scram::{
+    Challenge, ClientFirst, KEY_BYTES, MESSAGE_BYTES_MAX, Proven, SCRAM_SHA_256, ScramFault,
+    Verifier,
+};
 
 use super::handler::Origin;
 use super::mqtt::ReasonCode;
@@ -75,6 +82,9 @@ pub struct AuthenticationRequest {
     pub user_name: Option<Box<str>>,
     /// Password.
     pub password: Option<Box<[u8]>>,
+    /// The first message of SCRAM-SHA-256, from a client that names that method: it is to be answered
+    /// with a [`Challenge`] or a [`Refusal`].
+    pub client_first: Option<Box<[u8]>>,
 }
 
 /// The answer: who the client is, or why it may not connect.
@@ -95,6 +105,10 @@ pub enum Refusal {
     Busy,
     /// The user is not let in.
     Banned,
+    /// What it proves is not so, or cannot be read.
+    BadProof,
+    /// The Authentication Method is not on offer.
+    BadMethod,
 }
 
 impl Refusal {
@@ -107,6 +121,9 @@ impl Refusal {
             Self::Unavailable => ReasonCode::ServerUnavailable,
             Self::Busy => ReasonCode::ServerBusy,
             Self::Banned => ReasonCode::Banned,
+            // DISCONNECT has it, too, for who authenticates again. Source: MQTT 5.0 §3.14.2.1.
+            Self::BadProof => ReasonCode::NotAuthorized,
+            Self::BadMethod => ReasonCode::BadAuthenticationMethod,
         }
     }
 }
@@ -119,6 +136,7 @@ impl fmt::Debug for AuthenticationRequest {
             .field("client_id", &self.client_id)
             .field("user_name", &self.user_name)
             .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("client_first", &self.client_first.is_some())
             .finish()
     }
 }

@@ -1,20 +1,23 @@
 //! CONNECT before anyone knows who is asking. Source: MQTT 5.0 §3.1.4, §5.4; MQTT 3.1.1 §3.1.4, §5.4.
 //!
 //! ```text
-//! CONNECT ─▶ ExpectIdentity: nothing is read, AuthenticationRequest ─┬─ Identity ─▶ admit
-//!                                                                    └─ Refusal ──▶ CONNACK, closed
+//! CONNECT ─▶ ExpectIdentity: nothing is read, AuthenticationRequest ─┬─ Identity ──▶ admit
+//!                                                                    ├─ Challenge ─▶ prove.rs
+//!                                                                    └─ Refusal ───▶ CONNACK, closed
 //! ```
 //! Until the answer is there a stranger costs its CONNECT, and may not send more; it waits no longer
 //! than `connect_timeout_s`.
 
 use super::connect::PendingConnect;
+use super::prove::Anew;
 use super::{ConnectionStage, Context, ProtocolError, ShardState};
-use crate::proto::access::{Authentication, AuthenticationRequest, Identity, Refusal};
+use crate::proto::access::{Authentication, AuthenticationRequest, Challenge, Identity, Refusal};
 use crate::proto::handler::Origin;
-use crate::proto::mqtt::Connect;
+use crate::proto::mqtt::{Connect, Property};
 use crate::proto::output::{Action, ConnectionId};
 use ahash::AHashMap;
-use std::net::IpAddr;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Connections whose client is not known yet.
@@ -22,24 +25,39 @@ use std::sync::Arc;
 pub(super) struct Strangers {
     /// Where they come from, by index.
     origins: AHashMap<u32, Origin>,
-    /// Those that are asked about, by index.
-    waiting: AHashMap<u32, Box<Stranger>>,
+    /// Those that are asked about, or have to prove something, by index.
+    pub(super) waiting: AHashMap<u32, Box<Stranger>>,
+    /// Those of them that have to prove something, and some that had to; oldest first.
+    pub(super) challenged: VecDeque<ConnectionId>,
+    /// Clients that prove anew who they are while they are connected, by index.
+    pub(super) anew: AHashMap<u32, Anew>,
     /// Questions nobody has taken.
-    questions: Vec<AuthenticationRequest>,
+    pub(super) questions: Vec<AuthenticationRequest>,
 }
 
 /// A CONNECT that can be read, of nobody known.
 #[derive(Debug)]
-struct Stranger {
-    connection: ConnectionId,
-    client_id: Box<str>,
-    pending: PendingConnect,
+pub(super) struct Stranger {
+    pub(super) connection: ConnectionId,
+    pub(super) client_id: Box<str>,
+    pub(super) pending: PendingConnect,
+    /// What it has to prove.
+    pub(super) challenge: Option<Box<Challenge>>,
+    peer: Option<SocketAddr>,
 }
 
 impl Strangers {
     /// Where a connection comes from whose client is not known yet.
     pub(super) fn address(&self, index: u32) -> Option<IpAddr> {
         self.origins.get(&index).map(|origin| origin.peer.ip())
+    }
+
+    /// Who it is, for the log: its client id as far as it has said one, and where it comes from.
+    pub(super) fn describe(&self, index: u32) -> (Option<&str>, Option<SocketAddr>) {
+        let stranger = self.waiting.get(&index);
+        let peer = self.origins.get(&index).map(|origin| origin.peer);
+        let peer = peer.or_else(|| stranger.and_then(|stranger| stranger.peer));
+        (stranger.map(|stranger| &*stranger.client_id), peer)
     }
 }
 
@@ -64,6 +82,7 @@ impl ShardState {
         if self.limits.wants_origin() {
             self.strangers.origins.remove(&index);
             self.strangers.waiting.remove(&index);
+            self.strangers.anew.remove(&index);
         }
     }
 
@@ -76,18 +95,28 @@ impl ShardState {
         mut pending: PendingConnect,
         context: &mut Context<'_>,
     ) -> Result<(), ProtocolError> {
-        if self.strangers.waiting.len() >= self.limits.authentications_waiting_max as usize {
+        if !self.has_room_for_stranger(context) {
             return Err(ProtocolError::NotAuthenticated(Refusal::Busy));
         }
+        let data = connect.properties.iter().find_map(|property| match property {
+            Property::AuthenticationData(data) => Some(data),
+            _ => None,
+        });
+        // Without data it is an empty message, which is none of the method's.
+        let client_first = pending.proves().then(|| data.unwrap_or_default().into());
+        let origin = self.strangers.origins.remove(&id.index);
+        let peer = origin.as_ref().map(|origin| origin.peer);
         self.strangers.questions.push(AuthenticationRequest {
             connection: id,
-            origin: self.strangers.origins.remove(&id.index),
+            origin,
             client_id: client_id.into(),
             user_name: connect.user_name.map(Box::from),
             password: connect.password.map(Box::from),
+            client_first,
         });
         pending.hold();
-        let stranger = Stranger { connection: id, client_id: client_id.into(), pending };
+        let (connection, client_id) = (id, client_id.into());
+        let stranger = Stranger { connection, client_id, pending, challenge: None, peer };
         self.strangers.waiting.insert(id.index, Box::new(stranger));
         self.set_stage(id.index, ConnectionStage::ExpectIdentity);
         let deadline = context.now.after_seconds(self.limits.connect_timeout_s);
@@ -104,21 +133,28 @@ impl ShardState {
         answer: Authentication,
         context: &mut Context<'_>,
     ) {
-        let waiting = self.strangers.waiting.get(&id.index);
-        if waiting.is_none_or(|stranger| stranger.connection != id) {
+        if self.stranger_mut(id).is_none() {
+            self.handle_answer_anew(id, answer, context);
             return;
         }
+        match answer {
+            Ok(identity) => self.let_in(id, identity, context),
+            Err(refusal) => self.refuse(id, ProtocolError::NotAuthenticated(refusal), context),
+        }
+    }
+
+    /// The client of a CONNECT is known: it goes on.
+    pub(super) fn let_in(
+        &mut self,
+        id: ConnectionId,
+        identity: Arc<Identity>,
+        context: &mut Context<'_>,
+    ) {
         let Some(stranger) = self.strangers.waiting.remove(&id.index) else {
             return;
         };
         let Stranger { client_id, mut pending, .. } = *stranger;
-        let identity = match answer {
-            Ok(identity) => identity,
-            Err(refusal) => {
-                self.refuse(id, ProtocolError::NotAuthenticated(refusal), context);
-                return;
-            }
-        };
+        assert!(pending.has_proven_all(), "who has to prove something gets a challenge first");
         if !pending.may_have_will(&client_id, &identity) {
             self.note_denied("will", &client_id, identity.user_name.as_deref(), "", context);
             self.refuse(id, ProtocolError::NotAuthorized, context);
@@ -127,6 +163,26 @@ impl ShardState {
         pending.identify(identity);
         self.set_stage(id.index, ConnectionStage::ExpectSession);
         self.admit(&client_id, pending, context);
+    }
+
+    pub(super) fn stranger_mut(&mut self, id: ConnectionId) -> Option<&mut Stranger> {
+        let stranger = self.strangers.waiting.get_mut(&id.index)?;
+        (stranger.connection == id).then_some(stranger)
+    }
+
+    /// Whether one more may be asked about. Who was asked to prove something and has not yet makes
+    /// room for others, the first first: a client that means it is gone again within a round trip.
+    fn has_room_for_stranger(&mut self, context: &mut Context<'_>) -> bool {
+        let waiting_max = self.limits.authentications_waiting_max as usize;
+        while self.strangers.waiting.len() >= waiting_max {
+            let Some(oldest) = self.strangers.challenged.pop_front() else {
+                return false;
+            };
+            if self.stranger_mut(oldest).is_some_and(|stranger| stranger.challenge.is_some()) {
+                self.refuse(oldest, ProtocolError::NotAuthenticated(Refusal::Busy), context);
+            }
+        }
+        true
     }
 
     /// Whether the client of a CONNECT may have a session that `owner` made.

@@ -12,7 +12,7 @@ use super::{
     ConnectionStage, Context, NO_SESSION, ProtocolError, Request, SessionUse, SessionUser,
     ShardState, StoredSession,
 };
-use crate::proto::access::{Identity, Names};
+use crate::proto::access::{Identity, Names, SCRAM_SHA_256, SERVER_FINAL_BYTES};
 use crate::proto::mqtt::{
     Connack, Connect, Packet, PacketType, Properties, Property, ProtocolVersion, ReasonCode, Will,
 };
@@ -38,6 +38,10 @@ pub(super) struct PendingConnect {
     identity: Option<Arc<Identity>>,
     /// Has the count of the session it ends by its clean start.
     counted: bool,
+    /// It named SCRAM-SHA-256 as its Authentication Method.
+    proves: bool,
+    /// What proves to it, in CONNACK, that we know it.
+    server_final: Option<Box<str>>,
 }
 
 impl PendingConnect {
@@ -50,8 +54,31 @@ impl PendingConnect {
         self.held = true;
     }
 
+    /// The connection is read again.
+    pub(super) fn release(&mut self) {
+        self.held = false;
+    }
+
     pub(super) fn identify(&mut self, identity: Arc<Identity>) {
         self.identity = Some(identity);
+    }
+
+    pub(super) fn proves(&self) -> bool {
+        self.proves
+    }
+
+    /// The client has proven what it had to.
+    pub(super) fn note_proven(&mut self, server_final: Box<str>) {
+        self.server_final = Some(server_final);
+    }
+
+    pub(super) fn has_proven_all(&self) -> bool {
+        !self.proves || self.server_final.is_some()
+    }
+
+    /// Bytes of the largest packet that the client takes.
+    pub(super) fn packet_bytes_max(&self) -> usize {
+        self.connected.maximum_packet_size as usize
     }
 
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
@@ -179,6 +206,7 @@ impl ShardState {
             topic_alias_maximum: 0,
             problem_information: true,
         };
+        let mut proves = false;
         for property in connect.properties.iter() {
             match property {
                 Property::SessionExpiryInterval(seconds) => asked_expiry_s = seconds,
@@ -190,8 +218,11 @@ impl ShardState {
                 Property::RequestProblemInformation(wanted) => {
                     connected.problem_information = wanted;
                 }
-                Property::AuthenticationMethod(_) => {
-                    return Err(ProtocolError::BadAuthenticationMethod);
+                Property::AuthenticationMethod(method) => {
+                    if method != SCRAM_SHA_256 || !limits.authenticate {
+                        return Err(ProtocolError::BadAuthenticationMethod);
+                    }
+                    proves = true;
                 }
                 _ => {}
             }
@@ -212,6 +243,8 @@ impl ShardState {
             held: false,
             identity: None,
             counted: false,
+            proves,
+            server_final: None,
         })
     }
 
@@ -573,6 +606,7 @@ impl ShardState {
         if let Some(connection) = self.connection_mut(id) {
             // What it had to wait for was not its silence.
             connection.last_received = now;
+            connection.proves = pending.proves;
             self.set_stage(id.index, ConnectionStage::Connected);
         }
         self.counters.connects += 1;
@@ -598,7 +632,7 @@ impl ShardState {
     }
 
     /// A CONNECT that has to wait keeps what the client sends behind it.
-    fn hold_until_online(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+    pub(super) fn hold_until_online(&mut self, id: ConnectionId, context: &mut Context<'_>) {
         let Some(connection) = self.connection(id) else {
             return;
         };
@@ -656,6 +690,14 @@ impl ShardState {
         if pending.client_id_assigned {
             Property::AssignedClientIdentifier(client_id).encode(out);
         }
+        if pending.proves {
+            // MQTT 5.0 [MQTT-4.12.0-5]. Before the client has proven anything this is asked for the
+            // length only.
+            let unproven = [0; SERVER_FINAL_BYTES];
+            let data = pending.server_final.as_ref().map_or(&unproven[..], |data| data.as_bytes());
+            Property::AuthenticationMethod(SCRAM_SHA_256).encode(out);
+            Property::AuthenticationData(data).encode(out);
+        }
     }
 
     /// Whether CONNACK is no larger than the client takes. Source: MQTT 5.0 [MQTT-3.1.2-24].
@@ -666,15 +708,22 @@ impl ShardState {
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         self.put_connack_properties(pending, client_id, &mut scratch);
-        let fits = CONNACK_FIXED_BYTES + scratch.len() <= bytes_max;
+        let fits = packet_bytes(CONNACK_HEAD_BYTES, scratch.len()) <= bytes_max;
         self.scratch = scratch;
         fits
     }
 }
 
-/// Of a CONNACK with less than 124 bytes of properties: fixed header, flags, Reason Code, Property
-/// Length.
-const CONNACK_FIXED_BYTES: usize = 5;
+/// Bytes of a packet with `head_bytes` between fixed header and Property Length, and with less than
+/// 16 KB of properties.
+pub(super) fn packet_bytes(head_bytes: usize, properties_bytes: usize) -> usize {
+    let length_bytes = |value: usize| if value < 128 { 1 } else { 2 };
+    let body_bytes = head_bytes + length_bytes(properties_bytes) + properties_bytes;
+    1 + length_bytes(body_bytes) + body_bytes
+}
 
-/// No CONNACK of ours is larger: 24 bytes of numbers, and an assigned client id of 37.
-const CONNACK_BYTES_MAX: usize = 100;
+/// Of a CONNACK: flags and Reason Code.
+const CONNACK_HEAD_BYTES: usize = 2;
+
+/// No CONNACK of ours is larger: 24 bytes of numbers, an assigned client id of 40, and 65 for SCRAM.
+const CONNACK_BYTES_MAX: usize = 140;

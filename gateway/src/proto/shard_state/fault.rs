@@ -34,8 +34,8 @@ pub enum ProtocolError {
     /// The client is known and may not do this.
     #[error("not authorized")]
     NotAuthorized,
-    /// AUTH without an authentication method in CONNECT.
-    #[error("AUTH without enhanced authentication")]
+    /// AUTH without an authentication method in CONNECT, with another, or when none was to come.
+    #[error("AUTH out of turn")]
     UnexpectedAuth,
     /// No packet for one and a half keep alives.
     #[error("keep alive timeout")]
@@ -140,7 +140,9 @@ impl ProtocolError {
             | Self::ConnectionRateExceeded
             | Self::NotAuthenticated(Refusal::Unavailable | Refusal::Busy) => Some(3),
             Self::NotAuthenticated(Refusal::BadCredentials) => Some(4),
-            Self::NotAuthenticated(Refusal::NoCredentials | Refusal::Banned)
+            Self::NotAuthenticated(
+                Refusal::NoCredentials | Refusal::Banned | Refusal::BadProof | Refusal::BadMethod,
+            )
             | Self::Banned
             | Self::NotAuthorized => Some(5),
             _ => None,
@@ -179,17 +181,22 @@ impl ShardState {
             return;
         };
         self.counters.faults += u64::from(error.is_fault());
-        self.counters.connects_denied +=
-            u64::from(matches!(error, ProtocolError::NotAuthenticated(_)));
+        let is_unknown = connection.stage != ConnectionStage::Connected
+            && matches!(error, ProtocolError::NotAuthenticated(_));
+        self.counters.connects_denied += u64::from(is_unknown);
         let is_turned_away =
             matches!(error, ProtocolError::Banned | ProtocolError::ConnectionRateExceeded);
         self.counters.connects_turned_away += u64::from(is_turned_away);
+        if is_turned_away || is_unknown {
+            self.note_turned_away(id, error, context);
+        }
         match connection.stage {
             ConnectionStage::Connected => {
                 self.write_disconnect(id, error.reason_code(), context);
             }
             ConnectionStage::ExpectConnect
             | ConnectionStage::ExpectIdentity
+            | ConnectionStage::ExpectProof
             | ConnectionStage::ExpectSession => {
                 let version = connection.version;
                 let code = match (version, error) {
@@ -242,6 +249,7 @@ impl ShardState {
                 }
             }
             ConnectionStage::ExpectIdentity
+            | ConnectionStage::ExpectProof
             | ConnectionStage::ExpectSession
             | ConnectionStage::Vacant
             | ConnectionStage::Closing => {}

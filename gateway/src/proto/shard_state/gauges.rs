@@ -56,7 +56,10 @@ impl TransportCounts {
     #[must_use]
     pub fn connecting(&self) -> u64 {
         let before = |stages: &StageCounts| {
-            stages.expect_connect + stages.expect_identity + stages.expect_session
+            stages.expect_connect
+                + stages.expect_identity
+                + stages.expect_proof
+                + stages.expect_session
         };
         self.named().iter().map(|(_, stages)| before(stages)).sum()
     }
@@ -78,6 +81,8 @@ pub struct StageCounts {
     pub expect_connect: u64,
     /// CONNECT came, and it is not known who the client is.
     pub expect_identity: u64,
+    /// Those that have to prove who they are.
+    pub expect_proof: u64,
     /// CONNECT came, CONNACK is not sent.
     pub expect_session: u64,
     /// After CONNACK.
@@ -109,6 +114,7 @@ impl StageCounts {
             ConnectionStage::Vacant => None,
             ConnectionStage::ExpectConnect => Some(&mut self.expect_connect),
             ConnectionStage::ExpectIdentity => Some(&mut self.expect_identity),
+            ConnectionStage::ExpectProof => Some(&mut self.expect_proof),
             ConnectionStage::ExpectSession => Some(&mut self.expect_session),
             ConnectionStage::Connected => Some(&mut self.connected),
             ConnectionStage::Closing => Some(&mut self.closing),

@@ -23,6 +23,7 @@ mod lanes;
 mod outbound_acks;
 mod pace;
 mod permit;
+mod prove;
 mod publish;
 mod recheck;
 mod replay;
@@ -147,6 +148,10 @@ pub struct Counters {
     pub connects_turned_away: u64,
     /// How often a client was not read because it publishes too fast.
     pub publish_paced: u64,
+    /// Clients that have proven anew who they are.
+    pub reauthentications: u64,
+    /// Clients that wanted to, and have not.
+    pub reauthentications_denied: u64,
 }
 
 /// A connection as the core sees it; its place is the engine's.
@@ -159,6 +164,8 @@ struct Connection {
     held: bool,
     /// It is, or has been, the turn of its CONNECT.
     admitted: bool,
+    /// It named an Authentication Method, and may authenticate again.
+    proves: bool,
     transport: TransportKind,
     /// When the last whole packet came.
     last_received: Timestamp,
@@ -173,6 +180,8 @@ enum ConnectionStage {
     ExpectConnect,
     /// Word of who the client is.
     ExpectIdentity,
+    /// AUTH, with the proof of who the client is.
+    ExpectProof,
     /// The session's stored state, or the end of its predecessor.
     ExpectSession,
     /// Any packet but CONNECT.
@@ -353,6 +362,7 @@ impl ShardState {
             version: ProtocolVersion::V3_1_1,
             held: false,
             admitted: false,
+            proves: false,
             transport: self.opening,
             last_received: context.now,
         };
@@ -381,21 +391,24 @@ impl ShardState {
             let Some(connection) = self.connection(id) else {
                 return bytes.len();
             };
-            let connecting = match connection.stage {
-                ConnectionStage::ExpectConnect if !connection.held => true,
-                ConnectionStage::Connected if !connection.held => false,
+            let connecting = connection.stage == ConnectionStage::ExpectConnect;
+            let online = connection.stage == ConnectionStage::Connected;
+            match connection.stage {
+                ConnectionStage::ExpectConnect | ConnectionStage::Connected if !connection.held => {
+                }
+                ConnectionStage::ExpectProof => {}
                 ConnectionStage::Connected
                 | ConnectionStage::ExpectConnect
                 | ConnectionStage::ExpectIdentity
                 | ConnectionStage::ExpectSession => return at,
                 ConnectionStage::Closing | ConnectionStage::Vacant => return bytes.len(),
-            };
+            }
             let decoding = DecodeContext {
                 version: connection.version,
-                maximum_packet_size: if connecting {
-                    self.limits.connect_packet_bytes_max
-                } else {
+                maximum_packet_size: if online {
                     self.limits.maximum_packet_size_bytes
+                } else {
+                    self.limits.connect_packet_bytes_max
                 },
                 role: Role::Server,
             };
@@ -416,11 +429,11 @@ impl ShardState {
                             }
                         }
                     }
-                    if !connecting && self.waits_for_retained_room(id, &packet, context) {
+                    if online && self.waits_for_retained_room(id, &packet, context) {
                         return at;
                     }
                     if let Packet::Publish(_) = &packet
-                        && !connecting
+                        && online
                     {
                         match self.turn_of_publish(id, length, context) {
                             Turn::Now => {}
@@ -471,6 +484,9 @@ impl ShardState {
                 _ => Err(ProtocolError::ExpectedConnect),
             };
         }
+        if connection.stage == ConnectionStage::ExpectProof {
+            return self.handle_before_proof(id, &packet, context);
+        }
         let session = connection.session;
         match packet {
             Packet::Publish(publish) => self.handle_publish(session, id, &publish, context),
@@ -492,7 +508,7 @@ impl ShardState {
                 Ok(())
             }
             Packet::Disconnect(disconnect) => self.handle_disconnect(id, &disconnect, context),
-            Packet::Auth(_) => Err(ProtocolError::UnexpectedAuth),
+            Packet::Auth(auth) => self.handle_auth(session, id, &auth, context),
             Packet::Connect(_) => Err(ProtocolError::SecondConnect),
             Packet::Connack(_) | Packet::Suback(_) | Packet::Unsuback(_) | Packet::Pingresp => {
                 unreachable!("decoding as a server refuses packets that only a server sends")
@@ -572,6 +588,10 @@ impl ShardState {
                 let unavailable = ProtocolError::NotAuthenticated(Refusal::Unavailable);
                 self.refuse(id, unavailable, context);
             }
+            ConnectionStage::ExpectProof => {
+                let unproven = ProtocolError::NotAuthenticated(Refusal::BadProof);
+                self.refuse(id, unproven, context);
+            }
             // What holds the client up is ours, so its silence is no fault.
             ConnectionStage::ExpectSession => {
                 self.keep_alives
@@ -585,6 +605,8 @@ impl ShardState {
                     self.refuse(id, ProtocolError::NotAuthorized, context);
                 } else if !connection.held && self.silence_end(connection) <= context.now {
                     self.refuse(id, ProtocolError::KeepAliveTimeout, context);
+                } else if self.anew_until(id) <= context.now {
+                    self.refuse_anew(id, Refusal::BadProof, context);
                 } else {
                     self.watch(connection.session, id, context.now);
                 }
@@ -618,7 +640,7 @@ impl ShardState {
             Timestamp::NEVER => Timestamp::NEVER,
             at => at.min(now.after(WATCH_MAX)),
         };
-        match silent_at.min(expires_at) {
+        match silent_at.min(expires_at).min(self.anew_until(id)) {
             Timestamp::NEVER => self.keep_alives.clear(id.index),
             deadline => self.keep_alives.set(id.index, deadline),
         }

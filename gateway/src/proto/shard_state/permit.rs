@@ -10,7 +10,7 @@
 
 use super::publish::write_ack;
 use super::waiting::{SubscribeAnswer, Waiting};
-use super::{Context, ShardState};
+use super::{Context, ProtocolError, ShardState};
 use crate::proto::access::{Coverage, Identity};
 use crate::proto::mqtt::{AckKind, Publish, QoS, ReasonCode, SHARE_PREFIX};
 use crate::proto::output::ConnectionId;
@@ -47,6 +47,24 @@ impl ShardState {
         log.next_at = context.now.after(DENIALS_LOG_INTERVAL);
         let untold = std::mem::take(&mut log.untold);
         tracing::warn!(what, ?client_id, ?user_name, ?topic, untold, "not authorized");
+    }
+
+    /// Says in the log that a client was not let in, now and then.
+    pub(super) fn note_turned_away(
+        &mut self,
+        id: ConnectionId,
+        why: ProtocolError,
+        context: &Context<'_>,
+    ) {
+        let log = &mut self.denial_log;
+        if context.now < log.next_at {
+            log.untold += 1;
+            return;
+        }
+        log.next_at = context.now.after(DENIALS_LOG_INTERVAL);
+        let untold = std::mem::take(&mut log.untold);
+        let (client_id, peer) = self.strangers.describe(id.index);
+        tracing::warn!(%why, client_id, ?peer, untold, "not let in");
     }
 
     fn note_denied_to(

@@ -4,6 +4,7 @@
 //! any more hears DISCONNECT Not authorized; who may do something else from now on keeps the
 //! subscriptions that are still allowed, and loses the others without a word, for MQTT has none.
 
+use super::prove::Anew;
 use super::{Context, ProtocolError, ShardState};
 use crate::proto::access::{Identity, Recheck};
 use crate::proto::output::ConnectionId;
@@ -53,6 +54,15 @@ impl ShardState {
             match rechecking.identity(former) {
                 Some(identity) => pending.identify(identity),
                 None => gone.push(pending.connection),
+            }
+        }
+        // What they were asked to prove is what was known before.
+        let strangers = &mut self.strangers;
+        let waiting = strangers.waiting.values_mut().filter_map(|one| one.challenge.as_deref_mut());
+        let anew = strangers.anew.values_mut().filter_map(Anew::challenge_mut);
+        for challenge in waiting.chain(anew) {
+            if let Some(former) = challenge.identity() {
+                challenge.identify(rechecking.identity(former));
             }
         }
         for id in gone {

@@ -2,7 +2,7 @@
 
 use super::groups::GroupReply;
 use super::store::thread::StoreReply;
-use crate::proto::access::{Authentication, Recheck};
+use crate::proto::access::{Authentication, Challenge, Recheck};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::session::Ticket;
@@ -54,6 +54,8 @@ pub enum NodeMessage {
     Control(Box<ControlNews>),
     /// From an authentication thread: who the client of a connection is.
     Authenticated(ConnectionId, Authentication),
+    /// From an authentication thread: what the client of a connection has to prove.
+    Challenged(ConnectionId, Box<Challenge>),
     /// From the last authentication thread that has heard of it: what is known of clients has changed.
     AccessChanged(Arc<dyn Recheck>),
     /// From a thread that looks at the shard.
@@ -82,6 +84,7 @@ impl NodeMessage {
             | Self::Store(_)
             | Self::Control(_)
             | Self::Authenticated(..)
+            | Self::Challenged(..)
             | Self::AccessChanged(_)
             | Self::Inquire(_) => 0,
         };

@@ -1,4 +1,5 @@
-//! Enhanced authentication, which is not on offer. Source: MQTT 5.0 §3.15, §4.12.
+//! Enhanced authentication where it is not on offer; `scram.rs` is where it is. Source: MQTT 5.0
+//! §3.15, §4.12.
 
 use super::exchange::{ACCEPTED_V3, ACCEPTED_V5, check, check_ends, open};
 use crate::sim::SimNode;
@@ -11,6 +12,7 @@ fn an_authentication_method_is_refused() {
         b"\x10\x1C\0\x04MQTT\x05\x02\0\0\x0E\x15\0\x0BSCRAM-SHA-1\0\x01c" as &[u8],
         b"\x10\x20\0\x04MQTT\x05\x02\0\0\x12\x15\0\x0BSCRAM-SHA-1\x16\0\x01n\0\x01c",
         b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x15\0\0\0\x01c",
+        b"\x10\x1E\0\x04MQTT\x05\x02\0\0\x10\x15\0\x0DSCRAM-SHA-256\0\x01c",
     ] {
         let client = node.connect();
         check_ends(&mut node, client, connect, &[b"\x20\x03\0\x8C\0"]);

@@ -20,6 +20,7 @@ mod redelivery;
 mod retain;
 mod retained;
 mod scene;
+mod scram;
 mod session;
 mod shared;
 mod statements;

@@ -11,6 +11,7 @@ mod mosquitto;
 mod quotas;
 pub(crate) mod raw_client;
 mod rust_client;
+mod scram;
 mod sessions;
 mod stopping;
 pub(crate) mod tools;

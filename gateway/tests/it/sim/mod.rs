@@ -10,7 +10,7 @@ mod store;
 use gateway::node::core::ShardCore;
 use gateway::node::recovery::{Recovery, RecoverySettings};
 use gateway::node::{committed_ends, embedded_shards};
-use gateway::proto::access::{Authentication, AuthenticationRequest, Recheck};
+use gateway::proto::access::{Authentication, AuthenticationRequest, Challenge, Recheck, Refusal};
 use gateway::proto::handler::{Dial, Io, Origin};
 use gateway::proto::limits::Limits;
 use gateway::proto::output::{Action, ConnectionId, ShardIndex};
@@ -36,6 +36,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 use store::Survivor;
 
+/// What the client of a first message has to prove.
+pub(crate) type Challenging = fn(&[u8]) -> Result<Challenge, Refusal>;
+
 /// How a node is made.
 #[derive(Clone)]
 pub(crate) struct SimSettings {
@@ -48,6 +51,8 @@ pub(crate) struct SimSettings {
     pub(crate) seed: u64,
     /// Who clients are, if `limits.authenticate` lets it be asked.
     pub(crate) authenticate: Option<fn(&AuthenticationRequest) -> Authentication>,
+    /// What clients have to prove that begin SCRAM-SHA-256 with these bytes.
+    pub(crate) challenge: Option<Challenging>,
     /// With JetStream: the upstream of the one shard, by the number of the boot.
     pub(crate) jetstream: Option<fn(&Self, u64) -> JetStreamSettings>,
 }
@@ -63,6 +68,7 @@ impl Default for SimSettings {
             quota_limits: QuotaLimits::default(),
             seed: 1,
             authenticate: None,
+            challenge: None,
             jetstream: None,
         }
     }
@@ -486,11 +492,23 @@ impl SimNode {
             if !self.holds_answers
                 && let Some((shard, request)) = self.questions.pop_front()
             {
-                let authenticate = self.settings.authenticate.expect("the test knows clients");
-                let answer = authenticate(&request);
+                let id = request.connection;
+                let message = match &request.client_first {
+                    Some(client_first) => {
+                        let challenge = self.settings.challenge.expect("the test has challenges");
+                        match challenge(client_first) {
+                            Ok(challenge) => NodeMessage::Challenged(id, Box::new(challenge)),
+                            Err(refusal) => NodeMessage::Authenticated(id, Err(refusal)),
+                        }
+                    }
+                    None => {
+                        let authenticate = self.settings.authenticate;
+                        let authenticate = authenticate.expect("the test knows clients");
+                        NodeMessage::Authenticated(id, authenticate(&request))
+                    }
+                };
                 let at = &mut self.shards[shard];
                 at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
-                let message = NodeMessage::Authenticated(request.connection, answer);
                 at.core.message(message, &mut at.io);
                 moved = true;
             }

@@ -92,6 +92,7 @@ pub(crate) fn some_settings(shards: u16, seed: u64) -> SimSettings {
         seed,
         quota_limits: QuotaLimits::default(),
         authenticate: None,
+        challenge: None,
         jetstream: None,
     }
 }
