@@ -1,23 +1,30 @@
 //! The gateway's process: configuration, start, signals, end.
 
 use anyhow::Context as _;
-use gateway::admin::{Admin, doctor, drain};
+use gateway::admin::upgrade::{Successor, UpgradeRequest, UpgradeSocket};
+use gateway::admin::{Admin, AttachedAdmin, doctor, drain, upgrade};
 use gateway::auth::{Directory, FileFault};
 use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
 use gateway::logging::LogControl;
 use gateway::node::Gateway;
+use gateway::node::hand_over::{Line, Received};
 use gateway::node::reload::{Reload, ReloadHook};
 use gateway::systemd;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let environment = Environment::of_this_machine();
     match Request::from_command_line(std::env::args_os(), &environment) {
         Request::Print(text) => print(&text),
         Request::Refuse(text) => {
+            tell_predecessor(&text);
             let _ = std::io::stderr().write_all(text.as_bytes());
             ExitCode::from(EXIT_REFUSED)
         }
@@ -29,10 +36,15 @@ fn main() -> ExitCode {
         },
         Request::Run(config) => match Directory::load(&config) {
             Ok(directory) => exit(run(&config, &environment, directory)),
-            Err(faults) => refuse(&faults),
+            Err(faults) => {
+                let faults_text: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                tell_predecessor(&faults_text.join("; "));
+                refuse(&faults)
+            }
         },
         Request::Doctor { config, json } => examine(&config, &environment, json),
         Request::Drain(config) => exit(drain(&config).map_err(Into::into)),
+        Request::Upgrade { config, binary } => exit(replace(&config, binary)),
     }
 }
 
@@ -77,17 +89,73 @@ fn show_ring(config: &Config) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write")
 }
 
+/// Asks the gateway that runs to let a new process take over.
+fn replace(config: &Config, binary: Option<PathBuf>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    let progress = |text: &str| {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    };
+    let id = upgrade(config, binary.as_deref(), progress)?;
+    writeln!(out, "upgraded: process {id} has taken over").context("cannot write")
+}
+
+/// Says why this process cannot take over, if it was started for that.
+fn tell_predecessor(why: &str) {
+    if let Ok(Some(mut line)) = upgrade::predecessor()
+        && line.hear().is_ok()
+    {
+        line.refuse(why.trim());
+    }
+}
+
+/// What the main thread waits for.
+enum Event {
+    Signal(i32),
+    Upgrade(UpgradeRequest),
+}
+
 /// Runs until SIGTERM or SIGINT. A second one ends the process at once. SIGHUP reads the
-/// configuration and the files it names again.
+/// configuration and the files it names again. A new process may take over in between.
 fn run(config: &Config, environment: &Environment, directory: Directory) -> anyhow::Result<()> {
+    let binary = upgrade::own_binary();
     let log = gateway::logging::start(config.log, config.log_format);
     if let Some(warning) = config.memory_bounds().warning(environment.memory_bytes) {
         tracing::warn!("{warning}");
     }
+    let (events, next_event) = channel();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
-    let admin = Admin::start(config, log.clone())?;
+    let to_main = events.clone();
+    let watch = move || {
+        let mut is_ending = false;
+        for signal in signals.forever() {
+            if signal != SIGHUP && std::mem::replace(&mut is_ending, true) {
+                std::process::exit(1);
+            }
+            let _ = to_main.send(Event::Signal(signal));
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    thread.spawn(watch).context("cannot wait for signals")?;
+
+    let mut line = upgrade::predecessor().context("cannot take over")?;
+    let Received { hand_over, admin } = match &mut line {
+        Some(line) => take_over(line)?,
+        None => Received::default(),
+    };
+    let refused = |line: &mut Option<Line>, error: &dyn std::fmt::Display| {
+        if let Some(line) = line {
+            line.refuse(&error.to_string());
+        }
+    };
+    let admin = Admin::start_with(config, log.clone(), admin)
+        .inspect_err(|error| refused(&mut line, error))?;
     let admin_address = admin.address();
-    let mut gateway = Gateway::start(config, directory)?;
+    let mut gateway = Gateway::prepare(config, Arc::new(directory), hand_over)
+        .inspect_err(|error| refused(&mut line, error))?;
+    if let Some(line) = &mut line {
+        line.prepared()?;
+    }
+    gateway.go();
     let admin = admin.attach(gateway.handle());
     if let Some(address) = admin_address {
         tracing::info!(%address, "admin server");
@@ -96,32 +164,124 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
         let scheme = listen.scheme.name();
         tracing::info!(scheme, %address, shards = config.shards, durability = %config.durability, "listening");
     }
+    let wanted = move |request| {
+        let _ = events.send(Event::Upgrade(request));
+    };
+    let socket = UpgradeSocket::listen(&config.data, wanted)
+        .inspect_err(|error| tracing::warn!(%error, "`gateway upgrade` cannot be asked for"))
+        .ok();
     systemd::notify("READY=1");
+    if let Some(mut line) = line.take() {
+        line.running();
+    }
     let mut reload = Reload::new(config);
     reload.add(log_hook(log));
     reload.add(access_hook());
-    while signals.forever().next() == Some(SIGHUP) {
-        systemd::notify("RELOADING=1");
-        gateway.reload_tls();
-        read_again(&mut reload, &mut gateway, environment);
-        systemd::notify("READY=1");
-    }
+    let Some(gateway) =
+        serve(gateway, &next_event, &mut reload, &admin, (config, environment, &binary))?
+    else {
+        return Ok(());
+    };
     tracing::info!("stopping");
     admin.set_draining();
     systemd::notify("STOPPING=1");
+    if let Some(socket) = socket {
+        socket.remove();
+    }
     gateway.shutdown();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            if signals.forever().any(|signal| signal != SIGHUP) {
-                std::process::exit(1);
-            }
-        })
-        .context("cannot wait for a second signal")?;
     gateway.join()?;
     admin.stop();
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Follows what comes, until the gateway is to end; `None` if another process has taken over.
+fn serve(
+    mut gateway: Gateway,
+    events: &Receiver<Event>,
+    reload: &mut Reload,
+    admin: &AttachedAdmin,
+    (config, environment, binary): (&Config, &Environment, &PathBuf),
+) -> anyhow::Result<Option<Gateway>> {
+    loop {
+        match events.recv().context("nobody waits for signals any more")? {
+            Event::Signal(SIGHUP) => {
+                systemd::notify("RELOADING=1");
+                gateway.reload_tls();
+                read_again(reload, &mut gateway, environment);
+                systemd::notify("READY=1");
+            }
+            Event::Signal(_) => return Ok(Some(gateway)),
+            Event::Upgrade(mut request) => {
+                let binary = request.binary.take().unwrap_or_else(|| binary.clone());
+                match hand_over(gateway, request, admin, config, &binary)? {
+                    Some(remains) => gateway = remains,
+                    None => return Ok(None),
+                }
+            }
+        }
+    }
+}
+
+/// Takes sockets and clients over from the process before.
+fn take_over(line: &mut Line) -> anyhow::Result<Received> {
+    line.hear()?;
+    line.ready(env!("CARGO_PKG_VERSION"))?;
+    Ok(line.take()?)
+}
+
+/// Lets a new process take over. Whatever goes wrong, this one goes on, with the same clients; `None` if
+/// nothing did.
+fn hand_over(
+    gateway: Gateway,
+    mut request: UpgradeRequest,
+    admin: &AttachedAdmin,
+    config: &Config,
+    binary: &std::path::Path,
+) -> anyhow::Result<Option<Gateway>> {
+    if let Err(why) = upgrade::is_possible(config) {
+        request.fail(why);
+        return Ok(Some(gateway));
+    }
+    let seconds = |seconds: u16| Duration::from_secs(seconds.into());
+    request.say(&format!("starting {}", binary.display()));
+    let successor = match Successor::start(binary, seconds(config.limits.upgrade_start_max_s)) {
+        Ok(successor) => successor,
+        Err(why) => {
+            request.fail(&why);
+            return Ok(Some(gateway));
+        }
+    };
+    request.say("the new process is ready: clients that cannot move are told");
+    if let Err(error) = gateway.stand_still(config) {
+        successor.dismiss();
+        request.fail(&error.to_string());
+        return Ok(Some(gateway));
+    }
+    let (hand_over, directory) = gateway.part()?;
+    let count = hand_over.connections.len();
+    request.say(&format!("{count} connections are handed over"));
+    let patience = seconds(config.limits.upgrade_take_max_s);
+    let given = successor.give(&hand_over, admin.listening(), patience).and_then(|successor| {
+        // Before it says anything to the service manager, who has to know it by then.
+        systemd::notify(&format!("MAINPID={}", successor.id()));
+        successor.go()
+    });
+    match given {
+        Ok(id) => {
+            request.succeed(id);
+            Ok(None)
+        }
+        Err(why) => {
+            systemd::notify(&format!("MAINPID={}", std::process::id()));
+            let mut gateway = Gateway::prepare(config, directory, hand_over)
+                .context("cannot go on after an upgrade that failed")?;
+            gateway.go();
+            admin.show(gateway.handle());
+            request.fail(&why);
+            Ok(Some(gateway))
+        }
+    }
 }
 
 /// Reads flags and file again and puts in force what can be. A configuration with faults changes

@@ -21,7 +21,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The handler of the route.
 pub(super) async fn serve(State(state): State<Arc<AdminState>>) -> Response {
-    let Some(node) = state.node.get() else {
+    let Some(node) = state.node.load_full() else {
         return (StatusCode::SERVICE_UNAVAILABLE, fault("starting")).into_response();
     };
     let shards = node.reports().await;

@@ -16,17 +16,21 @@ mod process;
 mod server;
 
 mod sys_topics;
+pub mod upgrade;
 
 pub use drain::{DrainError, drain};
+pub use upgrade::{UpgradeError, upgrade};
 
 use crate::config::Config;
 use crate::logging::LogControl;
 use crate::node::NodeHandle;
 use crate::systemd;
+use arc_swap::ArcSwapOption;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use sys_topics::SysTopics;
@@ -36,8 +40,8 @@ use tokio::sync::oneshot;
 struct AdminState {
     config: Config,
     log: LogControl,
-    /// Set once the node runs.
-    node: OnceLock<NodeHandle>,
+    /// Set once the node runs; another one where an upgrade did not come to its end.
+    node: ArcSwapOption<NodeHandle>,
     /// The node takes no more clients.
     draining: AtomicBool,
 }
@@ -64,6 +68,7 @@ pub enum AdminError {
 pub struct Admin {
     state: Arc<AdminState>,
     address: Option<SocketAddr>,
+    listening: Option<(SocketAddr, OwnedFd)>,
     thread: JoinHandle<()>,
     attached: oneshot::Sender<()>,
     stop: oneshot::Sender<()>,
@@ -72,6 +77,7 @@ pub struct Admin {
 /// An [`Admin`] that has a node to show.
 pub struct AttachedAdmin {
     state: Arc<AdminState>,
+    listening: Option<(SocketAddr, OwnedFd)>,
     thread: JoinHandle<()>,
     stop: oneshot::Sender<()>,
 }
@@ -84,9 +90,29 @@ impl Admin {
     ///
     /// The address, unless it is the default one: a second gateway on a machine goes without.
     pub fn start(config: &Config, log: LogControl) -> Result<Self, AdminError> {
-        let listener = listen(config)?;
+        Self::start_with(config, log, None)
+    }
+
+    /// As [`Admin::start`], with a socket that listens already and the address it was configured with:
+    /// it is used if the configuration has that address.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::start`].
+    pub fn start_with(
+        config: &Config,
+        log: LogControl,
+        listening: Option<(SocketAddr, OwnedFd)>,
+    ) -> Result<Self, AdminError> {
+        let wanted = config.admin.as_ref().map(|admin| admin.address);
+        let listener = match listening {
+            Some((address, socket)) if Some(address) == wanted => Some(TcpListener::from(socket)),
+            _ => listen(config)?,
+        };
+        let kept = listener.as_ref().and_then(|listener| listener.try_clone().ok());
+        let kept = wanted.zip(kept.map(OwnedFd::from));
         let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        let (node, draining) = (OnceLock::new(), AtomicBool::new(false));
+        let (node, draining) = (ArcSwapOption::empty(), AtomicBool::new(false));
         let state = Arc::new(AdminState { config: config.clone(), log, node, draining });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -110,7 +136,7 @@ impl Admin {
             .name("admin".to_owned())
             .spawn(move || runtime.block_on(work))
             .map_err(AdminError::Thread)?;
-        Ok(Self { state, address, thread, attached, stop })
+        Ok(Self { state, address, listening: kept, thread, attached, stop })
     }
 
     /// Where its server listens, if there is one.
@@ -122,15 +148,27 @@ impl Admin {
     /// The node runs: from here on there is something to show.
     #[must_use]
     pub fn attach(self, node: NodeHandle) -> AttachedAdmin {
-        let Self { state, thread, attached, stop, .. } = self;
-        // There is one node a process, so nobody set it before, and the thread waits for the word.
-        let _ = state.node.set(node);
+        let Self { state, listening, thread, attached, stop, .. } = self;
+        state.node.store(Some(Arc::new(node)));
+        // The thread waits for the word.
         let _ = attached.send(());
-        AttachedAdmin { state, thread, stop }
+        AttachedAdmin { state, listening, thread, stop }
     }
 }
 
 impl AttachedAdmin {
+    /// Another node runs in place of the one shown so far.
+    pub fn show(&self, node: NodeHandle) {
+        self.state.node.store(Some(Arc::new(node)));
+    }
+
+    /// Where its server listens, if there is one, and the address configured for that: for the next
+    /// process.
+    #[must_use]
+    pub fn listening(&self) -> Option<(SocketAddr, BorrowedFd<'_>)> {
+        self.listening.as_ref().map(|(address, socket)| (*address, socket.as_fd()))
+    }
+
     /// The node stops: from here on it is not ready.
     pub fn set_draining(&self) {
         self.state.draining.store(true, Ordering::Relaxed);
@@ -164,20 +202,19 @@ fn listen(config: &Config) -> Result<Option<TcpListener>, AdminError> {
 
 async fn publish_sys(state: Arc<AdminState>) {
     let interval = state.config.sys_interval;
-    if let Some(node) = state.node.get().filter(|_| !interval.is_zero()) {
-        SysTopics::run(node, interval).await;
+    if !interval.is_zero() {
+        SysTopics::run(&state, interval).await;
     }
 }
 
 /// Tells the service manager that all is well as long as every shard answers: twice in each of its
 /// intervals.
 async fn feed_watchdog(state: Arc<AdminState>) {
-    let (Some(node), Some(interval)) = (state.node.get(), systemd::watchdog_interval()) else {
-        return;
-    };
+    let Some(interval) = systemd::watchdog_interval() else { return };
     let mut ticks = tokio::time::interval((interval / 2).max(Duration::from_millis(1)));
     loop {
         ticks.tick().await;
+        let Some(node) = state.node.load_full() else { continue };
         if node.reports().await.iter().all(Option::is_some) {
             systemd::notify("WATCHDOG=1");
         }

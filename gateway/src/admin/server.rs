@@ -79,7 +79,7 @@ async fn healthz() -> &'static str {
 /// Clients may be sent here: the node runs, every shard answers, and it is not being drained.
 async fn readyz(State(state): State<Arc<AdminState>>) -> (StatusCode, String) {
     let unready = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
-    let Some(node) = state.node.get() else { return unready("starting") };
+    let Some(node) = state.node.load_full() else { return unready("starting") };
     if state.draining.load(Ordering::Relaxed) {
         return unready("draining");
     }

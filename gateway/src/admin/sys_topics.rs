@@ -4,7 +4,8 @@
 //! retained: a new subscriber hears them within the interval. A filter that begins with a wildcard
 //! does not match them. Source: MQTT 5.0 §4.7.2; mosquitto(8), "BROKER STATUS".
 
-use crate::node::{NodeHandle, NodeReport};
+use super::AdminState;
+use crate::node::NodeReport;
 use crate::proto::time::Timestamp;
 use crate::upstream::inquiry::ShardReport;
 use std::time::Duration;
@@ -94,11 +95,13 @@ impl SysTopics {
     }
 
     /// Asks the shards and publishes, each interval, for ever.
-    pub(super) async fn run(node: &NodeHandle, interval: Duration) {
-        let mut topics = Self::new(node.now());
+    pub(super) async fn run(state: &AdminState, interval: Duration) {
+        let Some(now) = state.node.load().as_ref().map(|node| node.now()) else { return };
+        let mut topics = Self::new(now);
         let mut ticks = tokio::time::interval(interval);
         loop {
             ticks.tick().await;
+            let Some(node) = state.node.load_full() else { continue };
             let totals = Totals::of(&node.reports().await);
             let messages = topics.messages(node.now(), totals, node.node_report());
             node.publish_to_subscribers(&messages);

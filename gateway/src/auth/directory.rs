@@ -1,5 +1,6 @@
 //! What the configured files say, as a whole.
 
+use super::Fingerprints;
 use super::acl_file::AclFile;
 use super::fault::{self, FileFault};
 use super::http::CalloutSettings;
@@ -11,8 +12,8 @@ use crate::proto::access::{
     Refusal,
 };
 use crate::proto::time::Timestamp;
-use ahash::RandomState;
 use std::collections::HashSet;
+use std::hash::BuildHasher as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub struct Directory {
     banned: HashSet<String>,
     /// What asking over HTTP takes from files: a certificate authority and a token.
     callout: (Option<String>, Option<String>),
-    random: RandomState,
+    random: Fingerprints,
 }
 
 /// How far a question has come.
@@ -56,7 +57,7 @@ impl Directory {
     ///
     /// All faults of all files.
     pub fn load(config: &Config) -> Result<Self, Vec<FileFault>> {
-        Self::load_with(config, RandomState::new())
+        Self::load_with(config, Fingerprints::default())
     }
 
     /// Reads the files again.
@@ -69,7 +70,7 @@ impl Directory {
         Self::load_with(config, self.random.clone())
     }
 
-    fn load_with(config: &Config, random: RandomState) -> Result<Self, Vec<FileFault>> {
+    fn load_with(config: &Config, random: Fingerprints) -> Result<Self, Vec<FileFault>> {
         let mut faults = Vec::new();
         let bytes_max = config.limits.access_file_bytes_max.into();
         let passwords = config.auth.password_file.as_deref().and_then(|path| {

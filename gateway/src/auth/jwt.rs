@@ -12,17 +12,18 @@
 //! | `iss`, `aud` | as configured, if they are |
 //! | `acl` | `{"pub": [...], "sub": [...], "all": [...], "deny": [...]}`: topic filters, with `%c` and `%u`; instead of the rules of the ACL file |
 
+use super::Fingerprints;
 use super::fault::{self, Faults, FileFault};
 use crate::config::AuthConfig;
 use crate::proto::access::{
     Acl, AuthenticationRequest, Identity, Pattern, Permission, Proof, RuleSet,
 };
 use crate::proto::time::Timestamp;
-use ahash::RandomState;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 use std::fmt;
+use std::hash::BuildHasher as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,7 +59,7 @@ impl Tokens {
     pub(super) fn load(
         config: &AuthConfig,
         bytes_max: u64,
-        random: &RandomState,
+        random: &Fingerprints,
         found: &mut Vec<FileFault>,
     ) -> Option<Self> {
         let mut keys = Vec::new();
@@ -229,7 +230,7 @@ fn single_key(text: &str, algorithm: Algorithm) -> Result<DecodingKey, String> {
 }
 
 /// The keys of a JWKS file.
-fn key_set(text: &str, file: &Path, random: &RandomState, found: &mut Vec<FileFault>) -> Vec<Key> {
+fn key_set(text: &str, file: &Path, random: &Fingerprints, found: &mut Vec<FileFault>) -> Vec<Key> {
     let mut faults = Faults { file, found };
     let set: Value = match serde_json::from_str(text) {
         Ok(set) => set,
@@ -255,7 +256,7 @@ fn key_set(text: &str, file: &Path, random: &RandomState, found: &mut Vec<FileFa
     keys
 }
 
-fn read_jwk(item: &Value, random: &RandomState) -> Result<Key, String> {
+fn read_jwk(item: &Value, random: &Fingerprints) -> Result<Key, String> {
     let jwk: Jwk = serde_json::from_value(item.clone())
         .map_err(|_| "a key of type RSA, EC, OKP or oct with what belongs to it".to_owned())?;
     let algorithm = match jwk.common.key_algorithm {

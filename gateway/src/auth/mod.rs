@@ -27,3 +27,7 @@ pub use password_file::{PasswordFile, PasswordHash};
 pub use thread::{
     AuthenticationJob, AuthenticationQueues, AuthenticationThreads, Shards, ThreadSettings,
 };
+
+/// Marks passwords and keys, so that it shows whether one is still the same: in this process after a
+/// reload, and in the next one after an upgrade. Nobody else sees a mark.
+type Fingerprints = std::hash::BuildHasherDefault<xxhash_rust::xxh3::Xxh3>;

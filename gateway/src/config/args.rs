@@ -175,6 +175,16 @@ pub(super) enum Action {
     /// Tell the gateway behind --admin to end, and wait until it has: clients are told, sessions
     /// saved.
     Drain,
+    /// Replace the gateway that runs with this --data by a new process, of the program on disk now:
+    /// clients on plain TCP stay connected, others are told to come back.
+    ///
+    /// If the new process does not start, or cannot take over, the old one goes on. Run it as the user
+    /// that the gateway runs as, or as root.
+    Upgrade {
+        /// Another program file. [default: the one the running gateway was started from]
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
     /// The ring: which sub-cluster has which part of the topics.
     #[command(subcommand)]
     Ring(RingAction),

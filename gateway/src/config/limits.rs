@@ -398,6 +398,21 @@ limits! {
     ///
     /// Cost: none. What was acknowledged is safe however short it is.
     shutdown_timeout_s: u16, "seconds", 5, 0 to 3_600;
+    /// How long, with `gateway upgrade`, the new process may take to say that it can take over, before
+    /// anything is done. Then it is ended, and the old one has gone on all the time.
+    ///
+    /// Cost: none.
+    upgrade_start_max_s: u16, "seconds", 30, 1 to 3_600;
+    /// How long clients may be kept waiting for what is under way to end before they are handed over.
+    /// Then the old process goes on with them.
+    ///
+    /// Cost: none; messages are late by as much.
+    upgrade_pause_max_s: u16, "seconds", 10, 1 to 600;
+    /// How long the new process may take with clients and data directory before it can go on. Then it
+    /// is ended, and the old one goes on with them.
+    ///
+    /// Cost: none; messages are late by as much.
+    upgrade_take_max_s: u16, "seconds", 60, 1 to 3_600;
 }
 
 impl Limits {

@@ -100,6 +100,12 @@ impl Listen {
         Some(SocketAddr::new(bare, default_port))
     }
 
+    /// Whether MQTT is all there is on the wire, behind a balancer's header if there is one.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.scheme == Scheme::Mqtt
+    }
+
     /// Whether only this machine can reach it.
     #[must_use]
     pub fn is_loopback(&self) -> bool {

@@ -81,6 +81,13 @@ pub enum Request {
     },
     /// Tell the gateway that runs with this configuration to end.
     Drain(Box<Config>),
+    /// Replace the gateway that runs with this configuration by a new process.
+    Upgrade {
+        /// Whose it is.
+        config: Box<Config>,
+        /// The new program, if it is not where the old one was.
+        binary: Option<std::path::PathBuf>,
+    },
     /// Print this to stdout and exit with 0: help, version.
     Print(String),
     /// Print this to stderr and exit with [`EXIT_REFUSED`].
@@ -110,10 +117,15 @@ impl Request {
             return Self::Passwd(passwd.into());
         }
         match load(args, environment) {
-            Ok(config) => match args.action {
+            Ok(config) => match &args.action {
                 Some(Action::CheckConfig) => Self::Check(Box::new(config)),
                 Some(Action::Ring(RingAction::Show)) => Self::ShowRing(Box::new(config)),
-                Some(Action::Doctor { json }) => Self::Doctor { config: Box::new(config), json },
+                Some(Action::Doctor { json }) => {
+                    Self::Doctor { config: Box::new(config), json: *json }
+                }
+                Some(Action::Upgrade { binary }) => {
+                    Self::Upgrade { config: Box::new(config), binary: binary.clone() }
+                }
                 Some(Action::Drain) => Self::Drain(Box::new(config)),
                 Some(Action::Passwd(_)) | None => Self::Run(Box::new(config)),
             },

@@ -4,7 +4,7 @@
 //! The upstream is the embedded one. With JetStream that keeps the sessions only, and messages go
 //! over the links of [`JetStream`].
 
-use crate::proto::access::AuthenticationRequest;
+use crate::proto::access::{AuthenticationRequest, Recheck};
 use crate::proto::engine_counters::EngineReport;
 use crate::proto::handler::{Io, Origin};
 use crate::proto::output::{Action, ConnectionId};
@@ -41,6 +41,8 @@ pub struct ShardCore {
     beacon_due: Timestamp,
     /// The node ends, and clients are still to be told.
     is_leaving: bool,
+    /// Clients were given away: what still comes is not for those that are here.
+    has_parted: bool,
 }
 
 impl ShardCore {
@@ -54,8 +56,8 @@ impl ShardCore {
         for &(partition, end) in ends {
             state.set_watermark(partition, end);
         }
-        let (jetstream, beacon_due, is_leaving) = (None, Timestamp::NEVER, false);
-        Self { state, upstream, jetstream, beacon_due, is_leaving }
+        let (jetstream, beacon_due) = (None, Timestamp::NEVER);
+        Self { state, upstream, jetstream, beacon_due, is_leaving: false, has_parted: false }
     }
 
     /// A shard whose messages are in JetStream, and whose sessions are in recovered logs.
@@ -69,8 +71,8 @@ impl ShardCore {
             state.set_watermark(partition, Sequence::ZERO);
         }
         let jetstream = Some(jetstream);
-        let (beacon_due, is_leaving) = (Timestamp::NEVER, false);
-        Self { state, upstream, jetstream, beacon_due, is_leaving }
+        let beacon_due = Timestamp::NEVER;
+        Self { state, upstream, jetstream, beacon_due, is_leaving: false, has_parted: false }
     }
 
     /// The MQTT state, to look at.
@@ -159,6 +161,9 @@ impl ShardCore {
 
     /// Another shard or the storage thread said something.
     pub fn message(&mut self, message: NodeMessage, io: &mut Io<NodeMessage>) {
+        if self.has_parted && !matches!(message, NodeMessage::Store(StoreReply::File { .. })) {
+            return;
+        }
         match message {
             NodeMessage::Feed { chunk, offsets } => self.handle_feed(chunk, &offsets, io),
             NodeMessage::Volatile { bytes, offsets } => self.handle_volatile(&bytes, &offsets, io),
@@ -223,6 +228,44 @@ impl ShardCore {
         self.finish_goodbye();
     }
 
+    /// See [`ShardState::handle_moving`].
+    pub fn prepare_to_move(&mut self, io: &mut Io<NodeMessage>) {
+        self.with(io, |state, context| state.handle_moving(context));
+    }
+
+    /// See [`ShardState::handle_paused`].
+    pub fn pause(&mut self) {
+        self.state.handle_paused();
+    }
+
+    /// See [`ShardState::handle_staying`].
+    pub fn stay(&mut self) {
+        self.state.handle_staying();
+    }
+
+    /// Nothing is under way.
+    #[must_use]
+    pub fn is_still(&self) -> bool {
+        self.upstream.is_idle() && self.state.is_still()
+    }
+
+    /// See [`ShardState::hand_over`].
+    pub fn hand_over(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) -> Option<Vec<u8>> {
+        self.has_parted = true;
+        self.with(io, |state, context| state.hand_over(id, context))
+    }
+
+    /// See [`ShardState::handle_handed_over`].
+    pub fn take_over(
+        &mut self,
+        id: ConnectionId,
+        bytes: &[u8],
+        source: Option<&dyn Recheck>,
+        io: &mut Io<NodeMessage>,
+    ) -> bool {
+        self.with(io, |state, context| state.handle_handed_over(id, bytes, source, context))
+    }
+
     /// Once every client was told nothing more is published: links may end when they have nothing on
     /// their way, and groups are as they will be.
     fn finish_goodbye(&mut self) {
@@ -272,6 +315,9 @@ impl ShardCore {
         bytes: &[u8],
         io: &mut Io<NodeMessage>,
     ) -> usize {
+        if self.has_parted {
+            return bytes.len();
+        }
         let Self { state, upstream, jetstream, .. } = self;
         let (now, outbox, actions) = (io.now, &mut io.outbox, &mut io.actions);
         let Some(jetstream) = jetstream else {

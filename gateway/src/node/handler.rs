@@ -5,10 +5,10 @@ use super::core::ShardCore;
 use super::peers::Peers;
 use super::segments::Segments;
 use crate::auth::AuthenticationQueues;
-use crate::proto::access::{AuthenticationRequest, Refusal};
+use crate::proto::access::{AuthenticationRequest, Recheck, Refusal};
 use crate::proto::engine_counters::EngineReport;
 use crate::proto::handler::{CloseReason, FileDone, Handler, Io, Origin, Sender};
-use crate::proto::output::{ConnectionId, ShardIndex};
+use crate::proto::output::{Action, ConnectionId, ShardIndex};
 use crate::proto::partition::PartitionId;
 use crate::proto::shard_state::inspect::Around;
 use crate::proto::time::Timestamp;
@@ -18,6 +18,7 @@ use crate::upstream::embedded::store::thread::StoreRequest;
 use crate::upstream::inquiry::{Inquiry, ShardReport, TraceRequest};
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -47,6 +48,8 @@ pub struct MqttShard {
     /// Who waits for what is counted.
     reports: Vec<oneshot::Sender<Box<ShardReport>>>,
     peers: Peers,
+    /// Who knows the clients that come from another process, where that is asked.
+    source: Option<Arc<dyn Recheck>>,
     /// Traces under way, by number.
     traces: Vec<(u32, TraceRequest)>,
     next_trace: u32,
@@ -75,9 +78,17 @@ impl MqttShard {
             stopping,
             reports,
             peers,
+            source: None,
             traces,
             next_trace,
         }
+    }
+
+    /// Clients that come from another process are those that `source` knows.
+    #[must_use]
+    pub fn knowing(mut self, source: Option<Arc<dyn Recheck>>) -> Self {
+        self.source = source;
+        self
     }
 
     /// End of a sweep: lets the core finish, then starts file operations and sends to the storage
@@ -285,6 +296,49 @@ impl Handler for MqttShard {
 
     fn next_timeout(&self) -> Timestamp {
         self.core.next_timeout().min(self.store_retry_at).min(self.ask_again_at)
+    }
+
+    fn prepare_to_move(&mut self, io: &mut Io<NodeMessage>) {
+        self.core.prepare_to_move(io);
+    }
+
+    fn is_preparing_to_move(&self) -> bool {
+        self.core.state().is_telling_those_that_stay()
+    }
+
+    fn can_move(&self, connection: ConnectionId) -> bool {
+        self.core.state().can_move(connection)
+    }
+
+    fn pause(&mut self, _io: &mut Io<NodeMessage>) {
+        self.core.pause();
+    }
+
+    fn is_still(&self, _io: &Io<NodeMessage>) -> bool {
+        self.unasked.is_empty() && self.core.is_still()
+    }
+
+    fn stay(&mut self, _io: &mut Io<NodeMessage>) {
+        self.core.stay();
+    }
+
+    fn hand_over(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) -> Option<Vec<u8>> {
+        self.core.hand_over(id, io)
+    }
+
+    fn take_over(
+        &mut self,
+        id: ConnectionId,
+        origin: Origin,
+        state: &[u8],
+        io: &mut Io<NodeMessage>,
+    ) {
+        self.peers.set(id, &origin, io.now);
+        self.core.note_origin(id, origin);
+        if !self.core.take_over(id, state, self.source.as_deref(), io) {
+            tracing::error!("a connection came with a state that cannot be read: it is reset");
+            io.actions.push(Action::Abort(id));
+        }
     }
 
     fn is_saying_goodbye(&self) -> bool {

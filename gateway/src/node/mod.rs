@@ -6,6 +6,7 @@
 
 pub mod core;
 mod data_kind;
+pub mod hand_over;
 mod handle;
 pub mod handler;
 mod jetstream;
@@ -17,7 +18,7 @@ mod tls_reload;
 
 use self::core::ShardCore;
 use crate::auth::{AuthenticationThreads, Directory, FileFault, Shards, ThreadSettings};
-use crate::config::{Config, Durability, Sessions, TlsFault};
+use crate::config::{Config, Durability, Listen, Sessions, TlsFault};
 use crate::proto::access;
 use crate::proto::limits::Limits;
 use crate::proto::output::{ConnectionId, ShardIndex};
@@ -28,7 +29,7 @@ use crate::proto::time::Timestamp;
 use crate::proto::websocket::WebSocketLimits;
 use crate::shard::clock::Clock;
 use crate::shard::{
-    BoundNode, EngineConfig, EngineCounters, MeshSender, Node, StartError, requirements,
+    BoundNode, EngineConfig, EngineCounters, MeshSender, Node, Restless, StartError, requirements,
 };
 use crate::upstream::embedded::ends::PartitionEnds;
 use crate::upstream::embedded::groups::{GroupLimits, group_home};
@@ -43,6 +44,7 @@ use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
 use crate::upstream::jetstream::control::ControlThread;
 use data_kind::DataKind;
+use hand_over::HandOver;
 pub use handle::{NodeHandle, NodeReport};
 use handler::MqttShard;
 use jetstream::Controlled;
@@ -100,6 +102,8 @@ pub struct Gateway {
     authentication: Option<Authentication>,
     handle: NodeHandle,
     tls: Option<TlsReload>,
+    directory: Arc<Directory>,
+    listen: Vec<Listen>,
 }
 
 /// Who finds out who clients are, and what from.
@@ -119,10 +123,28 @@ impl Gateway {
     ///
     /// See [`GatewayError`]. Nothing runs afterwards.
     pub fn start(config: &Config, directory: Directory) -> Result<Self, GatewayError> {
+        let mut gateway = Self::prepare(config, Arc::new(directory), HandOver::default())?;
+        gateway.go();
+        Ok(gateway)
+    }
+
+    /// As [`Gateway::start`], with the sockets and clients that another gateway had. Nobody is read
+    /// before [`Gateway::go`].
+    ///
+    /// # Errors
+    ///
+    /// See [`GatewayError`]. Nothing runs afterwards.
+    pub fn prepare(
+        config: &Config,
+        directory: Arc<Directory>,
+        hand_over: HandOver,
+    ) -> Result<Self, GatewayError> {
         let clock = Clock::start();
         let mut engine = engine_config(config);
         let tls = start_tls(config, &mut engine)?;
-        let bound = BoundNode::bind(engine)?;
+        let HandOver { listeners, connections } = hand_over;
+        let listen = config.listen.clone();
+        let bound = BoundNode::bind_with(engine, listeners)?;
         let (Recovery { logs, state, groups }, files) = recover(config, clock.now())
             .map_err(|error| GatewayError::Data { directory: config.data.clone(), error })?;
         let senders = bound.senders().to_vec();
@@ -167,7 +189,10 @@ impl Gateway {
         let groups = if config.nats.is_empty() { groups } else { Vec::new() };
         let upstreams = embedded_shards(shards, logs, groups, slots, limits, &shared);
         let upstreams = upstreams.into_iter().map(one_shot).collect::<Vec<_>>();
+        let whole = Arc::clone(&directory);
         let authentication = authentication_threads(config, directory, clock, bound.senders())?;
+        let source = authentication.as_ref().map(|one| Arc::clone(&one.directory) as _);
+        let source: Option<Arc<dyn access::Recheck>> = source;
         let questions = authentication.as_ref().map(|one| one.threads.queues());
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
@@ -191,7 +216,8 @@ impl Gateway {
             ..handle
         };
         let control = controlled.map(|controlled| controlled.control);
-        let node = bound.start(clock, move |shard: ShardIndex| {
+        let connections = hand_over::by_shard(connections, shards);
+        let node = bound.prepare(clock, connections, move |shard: ShardIndex| {
             let upstream = upstreams.get(usize::from(shard.0)).and_then(|one| one.try_recv().ok());
             let upstream = upstream.expect("each shard is made once, from what was put there");
             let seed = seed ^ u64::from(shard.0).rotate_left(32);
@@ -203,8 +229,14 @@ impl Gateway {
             };
             let segments = Segments::new(directory.clone());
             MqttShard::new(core, segments, requests.clone(), questions.clone())
+                .knowing(source.clone())
         })?;
-        Ok(Self { node, storage, control, authentication, handle, tls })
+        Ok(Self { node, storage, control, authentication, handle, tls, directory: whole, listen })
+    }
+
+    /// Lets it begin, after [`Gateway::prepare`].
+    pub fn go(&mut self) {
+        self.node.go();
     }
 
     /// Loads files with certificates and keys again, without dropping anybody; returns at once.
@@ -231,6 +263,7 @@ impl Gateway {
             return Ok(());
         };
         authentication.directory = Arc::new(authentication.directory.reload(config)?);
+        self.directory = Arc::clone(&authentication.directory);
         authentication.threads.load(&authentication.directory);
         Ok(())
     }
@@ -252,32 +285,71 @@ impl Gateway {
     ///
     /// A shard that could not go on.
     pub fn join(self) -> Result<Vec<EngineCounters>, GatewayError> {
-        let counters = self.node.join();
-        if let Some(control) = self.control {
-            control.stop();
-        }
-        if let Some(authentication) = self.authentication {
-            authentication.threads.stop();
-        }
-        if let Some(tls) = self.tls {
-            tls.stop();
-        }
-        self.storage.stop();
+        let Self { node, storage, control, authentication, tls, .. } = self;
+        let counters = node.join();
+        stop_threads(control, authentication, tls);
+        storage.stop();
         Ok(counters?)
+    }
+
+    /// Lets clients go that cannot move to another process, and then reads nobody any more until
+    /// nothing is under way. See [`Node::stand_still`].
+    ///
+    /// # Errors
+    ///
+    /// It does not come to stand still in the times configured. Then it goes on.
+    pub fn stand_still(&self, config: &Config) -> Result<(), Restless> {
+        let limits = &config.limits;
+        let pause = Duration::from_secs(limits.upgrade_pause_max_s.into());
+        let clients = limits.connections_max / limits.drain_connections_per_s.max(1);
+        let told = Duration::from_secs(clients.into());
+        self.node.stand_still(told + limits.shutdown_timeout() + CLOSE_WAIT, pause)
+    }
+
+    /// Ends after [`Gateway::stand_still`]: everything is in the data directory, which is nobody's from
+    /// then on, or in what is returned.
+    ///
+    /// # Errors
+    ///
+    /// A shard that could not go on.
+    pub fn part(self) -> Result<(HandOver, Arc<Directory>), GatewayError> {
+        let Self { node, storage, control, authentication, tls, directory, listen, .. } = self;
+        let ended = node.part();
+        stop_threads(control, authentication, tls);
+        storage.stop();
+        Ok((HandOver::of(ended?, &listen), directory))
+    }
+}
+
+/// How long clients that were told to go may take for it.
+const CLOSE_WAIT: Duration = Duration::from_secs(6);
+
+fn stop_threads(
+    control: Option<ControlThread>,
+    authentication: Option<Authentication>,
+    tls: Option<TlsReload>,
+) {
+    if let Some(control) = control {
+        control.stop();
+    }
+    if let Some(authentication) = authentication {
+        authentication.threads.stop();
+    }
+    if let Some(tls) = tls {
+        tls.stop();
     }
 }
 
 /// The threads that find out who clients are, if that is asked.
 fn authentication_threads(
     config: &Config,
-    directory: Directory,
+    directory: Arc<Directory>,
     clock: Clock,
     senders: &[MeshSender<NodeMessage>],
 ) -> Result<Option<Authentication>, GatewayError> {
     if !config.auth.is_needed() {
         return Ok(None);
     }
-    let directory = Arc::new(directory);
     let shards: Arc<dyn Shards> = Arc::new(Told(senders.to_vec()));
     let clock: Arc<dyn Fn() -> Timestamp + Send + Sync> = Arc::new(move || clock.now());
     let callout = directory.callout_settings(config, &clock);

@@ -76,6 +76,64 @@ pub trait Handler {
     /// most its shutdown deadline, until all are closed and all file operations are done.
     fn shutdown(&mut self, io: &mut Io<Self::Message>);
 
+    /// Another process is to take the connections over: says goodbye to those that cannot move, while
+    /// the others go on. A handler whose connections cannot move need not know of any of this.
+    fn prepare_to_move(&mut self, io: &mut Io<Self::Message>) {
+        let _ = io;
+    }
+
+    /// Whether connections are still to be told after [`Handler::prepare_to_move`].
+    fn is_preparing_to_move(&self) -> bool {
+        false
+    }
+
+    /// Whether the connection could move.
+    fn can_move(&self, connection: ConnectionId) -> bool {
+        let _ = connection;
+        false
+    }
+
+    /// No client is read from here on: nothing that is not under way is to begin.
+    fn pause(&mut self, io: &mut Io<Self::Message>) {
+        let _ = io;
+    }
+
+    /// Whether nothing is under way, now that no client is read: every answer is given, and nothing more
+    /// will come of what came before.
+    fn is_still(&self, io: &Io<Self::Message>) -> bool {
+        let _ = io;
+        true
+    }
+
+    /// Nobody moves: all goes on.
+    fn stay(&mut self, io: &mut Io<Self::Message>) {
+        let _ = io;
+    }
+
+    /// Gives the connection away: what another process has to know of it, `None` if it cannot move. It
+    /// does not exist for the handler afterwards, in either case, which does nothing any more but end.
+    fn hand_over(
+        &mut self,
+        connection: ConnectionId,
+        io: &mut Io<Self::Message>,
+    ) -> Option<Vec<u8>> {
+        let _ = (connection, io);
+        None
+    }
+
+    /// Takes a connection over from another process, which said `state` of it. What was not sent is in
+    /// the outbox; what was received and not consumed is offered when the shard runs.
+    fn take_over(
+        &mut self,
+        connection: ConnectionId,
+        origin: Origin,
+        state: &[u8],
+        io: &mut Io<Self::Message>,
+    ) {
+        let _ = state;
+        self.opened(connection, origin, io);
+    }
+
     /// Whether, after [`Handler::shutdown`], connections are still to be told: until they are, the
     /// shutdown deadline does not begin.
     fn is_saying_goodbye(&self) -> bool {

@@ -181,6 +181,17 @@ impl Outbox {
         more
     }
 
+    /// The kernel took the first `sent` bytes of `buffer` and will get no more of it: the rest is the
+    /// first to be sent again.
+    pub fn unsent(&mut self, index: u32, mut buffer: Vec<u8>, sent: usize) {
+        buffer.drain(..sent.min(buffer.len()));
+        let Some(queue) = self.queue_mut(index) else { return };
+        let sending_bytes = std::mem::take(&mut queue.sending_bytes);
+        buffer.append(&mut queue.buffer);
+        queue.buffer = buffer;
+        self.queued_bytes = self.queued_bytes.saturating_sub(sending_bytes);
+    }
+
     /// Forgets what is queued for `index`: its connection is gone.
     pub fn clear(&mut self, index: u32) {
         if let Some(queue) = self.queue_mut(index) {
@@ -267,6 +278,19 @@ mod tests {
             assert_eq!((outbox.queues.len(), outbox.free.len()), (1, 1));
             assert_eq!((outbox.pending_bytes(7), outbox.queued_bytes()), (0, 0));
         }
+    }
+
+    #[test]
+    fn what_the_kernel_did_not_take_is_first_again() {
+        let mut outbox = Outbox::default();
+        outbox.buffer(3).extend_from_slice(b"abcd");
+        outbox.take_dirty(&mut Vec::new());
+        let buffer = outbox.take(3).expect("four bytes wait");
+        outbox.buffer(3).extend_from_slice(b"ef");
+        outbox.unsent(3, buffer, 1);
+        assert_eq!((outbox.pending_bytes(3), outbox.queued_bytes()), (5, 0));
+        outbox.take_dirty(&mut Vec::new());
+        assert_eq!(outbox.take(3).as_deref(), Some(b"bcdef".as_slice()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::clock::Clock;
 use super::connections::{Connections, State};
 use super::dial::Dialing;
 use super::gather::Gather;
+use super::hand_over::{Control, Ended, HandingOver, ListeningSocket, Parting, Phase};
 use super::mesh::{Moving, Parcel, Port};
 use super::node::EngineConfig;
 use super::ring::{Event, Ring, same_generation};
@@ -63,6 +64,8 @@ pub(super) struct Shard<H: Handler> {
     pub(super) scratch: Scratch,
     pub(super) dialing: Dialing,
     pub(super) clock: Clock,
+    pub(super) control: Arc<Control>,
+    pub(super) handing_over: HandingOver,
     listeners: Vec<Listener>,
     stop: Arc<AtomicBool>,
     /// Set once the node is stopping: when connections still open are reset.
@@ -83,14 +86,19 @@ pub(super) struct Parts<H: Handler> {
     pub(super) handler: H,
     pub(super) shard: ShardIndex,
     pub(super) port: Port<H::Message>,
-    pub(super) listeners: Vec<OwnedFd>,
+    pub(super) listeners: Vec<ListeningSocket>,
     pub(super) clock: Clock,
     pub(super) stop: Arc<AtomicBool>,
+    pub(super) control: Arc<Control>,
     pub(super) open_count: Arc<AtomicU32>,
+    /// Connections of another process, to begin with.
+    pub(super) connections: Vec<Parting>,
 }
 
 /// A listening socket. Without one, the shard has stopped accepting.
 struct Listener {
+    /// Of its address in the configuration.
+    number: usize,
     socket: Option<OwnedFd>,
     accepting: bool,
     /// When to accept again after an error.
@@ -128,15 +136,16 @@ impl<H: Handler> Shard<H> {
             config.receive_buffer_bytes,
         )?;
         ring.watch_doorbell(parts.port.doorbell().waiting());
-        let listener = |socket| Listener {
-            socket: Some(socket),
+        let listener = |listening: ListeningSocket| Listener {
+            number: listening.number,
+            socket: Some(listening.socket),
             accepting: false,
             retry_at: Timestamp::START,
             failing: false,
         };
         let now = parts.clock.now();
         let gather = Gather::new(parts.shard, config.shards, config.gather_wait, now);
-        Ok(Self {
+        let mut shard = Self {
             io: Io::new(parts.shard, config.shards, now),
             config,
             handler: parts.handler,
@@ -158,6 +167,8 @@ impl<H: Handler> Shard<H> {
             dialing: Dialing::default(),
             listeners: parts.listeners.into_iter().map(listener).collect(),
             clock: parts.clock,
+            control: parts.control,
+            handing_over: HandingOver::default(),
             stop: parts.stop,
             stop_deadline: None,
             mesh_pending: true,
@@ -166,7 +177,12 @@ impl<H: Handler> Shard<H> {
             arrived: 0,
             dirty: Vec::new(),
             files: Vec::new(),
-        })
+        };
+        shard.io.outbox.now = now;
+        for parting in parts.connections {
+            shard.join(parting);
+        }
+        Ok(shard)
     }
 
     /// Runs until the node stops.
@@ -174,7 +190,8 @@ impl<H: Handler> Shard<H> {
     /// # Errors
     ///
     /// The kernel's, when it takes no more requests: the shard cannot go on.
-    pub(super) async fn run(mut self) -> io::Result<EngineCounters> {
+    pub(super) async fn run(mut self) -> io::Result<Ended> {
+        self.begin_with_taken();
         let (mut completions, mut events) = (Vec::new(), Vec::new());
         loop {
             let reaped = self.ring.reap(&mut completions, &mut events);
@@ -192,7 +209,8 @@ impl<H: Handler> Shard<H> {
             self.wait(busy || reaped > 0 || self.has_backlog())?;
         }
         self.counters.enters = self.ring.enters();
-        Ok(self.counters)
+        self.handing_over.gone.counters = self.counters;
+        Ok(self.handing_over.gone)
     }
 
     /// Handles everything that came. Returns whether it did anything.
@@ -218,6 +236,7 @@ impl<H: Handler> Shard<H> {
             self.handler.report(&EngineReport { counters: self.counters, open }, &mut self.io);
         }
         self.flush();
+        self.answer_round();
         self.io.turn_us = self.clock.micros().saturating_sub(began_us);
         busy
     }
@@ -258,10 +277,11 @@ impl<H: Handler> Shard<H> {
         }
     }
 
-    fn handle_accepted(&mut self, number: u32, result: io::Result<OwnedFd>, more: bool) {
+    fn handle_accepted(&mut self, place: u32, result: io::Result<OwnedFd>, more: bool) {
         let now = self.io.now;
-        let Some(listener) = self.listeners.get_mut(number as usize) else { return };
+        let Some(listener) = self.listeners.get_mut(place as usize) else { return };
         listener.accepting = more;
+        let number = listener.number;
         match result {
             Ok(socket) => {
                 if std::mem::take(&mut listener.failing) {
@@ -292,6 +312,7 @@ impl<H: Handler> Shard<H> {
         if self.stop.load(Ordering::Acquire) && self.stop_deadline.is_none() {
             self.begin_stop();
         }
+        self.follow_phase();
         for from in 0..self.port.shard_count() {
             self.receive_parcels(from);
         }
@@ -306,10 +327,12 @@ impl<H: Handler> Shard<H> {
             match self.port.receive(from) {
                 None => return,
                 Some(Parcel::Connection(moving)) => {
+                    self.handing_over.parcels_received += 1;
                     self.arrived += 1;
                     self.arriving.push(*moving);
                 }
                 Some(Parcel::Messages(batch)) => {
+                    self.handing_over.parcels_received += 1;
                     self.arrived += 1;
                     for message in batch {
                         self.handler.message(sender, message, &mut self.io);
@@ -364,20 +387,44 @@ impl<H: Handler> Shard<H> {
 
     /// Starts accepting where it is not going on and its pause, if any, is over.
     fn accept_again(&mut self) {
-        for (number, listener) in self.listeners.iter_mut().enumerate() {
-            if let Some(socket) = &listener.socket
-                && !listener.accepting
-                && listener.retry_at <= self.io.now
+        for place in 0..self.listeners.len() {
+            let Some(listener) = self.listeners.get(place) else { return };
+            if listener.accepting
+                || listener.retry_at > self.io.now
+                || !self.accepts(listener.number)
             {
+                continue;
+            }
+            let Some(listener) = self.listeners.get_mut(place) else { return };
+            if let Some(socket) = &listener.socket {
                 listener.accepting = true;
-                let number = u32::try_from(number).expect("listeners are few");
-                self.ring.accept(socket.as_fd(), number);
+                let place = u32::try_from(place).expect("listeners are few");
+                self.ring.accept(socket.as_fd(), place);
             }
         }
     }
 
+    /// Ends accepting where that is not to be.
+    pub(super) fn stop_accepting(&mut self) {
+        for (place, listener) in self.listeners.iter().enumerate() {
+            if listener.socket.is_some() && listener.accepting && !self.accepts(listener.number) {
+                self.ring.cancel_accept(u32::try_from(place).expect("listeners are few"));
+            }
+        }
+    }
+
+    /// Whether something is on its way in this shard, or between it and the kernel's files.
+    pub(super) fn is_anything_moving(&self) -> bool {
+        !self.arriving.is_empty()
+            || !self.departing.is_empty()
+            || self.mesh_pending
+            || self.io.mesh.is_any_congested()
+            || self.ring.files_in_flight() > 0
+            || self.listeners.iter().any(|listener| listener.accepting)
+    }
+
     /// Stops accepting and lets the handler say goodbye.
-    fn begin_stop(&mut self) {
+    pub(super) fn begin_stop(&mut self) {
         self.stop_deadline = Some(self.io.now.after(self.config.stop_deadline));
         for (number, listener) in self.listeners.iter_mut().enumerate() {
             if listener.socket.is_some() && listener.accepting {
@@ -395,9 +442,14 @@ impl<H: Handler> Shard<H> {
         if self.stop_deadline.is_none() {
             return false;
         }
+        let is_parting = self.handing_over.phase == Phase::Part;
         for listener in &mut self.listeners {
-            if !listener.accepting {
-                listener.socket = None;
+            if !listener.accepting
+                && let Some(socket) = listener.socket.take()
+                && is_parting
+            {
+                let listening = ListeningSocket { number: listener.number, socket };
+                self.handing_over.gone.listeners.push(listening);
             }
         }
         self.connections.count() == 0
@@ -438,8 +490,9 @@ impl<H: Handler> Shard<H> {
                 continue;
             }
             let Some(batch) = self.io.mesh.take(to) else { continue };
-            if let Some(Parcel::Messages(batch)) = self.port.send(to, Parcel::Messages(batch)) {
-                self.io.mesh.put_back(to, batch);
+            match self.port.send(to, Parcel::Messages(batch)) {
+                Some(Parcel::Messages(batch)) => self.io.mesh.put_back(to, batch),
+                Some(Parcel::Connection(_)) | None => self.handing_over.parcels_sent += 1,
             }
         }
     }
@@ -507,6 +560,7 @@ impl<H: Handler> Shard<H> {
             .listeners
             .iter()
             .filter(|listener| listener.socket.is_some() && !listener.accepting)
+            .filter(|listener| self.accepts(listener.number))
             .map(|listener| listener.retry_at)
             .min();
         self.handler

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 impl<H: Handler> Shard<H> {
     /// A client connected.
-    pub(super) fn open(&mut self, socket: OwnedFd, listener: u32) {
+    pub(super) fn open(&mut self, socket: OwnedFd, listener: usize) {
         // Gone already: nobody to serve.
         let Ok(peer) = peer_address(&socket) else { return };
         if !self.may_connect(peer, listener) {
@@ -161,9 +161,16 @@ impl<H: Handler> Shard<H> {
         buffer: Vec<u8>,
         result: io::Result<usize>,
     ) {
+        let paused = self.is_paused();
         let Some(connection) = self.connections.get_mut(id) else { return };
         let gone = connection.state.any(State::DEAD);
         match result {
+            Ok(sent) if sent < buffer.len() && !gone && connection.state.any(State::LEAVING) => {
+                // Called back: the next process sends the rest.
+                connection.state.unset(State::SENDING);
+                self.counters.sent_bytes += sent as u64;
+                self.io.outbox.unsent(id.index, buffer, sent);
+            }
             Ok(sent) if sent < buffer.len() && !gone => {
                 self.ring.send(connection.socket(), id, buffer, sent);
                 return;
@@ -179,6 +186,12 @@ impl<H: Handler> Shard<H> {
                     self.handler.writable(id, &mut self.io);
                     self.perform_actions();
                 }
+            }
+            Err(_) if paused && !connection.state.any(State::CLOSING.or(State::LINK)) => {
+                // Whoever reads from it next will find out, and see to what then has to be done.
+                connection.state.unset(State::SENDING);
+                self.io.outbox.sent(id.index, buffer);
+                self.io.outbox.clear(id.index);
             }
             Err(error) => {
                 connection.state.unset(State::SENDING);
@@ -235,16 +248,19 @@ impl<H: Handler> Shard<H> {
         }
         let bytes = self.ring.bytes(&filled);
         self.counters.received_bytes += bytes.len() as u64;
+        let paused = self.is_paused();
         let Self { handler, connections, io, .. } = self;
-        let kept = offer(handler, connections, io, id, bytes);
+        let bytes = self.ring.bytes(&filled);
+        let kept = offer(handler, connections, io, id, bytes, paused);
         self.ring.give_back(filled);
         self.offered(id, kept);
     }
 
     /// As [`Shard::offer_filled`], of bytes that were unwrapped.
     pub(super) fn offer_plain(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let paused = self.is_paused();
         let Self { handler, connections, io, .. } = self;
-        let kept = offer(handler, connections, io, id, bytes);
+        let kept = offer(handler, connections, io, id, bytes, paused);
         self.offered(id, kept);
     }
 
@@ -259,8 +275,11 @@ impl<H: Handler> Shard<H> {
     }
 
     /// Offers the handler the bytes kept for the connection, when it reads.
-    fn offer_kept(&mut self, id: ConnectionId) {
+    pub(super) fn offer_kept(&mut self, id: ConnectionId) {
         let Some(state) = self.connections.state(id) else { return };
+        if self.is_paused() && !state.any(State::LINK) {
+            return;
+        }
         if state.any(NOT_READING.or(State::HELD).or(State::LEAVING)) {
             return;
         }
@@ -383,9 +402,9 @@ impl<H: Handler> Shard<H> {
     }
 
     fn ask_for_bytes(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        let state = connection.state;
-        let held = state.any(State::HELD) && !state.any(State::CLOSING);
+        let Some(state) = self.connections.state(id) else { return };
+        let held = (state.any(State::HELD) || (self.is_paused() && !state.any(State::LINK)))
+            && !state.any(State::CLOSING);
         let busy = State::RECEIVING.or(State::STARVED).or(State::PEER_DONE).or(State::DEAD);
         if held || state.any(busy) || (state.any(State::QUEUED) && !self.may_send_more(id)) {
             return;
@@ -410,13 +429,20 @@ impl<H: Handler> Shard<H> {
     }
 
     fn depart(&mut self, id: ConnectionId) {
-        let to = self.leaving.remove(&id.index).expect("noted when it began to leave");
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let Ok(peer) = peer_address(connection.socket()) else {
+        let peer = peer_address(connection.socket());
+        if self.is_parting(id) {
+            self.leave_process(id, peer.ok());
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Ok(peer) = peer else {
             connection.state.unset(State::LEAVING);
+            self.leaving.remove(&id.index);
             self.finish(id, CloseReason::PeerReset);
             return;
         };
+        let to = self.leaving.remove(&id.index).expect("noted when it began to leave");
         let received = self.connections.take_partial(id.index);
         let queued = self.io.outbox.take(id.index).unwrap_or_default();
         self.io.outbox.clear(id.index);
@@ -429,8 +455,9 @@ impl<H: Handler> Shard<H> {
 
     /// Sends a moving connection on, or keeps it until there is room.
     pub(super) fn depart_parcel(&mut self, to: ShardIndex, parcel: Parcel<H::Message>) {
-        if let Some(parcel) = self.port.send(to, parcel) {
-            self.departing.push_back((to, parcel));
+        match self.port.send(to, parcel) {
+            Some(parcel) => self.departing.push_back((to, parcel)),
+            None => self.handing_over.parcels_sent += 1,
         }
     }
 
@@ -443,20 +470,23 @@ impl<H: Handler> Shard<H> {
     }
 }
 
-/// Gives the handler `bytes`, or keeps them behind others; returns whether they were kept.
+/// Gives the handler `bytes`, or keeps them behind others or while no client is read (`paused`);
+/// returns whether they were kept.
 pub(super) fn offer<H: Handler>(
     handler: &mut H,
     connections: &mut Connections,
     io: &mut Io<H::Message>,
     id: ConnectionId,
     bytes: &[u8],
+    paused: bool,
 ) -> bool {
     let Some(state) = connections.state(id) else { return false };
     if state.any(NOT_READING) {
         // Closed: what still comes is dropped.
         return true;
     }
-    if state.any(State::HELD.or(State::LEAVING)) || connections.has_partial(id.index) {
+    let is_unread = paused && !state.any(State::LINK);
+    if is_unread || state.any(State::HELD.or(State::LEAVING)) || connections.has_partial(id.index) {
         let mut kept = connections.take_partial(id.index);
         kept.extend_from_slice(bytes);
         connections.keep_partial(id.index, kept);

@@ -11,6 +11,7 @@ mod connections;
 mod dial;
 mod engine;
 mod gather;
+mod hand_over;
 mod lifecycle;
 pub mod listener;
 mod mesh;
@@ -26,5 +27,6 @@ mod tls;
 mod transport;
 
 pub use crate::proto::engine_counters::EngineCounters;
+pub use hand_over::{Ended, ListeningSocket, Parting, Restless};
 pub use mesh::MeshSender;
 pub use node::{BoundNode, EngineConfig, Node, StartError};

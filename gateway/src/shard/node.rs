@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::engine::{Parts, Shard};
+use super::hand_over::{Control, Ended, ListeningSocket, Parting};
 use super::listener;
 use super::mesh::{Doorbell, MeshSender, Port, mesh};
 use super::requirements::{self, RequirementError};
@@ -139,7 +140,7 @@ pub enum StartError {
 pub struct BoundNode<M> {
     config: Arc<EngineConfig>,
     addresses: Vec<SocketAddr>,
-    shards: Vec<(Port<M>, Vec<OwnedFd>)>,
+    shards: Vec<(Port<M>, Vec<ListeningSocket>)>,
     senders: Vec<MeshSender<M>>,
 }
 
@@ -149,7 +150,10 @@ pub struct Node<M> {
     senders: Vec<MeshSender<M>>,
     doorbells: Vec<Arc<Doorbell>>,
     stop: Arc<AtomicBool>,
-    threads: Vec<ExecutorJoinHandle<io::Result<EngineCounters>>>,
+    control: Arc<Control>,
+    threads: Vec<ExecutorJoinHandle<io::Result<Ended>>>,
+    /// What shards wait for before they begin.
+    go: Vec<std::sync::mpsc::Sender<()>>,
 }
 
 /// Memory glommio registers with each of its rings; more than this would be locked for nothing.
@@ -168,7 +172,20 @@ impl<M: Send + 'static> BoundNode<M> {
     /// # Errors
     ///
     /// The first requirement or address that fails.
-    pub fn bind(mut config: EngineConfig) -> Result<Self, StartError> {
+    pub fn bind(config: EngineConfig) -> Result<Self, StartError> {
+        Self::bind_with(config, Vec::new())
+    }
+
+    /// As [`BoundNode::bind`], with sockets that listen already, each with the address that it was
+    /// configured with: they are used where the configuration has that address, and closed where not.
+    ///
+    /// # Errors
+    ///
+    /// As [`BoundNode::bind`].
+    pub fn bind_with(
+        mut config: EngineConfig,
+        mut listening: Vec<(Listen, OwnedFd)>,
+    ) -> Result<Self, StartError> {
         config.shards = config.shards.max(1);
         requirements::check(config.shards, config.connections_max.into())?;
         let setup = |error| StartError::Shard { shard: ShardIndex(0), error };
@@ -179,8 +196,12 @@ impl<M: Send + 'static> BoundNode<M> {
             senders.push(sender);
         }
         let mut addresses = Vec::new();
-        for listen in &config.listen {
-            addresses.push(bind_all(listen.address, &config, &mut shards)?);
+        for (number, listen) in config.listen.iter().enumerate() {
+            let (own, others) = listening.into_iter().partition(|(former, _)| former == listen);
+            listening = others;
+            let own: Vec<(Listen, OwnedFd)> = own;
+            let sockets = own.into_iter().map(|(_, socket)| socket).collect();
+            addresses.push(bind_all(listen.address, number, sockets, &config, &mut shards)?);
         }
         Ok(Self { config: Arc::new(config), addresses, shards, senders })
     }
@@ -207,13 +228,37 @@ impl<M: Send + 'static> BoundNode<M> {
         H: Handler<Message = M> + 'static,
         F: Fn(ShardIndex) -> H + Send + Clone + 'static,
     {
+        let mut node = self.prepare(clock, Vec::new(), make_handler)?;
+        node.go();
+        Ok(node)
+    }
+
+    /// As [`BoundNode::start`], but shards do nothing before [`Node::go`]. They begin with
+    /// `connections`, by shard, which another process had.
+    ///
+    /// # Errors
+    ///
+    /// As [`BoundNode::start`].
+    pub fn prepare<H, F>(
+        self,
+        clock: Clock,
+        connections: Vec<Vec<Parting>>,
+        make_handler: F,
+    ) -> Result<Node<M>, StartError>
+    where
+        H: Handler<Message = M> + 'static,
+        F: Fn(ShardIndex) -> H + Send + Clone + 'static,
+    {
+        let mut connections = connections.into_iter();
         let cores = allowed_cores();
         let mut node = Node {
             addresses: self.addresses,
             senders: self.senders,
             doorbells: Vec::new(),
             stop: Arc::new(AtomicBool::new(false)),
+            control: Arc::new(Control::new(self.shards.len())),
             threads: Vec::new(),
+            go: Vec::new(),
         };
         let open_count = Arc::new(AtomicU32::new(0));
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -224,6 +269,10 @@ impl<M: Send + 'static> BoundNode<M> {
             let (config, stop) = (Arc::clone(&self.config), Arc::clone(&node.stop));
             let (make_handler, ready) = (make_handler.clone(), ready.clone());
             let open_count = Arc::clone(&open_count);
+            let control = Arc::clone(&node.control);
+            let connections = connections.next().unwrap_or_default();
+            let (go, may_go) = std::sync::mpsc::channel();
+            node.go.push(go);
             let placement = match cores.get(index) {
                 Some(&core) if config.pin && count <= cores.len() => Placement::Fixed(core),
                 _ => Placement::Unbound,
@@ -231,18 +280,32 @@ impl<M: Send + 'static> BoundNode<M> {
             let main = move || async move {
                 let _guard = AbortOnPanic;
                 let handler = make_handler(shard);
-                let parts =
-                    Parts { config, handler, shard, port, listeners, clock, stop, open_count };
+                let parts = Parts {
+                    config,
+                    handler,
+                    shard,
+                    port,
+                    listeners,
+                    clock,
+                    stop,
+                    control,
+                    open_count,
+                    connections,
+                };
                 let shard = match Shard::new(parts) {
                     Ok(engine) => engine,
                     Err(error) => {
                         // The starter is gone only when another shard failed before.
                         let _ = ready.send(Some((shard, error)));
-                        return Ok(EngineCounters::default());
+                        return Ok(Ended::default());
                     }
                 };
                 let _ = ready.send(None);
                 drop(ready);
+                // Nothing else runs on this thread. It never comes if another shard could not be made.
+                if may_go.recv().is_err() {
+                    return Ok(Ended::default());
+                }
                 shard.run().await
             };
             node.threads.push(spawn(shard, placement, main)?);
@@ -251,12 +314,12 @@ impl<M: Send + 'static> BoundNode<M> {
         let answers: Vec<_> = is_ready.iter().take(count).collect();
         let is_complete = answers.len() == count;
         if let Some((shard, error)) = answers.into_iter().flatten().next() {
-            node.shutdown();
+            node.go.clear();
             return Err(StartError::Shard { shard, error });
         }
         if !is_complete {
             // An executor could not be made on its thread: `join` knows why.
-            node.shutdown();
+            node.go.clear();
             let error = || io::Error::other("its executor ended before it ran");
             let unnamed = StartError::Shard { shard: ShardIndex(0), error: error() };
             return Err(node.join().err().unwrap_or(unnamed));
@@ -291,12 +354,28 @@ impl<M: Send + 'static> Node<M> {
         &self.senders
     }
 
+    /// Lets the shards begin, after [`BoundNode::prepare`].
+    pub fn go(&mut self) {
+        for shard in self.go.drain(..) {
+            // One that has ended says why when it is joined.
+            let _ = shard.send(());
+        }
+    }
+
     /// Asks every shard to stop; returns at once.
     pub fn shutdown(&self) {
         self.stop.store(true, Ordering::Release);
+        self.ring_all();
+    }
+
+    pub(super) fn ring_all(&self) {
         for doorbell in &self.doorbells {
             doorbell.ring();
         }
+    }
+
+    pub(super) fn control(&self) -> &Control {
+        &self.control
     }
 
     /// Waits until every shard has ended, and gives what each counted.
@@ -305,14 +384,21 @@ impl<M: Send + 'static> Node<M> {
     ///
     /// The first shard that could not go on, with the kernel's answer.
     pub fn join(self) -> Result<Vec<EngineCounters>, StartError> {
-        let mut counters = Vec::new();
+        Ok(self.ended()?.into_iter().map(|ended| ended.counters).collect())
+    }
+
+    /// Waits until every shard has ended, and gives what each left.
+    pub(super) fn ended(self) -> Result<Vec<Ended>, StartError> {
+        // Shards that were never let go have nothing to wait for.
+        drop(self.go);
+        let mut left = Vec::new();
         for (index, thread) in self.threads.into_iter().enumerate() {
             let shard = ShardIndex(u16::try_from(index).expect("the count is a u16"));
             let failed = |error| StartError::Shard { shard, error };
             let result = thread.join().map_err(|error| failed(io::Error::other(error.to_string())));
-            counters.push(result?.map_err(failed)?);
+            left.push(result?.map_err(failed)?);
         }
-        Ok(counters)
+        Ok(left)
     }
 }
 
@@ -330,26 +416,40 @@ fn listen_fault(error: &io::Error) -> String {
     }
 }
 
-/// Binds `address` once for every shard; the first decides the port when none is given.
+/// Gives every shard a socket that listens on `address`, those in `sockets` first. If there are more,
+/// some shards get several: whoever waits in one of them is not to be lost. The first socket decides
+/// the port when none is given.
 fn bind_all<M>(
-    mut address: SocketAddr,
+    address: SocketAddr,
+    number: usize,
+    sockets: Vec<OwnedFd>,
     config: &EngineConfig,
-    shards: &mut [(Port<M>, Vec<OwnedFd>)],
+    shards: &mut [(Port<M>, Vec<ListeningSocket>)],
 ) -> Result<SocketAddr, StartError> {
     let failed = |error| StartError::Listen { address, error };
-    if address.port() != 0 {
+    let mut bound = match sockets.first() {
+        Some(first) => listener::local_address(first).map_err(failed)?,
+        None => address,
+    };
+    if sockets.is_empty() && address.port() != 0 {
         wait_until_free(address).map_err(failed)?;
     }
-    let mut bound = address;
-    for (_, listeners) in shards {
-        let socket = listener::listen(bound, config.backlog).map_err(failed)?;
+    let count = sockets.len().max(shards.len());
+    let mut sockets = sockets.into_iter();
+    for place in 0..count {
+        let socket = match sockets.next() {
+            Some(socket) => socket,
+            None => listener::listen(bound, config.backlog).map_err(failed)?,
+        };
         let (user_timeout, keepalive) = (config.tcp_user_timeout, config.tcp_keepalive);
         listener::watch_peers(&socket, user_timeout, keepalive).map_err(failed)?;
         bound = listener::local_address(&socket).map_err(failed)?;
-        listeners.push(socket);
+        let shard = place % shards.len().max(1);
+        if let Some((_, listeners)) = shards.get_mut(shard) {
+            listeners.push(ListeningSocket { number, socket });
+        }
     }
-    address = bound;
-    Ok(address)
+    Ok(bound)
 }
 
 /// The kernel closes what a killed process had in its rings some time after the process is gone:
@@ -374,10 +474,10 @@ fn spawn<F, Fut>(
     shard: ShardIndex,
     placement: Placement,
     main: F,
-) -> Result<ExecutorJoinHandle<io::Result<EngineCounters>>, StartError>
+) -> Result<ExecutorJoinHandle<io::Result<Ended>>, StartError>
 where
     F: FnOnce() -> Fut + Send + 'static,
-    Fut: Future<Output = io::Result<EngineCounters>> + 'static,
+    Fut: Future<Output = io::Result<Ended>> + 'static,
 {
     LocalExecutorBuilder::new(placement)
         .name(&format!("shard-{}", shard.0))

@@ -308,7 +308,11 @@ impl Ring {
             }
             KIND_SEND => {
                 let Send { connection, buffer, skip } = self.sends.remove(index);
-                let result = result.map(|sent| skip + sent as usize);
+                let result = match result {
+                    // Called back before it sent more.
+                    Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Ok(skip),
+                    result => result.map(|sent| skip + sent as usize),
+                };
                 Event::Sent { connection, buffer, result }
             }
             KIND_FILE => {

@@ -42,8 +42,8 @@ const PLAIN_KEPT_BYTES_MAX: usize = 256 * 1_024;
 
 impl<H: Handler> Shard<H> {
     /// What is between the wire and the handler on this listener; `None` on plain TCP.
-    pub(super) fn layers_for(&self, peer: SocketAddr, listener: u32) -> Option<Layers> {
-        let listen = self.config.listen.get(listener as usize)?;
+    pub(super) fn layers_for(&self, peer: SocketAddr, listener: usize) -> Option<Layers> {
+        let listen = self.config.listen.get(listener)?;
         let tls = self.config.tls.as_ref().map(|tls| tls.load_full());
         let layers = Layers::begin(listen, peer, tls);
         layers.expect("the configuration of TLS was used when it was checked")
@@ -51,8 +51,8 @@ impl<H: Handler> Shard<H> {
 
     /// Whether `peer` may connect to this listener at all: one for balancers takes nobody else, who
     /// could say to be anyone.
-    pub(super) fn may_connect(&self, peer: SocketAddr, listener: u32) -> bool {
-        let proxied = self.config.listen.get(listener as usize).is_some_and(|one| one.proxied);
+    pub(super) fn may_connect(&self, peer: SocketAddr, listener: usize) -> bool {
+        let proxied = self.config.listen.get(listener).is_some_and(|one| one.proxied);
         let ip = peer.ip().to_canonical();
         !proxied || self.config.balancers.iter().any(|balancer| balancer.contains(&ip))
     }
@@ -104,8 +104,9 @@ impl<H: Handler> Shard<H> {
             return;
         }
         if layers.is_transparent() {
+            let paused = self.is_paused();
             let Self { ring, handler, connections, io, .. } = self;
-            let kept = offer(handler, connections, io, id, ring.bytes(&filled));
+            let kept = offer(handler, connections, io, id, ring.bytes(&filled), paused);
             self.ring.give_back(filled);
             self.offered(id, kept);
             return;

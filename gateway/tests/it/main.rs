@@ -20,3 +20,4 @@ mod simulation;
 mod sources;
 mod tidy;
 mod transports;
+mod upgrade;

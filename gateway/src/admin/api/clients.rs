@@ -175,7 +175,7 @@ pub(super) async fn trace(
 pub(super) async fn slowest(State(state): State<Shared>) -> Answer {
     let node = running(&state)?;
     let mut rows: Vec<SessionRow> =
-        all(node, Inquiry::Slowest).await.into_iter().flatten().collect();
+        all(&node, Inquiry::Slowest).await.into_iter().flatten().collect();
     rows.sort_by_key(|row| std::cmp::Reverse((row.lag, row.in_flight + row.pending)));
     rows.truncate(ROWS_MAX);
     page(&rows, None)
@@ -184,7 +184,7 @@ pub(super) async fn slowest(State(state): State<Shared>) -> Answer {
 /// The clients that publish most, of all shards, with estimates of their rates.
 pub(super) async fn talkers(State(state): State<Shared>) -> Answer {
     let node = running(&state)?;
-    let mut talkers: Vec<_> = all(node, Inquiry::Talkers).await.into_iter().flatten().collect();
+    let mut talkers: Vec<_> = all(&node, Inquiry::Talkers).await.into_iter().flatten().collect();
     talkers.sort_by(|a, b| b.1.total_cmp(&a.1));
     talkers.truncate(ROWS_MAX);
     let rows: Vec<_> = talkers
@@ -211,7 +211,7 @@ pub(super) async fn subscribers(
         return Err(ApiError::BadRequest("topic: a topic name, without wildcards"));
     }
     let topic: Box<str> = query.topic.into();
-    let pages = all(node, |answer| Inquiry::Subscribers(topic.clone(), answer)).await;
+    let pages = all(&node, |answer| Inquiry::Subscribers(topic.clone(), answer)).await;
     let count: usize = pages.iter().map(|page| page.count).sum();
     let rows: Vec<_> = pages.into_iter().flat_map(|page| page.subscribers).collect();
     Ok(Json(json!({ "count": count, "rows": rows })))

@@ -81,8 +81,8 @@ impl IntoResponse for ApiError {
 
 type Answer = Result<Json<serde_json::Value>, ApiError>;
 
-fn running(state: &AdminState) -> Result<&crate::node::NodeHandle, ApiError> {
-    state.node.get().ok_or(ApiError::Starting)
+fn running(state: &AdminState) -> Result<Arc<crate::node::NodeHandle>, ApiError> {
+    state.node.load_full().ok_or(ApiError::Starting)
 }
 
 /// A page.

@@ -28,7 +28,8 @@ pub(super) async fn sessions(
     Query(query): Query<SessionsQuery>,
 ) -> Answer {
     let limit = query.limit.unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX);
-    let found = running(&state)?.look(move |state| {
+    let node = running(&state)?;
+    let found = node.look(move |state| {
         let (mut rows, mut next) = (Vec::new(), None);
         let (prefix, from) = (query.prefix.as_bytes(), query.after.as_bytes());
         let result = state.scan(Space::Sessions, prefix, from, &mut |key, value| {

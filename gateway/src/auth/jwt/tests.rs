@@ -155,7 +155,7 @@ fn signatures_of_each_kind_are_verified() {
     let oct = json!({"kty": "oct", "kid": "k2", "alg": "HS512", "k": text(b"secret")});
     let mut faults = Vec::new();
     let set = json!({"keys": [ec, oct]}).to_string();
-    let keys = key_set(&set, Path::new("keys"), &RandomState::new(), &mut faults);
+    let keys = key_set(&set, Path::new("keys"), &Fingerprints::default(), &mut faults);
     assert_eq!(faults, []);
     let set = Tokens { keys, ..hs256() };
     let claims = json!({"sub": "anna", "exp": NOW_S + 60});
@@ -214,7 +214,7 @@ fn says_what_is_wrong_with_a_key_file() {
         ),
     ] {
         let mut faults = Vec::new();
-        key_set(text, Path::new("keys"), &RandomState::new(), &mut faults);
+        key_set(text, Path::new("keys"), &Fingerprints::default(), &mut faults);
         let said: String = faults.iter().map(ToString::to_string).collect();
         assert!(faults.len() == 1 && said.contains(expected), "{said}");
     }

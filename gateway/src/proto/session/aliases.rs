@@ -18,6 +18,12 @@ impl InboundAliases {
         }
     }
 
+    /// Each alias with its topic.
+    pub fn all(&self) -> impl Iterator<Item = (u16, &str)> {
+        let named = self.topics.iter().enumerate();
+        named.filter_map(|(place, topic)| Some((alias_of(place), topic.as_deref()?)))
+    }
+
     /// The topic `alias` means, if the client said.
     #[must_use]
     pub fn get(&self, alias: u16) -> Option<&str> {
@@ -43,6 +49,18 @@ pub enum TopicForm {
 }
 
 impl OutboundAliases {
+    /// Aliases that were set before, from 1 on.
+    #[must_use]
+    pub fn set_before(topics: Vec<Box<str>>) -> Self {
+        Self { topics }
+    }
+
+    /// The topics that have aliases, from 1 on.
+    #[must_use]
+    pub fn topics(&self) -> &[Box<str>] {
+        &self.topics
+    }
+
     /// How to send `topic`, given that the client takes aliases up to `maximum`.
     pub fn form(&mut self, topic: &str, maximum: u16) -> TopicForm {
         if let Some(place) = self.topics.iter().position(|known| **known == *topic) {

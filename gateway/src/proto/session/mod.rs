@@ -6,6 +6,7 @@
 
 mod aliases;
 mod answers;
+pub mod handed_over;
 mod inbound;
 mod outbound;
 mod permissions;

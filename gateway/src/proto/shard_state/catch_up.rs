@@ -52,11 +52,6 @@ impl ShardState {
             record.in_flight.sort_by_key(|sent| (sent.partition, sent.sequence));
         }
         self.track_outbound(index);
-        let Some(session) = self.session_mut(index) else {
-            return false;
-        };
-        session.stored = true;
-        session.last_packet_id = record.last_packet_id;
         let inbound = stored.steps.iter().filter_map(|step| match step {
             Qos2Delta::Inbound(packet_id) => {
                 Some(inbound_exchange(*packet_id, InboundStep::ExpectPubrel))
@@ -68,7 +63,28 @@ impl ShardState {
             | Qos2Delta::Completed { .. }
             | Qos2Delta::SharedCompleted { .. } => None,
         });
-        let inbound = inbound.collect();
+        self.restore_record(index, record, inbound.collect(), false, context);
+        if let Some(session) = self.session_mut(index) {
+            session.stored = true;
+            session.shrink();
+        }
+        true
+    }
+
+    /// Fills a session from its record and the exchanges its client has begun. `is_complete`: it is
+    /// behind only in the partitions that its record names.
+    pub(super) fn restore_record(
+        &mut self,
+        index: u32,
+        mut record: SessionRecord,
+        inbound: Vec<InboundQos2>,
+        is_complete: bool,
+        context: &mut Context<'_>,
+    ) {
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        session.last_packet_id = record.last_packet_id;
         session.inbound = Some(Box::new(Inbound { qos2: inbound, ..Inbound::default() }));
         let outbound = session.outbound_mut();
         for sent in std::mem::take(&mut record.in_flight) {
@@ -90,12 +106,8 @@ impl ShardState {
         // has in flight from there must not be taken once more from a replay.
         let in_flight = outbound.in_flight.iter().filter(|sent| !sent.origin.is_shared());
         outbound.completed.extend(in_flight.map(|sent| (sent.partition, sent.sequence)));
-        self.restore_subscriptions(index, &record, context);
+        self.restore_subscriptions(index, &record, is_complete, context);
         self.restore_queue(index, record.queued);
-        if let Some(session) = self.session_mut(index) {
-            session.shrink();
-        }
-        true
     }
 
     /// Enters the filters, and sets cursors so that the session is behind wherever it has not seen
@@ -104,6 +116,7 @@ impl ShardState {
         &mut self,
         index: u32,
         record: &SessionRecord,
+        is_complete: bool,
         context: &mut Context<'_>,
     ) {
         for subscription in &record.subscriptions {
@@ -135,6 +148,12 @@ impl ShardState {
             return;
         };
         let outbound = session.outbound_mut();
+        if is_complete {
+            for &(partition, cursor) in &record.cursors {
+                outbound.fall_behind(partition, cursor);
+            }
+            return;
+        }
         for (place, watermark) in watermarks.iter().enumerate() {
             let partition = PartitionId(u16::try_from(place).expect("partition ids are u16"));
             let known = record.cursors.iter().find(|(of, _)| *of == partition);

@@ -181,6 +181,11 @@ impl ShardState {
         self.background_counter = self.background_counter.wrapping_add(1);
         let id = self.background_counter;
         self.background.insert(id, (client_id.into(), due));
+        if self.is_paused {
+            self.store_retry.background.push(id);
+            self.schedule_store_retry(context.now);
+            return;
+        }
         self.ask_background(id, context);
     }
 

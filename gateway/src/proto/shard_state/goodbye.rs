@@ -17,9 +17,19 @@ pub(super) struct Goodbye {
     next: usize,
     due: Timestamp,
     is_over: bool,
+    /// Only to those that cannot move to another process.
+    to_those_that_stay: bool,
 }
 
 impl Goodbye {
+    pub(super) fn to_those_that_stay(now: Timestamp) -> Self {
+        Self { next: 0, due: now, is_over: false, to_those_that_stay: true }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     pub(super) fn due(&self) -> Timestamp {
         if self.is_over { Timestamp::NEVER } else { self.due }
     }
@@ -29,19 +39,22 @@ impl ShardState {
     /// The node ends: begins to say goodbye to every client and to save every session. Sessions are
     /// safe once everything appended is committed.
     pub fn handle_shutdown(&mut self, context: &mut Context<'_>) {
-        self.goodbye = Some(Goodbye { next: 0, due: context.now, is_over: false });
+        let (next, due, is_over, to_those_that_stay) = (0, context.now, false, false);
+        self.goodbye = Some(Goodbye { next, due, is_over, to_those_that_stay });
         self.say_goodbye(context);
     }
 
     /// Whether clients are still to be told that the node ends.
     #[must_use]
     pub fn is_saying_goodbye(&self) -> bool {
-        self.goodbye.as_ref().is_some_and(|goodbye| !goodbye.is_over)
+        let mut to_all = self.goodbye.iter().filter(|goodbye| !goodbye.to_those_that_stay);
+        to_all.any(|goodbye| !goodbye.is_over)
     }
 
     /// Why a CONNECT is not accepted, once the node ends.
     pub(super) fn refusal(&self) -> Option<ProtocolError> {
-        self.goodbye.as_ref().map(|_| self.farewell())
+        let to_all = self.goodbye.as_ref().filter(|goodbye| !goodbye.to_those_that_stay);
+        to_all.map(|_| self.farewell())
     }
 
     fn farewell(&self) -> ProtocolError {
@@ -57,7 +70,7 @@ impl ShardState {
         else {
             return;
         };
-        let mut place = goodbye.next;
+        let (mut place, only_some) = (goodbye.next, goodbye.to_those_that_stay);
         let mut left = match self.limits.goodbyes_per_s {
             0 => u32::MAX,
             rate => rate.div_ceil(STEPS_PER_S),
@@ -69,6 +82,9 @@ impl ShardState {
             let index = u32::try_from(place).expect("connection indexes are u32");
             let id = ConnectionId { index, generation: connection.generation };
             place += 1;
+            if only_some && self.is_movable(connection) {
+                continue;
+            }
             if !matches!(connection.stage, ConnectionStage::Vacant | ConnectionStage::Closing) {
                 self.refuse(id, farewell, context);
                 left -= 1;
@@ -79,7 +95,7 @@ impl ShardState {
             (goodbye.next, goodbye.is_over) = (place, is_over);
             goodbye.due = context.now.after(STEP);
         }
-        if is_over {
+        if is_over && !only_some {
             self.record_floor(context);
         }
     }

@@ -36,6 +36,11 @@ impl Lanes {
         line.is_some_and(|line| token.number <= line.committed)
     }
 
+    /// Whether nobody waits for a commit in any lane.
+    pub(super) fn are_all_committed(&self) -> bool {
+        self.lines.iter().all(|line| line.waiting.is_empty())
+    }
+
     /// The last token that someone waits for in a lane.
     pub(super) fn last(&self, lane: Lane) -> Option<AppendToken> {
         let (number, _) = self.lines.get(usize::from(lane.0))?.waiting.back()?;

@@ -18,6 +18,7 @@ mod encode;
 mod fault;
 mod gauges;
 mod goodbye;
+mod hand_over;
 pub mod inspect;
 mod lanes;
 mod outbound_acks;
@@ -253,6 +254,8 @@ pub struct ShardState {
     traced: Vec<(Box<str>, u32)>,
     /// The node ends.
     goodbye: Option<Goodbye>,
+    /// Clients are not read: see `hand_over.rs`.
+    is_paused: bool,
 }
 
 /// The `session` of tickets for offline sessions.
@@ -310,6 +313,7 @@ impl ShardState {
             talkers: Talkers::default(),
             traced: Vec::new(),
             goodbye: None,
+            is_paused: false,
             random_counter: seed,
             random,
         }
@@ -539,6 +543,9 @@ impl ShardState {
     /// When [`ShardState::handle_timeout`] has something to do next.
     #[must_use]
     pub fn next_timeout(&self) -> Timestamp {
+        if self.is_paused {
+            return Timestamp::NEVER;
+        }
         if self.rechecking.is_some() {
             return Timestamp::START;
         }
@@ -551,6 +558,9 @@ impl ShardState {
 
     /// Time has passed: closes silent connections, records the floor.
     pub fn handle_timeout(&mut self, context: &mut Context<'_>) {
+        if self.is_paused {
+            return;
+        }
         let mut expired = Vec::new();
         self.keep_alives.expire(context.now, &mut expired);
         for index in expired {

@@ -54,7 +54,7 @@ impl ShardState {
         token
     }
 
-    fn session_record(&self, index: u32, session: &Session) -> SessionRecord {
+    pub(super) fn session_record(&self, index: u32, session: &Session) -> SessionRecord {
         let mut record = SessionRecord {
             online: session.stage == Stage::Online,
             floor_shard: session.follows_floor.then_some(self.shard.0),

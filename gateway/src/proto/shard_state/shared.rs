@@ -29,6 +29,13 @@ pub(super) struct SharedSubscribes {
     open: AHashMap<u64, SharedSubscribe>,
 }
 
+impl SharedSubscribes {
+    /// All are answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
 /// One of them.
 #[derive(Debug)]
 pub(super) struct SharedSubscribe {
