@@ -15,6 +15,8 @@ pub(super) enum Opcode {
 /// The decoder: where in a frame the peer is.
 #[derive(Debug)]
 pub(super) struct Frames {
+    /// The peer masks its payload: clients have to, servers must not. RFC 6455 §5.1.
+    masked: bool,
     header: [u8; HEADER_BYTES_MAX],
     header_length: u8,
     /// Of the frame whose header is complete.
@@ -54,9 +56,20 @@ const CONTROL_BYTES_MAX: u64 = 125;
 /// Frames in a row that carry nothing: more are no message, but work for us.
 const EMPTY_FRAMES_MAX: u8 = 64;
 
-impl Default for Frames {
-    fn default() -> Self {
+impl Frames {
+    /// What a client sends.
+    pub(super) fn of_client() -> Self {
+        Self::new(true)
+    }
+
+    /// What a server sends.
+    pub(super) fn of_server() -> Self {
+        Self::new(false)
+    }
+
+    fn new(masked: bool) -> Self {
         Self {
+            masked,
             header: [0; HEADER_BYTES_MAX],
             header_length: 0,
             frame: None,
@@ -120,7 +133,9 @@ impl Frames {
         let into = if frame.opcode.is_control() { &mut self.control } else { plain };
         let start = into.len();
         into.extend_from_slice(payload);
-        unmask(into.get_mut(start..).unwrap_or_default(), frame.mask, frame.turn);
+        if self.masked {
+            unmask(into.get_mut(start..).unwrap_or_default(), frame.mask, frame.turn);
+        }
         frame.turn = (frame.turn + payload.len()) % 4;
         frame.left -= payload.len() as u64;
         let length = payload.len();
@@ -164,7 +179,7 @@ impl Frames {
             return Err(close_code::PROTOCOL_ERROR);
         }
         let Some((&second, rest)) = rest.split_first() else { return Ok(None) };
-        if second & MASKED == 0 {
+        if (second & MASKED != 0) != self.masked {
             return Err(close_code::PROTOCOL_ERROR);
         }
         let (length, rest) = match second & !MASKED {
@@ -189,7 +204,8 @@ impl Frames {
         if length > frame_bytes_max {
             return Err(close_code::TOO_BIG);
         }
-        let Some(mask) = rest.first_chunk::<4>() else { return Ok(None) };
+        let mask = if self.masked { rest.first_chunk::<4>() } else { Some(&[0; 4]) };
+        let Some(mask) = mask else { return Ok(None) };
         if !opcode.is_control() {
             self.fragmented = !is_final;
             self.empty_frames = if length == 0 { self.empty_frames + 1 } else { 0 };
@@ -201,7 +217,7 @@ impl Frames {
     }
 }
 
-/// Takes the mask off `payload`, whose first byte is `turn` bytes into it.
+/// Takes the mask off `payload`, or puts it on, whose first byte is `turn` bytes into it.
 fn unmask(payload: &mut [u8], mut mask: [u8; 4], turn: usize) {
     mask.rotate_left(turn);
     let mut words = payload.chunks_exact_mut(4);
@@ -229,6 +245,19 @@ pub(super) fn encode_header(opcode: Opcode, length: usize, output: &mut Vec<u8>)
             output.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
+}
+
+/// Adds a whole message, or a control frame, from a client: under `mask`.
+pub(super) fn encode_masked(opcode: Opcode, payload: &[u8], mask: [u8; 4], output: &mut Vec<u8>) {
+    let start = output.len();
+    encode_header(opcode, payload.len(), output);
+    if let Some(second) = output.get_mut(start + 1) {
+        *second |= MASKED;
+    }
+    output.extend_from_slice(&mask);
+    let start = output.len();
+    output.extend_from_slice(payload);
+    unmask(output.get_mut(start..).unwrap_or_default(), mask, 0);
 }
 
 /// The code in the payload of a Close.

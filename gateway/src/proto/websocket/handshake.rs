@@ -26,7 +26,7 @@ pub(super) enum RequestFault {
 const HEADERS_MAX: usize = 64;
 /// RFC 6455 §1.3.
 const ACCEPT_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-const KEY_BYTES: usize = 16;
+pub(super) const KEY_BYTES: usize = 16;
 /// The key of RFC 6455 §4.1's own example has bits set behind its last byte.
 const KEY_ENCODING: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -98,7 +98,7 @@ pub(super) fn answer(
 }
 
 /// What proves that the request was read.
-fn accept(key: &[u8]) -> String {
+pub(super) fn accept(key: &[u8]) -> String {
     let mut digest = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     digest.update(key);
     digest.update(ACCEPT_GUID);

@@ -1,4 +1,5 @@
-//! WebSocket, the server's side, as MQTT uses it: a stream of bytes in binary frames.
+//! WebSocket as MQTT uses it: a stream of bytes in binary frames. The gateway is the server; the client's
+//! side is for programs that reach one.
 //!
 //! ```text
 //!   Request ──(GET, subprotocol mqtt)──▶ Frames ──(Close of either side, a fault)──▶ over
@@ -9,8 +10,11 @@
 //!
 //! Source: RFC 6455; MQTT 5.0 §6.
 
+mod client;
 mod frame;
 mod handshake;
+
+pub use client::{WebSocketAnswerFault, WebSocketClient};
 
 use frame::{Frames, Opcode, encode_header};
 use handshake::{RequestFault, answer, refusal};
@@ -130,7 +134,7 @@ impl WebSocket {
             let accepted = answer(received, &limits.origins, output);
             accepted.map_err(|fault| refuse(fault, output))?;
             progress.opened = true;
-            self.stage = Stage::Frames(Frames::default());
+            self.stage = Stage::Frames(Frames::of_client());
             bytes = &first;
         }
         let Stage::Frames(frames) = &mut self.stage else { return Ok(progress) };
