@@ -316,7 +316,9 @@ impl MemberBooks<'_> {
             }
             Ending::Unknown => counts.ended_unknown += 1,
         }
-        self.lane.wills.ended(self.member, connect, ending);
+        if self.lane.layout.has_will(self.member) {
+            self.lane.wills.ended(self.member, connect, ending);
+        }
     }
 }
 

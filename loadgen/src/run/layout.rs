@@ -251,8 +251,13 @@ impl Layout {
             keep_alive_s: u16::try_from(whole(profile.session.keep_alive_s)).unwrap_or(u16::MAX),
             subscription: self.filter(index).map(|filter| (filter.into(), self.qos)),
             publication: self.publishes(role).then(|| self.publication(role, profile)),
-            will: (self.wills && matches!(role, Role::Device(_))).then(|| self.will(index)),
+            will: self.has_will(index).then(|| self.will(index)),
         }
+    }
+
+    /// Whether member `index` has a will.
+    pub(super) fn has_will(&self, index: u32) -> bool {
+        self.wills && matches!(self.role(index), Role::Device(_))
     }
 
     /// The publisher that the will of member `index` is stamped with.

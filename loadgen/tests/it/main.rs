@@ -97,6 +97,16 @@ fn an_honest_broker_holds_every_contract() {
     }
 }
 
+/// A connection that is reset owes a will only where the device has one.
+#[test]
+fn without_wills_none_is_missed() {
+    let broker = Broker::start();
+    let reset = "[[phase]]\nkind = \"fault\"\nfault = \"reset\"\nduration_s = 1.5\n";
+    let ran = run(broker.address(), "qos = 1", &format!("{STEADY}{reset}"), &[]);
+    assert_eq!(ran.code, 0, "{}", ran.said);
+    assert_eq!(ran.result["fleet"]["counts"]["wills_owed"], 0, "{}", ran.said);
+}
+
 #[test]
 fn a_lost_message_is_found() {
     let ran = check_found(Fault::LoseDeliveries, "qos = 1", STEADY, "lost");
