@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN},
     plan::Devices,
     run::RunArguments,
+    transport::BrokerArguments,
 };
 
 /// Load generator and checker for MQTT brokers.
@@ -254,9 +255,13 @@ pub(crate) struct BenchArguments {
 
 /// Connections that do nothing.
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("idle_at").args(["target", "broker"])))]
 pub(crate) struct IdleArguments {
     #[command(flatten)]
     pub(crate) target: TargetArguments,
+
+    #[command(flatten)]
+    pub(crate) broker: BrokerArguments,
 
     /// Connections to hold; the limit of open files (`ulimit -n`) must allow them
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -285,9 +290,13 @@ pub(crate) struct IdleArguments {
 
 /// A rush of connections.
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("storm_at").args(["target", "broker"])))]
 pub(crate) struct StormArguments {
     #[command(flatten)]
     pub(crate) target: TargetArguments,
+
+    #[command(flatten)]
+    pub(crate) broker: BrokerArguments,
 
     /// Connections to make
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

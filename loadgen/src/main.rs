@@ -1,6 +1,7 @@
 //! Load generator and checker for MQTT brokers.
 //!
-//! Reading order: [`args`] decides, [`client`] speaks MQTT (sans-IO), [`engine`] moves bytes,
+//! Reading order: [`args`] decides, [`client`] speaks MQTT (sans-IO), [`mod@transport`] wraps it in TLS and
+//! WebSocket (sans-IO too), [`engine`] moves bytes,
 //! [`schedule`] says when to send, [`ledger`] and [`stats`] keep the books, [`watch`] reads what
 //! the broker used; [`mod@bench`] and [`hold`] put them together, [`report`] says what came out, and
 //! [`result`] is what is kept of it; [`page`] shows it, and
@@ -26,6 +27,7 @@ mod result;
 mod run;
 mod schedule;
 mod stats;
+mod transport;
 mod watch;
 
 use std::{fmt::Display, fs, process::ExitCode};

@@ -113,8 +113,8 @@ pub(crate) struct Client {
     /// QoS 2 messages delivered whose PUBREL has not come, sorted.
     unreleased: Vec<PacketId>,
     last_sent_ns: u64,
-    /// Until when the server must have the session; `None` when it may have none.
-    session_until_ns: Option<u64>,
+    /// Until when the server must have the session; 0 when it may have none.
+    session_until_ns: u64,
 }
 
 /// Named for what the client waits for.
@@ -201,7 +201,7 @@ impl Client {
             window: Window::default(),
             unreleased: Vec::new(),
             last_sent_ns: 0,
-            session_until_ns: None,
+            session_until_ns: 0,
         }
     }
 
@@ -218,12 +218,12 @@ impl Client {
     /// The TCP connection is gone. The session stays.
     pub(crate) fn handle_closed(&mut self, now_ns: u64) {
         if self.state != State::Offline
-            && self.session_until_ns.is_some()
+            && self.has_session()
             && self.options.version == ProtocolVersion::V5
             && self.options.session_expiry_interval_s != u32::MAX
         {
             let kept_s = u64::from(self.options.session_expiry_interval_s);
-            self.session_until_ns = Some(now_ns.saturating_add(kept_s * NANOS_PER_SECOND));
+            self.session_until_ns = now_ns.saturating_add(kept_s * NANOS_PER_SECOND);
         }
         self.state = State::Offline;
         self.partial = Vec::new();
@@ -298,7 +298,7 @@ impl Client {
     pub(crate) fn forget_session(&mut self) {
         self.options.clean_start = true;
         self.options.session_expiry_interval_s = 0;
-        self.session_until_ns = None;
+        self.session_until_ns = 0;
     }
 
     /// Writes PINGREQ, or an old PUBLISH again, when it is time.
@@ -337,9 +337,15 @@ impl Client {
         self.state == State::Ready
     }
 
+    /// When the CONNECT was written whose CONNACK has not come.
+    pub(crate) fn unanswered_connect_ns(&self) -> Option<u64> {
+        // Nothing else is sent before CONNACK.
+        (self.state == State::ExpectConnack).then_some(self.last_sent_ns)
+    }
+
     /// Whether the server should have a session of it.
     pub(crate) fn has_session(&self) -> bool {
-        self.session_until_ns.is_some()
+        self.session_until_ns > 0
     }
 
     /// CONNECTs written so far.
@@ -457,7 +463,7 @@ impl Client {
         if !connack.session_present {
             self.session_began(now_ns, on_event);
         }
-        self.session_until_ns = self.keeps_session().then_some(u64::MAX);
+        self.session_until_ns = if self.keeps_session() { u64::MAX } else { 0 };
         match &self.options.subscription {
             Some((filter, qos)) if !self.subscribed => {
                 wire::subscribe(self.options.version, filter, *qos, out);
@@ -474,8 +480,7 @@ impl Client {
     /// The server has no session: what it was to do about earlier publishes is open, so at QoS 2,
     /// where a second attempt could be a duplicate, there is none.
     fn session_began(&mut self, now_ns: u64, on_event: &mut impl FnMut(Event<'_>)) {
-        let lost = !self.options.clean_start
-            && self.session_until_ns.is_some_and(|until_ns| now_ns < until_ns);
+        let lost = !self.options.clean_start && now_ns < self.session_until_ns;
         self.subscribed = false;
         self.unreleased = Vec::new();
         self.window.forget_exactly_once(|stamp| on_event(Event::Discarded(stamp)));

@@ -3,15 +3,16 @@
 //! ```text
 //!          ┌───────────── Away ◀── asleep, ignition off, booting ──┐
 //!          ▼                                                       │
-//! Off ─▶ Waiting ─▶ Dialing ─▶ Connecting ─▶ Online ─────────▶ Leaving
-//!          ▲  retry law  round trip   │          │ lost, refused, vanished
-//!          └─────────────────────────┴──────────┘
+//! Off ─▶ Waiting ─▶ Dialing ─▶ Connecting ─▶ Securing ─▶ Online ─▶ Leaving
+//!          ▲  retry law  round trip   │           │         │ lost, refused, vanished
+//!          └─────────────────────────┴───────────┴─────────┘
 //! ```
 //!
 //! Sans-IO: events and time in ([`Device::handle_timeout`] and its like), bytes and [`Action`]s out,
 //! everything random from a seed. The same seed, the same events: the same actions, byte for byte.
 //! Messages that are due while it cannot send wait in its store, with the time they were due.
 
+mod layered;
 mod radio;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use crate::{
     payload::Stamp,
     profile::{Leave, Profile, RetryLaw},
     random::Random,
+    transport::{LayerFault, Layers, Secured},
 };
 use radio::{Change, Radio, millis_ns, seconds_ns};
 
@@ -43,6 +45,8 @@ const CALM_WAIT_NS: u64 = 2 * NANOS_PER_SECOND;
 #[derive(Debug)]
 pub(crate) struct Device {
     client: Client,
+    /// What is between its client and its radio; `None` on plain TCP.
+    layers: Option<Box<Layers>>,
     radio: Radio,
     random: Random,
     /// Messages that wait to be sent.
@@ -83,6 +87,8 @@ enum State {
     Dialing,
     /// For the real TCP handshake.
     Connecting,
+    /// For the handshakes of TLS and WebSocket.
+    Securing,
     /// The MQTT client has the connection.
     Online,
     /// For DISCONNECT to arrive; `until_ns` is when it comes back.
@@ -122,13 +128,27 @@ pub(crate) struct Output {
 }
 
 /// What the books hear.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Told<'a> {
     /// From the MQTT client.
     Event(Event<'a>),
+    /// The TLS handshake is over.
+    Secured(Secured),
+    /// The WebSocket stands.
+    Upgraded {
+        /// Nanoseconds since its request was written.
+        after_ns: u64,
+    },
+    /// CONNACK came, and took the client.
+    Accepted {
+        /// Nanoseconds since CONNECT was written.
+        after_ns: u64,
+    },
+    /// TLS or WebSocket gave the connection up.
+    LayerFault(LayerFault),
     /// The client gave the connection up.
     Fault(Fault),
-    /// CONNECT or SUBSCRIBE was not answered in time.
+    /// A handshake, CONNECT or SUBSCRIBE was not answered in time.
     Unanswered,
     /// The connection was refused before CONNECT.
     Refused,
@@ -196,6 +216,7 @@ impl Device {
         });
         Self {
             client: Client::new(options),
+            layers: None,
             radio,
             random,
             store: VecDeque::new(),
@@ -253,10 +274,12 @@ impl Device {
 
     /// Ends the connection that it has, if it has one, and comes back by its retry law.
     pub(crate) fn break_connection(&mut self, action: Action, context: &mut Context<'_>) {
-        if matches!(self.state, State::Online | State::Connecting) {
+        if matches!(self.state, State::Online | State::Connecting | State::Securing) {
             match action {
-                Action::Finish => self.leave(context.now_ns, false, context),
-                Action::Reset | Action::Abandon | Action::Connect { .. } => {
+                Action::Finish if self.state != State::Securing => {
+                    self.leave(context.now_ns, false, context)
+                }
+                Action::Finish | Action::Reset | Action::Abandon | Action::Connect { .. } => {
                     self.drop_connection(Some(action), context);
                     self.retry(context);
                 }
@@ -280,7 +303,7 @@ impl Device {
             self.drop_connection(Some(Action::Abandon), context);
             self.stay_away(context.now_ns);
         }
-        if self.radio.is_severed() && self.state == State::Online {
+        if self.radio.is_severed() && matches!(self.state, State::Securing | State::Online) {
             self.drop_connection(Some(Action::Abandon), context);
             self.retry(context);
         }
@@ -322,20 +345,21 @@ impl Device {
         if self.state != State::Connecting {
             return;
         }
-        self.state = State::Online;
         self.until_ns = context.now_ns + HANDSHAKE_NS;
         if context.profile.retry.law == RetryLaw::Buggy {
             self.attempts = 0;
         }
         self.trickles = self.random.happens(context.profile.trickle.share);
-        let mut packets = Vec::new();
-        self.client.handle_connected(context.now_ns, &mut packets);
-        self.write(&mut packets, context);
+        if self.layers.is_some() {
+            self.begin_layers(context);
+        } else {
+            self.go_online(context);
+        }
     }
 
     /// Bytes came from the broker.
     pub(crate) fn handle_received(&mut self, bytes: &[u8], context: &mut Context<'_>) {
-        if self.state != State::Online {
+        if !matches!(self.state, State::Securing | State::Online) {
             return;
         }
         if self.radio.is_wire(context.profile) {
@@ -354,10 +378,10 @@ impl Device {
                 self.drop_connection(None, context);
                 self.retry(context);
             }
-            State::Online if self.radio.is_away() || self.radio.is_severed() => {
+            State::Securing | State::Online if self.is_out_of_reach() => {
                 self.closed_unheard = true;
             }
-            State::Online => self.lose_connection(context),
+            State::Securing | State::Online => self.lose_connection(context),
             State::Leaving { .. } => {
                 let until_ns = self.until_ns;
                 self.drop_connection(None, context);
@@ -374,7 +398,7 @@ impl Device {
             Some(Change::Back) => self.after_outage(context),
             Some(Change::BackElsewhere) => {
                 self.addresses = self.addresses.wrapping_add(1);
-                if matches!(self.state, State::Online | State::Connecting) {
+                if matches!(self.state, State::Online | State::Connecting | State::Securing) {
                     self.drop_connection(Some(Action::Abandon), context);
                     self.dial(context);
                 } else {
@@ -393,8 +417,14 @@ impl Device {
                 context.out.actions.push(Action::Connect { address: self.addresses });
             }
             State::Online => self.handle_online_timeout(context),
+            State::Securing if self.until_ns <= now_ns => self.give_up_unanswered(context),
             State::Leaving { give_up_ns } => self.handle_leaving(give_up_ns, context),
-            State::Off | State::Away | State::Waiting | State::Dialing | State::Connecting => {}
+            State::Off
+            | State::Away
+            | State::Waiting
+            | State::Dialing
+            | State::Connecting
+            | State::Securing => {}
         }
     }
 
@@ -402,7 +432,7 @@ impl Device {
     pub(crate) fn next_timeout_ns(&self) -> u64 {
         let own_ns = match self.state {
             State::Off | State::Connecting => NEVER,
-            State::Away | State::Waiting | State::Dialing => self.until_ns,
+            State::Away | State::Waiting | State::Dialing | State::Securing => self.until_ns,
             State::Online if self.dozing => self.until_ns,
             State::Online if self.client.is_ready() => {
                 let client_ns = self.client.next_timeout_ns().unwrap_or(NEVER);
@@ -448,8 +478,7 @@ impl Device {
         }
         if !self.client.is_ready() {
             if self.until_ns <= now_ns {
-                context.books.hear(Told::Unanswered);
-                self.give_up(context);
+                self.give_up_unanswered(context);
             }
             return;
         }
@@ -484,7 +513,7 @@ impl Device {
     /// What the link held back is heard, and what waited for it goes on.
     fn after_outage(&mut self, context: &mut Context<'_>) {
         match self.state {
-            State::Online if self.closed_unheard => self.lose_connection(context),
+            State::Securing | State::Online if self.closed_unheard => self.lose_connection(context),
             State::Waiting if self.until_ns == NEVER => self.dial(context),
             _ => {}
         }
@@ -509,19 +538,44 @@ impl Device {
     }
 
     fn receive_arrived(&mut self, context: &mut Context<'_>) {
-        while self.state == State::Online {
+        while matches!(self.state, State::Securing | State::Online) {
             let Some(bytes) = self.radio.arrived_down(context.now_ns) else { break };
             self.receive(&bytes, context);
         }
     }
 
+    fn go_online(&mut self, context: &mut Context<'_>) {
+        self.state = State::Online;
+        self.until_ns = context.now_ns + HANDSHAKE_NS;
+        let mut packets = Vec::new();
+        self.client.handle_connected(context.now_ns, &mut packets);
+        self.write(&mut packets, context);
+    }
+
     fn receive(&mut self, bytes: &[u8], context: &mut Context<'_>) {
+        if self.layers.is_some() {
+            self.receive_layered(bytes, context);
+        } else {
+            self.receive_packets(bytes, context);
+        }
+    }
+
+    /// MQTT came from the broker.
+    fn receive_packets(&mut self, bytes: &[u8], context: &mut Context<'_>) {
         let was_ready = self.client.is_ready();
+        let connect_ns = self.client.unanswered_connect_ns();
         let mut packets = Vec::new();
         let books = &mut *context.books;
         let mut on_event = |event: Event<'_>| books.hear(Told::Event(event));
         let outcome =
             self.client.handle_received(context.now_ns, bytes, &mut packets, &mut on_event);
+        if let Some(connect_ns) = connect_ns
+            && outcome.is_ok()
+            && self.client.unanswered_connect_ns().is_none()
+        {
+            let after_ns = context.now_ns.saturating_sub(connect_ns);
+            context.books.hear(Told::Accepted { after_ns });
+        }
         self.write(&mut packets, context);
         match outcome {
             Err(fault) => {
@@ -615,6 +669,7 @@ impl Device {
         let mut packets = Vec::new();
         self.client.disconnect(end_session, &mut packets);
         self.write(&mut packets, context);
+        self.end_layers(context);
         let give_up_ns = context.now_ns + LEAVE_NS;
         self.state = State::Leaving { give_up_ns };
         self.until_ns = back_ns;
@@ -628,16 +683,32 @@ impl Device {
 
     /// The broker closed the connection.
     fn lose_connection(&mut self, context: &mut Context<'_>) {
+        if self.state == State::Securing {
+            context.books.hear(Told::Refused);
+        }
         self.drop_connection(None, context);
         self.retry(context);
     }
 
     /// The client makes no sense of the connection, or hears nothing: closes it, tries again.
     fn give_up(&mut self, context: &mut Context<'_>) {
-        let unheard = self.radio.is_away() || self.radio.is_severed();
-        let action = if unheard { Action::Abandon } else { Action::Finish };
+        let action = if self.is_out_of_reach() { Action::Abandon } else { Action::Finish };
+        if action == Action::Finish {
+            self.end_layers(context);
+        }
         self.drop_connection(Some(action), context);
         self.retry(context);
+    }
+
+    /// CONNECT, SUBSCRIBE or a handshake was not answered in time.
+    fn give_up_unanswered(&mut self, context: &mut Context<'_>) {
+        context.books.hear(Told::Unanswered);
+        self.give_up(context);
+    }
+
+    /// Whether nothing of the connection passes.
+    fn is_out_of_reach(&self) -> bool {
+        self.radio.is_away() || self.radio.is_severed()
     }
 
     /// Ends the connection, if there is one, by `action`, or because the broker ended it.
@@ -647,11 +718,17 @@ impl Device {
             (State::Online, Some(_)) if self.client.is_ready() => Some(Ending::Ungraceful),
             (State::Leaving { .. }, Some(Action::Finish)) => Some(Ending::Graceful),
             (State::Online | State::Leaving { .. }, _) => Some(Ending::Unknown),
-            (State::Off | State::Away | State::Waiting | State::Dialing | State::Connecting, _) => {
-                None
-            }
+            (
+                State::Off
+                | State::Away
+                | State::Waiting
+                | State::Dialing
+                | State::Connecting
+                | State::Securing,
+                _,
+            ) => None,
         };
-        if ending.is_some() || self.state == State::Connecting {
+        if ending.is_some() || matches!(self.state, State::Connecting | State::Securing) {
             context.out.actions.extend(action);
         }
         if let Some(ending) = ending {
@@ -659,6 +736,9 @@ impl Device {
             context.books.hear(Told::Ended { connect, ending });
         }
         self.client.handle_closed(context.now_ns);
+        if let Some(layers) = &mut self.layers {
+            layers.closed();
+        }
         self.radio.connected(context.now_ns);
         (self.life_end_ns, self.sleep_ns) = (NEVER, NEVER);
         self.closed_unheard = false;
@@ -711,8 +791,20 @@ impl Device {
         self.write(&mut packets, context);
     }
 
-    /// Hands packets to the radio, and what of it has arrived to the connection.
+    /// Hands packets to the layers or the radio; empties `packets`.
     fn write(&mut self, packets: &mut Vec<u8>, context: &mut Context<'_>) {
+        if packets.is_empty() {
+            return;
+        }
+        if self.layers.is_some() {
+            self.write_layered(packets, context);
+        } else {
+            self.transmit(packets, context);
+        }
+    }
+
+    /// Hands what goes over the wire to the radio, and what of it has arrived to the connection.
+    fn transmit(&mut self, packets: &mut Vec<u8>, context: &mut Context<'_>) {
         if packets.is_empty() {
             return;
         }

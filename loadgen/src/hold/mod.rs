@@ -1,28 +1,34 @@
 //! `loadgen idle` and `loadgen storm`: many connections that do nothing once they stand.
 
+mod crowd;
+
 use std::{
     fmt::{self, Display, Formatter},
     io,
+    sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use gateway::proto::mqtt::QoS;
 use serde::Serialize;
 
+use crowd::{Crowd, Handshakes, wrap};
+
 use crate::{
     args::{IdleArguments, IdleSubscription, StormArguments, TargetArguments},
-    client::{Client, ClientOptions, Event, Scratch},
+    client::{Client, ClientOptions, Scratch},
     clock::{Clock, duration_ns},
-    engine::{Driver, Engine, Flow},
+    engine::Engine,
     progress::Progress,
     report::{as_f64, line},
     result::{
         Distributions, Findings, Group, LedgerRecord, Outcome, Recorder, Run, RunResult, Storm,
-        Tally, Totals, VerdictRecord,
+        Totals, VerdictRecord,
     },
     schedule::Schedule,
     stats::Times,
+    transport::{self, Broker, BrokerArguments, Layers},
     watch::{Usage, Watch},
 };
 
@@ -63,6 +69,10 @@ pub(crate) struct Round {
     pub(crate) rss_bytes_per_connection: f64,
     /// CPU while holding, in per cent of one core.
     pub(crate) idle_cpu_percent: f64,
+    /// TLS handshakes with certificates.
+    pub(crate) tls_full: u64,
+    /// TLS handshakes that resumed a session.
+    pub(crate) tls_resumed: u64,
     /// Connections that were refused or ended early.
     pub(crate) connections_lost: u64,
     /// The first of them by name.
@@ -75,21 +85,23 @@ pub(crate) struct Round {
 ///
 /// When the process to watch or the broker cannot be reached, or descriptors or ports run out.
 pub(crate) fn idle(arguments: &IdleArguments) -> anyhow::Result<(HoldReport, RunResult)> {
+    let broker = broker_of(&arguments.broker, &arguments.target)?;
     let own = arguments.subscribe == IdleSubscription::Own;
     let group = Group {
         name: "idle devices".to_owned(),
         qos: own.then_some(QoS::AtLeastOnce as u8),
         subscriptions_each: own.into(),
         keep_alive_s: arguments.keep_alive_s,
+        transport: broker.transport_name().to_owned(),
         ..Group::of(arguments.target.mqtt, arguments.connections.into())
     };
-    let mut holder = Holder::new(&arguments.target, arguments.connections, |index| {
+    let mut holder = Holder::new(&arguments.target, &broker, arguments.connections, |index| {
         let filter = || (format!("idle/{index}").into(), QoS::AtLeastOnce);
         (own.then(filter), arguments.keep_alive_s)
     })?;
     let pace = Pace::Rate(arguments.connect_rate);
     let report = holder.rounds(arguments.rounds, pace, Duration::from_secs(arguments.seconds))?;
-    let run = Run::of_this_process("idle", &arguments.target, vec![group]);
+    let run = run_against(&broker, Run::of_this_process("idle", &arguments.target, vec![group]));
     let result = holder.result(run, &report);
     Ok((report, result))
 }
@@ -100,16 +112,30 @@ pub(crate) fn idle(arguments: &IdleArguments) -> anyhow::Result<(HoldReport, Run
 ///
 /// As [`idle`].
 pub(crate) fn storm(arguments: &StormArguments) -> anyhow::Result<(HoldReport, RunResult)> {
+    let broker = broker_of(&arguments.broker, &arguments.target)?;
     let group = Group {
         name: "devices".to_owned(),
+        transport: broker.transport_name().to_owned(),
         ..Group::of(arguments.target.mqtt, arguments.connections.into())
     };
-    let mut holder = Holder::new(&arguments.target, arguments.connections, |_| (None, 0))?;
+    let connections = arguments.connections;
+    let mut holder = Holder::new(&arguments.target, &broker, connections, |_| (None, 0))?;
     let pace = Pace::Concurrency(arguments.concurrency);
     let report = holder.rounds(arguments.rounds, pace, Duration::ZERO)?;
-    let run = Run::of_this_process("storm", &arguments.target, vec![group]);
+    let run = run_against(&broker, Run::of_this_process("storm", &arguments.target, vec![group]));
     let result = holder.result(run, &report);
     Ok((report, result))
+}
+
+/// The broker, reached once.
+fn broker_of(arguments: &BrokerArguments, target: &TargetArguments) -> anyhow::Result<Broker> {
+    let broker = arguments.or_at(target.target).map_err(|faults| anyhow!(faults.join("\n")))?;
+    transport::reach(&broker).map_err(|fault| anyhow!(fault))?;
+    Ok(broker)
+}
+
+fn run_against(broker: &Broker, run: Run) -> Run {
+    Run { broker_url: broker.url.to_string(), tls: broker.tls.clone(), ..run }
 }
 
 /// How fast connections are made.
@@ -132,28 +158,10 @@ struct Holder {
     storms: Vec<Storm>,
 }
 
-/// The devices.
-struct Crowd {
-    devices: Vec<Client>,
-    ready: u32,
-    open: u32,
-    closing: bool,
-    lost: u64,
-    faults: Vec<String>,
-    /// When each connection was started.
-    started_ns: Vec<u64>,
-    /// When the round began.
-    round_ns: u64,
-    /// From the start of a connection to when it was ready, of all rounds.
-    connect: Times,
-    /// From the start of the round, of this one.
-    recovery: Times,
-    tally: Tally,
-}
-
 impl Holder {
     fn new(
         target: &TargetArguments,
+        broker: &Broker,
         connections: u32,
         options: impl Fn(u32) -> (Option<(Box<str>, QoS)>, u16),
     ) -> anyhow::Result<Self> {
@@ -176,6 +184,11 @@ impl Holder {
             .context("cannot start a thread")?;
         let crowd = Crowd {
             devices: devices.collect(),
+            layers: broker.transport.as_ref().map_or_else(Vec::new, |transport| {
+                let layers = |index| Layers::new(Arc::clone(transport), u64::from(index));
+                (0..connections).map(layers).collect()
+            }),
+            handshakes: Handshakes::default(),
             ready: 0,
             open: 0,
             closing: false,
@@ -188,7 +201,7 @@ impl Holder {
             tally: recorder.tally(clock),
         };
         Ok(Self {
-            engine: Engine::new(target.target, connections as usize, 0, clock)
+            engine: Engine::new(broker.address, connections as usize, 0, clock)
                 .context("cannot set up io_uring")?,
             crowd,
             clock,
@@ -204,7 +217,8 @@ impl Holder {
         let lost: u64 = report.rounds.iter().map(|round| round.connections_lost).sum();
         let faults = report.rounds.iter().flat_map(|round| round.faults.iter().cloned());
         let faults: Vec<_> = faults.take(FAULTS_KEPT).collect();
-        let Crowd { tally, connect, .. } = self.crowd;
+        let Crowd { tally, connect, handshakes, .. } = self.crowd;
+        let Handshakes { tls_full, tls_resumed, upgrade, connack } = handshakes;
         // What the second at hand had is recorded when its books are closed.
         drop(tally);
         let recorded = self.recorder.finish(self.clock);
@@ -221,7 +235,15 @@ impl Holder {
                 faults,
                 ..Totals::default()
             },
-            times: Distributions { connect, recovery, ..Distributions::default() },
+            times: Distributions {
+                connect,
+                tls_full,
+                tls_resumed,
+                upgrade,
+                connack,
+                recovery,
+                ..Distributions::default()
+            },
             ledger: LedgerRecord::default(),
             storms: self.storms,
             fleet: None,
@@ -240,6 +262,7 @@ impl Holder {
 
     fn round(&mut self, connections: u32, pace: Pace, hold: Duration) -> anyhow::Result<Round> {
         let before = self.usage()?;
+        let handshakes_before = self.crowd.handshakes.counts();
         let start_ns = self.clock.now_ns();
         self.crowd.begin(start_ns);
         self.phase("connect", start_ns, true);
@@ -260,6 +283,7 @@ impl Holder {
         self.sweep_for(SETTLE)?;
         let after = self.usage()?;
 
+        let handshakes = self.crowd.handshakes.counts();
         let made = f64::from(self.crowd.ready.max(1));
         let hold_s = hold.as_secs_f64();
         let idle_s = held.cpu.saturating_sub(connected.cpu).as_secs_f64();
@@ -273,6 +297,8 @@ impl Holder {
             before,
             held,
             after,
+            tls_full: handshakes.0 - handshakes_before.0,
+            tls_resumed: handshakes.1 - handshakes_before.1,
             connections_lost: self.crowd.lost,
             faults: std::mem::take(&mut self.crowd.faults),
         })
@@ -347,12 +373,14 @@ impl Holder {
     }
 
     fn keep_alive(&mut self, now_ns: u64) {
-        let mut scratch = Scratch::default();
+        let (mut scratch, mut packets) = (Scratch::default(), Vec::new());
         for (index, device) in (0..).zip(&mut self.crowd.devices) {
             if device.next_timeout_ns().is_some_and(|due_ns| due_ns <= now_ns)
                 && let Some(outbox) = self.engine.outbox(index)
             {
-                match device.handle_timeout(now_ns, &mut scratch, outbox) {
+                let handled = device.handle_timeout(now_ns, &mut scratch, &mut packets);
+                wrap(self.crowd.layers.get_mut(index as usize), &mut packets, outbox);
+                match handled {
                     Ok(()) => self.crowd.tally.point.pings += 1,
                     Err(_) => self.engine.close(index),
                 }
@@ -363,9 +391,14 @@ impl Holder {
     /// Says DISCONNECT everywhere and waits until all connections are gone.
     fn disconnect(&mut self) -> anyhow::Result<()> {
         self.crowd.closing = true;
+        let mut packets = Vec::new();
         for (index, device) in (0..).zip(&mut self.crowd.devices) {
             if let Some(outbox) = self.engine.outbox(index) {
-                device.disconnect(false, outbox);
+                device.disconnect(false, &mut packets);
+                let layers = self.crowd.layers.get_mut(index as usize);
+                if let Some(layers) = wrap(layers, &mut packets, outbox) {
+                    layers.end(outbox);
+                }
                 self.engine.close(index);
             }
         }
@@ -385,81 +418,6 @@ impl Holder {
     fn usage(&self) -> anyhow::Result<Usage> {
         let usage = self.watch.as_ref().map(Watch::usage).transpose();
         Ok(usage.context("cannot read the usage of the watched process")?.unwrap_or_default())
-    }
-}
-
-impl Crowd {
-    fn begin(&mut self, round_ns: u64) {
-        (self.ready, self.lost, self.closing) = (0, 0, false);
-        (self.round_ns, self.recovery) = (round_ns, Times::new());
-    }
-
-    fn started(&mut self, index: u32, now_ns: u64) {
-        self.open += 1;
-        self.tally.point.connecting += 1;
-        if let Some(started_ns) = self.started_ns.get_mut(index as usize) {
-            *started_ns = now_ns;
-        }
-    }
-
-    fn is_ready(&mut self, index: u32, now_ns: u64) {
-        let started_ns = self.started_ns.get(index as usize).copied().unwrap_or(now_ns);
-        self.ready += 1;
-        self.connect.record_ns(now_ns.saturating_sub(started_ns));
-        self.recovery.record_ns(now_ns.saturating_sub(self.round_ns));
-        let point = &mut self.tally.point;
-        point.connects += 1;
-        point.connected += 1;
-        point.connecting = point.connecting.saturating_sub(1);
-    }
-
-    fn fault(&mut self, index: u32, fault: &dyn fmt::Debug) {
-        if self.faults.len() < FAULTS_KEPT {
-            self.faults.push(format!("connection {index}: {fault:?}"));
-        }
-    }
-}
-
-impl Driver for Crowd {
-    fn connected(&mut self, index: u32, now_ns: u64, outbox: &mut Vec<u8>) {
-        if let Some(device) = self.devices.get_mut(index as usize) {
-            device.handle_connected(now_ns, outbox);
-        }
-    }
-
-    fn received(&mut self, index: u32, now_ns: u64, bytes: &[u8], outbox: &mut Vec<u8>) -> Flow {
-        let Some(device) = self.devices.get_mut(index as usize) else { return Flow::Close };
-        self.tally.point.received_bytes += bytes.len() as u64;
-        let mut ready = false;
-        let mut on_event = |event: Event<'_>| ready |= matches!(event, Event::Ready { .. });
-        let handled = device.handle_received(now_ns, bytes, outbox, &mut on_event);
-        if ready {
-            self.is_ready(index, now_ns);
-        }
-        match handled {
-            Ok(()) => Flow::Continue,
-            Err(fault) => {
-                self.fault(index, &fault);
-                Flow::Close
-            }
-        }
-    }
-
-    fn closed(&mut self, index: u32, now_ns: u64, errno: i32) {
-        let mut was_ready = false;
-        if let Some(device) = self.devices.get_mut(index as usize) {
-            was_ready = device.is_ready();
-            device.handle_closed(now_ns);
-        }
-        self.open = self.open.saturating_sub(1);
-        let point = &mut self.tally.point;
-        let gauge = if was_ready { &mut point.connected } else { &mut point.connecting };
-        *gauge = gauge.saturating_sub(1);
-        if !self.closing {
-            self.lost += 1;
-            point.connections_lost += 1;
-            self.fault(index, &io::Error::from_raw_os_error(errno));
-        }
     }
 }
 
@@ -496,6 +454,9 @@ impl Display for Round {
             "connect",
             format_args!("{:.2} s, {rate:.0}/s, {cpu:.4} CPU-s per 1,000", self.connect_s),
         )?;
+        if self.tls_full + self.tls_resumed > 0 {
+            line(f, "TLS", format_args!("{} full, {} resumed", self.tls_full, self.tls_resumed))?;
+        }
         let kib = |usage: &Usage| usage.rss_bytes / 1024;
         let (before, held, after) = (kib(&self.before), kib(&self.held), kib(&self.after));
         line(f, "RSS", format_args!("{before} -> {held} -> {after} KiB"))?;

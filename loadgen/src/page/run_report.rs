@@ -47,6 +47,7 @@ pub(crate) fn run_report(result: &RunResult) -> String {
         backlog(result),
         storm_recovery(result),
         connect_by_percentile(result),
+        handshakes_by_percentile(result),
         lag(result),
     ];
     page.charts(charts.into_iter().flatten());
@@ -166,6 +167,13 @@ fn tiles(result: &RunResult) -> Vec<(String, String, String)> {
     if times.connect.count() > 0 {
         let note = format!("99 % within {}", time_us(times.connect.at_quantile_us(0.99)));
         tile("median connect", time_us(times.connect.at_quantile_us(0.5)), note);
+    }
+    let resumed = times.tls_resumed.count();
+    let handshakes = times.tls_full.count() + resumed;
+    if handshakes > 0 {
+        let unchecked = result.run.tls.as_ref().is_some_and(|tls| !tls.verified);
+        let note = if unchecked { ", certificates not checked" } else { "" };
+        tile("TLS handshakes", grouped(handshakes), format!("{} resumed{note}", grouped(resumed)));
     }
     if let Some((cpu_s, delivered)) = measured_cpu(result)
         && delivered > 0.0
@@ -324,6 +332,26 @@ fn connect_by_percentile(result: &RunResult) -> Option<Chart> {
         "Connect: from a connection's start until it is ready. Recovery: from the loss, or the \
          storm's beginning.",
         &[("connect", "c1", &result.times.connect), ("recovery", "c2", &result.times.recovery)],
+    )
+}
+
+/// What connecting takes apart, where there is TLS or WebSocket in it.
+fn handshakes_by_percentile(result: &RunResult) -> Option<Chart> {
+    let times = &result.times;
+    let layers = [&times.tls_full, &times.tls_resumed, &times.upgrade];
+    if layers.iter().all(|times| times.count() == 0) {
+        return None;
+    }
+    by_percentile(
+        "Handshakes by percentile",
+        "TLS: from a TCP connection to the end of the handshake, with certificates or by a session \
+         resumed. WebSocket: from the request to its answer. CONNACK: from CONNECT.",
+        &[
+            ("TLS, full", "c1", &times.tls_full),
+            ("TLS, resumed", "c2", &times.tls_resumed),
+            ("WebSocket", "c3", &times.upgrade),
+            ("CONNACK", "c4", &times.connack),
+        ],
     )
 }
 
@@ -626,7 +654,8 @@ fn fleet(page: &mut Page, fleet: &FleetRecord) {
         ("connections the device or its network ended without a word", counts.ended_ungracefully),
         ("connections the broker ended", counts.ended_by_broker),
         ("connections refused", counts.refused),
-        ("CONNECT or SUBSCRIBE not answered in time", counts.unanswered),
+        ("connections given up because TLS or WebSocket failed", counts.layer_faults),
+        ("handshakes, CONNECT or SUBSCRIBE not answered in time", counts.unanswered),
         ("messages given up by full devices", counts.given_up),
         ("wills that had to come", counts.wills_owed),
         ("devices away at the end", counts.away_at_the_end),

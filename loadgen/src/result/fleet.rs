@@ -31,9 +31,12 @@ pub(crate) struct FleetCounts {
     pub(crate) ended_by_broker: u64,
     /// Connections that ended while nobody could say what the broker knew.
     pub(crate) ended_unknown: u64,
-    /// TCP connections that were refused.
+    /// Connections that were refused or ended before CONNECT, by TCP or behind it.
     pub(crate) refused: u64,
-    /// CONNECT or SUBSCRIBE not answered in time.
+    /// Connections given up because TLS or WebSocket failed: a certificate, an alert, a status.
+    #[serde(default)]
+    pub(crate) layer_faults: u64,
+    /// TLS or WebSocket handshakes, CONNECT or SUBSCRIBE not answered in time.
     pub(crate) unanswered: u64,
     /// Connections that devices gave up: no PINGRESP, a refusal, bytes that make no sense.
     pub(crate) faults: u64,
@@ -77,6 +80,18 @@ pub(crate) struct PhaseRecord {
     pub(crate) acknowledgement: Times,
     /// From the start of a connection to CONNACK, or to SUBACK where it subscribes.
     pub(crate) connect: Times,
+    /// From when a TCP connection stood to the end of its TLS handshake, of those with certificates.
+    #[serde(default)]
+    pub(crate) tls_full: Times,
+    /// The same of those that resumed a session.
+    #[serde(default)]
+    pub(crate) tls_resumed: Times,
+    /// From when the request for a WebSocket was written to when it stood.
+    #[serde(default)]
+    pub(crate) upgrade: Times,
+    /// From when CONNECT was written to CONNACK.
+    #[serde(default)]
+    pub(crate) connack: Times,
     /// From when a message was due to when the generator got round to it.
     pub(crate) lag: Times,
     /// From the end of the phase's fault to when each device it hit was ready again.
@@ -116,12 +131,16 @@ impl FleetRecord {
 impl PhaseRecord {
     fn absorb(&mut self, part: &Self) {
         self.counts.absorb(&part.counts);
-        let pairs: [(&mut Times, &Times); 7] = [
+        let pairs: [(&mut Times, &Times); 11] = [
             (&mut self.latency, &part.latency),
             (&mut self.latency_uncorrected, &part.latency_uncorrected),
             (&mut self.probe, &part.probe),
             (&mut self.acknowledgement, &part.acknowledgement),
             (&mut self.connect, &part.connect),
+            (&mut self.tls_full, &part.tls_full),
+            (&mut self.tls_resumed, &part.tls_resumed),
+            (&mut self.upgrade, &part.upgrade),
+            (&mut self.connack, &part.connack),
             (&mut self.lag, &part.lag),
             (&mut self.recovery, &part.recovery),
         ];
@@ -151,6 +170,7 @@ impl FleetCounts {
         self.ended_by_broker += part.ended_by_broker;
         self.ended_unknown += part.ended_unknown;
         self.refused += part.refused;
+        self.layer_faults += part.layer_faults;
         self.unanswered += part.unanswered;
         self.faults += part.faults;
         self.given_up += part.given_up;

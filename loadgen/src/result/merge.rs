@@ -135,11 +135,15 @@ impl Totals {
 
 impl Distributions {
     fn absorb(&mut self, part: &Self) {
-        let pairs: [(&mut Times, &Times); 6] = [
+        let pairs: [(&mut Times, &Times); 10] = [
             (&mut self.latency, &part.latency),
             (&mut self.latency_uncorrected, &part.latency_uncorrected),
             (&mut self.acknowledgement, &part.acknowledgement),
             (&mut self.connect, &part.connect),
+            (&mut self.tls_full, &part.tls_full),
+            (&mut self.tls_resumed, &part.tls_resumed),
+            (&mut self.upgrade, &part.upgrade),
+            (&mut self.connack, &part.connack),
             (&mut self.recovery, &part.recovery),
             (&mut self.lag, &part.lag),
         ];

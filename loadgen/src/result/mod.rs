@@ -32,6 +32,7 @@ use crate::{
     args::{TargetArguments, Version},
     ledger::Settlement,
     stats::Times,
+    transport::TlsSettings,
 };
 
 /// The version of the schema that this program writes and reads.
@@ -78,8 +79,11 @@ pub(crate) struct Run {
     pub(crate) command: Vec<String>,
     /// What the random numbers of the run came from.
     pub(crate) seed: u64,
-    /// The address of the broker, as a URL: `mqtt://HOST:PORT`.
+    /// The address of the broker, as a URL: `mqtt://HOST:PORT`, `mqtts://`, `ws://`, `wss://`.
     pub(crate) broker_url: String,
+    /// How devices spoke TLS; `null`: they did not.
+    #[serde(default)]
+    pub(crate) tls: Option<TlsSettings>,
     /// What the broker is called in reports, if it was given a name.
     pub(crate) broker_name: Option<String>,
     /// The version of loadgen.
@@ -106,7 +110,7 @@ pub(crate) struct Group {
     pub(crate) devices: u64,
     /// The protocol version: `3.1.1` or `5.0`.
     pub(crate) mqtt: String,
-    /// `tcp` or `tls`.
+    /// `tcp`, `tls`, `ws` (WebSocket) or `wss` (WebSocket over TLS).
     pub(crate) transport: String,
     /// QoS of what they publish and subscribe to; `null` if they do neither.
     pub(crate) qos: Option<u8>,
@@ -194,6 +198,19 @@ pub(crate) struct Distributions {
     /// From the start of a connection to CONNACK, or to SUBACK where it subscribes; of the whole
     /// run.
     pub(crate) connect: Times,
+    /// From when a TCP connection stood to the end of its TLS handshake, of those with certificates;
+    /// this and the next three of the whole run.
+    #[serde(default)]
+    pub(crate) tls_full: Times,
+    /// The same of those that resumed a session.
+    #[serde(default)]
+    pub(crate) tls_resumed: Times,
+    /// From when the request for a WebSocket was written to when it stood.
+    #[serde(default)]
+    pub(crate) upgrade: Times,
+    /// From when CONNECT was written to CONNACK.
+    #[serde(default)]
+    pub(crate) connack: Times,
     /// From when a device lost its connection, or a storm began, to when it was ready again.
     pub(crate) recovery: Times,
     /// From when a message was due to when the generator got round to it: its own lateness.

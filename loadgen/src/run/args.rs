@@ -11,7 +11,10 @@ use super::{
     scenario::{Scenario, Workload},
     workers::WorkerArguments,
 };
-use crate::args::{QosLevel, Version};
+use crate::{
+    args::{QosLevel, Version},
+    transport::BrokerArguments,
+};
 
 /// A fleet, a workload, a verdict.
 #[derive(Clone, Debug, Args)]
@@ -19,9 +22,8 @@ pub(crate) struct RunArguments {
     /// A scenario file (TOML); flags change what it says
     pub(crate) scenario: Option<PathBuf>,
 
-    /// The broker
-    #[arg(long, value_name = "URL", default_value = "mqtt://127.0.0.1:1883")]
-    pub(crate) broker: String,
+    #[command(flatten)]
+    pub(crate) target: BrokerArguments,
 
     /// What the devices are: a name of `loadgen profiles`, or a file
     #[arg(long, value_name = "NAME|FILE")]

@@ -138,8 +138,12 @@ impl LaneBooks {
 
     fn keep_fault(&mut self, member: u32, fault: &dyn std::fmt::Debug) {
         self.counts.faults += 1;
+        self.name_fault(member, &format_args!("{fault:?}"));
+    }
+
+    fn name_fault(&mut self, member: u32, fault: &dyn std::fmt::Display) {
         if self.faults.len() < FAULTS_KEPT {
-            self.faults.push(format!("{:?}: {fault:?}", self.layout.role(member)));
+            self.faults.push(format!("{:?}: {fault}", self.layout.role(member)));
         }
     }
 }
@@ -163,6 +167,19 @@ impl device::Books for MemberBooks<'_> {
     fn hear(&mut self, told: Told<'_>) {
         match told {
             Told::Event(event) => self.hear_event(event),
+            Told::Secured(secured) => {
+                let phase = self.lane.now();
+                let times =
+                    if secured.resumed { &mut phase.tls_resumed } else { &mut phase.tls_full };
+                times.record_ns(secured.after_ns);
+            }
+            Told::Upgraded { after_ns } => self.lane.now().upgrade.record_ns(after_ns),
+            Told::Accepted { after_ns } => self.lane.now().connack.record_ns(after_ns),
+            Told::LayerFault(fault) => {
+                self.lane.counts.layer_faults += 1;
+                self.lane.tally.point.connections_lost += 1;
+                self.lane.name_fault(self.member, &fault);
+            }
             Told::Fault(fault) => self.lane.keep_fault(self.member, &fault),
             Told::Unanswered => self.lane.counts.unanswered += 1,
             Told::Refused => {

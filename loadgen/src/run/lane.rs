@@ -12,6 +12,7 @@ use std::{
     io,
     mem::take,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,6 +34,7 @@ use crate::{
     random::Random,
     result::{FleetCounts, PhaseRecord, Tally},
     schedule::Schedule,
+    transport::{Layers, Transport},
 };
 
 const NEVER: u64 = u64::MAX;
@@ -66,6 +68,8 @@ pub(super) struct Part {
     pub(super) lanes: u32,
     /// The broker.
     pub(super) target: SocketAddr,
+    /// What carries MQTT to it; `None`: TCP alone.
+    pub(super) transport: Option<Arc<Transport>>,
     /// Addresses to come from, in turn; empty: those of 127.0.0.0/8, one a device, if the broker is
     /// there, else what the system chooses.
     pub(super) sources: Vec<Ipv4Addr>,
@@ -162,7 +166,10 @@ impl<'p> Fleet<'p> {
                     Role::BackEnd(_) | Role::Probe(_) | Role::Monitor | Role::Auditor => &wire,
                 };
                 let options = layout.client(index, profile);
-                let device = Device::new(options, profile, layout.random(index));
+                let mut device = Device::new(options, profile, layout.random(index));
+                if let Some(transport) = &part.transport {
+                    device = device.over(|seed| Layers::new(Arc::clone(transport), seed));
+                }
                 Member { device, slot: NONE, timer_ns: NEVER }
             })
             .collect();

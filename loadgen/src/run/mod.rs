@@ -20,7 +20,6 @@ mod slots;
 mod workers;
 
 use std::{
-    net::{SocketAddr, TcpStream, ToSocketAddrs as _},
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
     time::Duration,
@@ -37,6 +36,7 @@ use crate::{
     profile::Profile,
     progress::Progress,
     result::{Recorder, RunResult},
+    transport,
     watch::Watch,
 };
 use lane::{LaneOutcome, Part};
@@ -47,8 +47,6 @@ use scenario::PhaseKind;
 const HEAD_START: Duration = Duration::from_millis(50);
 /// Descriptors that are no connections.
 const OTHER_DESCRIPTORS: u64 = 64;
-/// How long the broker may take to accept the first connection.
-const REACH: Duration = Duration::from_secs(5);
 
 /// Runs what the arguments say.
 ///
@@ -58,7 +56,8 @@ const REACH: Duration = Duration::from_secs(5);
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<RunResult> {
     let scenario = arguments.resolve().map_err(|faults| anyhow!(faults.join("\n")))?;
     let profile = Profile::load(&scenario.profile).map_err(|faults| anyhow!(faults.join("\n")))?;
-    let target = address_of(&arguments.broker)?;
+    let broker = arguments.target.over(&scenario.broker).resolve();
+    let broker = broker.map_err(|faults| anyhow!(faults.join("\n")))?;
     if let Some(pid) = arguments.watch_pid {
         Watch::process(pid).usage().context("cannot read the usage of the process to watch")?;
     }
@@ -70,12 +69,15 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<RunResult> {
         run,
         lane: place.worker.unwrap_or(0),
         lanes: arguments.workers,
-        target,
+        target: broker.address,
+        transport: broker.transport.clone(),
         sources: arguments.source.clone(),
         connections_max: 0,
     };
     part.connections_max = connections_max(&part)?;
-    reach(target)?;
+    if place.worker.is_none() {
+        transport::reach(&broker).map_err(|fault| anyhow!(fault))?;
+    }
     if arguments.workers > 1 && place.worker.is_none() {
         return workers::run(arguments.workers, run);
     }
@@ -90,7 +92,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<RunResult> {
     .context("cannot start a thread")?;
     let outcome = run_here(&part, start_ns, clock, &recorder)?;
     let recorded = recorder.finish(clock);
-    Ok(outcome::result(arguments, &part, start_ns, outcome, recorded))
+    Ok(outcome::result(arguments, &broker, &part, start_ns, outcome, recorded))
 }
 
 /// Runs the one lane of this process.
@@ -123,31 +125,6 @@ fn run_here(
     recorder.phase("settle", at_ns, false);
     let outcome = outcomes.recv().context("the lane ended without a result")?;
     outcome.context("the run failed")
-}
-
-/// The address of a broker given as a URL.
-fn address_of(url: &str) -> anyhow::Result<SocketAddr> {
-    let Some(host) = url.strip_prefix("mqtt://") else {
-        bail!("--broker {url}: expected mqtt://HOST or mqtt://HOST:PORT");
-    };
-    let host = host.trim_end_matches('/');
-    let with_port = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-        host.to_owned()
-    } else {
-        format!("{host}:1883")
-    };
-    let mut addresses = with_port
-        .to_socket_addrs()
-        .with_context(|| format!("--broker {url}: cannot find the address of {host}"))?;
-    addresses.next().with_context(|| format!("--broker {url}: {host} has no address"))
-}
-
-/// Makes sure that somebody is there.
-fn reach(target: SocketAddr) -> anyhow::Result<()> {
-    let reached = TcpStream::connect_timeout(&target, REACH);
-    reached
-        .with_context(|| format!("no broker at {target}: start it, or give another --broker"))?;
-    Ok(())
 }
 
 /// How many connections this process may have, half-open ones included; raises its limit of open
@@ -220,17 +197,4 @@ fn seconds_ns(seconds: f64) -> u64 {
 )]
 fn scaled_rate(rate_per_s: u64, load: f64) -> u64 {
     (rate_per_s as f64 * load).round() as u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broker_is_a_url_with_or_without_a_port() {
-        assert_eq!(address_of("mqtt://127.0.0.1").unwrap().port(), 1883);
-        assert_eq!(address_of("mqtt://127.0.0.1:99/").unwrap().port(), 99);
-        let error = address_of("127.0.0.1:1883").unwrap_err().to_string();
-        assert!(error.contains("expected mqtt://"), "{error}");
-    }
 }

@@ -20,11 +20,13 @@ use crate::{
         Distributions, Findings, FleetRecord, Group, LedgerRecord, Outcome, PhaseRecord, Recorded,
         Run, RunResult, Storm, Totals, VerdictRecord,
     },
+    transport::Broker,
 };
 
 /// The result of a run that began at `start_ns`.
 pub(super) fn result(
     arguments: &RunArguments,
+    broker: &Broker,
     part: &Part,
     start_ns: u64,
     outcome: LaneOutcome,
@@ -35,11 +37,12 @@ pub(super) fn result(
         scenario: scenario.name.clone(),
         command: std::env::args().collect(),
         seed: scenario.seed,
-        broker_url: arguments.broker.clone(),
+        broker_url: broker.url.to_string(),
+        tls: broker.tls.clone(),
         broker_name: arguments.broker_name.clone(),
         loadgen_version: env!("CARGO_PKG_VERSION").to_owned(),
         workers: 1,
-        groups: groups(part),
+        groups: groups(broker, part),
         ..Run::default()
     };
     let totals = totals(arguments, scenario, &outcome);
@@ -56,7 +59,7 @@ pub(super) fn result(
 }
 
 /// Who was there.
-fn groups(part: &Part) -> Vec<Group> {
+fn groups(broker: &Broker, part: &Part) -> Vec<Group> {
     let scenario = &part.scenario;
     let layout = Layout::new(scenario, part.run, part.lane, part.lanes);
     let version = if scenario.mqtt == 5 { Version::V5 } else { Version::V3_1_1 };
@@ -70,6 +73,7 @@ fn groups(part: &Part) -> Vec<Group> {
         publish_rate_per_s: publishes.then_some(rate_per_s),
         payload_bytes: publishes.then_some(scenario.payload_bytes.into()),
         persistent: true,
+        transport: broker.transport_name().to_owned(),
         ..Group::of(version, count.into())
     };
     let mut groups = vec![Group {
@@ -154,6 +158,10 @@ fn times(scenario: &Scenario, phases: &[PhaseRecord]) -> Distributions {
     }
     for phase in phases {
         times.connect.merge(&phase.connect);
+        times.tls_full.merge(&phase.tls_full);
+        times.tls_resumed.merge(&phase.tls_resumed);
+        times.upgrade.merge(&phase.upgrade);
+        times.connack.merge(&phase.connack);
     }
     times
 }
@@ -224,7 +232,8 @@ impl Display for Said<'_> {
         writeln!(f, "{} on {}, seed {}", run.scenario, run.broker_url, run.seed)?;
         for group in &run.groups {
             let profile = group.profile.as_deref().unwrap_or("wire");
-            writeln!(f, "  {} {}, {profile}, MQTT {}", group.devices, group.name, group.mqtt)?;
+            let Group { devices, name, mqtt, transport, .. } = group;
+            writeln!(f, "  {devices} {name}, {profile}, MQTT {mqtt} over {transport}")?;
         }
         let Some(fleet) = &result.fleet else { return Ok(()) };
         for phase in &fleet.phases {
@@ -243,8 +252,9 @@ impl Display for Said<'_> {
             f,
             "",
             format_args!(
-                "refused {}, unanswered {}, given up {}; sessions resumed {}",
-                c.refused, c.unanswered, c.faults, c.sessions_resumed
+                "refused {}, unanswered {}, given up {}, TLS or WebSocket failed {}; sessions \
+                 resumed {}",
+                c.refused, c.unanswered, c.faults, c.layer_faults, c.sessions_resumed
             ),
         )?;
         line(
@@ -306,6 +316,10 @@ fn phase_lines(f: &mut Formatter<'_>, phase: &PhaseRecord) -> fmt::Result {
         ("probes", &phase.probe),
         ("acknowledgement", &phase.acknowledgement),
         ("connect", &phase.connect),
+        ("  TLS, full", &phase.tls_full),
+        ("  TLS, resumed", &phase.tls_resumed),
+        ("  WebSocket", &phase.upgrade),
+        ("  CONNACK", &phase.connack),
         ("generator lag", &phase.lag),
         ("recovery", &phase.recovery),
     ] {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN},
     profile::{FileFault, Section},
+    transport::BrokerKeys,
 };
 
 /// Connections that one process makes at most.
@@ -19,6 +20,8 @@ const DAY_S: f64 = 86_400.0;
 pub(crate) struct Scenario {
     /// Its name.
     pub(crate) name: String,
+    /// Where the broker is and how devices speak to it, where flags do not say it.
+    pub(crate) broker: BrokerKeys,
     /// The profile of the devices: a name, or a file.
     pub(crate) profile: String,
     /// Who sends what to whom.
@@ -246,6 +249,7 @@ impl Scenario {
         let payload = PAYLOAD_BYTES_MIN as u64..=PAYLOAD_BYTES_MAX as u64;
         let mut scenario = Self {
             name: file.text("name", None),
+            broker: BrokerKeys::read(&mut file),
             profile: file.text("profile", Some("factory-wired")),
             workload: file.choice("workload", &Workload::NAMES, None).unwrap_or(Workload::Connect),
             devices: narrow(file.whole("devices", 1..=DEVICES_MAX, None)),

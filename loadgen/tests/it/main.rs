@@ -4,7 +4,9 @@
 #![expect(clippy::indexing_slicing, reason = "a test that cannot go on says where")]
 
 mod broker;
+mod certificates;
 mod proxy;
+mod transports;
 
 use std::{
     fs,
@@ -38,6 +40,11 @@ impl Ran {
 
 /// Runs a small scenario with these lines and phases.
 fn run(target: SocketAddr, lines: &str, phases: &str, flags: &[&str]) -> Ran {
+    run_at(&format!("mqtt://{target}"), lines, phases, flags)
+}
+
+/// The same against the broker at `url`, or at none that the command line names.
+fn run_at(url: &str, lines: &str, phases: &str, flags: &[&str]) -> Ran {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let folder: PathBuf =
@@ -52,9 +59,10 @@ fn run(target: SocketAddr, lines: &str, phases: &str, flags: &[&str]) -> Ran {
     let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
         .arg("run")
         .arg(&scenario)
-        .args(["--broker", &format!("mqtt://{target}"), "--quiet", "--late-share", "1"])
+        .args(["--quiet", "--late-share", "1"])
         .arg("--out")
         .arg(&folder)
+        .args(if url.is_empty() { Vec::new() } else { vec!["--broker", url] })
         .args(flags)
         .output()
         .unwrap();
