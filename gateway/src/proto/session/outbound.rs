@@ -13,6 +13,7 @@ use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::Record;
 use crate::proto::routing::FilterId;
+use crate::proto::shard_state::Replayed;
 use crate::proto::time::Timestamp;
 use std::collections::VecDeque;
 
@@ -113,6 +114,9 @@ pub struct Behind {
     pub partition: PartitionId,
     /// Everything from here on is still to be read.
     pub cursor: Sequence,
+    /// Between this and `cursor` the session has everything that is its. What comes live from before
+    /// is neither read nor had.
+    pub since: Sequence,
     /// Read, and waiting for what other partitions have that is older.
     pub ahead: VecDeque<Ahead>,
     /// A replay from `cursor` was asked for.
@@ -133,8 +137,8 @@ pub struct Ahead {
 }
 
 impl Behind {
-    fn new(partition: PartitionId, cursor: Sequence) -> Self {
-        Self { partition, cursor, ahead: VecDeque::new(), asked: false, at_end: false }
+    fn new(partition: PartitionId, since: Sequence, cursor: Sequence) -> Self {
+        Self { partition, cursor, since, ahead: VecDeque::new(), asked: false, at_end: false }
     }
 
     /// Everything from here on still has to be sent.
@@ -153,6 +157,22 @@ pub struct SubscriptionStart {
     /// From which sequence.
     pub start: Sequence,
 }
+
+/// A part of a partition that was read for a session, all of it, while the shard's feed may still
+/// bring some of it for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadBack {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// From this sequence on.
+    pub from: Sequence,
+    /// Up to before this one.
+    pub to: Sequence,
+}
+
+/// Parts that a session remembers. When there are more, the oldest is forgotten, and a message of it
+/// may come twice if leadership moves just then.
+const READ_BACK_MAX: usize = 16;
 
 /// Retained messages that a subscription is still to be sent, page by page.
 #[derive(Debug)]
@@ -198,6 +218,8 @@ pub struct Outbound {
     pub bodies: Vec<(PacketId, Box<[u8]>)>,
     /// QoS 2 messages finished before a crash that a replay may meet again.
     pub completed: Vec<(PartitionId, Sequence)>,
+    /// See [`ReadBack`]; at most `READ_BACK_MAX`.
+    pub read_back: Vec<ReadBack>,
     /// See [`SubscriptionStart`].
     pub starts: Vec<SubscriptionStart>,
     /// One after the other; gone with the connection.
@@ -212,6 +234,7 @@ impl Outbound {
             && self.queue.is_empty()
             && self.behind.is_empty()
             && self.completed.is_empty()
+            && self.read_back.is_empty()
             && self.starts.is_empty()
             && self.retained.is_empty()
             && self.refetching == 0
@@ -283,19 +306,62 @@ impl Outbound {
         self.behind.iter().find(|behind| behind.partition == partition).map(Behind::lowest)
     }
 
-    /// Whether a live message of `partition` is left to a replay, which then has not seen the end.
-    pub fn passes_over(&mut self, partition: PartitionId) -> bool {
+    /// Whether a live message is left to a replay, which then has not seen the end, or was read by one.
+    pub fn passes_over(&mut self, partition: PartitionId, sequence: Sequence) -> bool {
         let behind = self.behind.iter_mut().find(|behind| behind.partition == partition);
-        behind.map(|behind| behind.at_end = false).is_some()
+        if let Some(behind) = behind.filter(|behind| sequence >= behind.since) {
+            behind.at_end = false;
+            return true;
+        }
+        self.has_read(partition, sequence)
+    }
+
+    fn has_read(&self, partition: PartitionId, sequence: Sequence) -> bool {
+        let is_in = |part: &ReadBack| {
+            part.partition == partition && (part.from..part.to).contains(&sequence)
+        };
+        self.read_back.iter().any(is_in)
+    }
+
+    /// From where the session needs `partition`, it having everything before `watermark`.
+    #[must_use]
+    pub fn has_up_to(&self, partition: PartitionId, watermark: Sequence) -> Sequence {
+        let is_around = |part: &&ReadBack| {
+            part.partition == partition && (part.from..part.to).contains(&watermark)
+        };
+        self.read_back.iter().find(is_around).map_or(watermark, |part| part.to)
+    }
+
+    /// Everything of `partition` from `from` up to `to` was read.
+    fn note_read(&mut self, partition: PartitionId, mut from: Sequence, mut to: Sequence) {
+        self.read_back.retain(|part| {
+            let joins = part.partition == partition && part.from <= to && from <= part.to;
+            if joins {
+                (from, to) = (part.from.min(from), part.to.max(to));
+            }
+            !joins
+        });
+        if self.read_back.len() >= READ_BACK_MAX {
+            self.read_back.remove(0);
+        }
+        self.read_back.push(ReadBack { partition, from, to });
     }
 
     /// The session needs everything of `partition` from `cursor` on, and takes nothing live.
     pub fn fall_behind(&mut self, partition: PartitionId, cursor: Sequence) {
         match self.behind.iter_mut().find(|behind| behind.partition == partition) {
-            Some(behind) if cursor < behind.lowest() => *behind = Behind::new(partition, cursor),
+            Some(behind) if cursor < behind.lowest() => {
+                *behind = Behind::new(partition, cursor, cursor);
+            }
             Some(_) => {}
-            None => self.behind.push(Behind::new(partition, cursor)),
+            None => self.behind.push(Behind::new(partition, cursor, cursor)),
         }
+    }
+
+    /// A session that comes back is behind from `cursor` on, and has everything before.
+    pub fn come_back(&mut self, partition: PartitionId, cursor: Sequence) {
+        self.behind.retain(|behind| behind.partition != partition);
+        self.behind.push(Behind::new(partition, Sequence::ZERO, cursor));
     }
 
     /// What is to be read next where the session is behind, its queue being empty: partition, from
@@ -312,16 +378,10 @@ impl Outbound {
         self.behind.iter_mut().filter(needs_reading).map(read).collect()
     }
 
-    /// What was read of `partition` up to `next`, which is its end if `end` says so. Returns false
-    /// when nobody asked for it.
-    pub fn take_replayed(
-        &mut self,
-        partition: PartitionId,
-        next: Sequence,
-        end: bool,
-        messages: Vec<(Sequence, Box<[u8]>)>,
-    ) -> bool {
-        let Self { behind, completed, .. } = self;
+    /// What was read. Returns false when nobody asked for it.
+    pub fn take_replayed(&mut self, replayed: Replayed) -> bool {
+        let Replayed { partition, messages, next, end, read_to, .. } = replayed;
+        let Self { behind, completed, in_flight, .. } = self;
         let asked = |behind: &&mut Behind| behind.partition == partition && behind.asked;
         let Some(behind) = behind.iter_mut().find(asked) else {
             return false;
@@ -329,14 +389,24 @@ impl Outbound {
         behind.asked = false;
         behind.at_end = end;
         behind.cursor = next;
+        let since = behind.since;
         for (sequence, body) in messages {
-            if completed.contains(&(partition, sequence)) {
+            // Where the feed went back, the session may have fallen behind before what it was sent.
+            let is_in_flight = |sent: &InFlight| {
+                (sent.partition, sent.sequence) == (partition, sequence) && !sent.origin.is_shared()
+            };
+            if completed.contains(&(partition, sequence))
+                || (read_to.is_some() && in_flight.iter().any(is_in_flight))
+            {
                 continue;
             }
             if let Some(Record::Message(message)) = Record::decode(&body) {
                 let received_at = message.received_at;
                 behind.ahead.push_back(Ahead { received_at, sequence, body });
             }
+        }
+        if let Some(read_to) = read_to {
+            self.note_read(partition, since, read_to);
         }
         self.merge_ahead();
         true
@@ -381,10 +451,13 @@ impl Outbound {
     /// Forgets what only matters to a session that may still meet messages below `watermarks`:
     /// where its subscriptions began, and what it has completed.
     pub fn forget_passed(&mut self, watermarks: &[Sequence]) {
-        let Self { behind, queue, starts, completed, .. } = self;
+        let Self { behind, queue, starts, completed, read_back, .. } = self;
+        let watermark_of = |partition: PartitionId| {
+            watermarks.get(usize::from(partition.0)).copied().unwrap_or_default()
+        };
+        read_back.retain(|part| part.to > watermark_of(part.partition));
         let is_ahead = |partition: PartitionId, sequence: Sequence| {
-            let watermark = watermarks.get(usize::from(partition.0)).copied().unwrap_or_default();
-            sequence >= watermark
+            sequence >= watermark_of(partition)
                 || behind.iter().any(|behind| behind.partition == partition)
                 || queue.iter().any(|queued| queued.partition == partition)
         };
@@ -418,5 +491,69 @@ impl Outbound {
             .map(|sent| sent.sequence)
             .chain(self.lowest_unfinished(partition))
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId(0);
+
+    fn replayed(next: u64, read_to: u64, end: bool) -> Replayed {
+        Replayed {
+            partition: P,
+            messages: Vec::new(),
+            next: Sequence(next),
+            end,
+            seen: Sequence(5),
+            read_to: Some(Sequence(read_to)),
+            clamped: false,
+            alone: true,
+        }
+    }
+
+    fn read(outbound: &mut Outbound, next: u64, read_to: u64, end: bool) {
+        assert!(!outbound.take_reads(10).is_empty());
+        assert!(outbound.take_replayed(replayed(next, read_to, end)));
+        outbound.queue_ahead(P);
+    }
+
+    #[test]
+    fn what_was_read_is_passed_over_when_the_feed_goes_back_and_what_was_not_is_taken() {
+        let mut outbound = Outbound::default();
+        outbound.come_back(P, Sequence(8));
+        read(&mut outbound, 12, 12, false);
+        assert!(outbound.passes_over(P, Sequence(7)), "it had that when it came back");
+        read(&mut outbound, 25, 20, true);
+        assert!(outbound.behind.is_empty());
+        let passed = |outbound: &mut Outbound, at| outbound.passes_over(P, Sequence(at));
+        assert!(passed(&mut outbound, 19) && !passed(&mut outbound, 20), "fed, not read");
+        assert_eq!(outbound.has_up_to(P, Sequence(5)), Sequence(20));
+        assert_eq!(outbound.has_up_to(P, Sequence(22)), Sequence(22));
+
+        outbound.fall_behind(P, Sequence(30));
+        assert!(!passed(&mut outbound, 28), "it was neither sent nor will be read");
+        assert!(passed(&mut outbound, 30));
+        read(&mut outbound, 40, 40, true);
+        assert!(!passed(&mut outbound, 28) && passed(&mut outbound, 39));
+        assert_eq!(outbound.read_back.len(), 2);
+
+        outbound.forget_passed(&[Sequence(20)]);
+        assert_eq!(outbound.read_back.len(), 1);
+        assert!(!outbound.is_empty());
+        outbound.forget_passed(&[Sequence(40)]);
+        assert!(outbound.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_of_too_many_parts_is_forgotten() {
+        let mut outbound = Outbound::default();
+        for number in 0..=READ_BACK_MAX as u64 {
+            outbound.fall_behind(P, Sequence(10 * number + 1));
+            read(&mut outbound, 10 * number + 5, 10 * number + 5, true);
+        }
+        assert_eq!(outbound.read_back.len(), READ_BACK_MAX);
+        assert!(!outbound.passes_over(P, Sequence(2)) && outbound.passes_over(P, Sequence(12)));
     }
 }

@@ -159,7 +159,7 @@ impl ShardState {
             let known = record.cursors.iter().find(|(of, _)| *of == partition);
             let cursor = known.map_or(Sequence::ZERO, |(_, cursor)| *cursor);
             if Some(partition) != own || cursor < *watermark {
-                outbound.fall_behind(partition, cursor);
+                outbound.come_back(partition, cursor);
             }
         }
     }

@@ -215,7 +215,7 @@ impl ShardState {
             return;
         }
         if let Some(outbound) = &mut session.outbound {
-            if outbound.passes_over(partition) {
+            if outbound.passes_over(partition, sequence) {
                 return;
             }
             if outbound.completed.contains(&(partition, sequence)) {

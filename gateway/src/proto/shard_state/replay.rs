@@ -64,8 +64,8 @@ impl ShardState {
         let Some(outbound) = self.session_of(ticket).and_then(|s| s.outbound.as_mut()) else {
             return;
         };
-        let Replayed { partition, messages, next, end, clamped, alone } = replayed;
-        if !outbound.take_replayed(partition, next, end, messages) {
+        let Replayed { partition, end, seen, clamped, alone, .. } = replayed;
+        if !outbound.take_replayed(replayed) {
             return;
         }
         if alone {
@@ -75,7 +75,7 @@ impl ShardState {
         if end {
             // What lies before was fed before this answer, as far as anyone here wants it. Without
             // this, a session recorded now would have a cursor before what it has just been sent.
-            self.set_watermark(partition, next);
+            self.set_watermark(partition, seen);
         }
         self.schedule_floor(context.now);
         self.drain(ticket.session, context);

@@ -68,7 +68,10 @@ impl ShardState {
         for (place, watermark) in self.watermarks.iter().enumerate() {
             let partition = PartitionId(u16::try_from(place).expect("partition ids are u16"));
             let unsent = outbound.and_then(|outbound| lowest_unsent(outbound, partition));
-            record.cursors.push((partition, unsent.unwrap_or(*watermark)));
+            let has_up_to = || {
+                outbound.map_or(*watermark, |outbound| outbound.has_up_to(partition, *watermark))
+            };
+            record.cursors.push((partition, unsent.unwrap_or_else(has_up_to)));
         }
         for subscription in &session.subscriptions {
             record.subscriptions.extend(self.subscription_record(index, *subscription, outbound));

@@ -334,6 +334,11 @@ pub struct Replayed {
     pub next: Sequence,
     /// `next` is the end of what is committed; whatever is later will be delivered live.
     pub end: bool,
+    /// Up to where this shard is known to have been fed everything. At the end that is `next`, unless
+    /// the feed may yet turn out to have left something out.
+    pub seen: Sequence,
+    /// Where it may: up to where the log itself was read. What lies behind came out of the feed.
+    pub read_to: Option<Sequence>,
     /// `from` lay before the first record that is still there: messages may be missing.
     pub clamped: bool,
     /// The session does not wait for other partitions to put this in order with what they bring: one

@@ -126,6 +126,8 @@ impl ActiveReplay {
                 messages: std::mem::take(found),
                 next,
                 end,
+                seen: next,
+                read_to: None,
                 clamped: self.clamped,
                 alone: false,
             }),

@@ -524,7 +524,7 @@ impl Partition {
                 return if self.requests.is_full() { Turn::Waits } else { Turn::Yields };
             }
             if replay.found.len() >= replay.count_max {
-                return Turn::Answers(self.answer(replay, false));
+                return Turn::Answers(self.answer(replay));
             }
             // So far the stream is known to reach.
             let known_end = replay.end.unwrap_or(self.marks.end);
@@ -539,7 +539,7 @@ impl Partition {
                 self.ask_subjects(replay, known_end, now);
                 return Turn::Waits;
             } else {
-                return Turn::Answers(self.answer(replay, false));
+                return Turn::Answers(self.answer(replay));
             }
         }
         Turn::Yields
@@ -555,7 +555,7 @@ impl Partition {
         }
         if replay.add_tail(end, &self.tail) {
             replay.next = self.feed.fed;
-            return Turn::Answers(self.answer(replay, true));
+            return Turn::Answers(self.answer_up_to(replay, end.next(), true));
         }
         // So much has come since that it is to be read from the stream.
         replay.found.retain(|(sequence, _)| *sequence <= end);
@@ -565,8 +565,18 @@ impl Partition {
         Turn::Waits
     }
 
-    fn answer(&self, replay: &mut Replay, end: bool) -> Replayed {
+    /// What was read so far; there is more.
+    fn answer(&self, replay: &mut Replay) -> Replayed {
+        self.answer_up_to(replay, replay.next, false)
+    }
+
+    /// What was read, the stream itself up to `read_to`.
+    fn answer_up_to(&self, replay: &mut Replay, read_to: Sequence, end: bool) -> Replayed {
         let first_kept = self.status.as_ref().map_or(Sequence::ZERO, |status| status.first);
+        let seen = match self.is_replicated() {
+            true => self.feed.confirmed.below(),
+            false => self.feed.fed,
+        };
         Replayed {
             partition: self.id,
             messages: std::mem::take(&mut replay.found)
@@ -575,6 +585,9 @@ impl Partition {
                 .collect(),
             next: outside(replay.next),
             end,
+            // Where nothing was ever confirmed it says nothing.
+            seen: if seen == Sequence::ZERO { seen } else { outside(seen) },
+            read_to: self.is_replicated().then(|| outside(read_to)),
             alone: true,
             clamped: replay.first > Sequence::ZERO && replay.first < first_kept,
         }

@@ -770,8 +770,9 @@ impl JetStream {
         let Some(place) = self.place(partition) else {
             // The ring has it no more.
             let (messages, clamped) = (Vec::new(), true);
+            let (next, seen, end, read_to, alone) = (from, from, true, None, true);
             let nothing =
-                Replayed { partition, messages, next: from, end: true, clamped, alone: true };
+                Replayed { partition, messages, next, end, seen, read_to, clamped, alone };
             self.out.replayed.push((ticket, nothing));
             return;
         };

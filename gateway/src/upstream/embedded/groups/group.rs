@@ -125,7 +125,7 @@ impl Group {
             let next = record.next.iter().find(|(of, _)| *of == partition);
             // A partition that the record does not know is newer than it.
             let cursor = next.map_or(Sequence::ZERO, |(_, next)| *next);
-            group.outbound.fall_behind(partition, cursor);
+            group.outbound.come_back(partition, cursor);
         }
         let open = record.open.iter().filter(|place| !taken.contains(place));
         group.returned = open.map(|place| (*place, None)).collect();
@@ -252,7 +252,7 @@ impl Group {
         let (partition, sequence) = place;
         let start = self.starts.get(usize::from(partition.0)).copied().unwrap_or_default();
         if sequence < start
-            || self.outbound.passes_over(partition)
+            || self.outbound.passes_over(partition, sequence)
             || self.outbound.completed.contains(&place)
         {
             return;
@@ -307,9 +307,8 @@ impl Group {
 
     /// The answer to [`GroupOut::Replay`].
     pub(super) fn handle_replayed(&mut self, replayed: Replayed) {
-        let Replayed { partition, messages, next, end, clamped, .. } = replayed;
-        self.clamped += u64::from(clamped);
-        self.outbound.take_replayed(partition, next, end, messages);
+        self.clamped += u64::from(replayed.clamped);
+        self.outbound.take_replayed(replayed);
         self.dirty = true;
     }
 

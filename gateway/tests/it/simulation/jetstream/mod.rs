@@ -1,5 +1,6 @@
 //! The JetStream upstream under faults: gateways, servers and the network between them, from a seed.
 
+mod directed;
 mod nats_server;
 mod world;
 

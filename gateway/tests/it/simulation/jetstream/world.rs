@@ -61,7 +61,7 @@ pub(crate) struct Server {
     pub(crate) is_up: bool,
     /// Connections are neither made nor refused.
     pub(crate) is_unreachable: bool,
-    replicas: u8,
+    pub(crate) replicas: u8,
 }
 
 impl Server {
@@ -122,15 +122,20 @@ fn jetstream_shared(settings: &SimSettings, boot: u64) -> JetStreamSettings {
     JetStreamSettings { sessions: Some(SharedSessions { owner, count_max: 1_000 }), ..local }
 }
 
-/// The upstream of a gateway, with limits that the seed makes small or large.
-fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
-    let mut random = Random::new(settings.seed);
-    let mut either = |small, large| if random.below(2) == 0 { small } else { large };
+/// Who has which topics.
+pub(crate) fn ring() -> RingTable {
     let member = |number: u16| Member {
         partition: PartitionId(number),
         weight: 1,
         sub_cluster: format!("c{number}"),
     };
+    RingTable::new(1, vec![member(0), member(1)]).unwrap()
+}
+
+/// The upstream of a gateway, with limits that the seed makes small or large.
+fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
+    let mut random = Random::new(settings.seed);
+    let mut either = |small, large| if random.below(2) == 0 { small } else { large };
     let link = |number: u8| {
         let settings = LinkSettings {
             name: format!("c{number}"),
@@ -146,7 +151,7 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
     };
     let origin = (settings.seed << 16) + boot;
     JetStreamSettings {
-        ring: Arc::new(RingTable::new(1, vec![member(0), member(1)]).unwrap()),
+        ring: Arc::new(ring()),
         links: vec![link(0), link(1)],
         limits: PartitionLimits {
             lane: LaneLimits {
