@@ -5,6 +5,7 @@ use crate::config::{Config, NatsServer, Sessions, SubClusterConfig};
 use crate::proto::bridge::ring_table::RingTable;
 use crate::proto::limits::Limits;
 use crate::proto::output::ShardIndex;
+use crate::proto::session::HELD_MAX;
 use crate::upstream::jetstream::control::{ControlNews, ControlSettings, ControlThread};
 use crate::upstream::jetstream::lane::LaneLimits;
 use crate::upstream::jetstream::link::{
@@ -53,7 +54,11 @@ const WINDOW_MAX: u16 = 4_096;
 const SUBSCRIPTION_BYTES_MAX: u32 = 600_000;
 
 const _: () = assert!(
-    SUBSCRIPTION_BYTES_MAX + CONNECT_BYTES_MAX + WINDOW_MAX as u32 * (27 + 25) + 8_192
+    SUBSCRIPTION_BYTES_MAX
+        + CONNECT_BYTES_MAX
+        + WINDOW_MAX as u32 * (27 + 25)
+        + HELD_MAX as u32 * 27
+        + 8_192
         < STATE_BYTES_MAX
 );
 

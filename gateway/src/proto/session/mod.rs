@@ -17,8 +17,8 @@ pub use aliases::{InboundAliases, OutboundAliases, TopicForm};
 pub use answers::Answers;
 pub use inbound::{Inbound, InboundQos2, InboundStep};
 pub use outbound::{
-    Ahead, Behind, InFlight, InFlightStep, Outbound, Queued, QueuedFor, RetainedRequest,
-    SubscriptionStart, Unsent,
+    Ahead, Behind, HELD_MAX, InFlight, InFlightStep, Outbound, Queued, QueuedFor, ReadBack,
+    Refetching, RetainedRequest, SubscriptionStart, Unsent,
 };
 pub use shared::{GroupId, Origin, Place, SharedSubscription};
 
@@ -238,7 +238,7 @@ impl Session {
     /// Source: MQTT 5.0 [MQTT-2.2.1-4]; MQTT 3.1.1 [MQTT-2.3.1-4].
     pub fn next_packet_id(&mut self) -> Option<super::mqtt::PacketId> {
         let outbound = self.outbound.get_or_insert_default();
-        if outbound.in_flight.len() >= usize::from(self.connected.window) {
+        if outbound.in_window() >= usize::from(self.connected.window) {
             return None;
         }
         loop {

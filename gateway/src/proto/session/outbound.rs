@@ -174,6 +174,19 @@ pub struct ReadBack {
 /// may come twice if leadership moves just then.
 const READ_BACK_MAX: usize = 16;
 
+/// Messages of a partition are to be sent again, and their content is being asked for. What else
+/// there is of the partition waits for that; what others have does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refetching {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Messages in flight that wait for it, which take no place in the client's window meanwhile.
+    pub held: u16,
+}
+
+/// So many messages that wait for content take no place in a client's window; others do.
+pub const HELD_MAX: u16 = 1_024;
+
 /// Retained messages that a subscription is still to be sent, page by page.
 #[derive(Debug)]
 pub struct RetainedRequest {
@@ -210,8 +223,8 @@ pub struct Outbound {
     /// Those in flight that were not sent on this connection yet, in order: to be sent again, or
     /// waiting for the record that they may be sent.
     pub unsent: VecDeque<Unsent>,
-    /// Questions under way for the content of messages in `unsent`.
-    pub refetching: u32,
+    /// Partitions that were asked for the content of messages in `unsent`, and have not answered.
+    pub refetching: Vec<Refetching>,
     /// Their answers, each until its message is sent.
     pub fetched: Vec<(PacketId, Box<[u8]>)>,
     /// Content of messages in flight that no log holds.
@@ -237,7 +250,7 @@ impl Outbound {
             && self.read_back.is_empty()
             && self.starts.is_empty()
             && self.retained.is_empty()
-            && self.refetching == 0
+            && self.refetching.is_empty()
     }
 
     /// Whether there is something to send, or to ask for, when there is room.
@@ -246,10 +259,39 @@ impl Outbound {
         !self.queue.is_empty() || !self.behind.is_empty() || !self.retained.is_empty()
     }
 
-    /// Whether a live message has to wait its turn behind others.
+    /// Whether content of `partition` is being asked for.
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        !self.queue.is_empty() || self.refetching > 0
+    pub fn is_refetching(&self, partition: PartitionId) -> bool {
+        self.refetching.iter().any(|one| one.partition == partition)
+    }
+
+    /// Whether a live message of `partition` has to wait its turn behind others.
+    #[must_use]
+    pub fn is_waiting(&self, partition: PartitionId) -> bool {
+        if self.refetching.is_empty() {
+            return !self.queue.is_empty();
+        }
+        self.is_refetching(partition)
+            || self.queue.iter().any(|queued| !self.is_refetching(queued.partition))
+    }
+
+    /// The next message to be sent, of a partition whose turn it is.
+    pub fn take_queued(&mut self) -> Option<Queued> {
+        if self.refetching.is_empty() {
+            return self.queue.pop_front();
+        }
+        let place = self.queue.iter().position(|queued| !self.is_refetching(queued.partition))?;
+        self.queue.remove(place)
+    }
+
+    /// Messages in flight that take a place in a window.
+    #[must_use]
+    pub fn in_window(&self) -> usize {
+        if self.refetching.is_empty() {
+            return self.in_flight.len();
+        }
+        let held: usize = self.refetching.iter().map(|one| usize::from(one.held)).sum();
+        self.in_flight.len().saturating_sub(held.min(usize::from(HELD_MAX)))
     }
 
     /// Whether `candidate`, the successor of the last id used, is in use.
@@ -273,9 +315,22 @@ impl Outbound {
     /// Ends the exchange with `packet_id`.
     pub fn remove(&mut self, packet_id: PacketId) -> Option<InFlight> {
         let place = self.in_flight.iter().position(|sent| sent.packet_id == packet_id)?;
+        if !self.refetching.is_empty() {
+            self.let_go(place, packet_id);
+        }
         self.bodies.retain(|(id, _)| *id != packet_id);
         self.sent(packet_id);
         if place == 0 { self.in_flight.pop_front() } else { self.in_flight.remove(place) }
+    }
+
+    /// A message whose content was asked for need not be sent again.
+    fn let_go(&mut self, place: usize, packet_id: PacketId) {
+        let partition = self.in_flight.get(place).map(|sent| sent.partition);
+        let is_unsent = self.is_unsent(packet_id);
+        let of_partition = |one: &&mut Refetching| Some(one.partition) == partition && is_unsent;
+        if let Some(one) = self.refetching.iter_mut().find(of_partition) {
+            one.held = one.held.saturating_sub(1);
+        }
     }
 
     /// The message was sent on this connection, or never will be.
@@ -370,7 +425,13 @@ impl Outbound {
     pub fn take_reads(&mut self, pending_max: u32) -> Vec<(PartitionId, Sequence, u32)> {
         let partitions = u32::try_from(self.behind.len()).expect("partition ids are u16");
         let count_max = (pending_max / partitions.max(1)).max(1);
-        let needs_reading = |behind: &&mut Behind| behind.ahead.is_empty() && !behind.asked;
+        let refetching = &self.refetching;
+        let is_refetching =
+            |of: PartitionId| refetching.iter().any(|refetching| refetching.partition == of);
+        // What is read of a partition that waits would only fill the queue.
+        let needs_reading = |behind: &&mut Behind| {
+            behind.ahead.is_empty() && !behind.asked && !is_refetching(behind.partition)
+        };
         let read = |behind: &mut Behind| {
             behind.asked = true;
             (behind.partition, behind.cursor, count_max)

@@ -16,8 +16,8 @@ use crate::proto::record::{Message, Record};
 use crate::proto::routing::{FilterId, Subscriber, SubscriberKind, filter_matches};
 use crate::proto::session::record::{Qos2Delta, SessionRecord};
 use crate::proto::session::{
-    InFlight, InFlightStep, Inbound, InboundQos2, InboundStep, Origin, Queued, QueuedFor, Stage,
-    SubscriptionStart, Ticket, Unsent,
+    InFlight, InFlightStep, Inbound, InboundQos2, InboundStep, Origin, Queued, QueuedFor,
+    Refetching, Stage, SubscriptionStart, Ticket, Unsent,
 };
 
 /// Sessions with more subscriptions look a topic up in the tree, instead of trying each filter.
@@ -218,7 +218,10 @@ impl ShardState {
 
     /// Sends what is in flight and not sent on this connection, in order, as far as the client's
     /// Receive Maximum and what is known of the content allow.
+    ///
+    /// A message whose partition has not said yet what it was holds up that partition, and no other.
     pub(super) fn send_unsent(&mut self, index: u32, context: &mut Context<'_>) {
+        let mut place = 0;
         loop {
             let Some(session) = self.session_mut(index) else {
                 return;
@@ -228,7 +231,7 @@ impl ShardState {
             let Some(outbound) = session.outbound.as_mut().filter(|_| is_online) else {
                 return;
             };
-            let Some(&Unsent { packet_id, dup }) = outbound.unsent.front() else {
+            let Some(&Unsent { packet_id, dup }) = outbound.unsent.get(place) else {
                 return;
             };
             let Some(sent) = outbound.find(packet_id).copied() else {
@@ -246,20 +249,21 @@ impl ShardState {
             }
             if !needs_content(sent.step) {
                 outbound.sent(packet_id);
+            } else if outbound.is_refetching(sent.partition) {
+                place += 1;
             } else if !self.send_in_flight(index, &sent, dup, context) {
-                self.fetch_unsent(index, context);
-                return;
+                self.fetch_unsent(index, sent.partition, context);
             }
         }
     }
 
-    /// Asks for the content of everything unsent that is not at hand, unless that was done.
-    fn fetch_unsent(&mut self, index: u32, context: &mut Context<'_>) {
+    /// Asks for the content of everything unsent of a partition that is not at hand.
+    fn fetch_unsent(&mut self, index: u32, partition: PartitionId, context: &mut Context<'_>) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
         let ticket = Ticket { session: index, epoch: session.epoch };
-        let Some(outbound) = session.outbound.as_mut().filter(|one| one.refetching == 0) else {
+        let Some(outbound) = session.outbound.as_mut() else {
             return;
         };
         let is_at_hand = |sent: &InFlight| {
@@ -267,16 +271,20 @@ impl ShardState {
             known.any(|(id, _)| *id == sent.packet_id)
                 || context.upstream.recent(sent.partition, sent.sequence).is_some()
         };
-        let in_flight = outbound.in_flight.iter();
+        let in_flight = outbound.in_flight.iter().filter(|sent| sent.partition == partition);
         // Where only PUBREL is left, the log need not hold the message any more.
         let unsent =
             in_flight.filter(|sent| needs_content(sent.step) && outbound.is_unsent(sent.packet_id));
-        let wanted: Vec<&InFlight> = unsent.filter(|sent| !is_at_hand(sent)).collect();
-        let wanted = by_partition(&wanted);
-        outbound.refetching = u32::try_from(wanted.len()).expect("at most one a partition");
-        for (partition, sequences) in wanted {
-            context.upstream.request(Request::Fetch { ticket, partition, sequences });
+        let mut held = 0;
+        let mut sequences = Vec::new();
+        for sent in unsent {
+            held += 1;
+            if !is_at_hand(sent) && !sequences.contains(&sent.sequence) {
+                sequences.push(sent.sequence);
+            }
         }
+        outbound.refetching.push(Refetching { partition, held });
+        context.upstream.request(Request::Fetch { ticket, partition, sequences });
     }
 
     fn send_pubrel_again(&mut self, index: u32, sent: &InFlight, context: &mut Context<'_>) {
@@ -303,7 +311,7 @@ impl ShardState {
         let Some(outbound) = &mut session.outbound else {
             return;
         };
-        outbound.refetching = outbound.refetching.saturating_sub(1);
+        outbound.refetching.retain(|one| one.partition != partition);
         let mut gone = Vec::new();
         for (sequence, body) in bodies {
             // A retained message can be in flight once for each filter that asked for it.
@@ -323,15 +331,12 @@ impl ShardState {
                 }
             }
         }
-        let is_complete = outbound.refetching == 0;
         self.counters.unfetchable += gone.len() as u64;
         for sent in gone {
             self.settle_finished(ticket.session, &sent, context);
         }
-        if is_complete {
-            self.send_unsent(ticket.session, context);
-            self.drain(ticket.session, context);
-        }
+        self.send_unsent(ticket.session, context);
+        self.drain(ticket.session, context);
     }
 
     /// Sends a message in flight; false when its content is not at hand.
@@ -438,10 +443,7 @@ impl ShardState {
             let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) else {
                 return;
             };
-            if outbound.refetching > 0 {
-                return;
-            }
-            let Some(queued) = outbound.queue.pop_front() else {
+            let Some(queued) = outbound.take_queued() else {
                 self.ask_for_more(index, context);
                 self.ask_for_retained(index, context);
                 return;
@@ -611,16 +613,4 @@ fn resumed_step(step: InFlightStep) -> InFlightStep {
 /// Whether a message at this step is sent, for the first time or again.
 fn needs_content(step: InFlightStep) -> bool {
     matches!(step, InFlightStep::ExpectPuback | InFlightStep::ExpectPubrec)
-}
-
-fn by_partition(wanted: &[&InFlight]) -> Vec<(PartitionId, Vec<Sequence>)> {
-    let mut fetched: Vec<(PartitionId, Vec<Sequence>)> = Vec::new();
-    for sent in wanted {
-        match fetched.iter_mut().find(|(partition, _)| *partition == sent.partition) {
-            Some((_, sequences)) if sequences.contains(&sent.sequence) => {}
-            Some((_, sequences)) => sequences.push(sent.sequence),
-            None => fetched.push((sent.partition, vec![sent.sequence])),
-        }
-    }
-    fetched
 }

@@ -221,7 +221,7 @@ impl ShardState {
             if outbound.completed.contains(&(partition, sequence)) {
                 return;
             }
-            if outbound.is_waiting() {
+            if outbound.is_waiting(partition) {
                 note(outbound, partition, sequence, pending_max);
                 return;
             }
@@ -258,8 +258,8 @@ impl ShardState {
         let Some(connection) = session.connection.filter(|_| session.stage == Stage::Online) else {
             return false;
         };
-        let in_flight = session.outbound.as_ref().map_or(0, |outbound| outbound.in_flight.len());
-        in_flight < usize::from(session.connected.window)
+        let in_window = session.outbound.as_ref().map_or(0, |outbound| outbound.in_window());
+        in_window < usize::from(session.connected.window)
             && context.outbox.pending_bytes(connection.index) < self.limits.client_write_bytes_max
     }
 

@@ -217,11 +217,12 @@ impl ShardState {
         if !session.shared.iter().any(|one| one.group == Some(group)) {
             return;
         }
-        let is_waiting = session.outbound.as_ref().is_some_and(|out| out.is_waiting());
+        let outbound = session.outbound.as_ref();
         let Some((partition, sequence)) = place else {
             self.send_shared_unacknowledged(index, group, &body, context);
             return;
         };
+        let is_waiting = outbound.is_some_and(|outbound| outbound.is_waiting(partition));
         let queued_for = QueuedFor::Group { group, record };
         if is_waiting || !self.has_room(index, context) {
             self.track_outbound(index);

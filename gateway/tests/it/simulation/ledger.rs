@@ -190,6 +190,12 @@ impl Ledger {
         lost.map(|(id, _)| id as MessageId).collect()
     }
 
+    /// Whether a message has not arrived everywhere yet.
+    pub(crate) fn is_missing(&self, message: MessageId) -> bool {
+        let entry = &self.entries[usize::try_from(message).unwrap()];
+        !entry.due.is_empty() || !entry.due_groups.is_empty()
+    }
+
     /// How many messages were acknowledged.
     pub(crate) fn acknowledged_count(&self) -> usize {
         self.entries.iter().filter(|entry| entry.acknowledged).count()

@@ -3,7 +3,7 @@
 use super::super::world::Broken;
 use super::world::World;
 use gateway::proto::bridge::ring::Ring;
-use gateway::proto::mqtt::QoS;
+use gateway::proto::mqtt::{ProtocolVersion, QoS};
 use std::time::Duration;
 
 /// Which of the answers of servers may leave.
@@ -32,9 +32,14 @@ impl World {
 
     /// Everything moves that can, but nobody connects who is not.
     fn run(&mut self, reads: Reads) {
+        self.run_with(reads, true);
+    }
+
+    /// The same; with `answers` clients acknowledge what they get.
+    fn run_with(&mut self, reads: Reads, answers: bool) {
         for _ in 0..200 {
             for actor in 0..self.actors.len() {
-                while self.actors[actor].client.has_answers() {
+                while answers && self.actors[actor].client.has_answers() {
                     self.actors[actor].client.answer_one();
                 }
             }
@@ -72,6 +77,15 @@ impl World {
         let enough = [of_first, of_second].into_iter().find(|topics| topics.len() > 1);
         let enough = enough.expect("four topics in two partitions");
         [enough[0], enough[1]]
+    }
+
+    /// Two topics of different partitions.
+    fn apart() -> [&'static str; 2] {
+        let other = |of: usize| {
+            let mut topics = super::world::TOPICS.into_iter();
+            topics.find(|topic| Self::partition_of(topic) == of && !topic.starts_with("r/"))
+        };
+        [0, 1].map(|partition| other(partition).expect("four topics in two partitions"))
     }
 
     fn finish(mut self) -> Self {
@@ -113,4 +127,42 @@ fn the_end_of_a_replay_confirms_nothing_where_leadership_moves() {
     world.run(Reads::Answered);
     world.seconds(1);
     world.finish();
+}
+
+/// A client's only place in its window is taken by a message of a sub-cluster that is away.
+#[test]
+fn a_message_in_flight_of_a_partition_that_is_away_keeps_back_nothing_of_others() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut world = World::calm(1, false);
+        let [topic, other] = World::apart();
+        let away = World::partition_of(topic);
+        let wanted = vec![(topic, qos), (other, qos)];
+        let sub = world.add("sub".to_owned(), true, wanted, false);
+        world.actors[sub].client.profile.version = ProtocolVersion::V5;
+        world.actors[sub].client.profile.receive_maximum = 1;
+        let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+        world.actors[publisher].client.profile.window = 100;
+        world.seconds(4);
+        let first = world.publish(publisher, topic, qos);
+        world.run_with(Reads::Answered, false);
+        assert!(!world.ledger.is_missing(first), "it has come");
+        world.cut(sub);
+        world.run(Reads::Answered);
+        // Behind it in the queue of the session.
+        world.publish(publisher, topic, qos);
+        world.run(Reads::Answered);
+        world.stop_server(away, false);
+        world.crash(0);
+        world.seconds(3);
+        let mut later = Vec::new();
+        for _ in 0..5 {
+            later.push(world.publish(publisher, other, qos));
+            world.seconds(1);
+        }
+        assert!(later.iter().all(|one| world.ledger.is_acknowledged(*one)));
+        let missing: Vec<u64> =
+            later.into_iter().filter(|one| world.ledger.is_missing(*one)).collect();
+        assert!(missing.is_empty(), "{missing:?} with {qos:?} wait for a partition that is away");
+        world.finish();
+    }
 }
