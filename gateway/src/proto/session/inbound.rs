@@ -18,6 +18,8 @@ pub enum InboundStep {
     ExpectPubrel,
     /// PUBREL came; PUBCOMP goes out when the release is committed.
     ExpectRelease,
+    /// The message came again and is refused; PUBREC says so when the release is committed.
+    ExpectRefusal,
 }
 
 /// One inbound QoS 2 exchange.

@@ -175,13 +175,15 @@ pub struct ReadBack {
 const READ_BACK_MAX: usize = 16;
 
 /// Messages of a partition are to be sent again, and their content is being asked for. What else
-/// there is of the partition waits for that; what others have does not.
+/// there is of the partition waits for that; with `is_apart` what others have does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refetching {
     /// Which partition.
     pub partition: PartitionId,
     /// Messages in flight that wait for it, which take no place in the client's window meanwhile.
     pub held: u16,
+    /// See [`crate::proto::shard_state::Upstream::partitions_are_apart`].
+    pub is_apart: bool,
 }
 
 /// So many messages that wait for content take no place in a client's window; others do.
@@ -259,10 +261,16 @@ impl Outbound {
         !self.queue.is_empty() || !self.behind.is_empty() || !self.retained.is_empty()
     }
 
-    /// Whether content of `partition` is being asked for.
+    /// Whether what there is of `partition` waits for content that is being asked for.
     #[must_use]
-    pub fn is_refetching(&self, partition: PartitionId) -> bool {
-        self.refetching.iter().any(|one| one.partition == partition)
+    pub fn is_held(&self, partition: PartitionId) -> bool {
+        self.refetching.iter().any(|one| !one.is_apart || one.partition == partition)
+    }
+
+    /// Whether everything waits for content that is being asked for.
+    #[must_use]
+    pub fn is_all_held(&self) -> bool {
+        self.refetching.iter().any(|one| !one.is_apart)
     }
 
     /// Whether a live message of `partition` has to wait its turn behind others.
@@ -271,8 +279,7 @@ impl Outbound {
         if self.refetching.is_empty() {
             return !self.queue.is_empty();
         }
-        self.is_refetching(partition)
-            || self.queue.iter().any(|queued| !self.is_refetching(queued.partition))
+        self.is_held(partition) || self.queue.iter().any(|queued| !self.is_held(queued.partition))
     }
 
     /// The next message to be sent, of a partition whose turn it is.
@@ -280,7 +287,7 @@ impl Outbound {
         if self.refetching.is_empty() {
             return self.queue.pop_front();
         }
-        let place = self.queue.iter().position(|queued| !self.is_refetching(queued.partition))?;
+        let place = self.queue.iter().position(|queued| !self.is_held(queued.partition))?;
         self.queue.remove(place)
     }
 
@@ -425,18 +432,19 @@ impl Outbound {
     pub fn take_reads(&mut self, pending_max: u32) -> Vec<(PartitionId, Sequence, u32)> {
         let partitions = u32::try_from(self.behind.len()).expect("partition ids are u16");
         let count_max = (pending_max / partitions.max(1)).max(1);
-        let refetching = &self.refetching;
-        let is_refetching =
-            |of: PartitionId| refetching.iter().any(|refetching| refetching.partition == of);
+        let Self { behind, refetching, .. } = self;
+        let is_held = |of: PartitionId| {
+            refetching.iter().any(|one: &Refetching| !one.is_apart || one.partition == of)
+        };
         // What is read of a partition that waits would only fill the queue.
         let needs_reading = |behind: &&mut Behind| {
-            behind.ahead.is_empty() && !behind.asked && !is_refetching(behind.partition)
+            behind.ahead.is_empty() && !behind.asked && !is_held(behind.partition)
         };
         let read = |behind: &mut Behind| {
             behind.asked = true;
             (behind.partition, behind.cursor, count_max)
         };
-        self.behind.iter_mut().filter(needs_reading).map(read).collect()
+        behind.iter_mut().filter(needs_reading).map(read).collect()
     }
 
     /// What was read. Returns false when nobody asked for it.

@@ -249,16 +249,18 @@ impl ShardState {
             }
             if !needs_content(sent.step) {
                 outbound.sent(packet_id);
-            } else if outbound.is_refetching(sent.partition) {
+            } else if outbound.is_all_held() {
+                return;
+            } else if outbound.is_held(sent.partition) {
                 place += 1;
             } else if !self.send_in_flight(index, &sent, dup, context) {
-                self.fetch_unsent(index, sent.partition, context);
+                self.fetch_unsent(index, context);
             }
         }
     }
 
-    /// Asks for the content of everything unsent of a partition that is not at hand.
-    fn fetch_unsent(&mut self, index: u32, partition: PartitionId, context: &mut Context<'_>) {
+    /// Asks for the content of everything unsent that is not at hand, unless that was done.
+    fn fetch_unsent(&mut self, index: u32, context: &mut Context<'_>) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
@@ -271,20 +273,26 @@ impl ShardState {
             known.any(|(id, _)| *id == sent.packet_id)
                 || context.upstream.recent(sent.partition, sent.sequence).is_some()
         };
-        let in_flight = outbound.in_flight.iter().filter(|sent| sent.partition == partition);
+        let in_flight = outbound.in_flight.iter().filter(|sent| !outbound.is_held(sent.partition));
         // Where only PUBREL is left, the log need not hold the message any more.
         let unsent =
             in_flight.filter(|sent| needs_content(sent.step) && outbound.is_unsent(sent.packet_id));
-        let mut held = 0;
-        let mut sequences = Vec::new();
-        for sent in unsent {
-            held += 1;
-            if !is_at_hand(sent) && !sequences.contains(&sent.sequence) {
-                sequences.push(sent.sequence);
-            }
+        let unsent: Vec<&InFlight> = unsent.collect();
+        let wanted: Vec<&InFlight> =
+            unsent.iter().copied().filter(|sent| !is_at_hand(sent)).collect();
+        let wanted = by_partition(&wanted);
+        let is_apart = context.upstream.partitions_are_apart();
+        let refetching = |partition: PartitionId| {
+            let waits = unsent.iter().filter(|sent| is_apart && sent.partition == partition);
+            let held = u16::try_from(waits.count()).unwrap_or(u16::MAX);
+            Refetching { partition, held, is_apart }
+        };
+        let refetching: Vec<_> =
+            wanted.iter().map(|(partition, _)| refetching(*partition)).collect();
+        outbound.refetching.extend(refetching);
+        for (partition, sequences) in wanted {
+            context.upstream.request(Request::Fetch { ticket, partition, sequences });
         }
-        outbound.refetching.push(Refetching { partition, held });
-        context.upstream.request(Request::Fetch { ticket, partition, sequences });
     }
 
     fn send_pubrel_again(&mut self, index: u32, sent: &InFlight, context: &mut Context<'_>) {
@@ -613,4 +621,16 @@ fn resumed_step(step: InFlightStep) -> InFlightStep {
 /// Whether a message at this step is sent, for the first time or again.
 fn needs_content(step: InFlightStep) -> bool {
     matches!(step, InFlightStep::ExpectPuback | InFlightStep::ExpectPubrec)
+}
+
+fn by_partition(wanted: &[&InFlight]) -> Vec<(PartitionId, Vec<Sequence>)> {
+    let mut fetched: Vec<(PartitionId, Vec<Sequence>)> = Vec::new();
+    for sent in wanted {
+        match fetched.iter_mut().find(|(partition, _)| *partition == sent.partition) {
+            Some((_, sequences)) if sequences.contains(&sent.sequence) => {}
+            Some((_, sequences)) => sequences.push(sent.sequence),
+            None => fetched.push((sent.partition, vec![sent.sequence])),
+        }
+    }
+    fetched
 }

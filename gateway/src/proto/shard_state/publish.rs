@@ -293,17 +293,22 @@ impl ShardState {
         };
         exchange.connection = id;
         match exchange.step {
-            InboundStep::ExpectCommit => {}
+            InboundStep::ExpectCommit | InboundStep::ExpectRefusal => {}
             InboundStep::ExpectPubrel | InboundStep::ExpectRelease => {
                 write_ack(AckKind::Pubrec, packet_id, ReasonCode::Success, version, id, context);
             }
             InboundStep::Intended(name, from) => {
                 if !may_publish {
-                    // It may not be stored, and what it names is not what was to be.
-                    session.inbound_mut().remove(packet_id);
+                    // It may not be stored, and what it names is not what was to be. Nor may its
+                    // packet id stand for that any more, once the client is free to use it again.
+                    exchange.step = InboundStep::ExpectRefusal;
                     self.counters.publish_denied += 1;
-                    let reason_code = ReasonCode::NotAuthorized;
-                    write_ack(AckKind::Pubrec, packet_id, reason_code, version, id, context);
+                    let released = Record::Qos2Released { client_id: message.publisher, packet_id };
+                    let token = context.upstream.append(&released);
+                    if let Some(session) = self.session_mut(index) {
+                        session.answers.expect(packet_id, token.lane);
+                    }
+                    self.wait_for(token, Waiting::Refused { ticket, packet_id });
                     return;
                 }
                 exchange.step = InboundStep::ExpectCommit;
@@ -337,7 +342,7 @@ impl ShardState {
             return Ok(());
         };
         exchange.connection = id;
-        if exchange.step == InboundStep::ExpectRelease {
+        if matches!(exchange.step, InboundStep::ExpectRelease | InboundStep::ExpectRefusal) {
             return Ok(());
         }
         exchange.step = InboundStep::ExpectRelease;

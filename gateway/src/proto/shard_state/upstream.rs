@@ -103,6 +103,12 @@ pub trait Upstream {
     /// [`Upstream::add_interest`] came before this call.
     fn retained_end(&self, partition: PartitionId) -> Sequence;
 
+    /// A partition may be away while others are there: what waits for one keeps back nothing of others.
+    /// Where it is not so, what is sent again keeps its order over all of them.
+    fn partitions_are_apart(&self) -> bool {
+        false
+    }
+
     /// The partition of which this shard is fed everything, whatever it is interested in.
     fn own_partition(&self) -> Option<PartitionId>;
 }

@@ -13,6 +13,8 @@ pub(super) enum Waiting {
     Puback { connection: ConnectionId, packet_id: PacketId },
     /// A PUBLISH was denied, after others that are to be answered first.
     Denied { connection: ConnectionId, packet_id: PacketId },
+    /// It is recorded that a QoS 2 message, which may have been stored before a crash, is refused.
+    Refused { ticket: Ticket, packet_id: PacketId },
     /// A QoS 2 message is stored.
     Pubrec { ticket: Ticket, packet_id: PacketId },
     /// An inbound packet id is free again.
@@ -53,6 +55,9 @@ impl ShardState {
             | Waiting::Denied { connection, packet_id } => {
                 self.answer_puback(connection, packet_id, context);
             }
+            Waiting::Refused { ticket, packet_id } => {
+                self.answer_refused(ticket, packet_id, context);
+            }
             Waiting::Pubrec { ticket, packet_id } => self.answer_pubrec(ticket, packet_id, context),
             Waiting::Pubcomp { ticket, packet_id } => {
                 self.answer_pubcomp(ticket, packet_id, context);
@@ -82,6 +87,19 @@ impl ShardState {
             return;
         };
         self.answer_in_turn(connection.session, packet_id, context);
+    }
+
+    /// PUBREC with Not authorized. Source: MQTT 5.0 [MQTT-4.3.3-9].
+    fn answer_refused(&mut self, ticket: Ticket, packet_id: PacketId, context: &mut Context<'_>) {
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
+        let inbound = session.inbound_mut();
+        if inbound.remove(packet_id).is_none() {
+            return;
+        }
+        inbound.denied.push((packet_id, AckKind::Pubrec));
+        self.answer_in_turn(ticket.session, packet_id, context);
     }
 
     fn answer_pubrec(&mut self, ticket: Ticket, packet_id: PacketId, context: &mut Context<'_>) {

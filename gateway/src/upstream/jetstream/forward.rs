@@ -163,6 +163,10 @@ impl Upstream for Forward<'_> {
         Sequence(u64::MAX)
     }
 
+    fn partitions_are_apart(&self) -> bool {
+        true
+    }
+
     fn own_partition(&self) -> Option<PartitionId> {
         None
     }

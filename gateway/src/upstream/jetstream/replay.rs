@@ -96,8 +96,6 @@ pub(super) struct Fetch {
     /// Which of them are not answered.
     asked: usize,
     sent: bool,
-    /// Behind the last message that came.
-    reached: Sequence,
 }
 
 #[derive(Debug)]
@@ -107,6 +105,8 @@ struct Wanted {
     /// `None` for what no stream has.
     sequence: Option<Sequence>,
     body: Option<Box<[u8]>>,
+    /// Behind the last message that came to the question for this one: servers lag differently.
+    reached: Sequence,
 }
 
 #[derive(Debug)]
@@ -260,9 +260,11 @@ impl Replays {
                     page.reached = sequence.next().max(page.reached);
                 }
             }
-            Purpose::Fetch { fetch, .. } => {
-                if let Some(fetch) = self.fetches.iter_mut().find(|one| one.id == fetch) {
-                    fetch.reached = sequence.next().max(fetch.reached);
+            Purpose::Fetch { fetch, sequence: wanted } => {
+                let fetch = self.fetches.iter_mut().find(|one| one.id == fetch);
+                let is_it = |one: &&mut Wanted| one.sequence == Some(wanted);
+                if let Some(one) = fetch.and_then(|one| one.wanted.iter_mut().find(is_it)) {
+                    one.reached = sequence.next().max(one.reached);
                 }
             }
             Purpose::Feed
@@ -282,7 +284,10 @@ impl Replays {
             }),
             // Something behind it says that it is gone, not that it is yet to come.
             Purpose::Fetch { fetch, sequence } => {
-                self.fetches.iter().any(|one| one.id == fetch && one.reached <= sequence)
+                let fetch = self.fetches.iter().find(|one| one.id == fetch);
+                let falls_short =
+                    |one: &Wanted| one.sequence == Some(sequence) && one.reached <= sequence;
+                fetch.is_some_and(|fetch| fetch.wanted.iter().any(falls_short))
             }
             _ => false,
         }
@@ -433,11 +438,11 @@ impl Partition {
                 Start::Since(_) => None,
             };
             let body = sequence.and_then(|sequence| self.tail.get(sequence));
-            Wanted { name, sequence, body: body.map(|body| body[..].into()) }
+            let (body, reached) = (body.map(|body| body[..].into()), Sequence::ZERO);
+            Wanted { name, sequence, body, reached }
         });
         let wanted = wanted.collect();
-        let (asked, reached) = (1, Sequence::ZERO);
-        self.replays.fetches.push(Fetch { id, ticket, wanted, asked, sent: false, reached });
+        self.replays.fetches.push(Fetch { id, ticket, wanted, asked: 1, sent: false });
     }
 
     /// Lets sessions read on as far as possible.

@@ -1,9 +1,19 @@
 //! Single interleavings that once lost or doubled something, each played out step by step.
 
 use super::super::world::Broken;
-use super::world::World;
+use super::world::{TOPICS, World};
+use crate::sim::SimSettings;
+use gateway::auth::AclFile;
+use gateway::proto::access::{Authentication, AuthenticationRequest, Identity, Proof};
 use gateway::proto::bridge::ring::Ring;
-use gateway::proto::mqtt::{ProtocolVersion, QoS};
+use gateway::proto::limits::Limits;
+use gateway::proto::mqtt::{
+    Connect, PacketId, Properties, Property, ProtocolVersion, PublishHeader, QoS, encode_publish,
+};
+use gateway::proto::time::Timestamp;
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// Which of the answers of servers may leave.
@@ -69,7 +79,7 @@ impl World {
 
     /// Two topics of one partition.
     fn neighbours() -> [&'static str; 2] {
-        let all = super::world::TOPICS.into_iter().filter(|topic| !topic.starts_with("r/"));
+        let all = TOPICS.into_iter().filter(|topic| !topic.starts_with("r/"));
         let [mut of_first, mut of_second] = [Vec::new(), Vec::new()];
         for topic in all {
             [&mut of_first, &mut of_second][Self::partition_of(topic)].push(topic);
@@ -82,10 +92,18 @@ impl World {
     /// Two topics of different partitions.
     fn apart() -> [&'static str; 2] {
         let other = |of: usize| {
-            let mut topics = super::world::TOPICS.into_iter();
+            let mut topics = TOPICS.into_iter();
             topics.find(|topic| Self::partition_of(topic) == of && !topic.starts_with("r/"))
         };
         [0, 1].map(|partition| other(partition).expect("four topics in two partitions"))
+    }
+
+    /// What is stored of a topic.
+    fn stored_on(&self, topic: &str) -> Vec<u64> {
+        let subject = format!("mqtt.{}", topic.replace('/', "."));
+        let kept = self.servers[Self::partition_of(topic)].model.messages.kept.values();
+        let of_topic = kept.filter(|message| message.subject == subject.as_bytes());
+        of_topic.map(|one| u64::from_le_bytes(*one.payload.first_chunk().unwrap())).collect()
     }
 
     fn finish(mut self) -> Self {
@@ -165,4 +183,134 @@ fn a_message_in_flight_of_a_partition_that_is_away_keeps_back_nothing_of_others(
         assert!(missing.is_empty(), "{missing:?} with {qos:?} wait for a partition that is away");
         world.finish();
     }
+}
+
+thread_local! {
+    /// Whether clients may publish.
+    static MAY_PUBLISH: Cell<bool> = const { Cell::new(true) };
+}
+
+fn who(_: &AuthenticationRequest) -> Authentication {
+    static RULES: LazyLock<[AclFile; 2]> = LazyLock::new(|| {
+        ["topic read #\n", "topic readwrite #\n"].map(|text| {
+            let mut faults = Vec::new();
+            let file = AclFile::parse(text, Path::new("rules"), &mut faults);
+            assert_eq!(faults, []);
+            file
+        })
+    });
+    let rules = &RULES[usize::from(MAY_PUBLISH.get())];
+    let (proof, expires_at) = (Proof::None, Timestamp::NEVER);
+    Ok(Arc::new(Identity { user_name: None, acl: Some(rules.rules_of(None)), proof, expires_at }))
+}
+
+/// A QoS 2 message is under way when a gateway dies; when it comes again it may not be published any
+/// more, and the gateway dies once more. The packet id is the client's to use for something else.
+#[test]
+fn a_message_refused_after_a_crash_leaves_no_intent_behind() {
+    let change = |settings: SimSettings| SimSettings {
+        limits: Limits { authenticate: true, ..settings.limits },
+        authenticate: Some(who),
+        ..settings
+    };
+    let mut world = World::with_settings(1, 7, false, change);
+    world.seconds(2);
+    let topic = TOPICS[0];
+    let connect = |world: &mut World| {
+        let mut properties = Vec::new();
+        Property::SessionExpiryInterval(u32::MAX).encode(&mut properties);
+        let connect = Connect {
+            version: ProtocolVersion::V5,
+            clean_start: false,
+            keep_alive_s: 0,
+            properties: Properties::from_validated(&properties),
+            client_id: "pub",
+            will: None,
+            user_name: None,
+            password: None,
+        };
+        let mut bytes = Vec::new();
+        connect.encode(&mut bytes);
+        let socket = world.node(0).connect();
+        world.node(0).send(socket, &bytes);
+        world.node(0).answer_questions();
+        world.run(Reads::Answered);
+        let connack = world.node(0).take(socket);
+        assert_eq!(connack.first(), Some(&0x20), "{connack:x?}");
+        socket
+    };
+    let publish = |message: u64, dup: bool| {
+        let packet_id = PacketId::new(1);
+        let header = PublishHeader { dup, qos: QoS::ExactlyOnce, retain: false, topic, packet_id };
+        let mut bytes = Vec::new();
+        encode_publish(&mut bytes, ProtocolVersion::V5, &header, &[], &message.to_le_bytes());
+        bytes
+    };
+    let socket = connect(&mut world);
+    world.node(0).send(socket, &publish(1, false));
+    // It is stored, and the gateway dies before it hears so.
+    for _ in 0..4 {
+        while world.node(0).perform_one() {}
+        world.collect();
+        for pipe in 0..world.pipes.len() {
+            world.pump_link(pipe, true);
+        }
+    }
+    assert_eq!(world.stored_on(topic), [1]);
+    world.crash(0);
+    world.seconds(2);
+
+    MAY_PUBLISH.set(false);
+    let socket = connect(&mut world);
+    world.node(0).send(socket, &publish(1, true));
+    assert!(world.node(0).take(socket).is_empty(), "before it is recorded");
+    while world.node(0).perform_one() {}
+    assert_eq!(world.node(0).take(socket), [0x50, 3, 0, 1, 0x87]);
+    world.crash(0);
+    world.seconds(2);
+
+    MAY_PUBLISH.set(true);
+    let socket = connect(&mut world);
+    world.node(0).send(socket, &publish(2, false));
+    world.run(Reads::Answered);
+    assert_eq!(world.node(0).take(socket), [0x50, 2, 0, 1]);
+    assert_eq!(world.stored_on(topic), [1, 2]);
+}
+
+/// Of two messages sent again one is asked of a server that has it, the other of one that lags.
+#[test]
+fn what_a_server_that_lags_does_not_have_is_not_gone() {
+    let mut world = World::calm(3, false);
+    let [topic, _] = World::neighbours();
+    let server = World::partition_of(topic);
+    let wanted = vec![(topic, QoS::AtLeastOnce)];
+    let sub = world.add("sub".to_owned(), true, wanted, false);
+    world.actors[sub].client.profile.receive_maximum = 8;
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.actors[publisher].client.profile.window = 8;
+    world.seconds(4);
+    for _ in 0..2 {
+        world.publish(publisher, topic, QoS::AtLeastOnce);
+        world.run_with(Reads::Answered, false);
+    }
+    world.cut(sub);
+    world.run(Reads::Answered);
+    world.crash(0);
+    world.run(Reads::Answered);
+    world.tell_all();
+    world.run(Reads::Answered);
+    world.connect(sub);
+    world.run(Reads::Withheld);
+    let model = &mut world.servers[server].model;
+    // The second question is answered first.
+    assert!(model.look_up(1));
+    while model.step_answer(0) {}
+    model.lag = 1_000;
+    assert!(model.look_up(0));
+    while model.step_answer(0) {}
+    model.lag = 0;
+    world.run(Reads::Answered);
+    let mut world = world.finish();
+    let counters = world.node(0).shard(0).state().counters();
+    assert_eq!(counters.unfetchable, 0);
 }

@@ -178,9 +178,19 @@ impl World {
 
     /// With `has_sessions` these are in JetStream, too.
     pub(crate) fn with(gateways: usize, seed: u64, has_sessions: bool) -> Self {
+        Self::with_settings(gateways, seed, has_sessions, |settings| settings)
+    }
+
+    /// With settings that `change` makes of the usual ones.
+    pub(crate) fn with_settings(
+        gateways: usize,
+        seed: u64,
+        has_sessions: bool,
+        change: impl Fn(SimSettings) -> SimSettings,
+    ) -> Self {
         let jetstream = if has_sessions { jetstream_shared } else { jetstream };
         let node = |gateway: usize| {
-            let settings = some_settings(1, seed);
+            let settings = change(some_settings(1, seed));
             let seed = (seed << 8) + gateway as u64;
             let mut node =
                 SimNode::with(SimSettings { seed, jetstream: Some(jetstream), ..settings });
