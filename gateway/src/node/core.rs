@@ -12,7 +12,7 @@ use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{
-    AppendToken, Context, Due, RetainedMessage, ShardState, StoredSession,
+    AppendToken, Context, Due, RetainedMessage, RetainedPage, ShardState, StoredSession,
 };
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::groups::GroupReply;
@@ -376,8 +376,8 @@ impl ShardCore {
             for (ticket, partition, bodies) in fetched {
                 state.handle_fetched(ticket, partition, bodies, context);
             }
-            for (id, messages, next) in retained {
-                state.handle_retained(id, messages, next, context);
+            for (id, page) in retained {
+                state.handle_retained(id, page, context);
             }
             for id in retained_failed {
                 state.handle_retained_failed(id, context);
@@ -576,9 +576,8 @@ impl ShardCore {
                     body: found.body.into(),
                 });
                 let (messages, next) = (messages.collect(), next.map(String::into_boxed_str));
-                self.with(io, |state, context| {
-                    state.handle_retained(ticket, messages, next, context);
-                });
+                let page = RetainedPage { messages, next, again: None };
+                self.with(io, |state, context| state.handle_retained(ticket, page, context));
             }
             StoreReply::Folded { partition, folded, needed } => {
                 self.upstream.set_folded(partition, folded, needed);

@@ -121,6 +121,8 @@ pub struct Behind {
     pub ahead: VecDeque<Ahead>,
     /// A replay from `cursor` was asked for.
     pub asked: bool,
+    /// The session has subscribed to more since: the answer does not have all that is its.
+    pub is_stale: bool,
     /// `cursor` is the end of the partition, and nothing was passed over live since.
     pub at_end: bool,
 }
@@ -138,7 +140,8 @@ pub struct Ahead {
 
 impl Behind {
     fn new(partition: PartitionId, since: Sequence, cursor: Sequence) -> Self {
-        Self { partition, cursor, since, ahead: VecDeque::new(), asked: false, at_end: false }
+        let (ahead, asked, is_stale, at_end) = (VecDeque::new(), false, false, false);
+        Self { partition, cursor, since, ahead, asked, is_stale, at_end }
     }
 
     /// Everything from here on still has to be sent.
@@ -198,13 +201,17 @@ pub struct RetainedRequest {
     pub qos: QoS,
     /// Its Subscription Identifier, 0 for none.
     pub identifier: u32,
-    /// Per partition, from where on the subscription is served live.
+    /// Per partition, from where on what matches reaches the session as a message.
     pub starts: Vec<Sequence>,
+    /// What reached it as a message before those were known.
+    pub delivered: Vec<(PartitionId, Sequence)>,
     /// As `starts`, for QoS 0 messages, which are live before they are committed; what is earlier
     /// is waited for.
     pub unacknowledged_starts: Vec<Sequence>,
     /// Where the next page begins: see `from` of [`crate::proto::shard_state::Request::Retained`].
     pub from: Box<str>,
+    /// It is the second look, for what was on its way to be retained at the first.
+    pub is_second: bool,
     /// The question for it that is under way.
     pub asked: Option<u64>,
     /// How often in a row the store could not answer it.
@@ -426,6 +433,20 @@ impl Outbound {
         self.behind.push(Behind::new(partition, Sequence::ZERO, cursor));
     }
 
+    /// The session subscribes to more. What is being read for it is read again, as what came live
+    /// meanwhile was left to that.
+    pub fn widen(&mut self) {
+        for behind in &mut self.behind {
+            behind.is_stale |= behind.asked;
+        }
+    }
+
+    /// Whether what is being read of `partition` will be read again.
+    #[must_use]
+    pub fn is_stale(&self, partition: PartitionId) -> bool {
+        self.behind.iter().any(|behind| behind.partition == partition && behind.is_stale)
+    }
+
     /// What is to be read next where the session is behind, its queue being empty: partition, from
     /// where, and how many messages. In all partitions at once, so that their messages can be put in
     /// order.
@@ -456,6 +477,9 @@ impl Outbound {
             return false;
         };
         behind.asked = false;
+        if std::mem::take(&mut behind.is_stale) {
+            return true;
+        }
         behind.at_end = end;
         behind.cursor = next;
         let since = behind.since;

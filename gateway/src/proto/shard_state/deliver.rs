@@ -135,6 +135,11 @@ impl ShardState {
         context: &mut Context<'_>,
     ) {
         let qos = wanted.qos.min(message.qos);
+        if message.retain
+            && let Some((partition, sequence)) = place
+        {
+            self.retained_requests.note_delivered(index, partition, sequence);
+        }
         match place {
             Some((partition, sequence)) if qos > QoS::AtMostOnce => {
                 self.offer(index, partition, sequence, message, wanted, is_shared, context);

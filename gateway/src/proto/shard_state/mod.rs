@@ -41,8 +41,8 @@ pub use connect::home_shard;
 pub use fault::ProtocolError;
 pub use gauges::{Gauges, OutboundGauges, StageCounts, TransportCounts};
 pub use upstream::{
-    AppendToken, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage, SessionUse,
-    SessionUser, SharedMessage, StoredSession, Upstream,
+    AppendToken, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage, RetainedPage,
+    SessionUse, SessionUser, SharedMessage, StoredSession, Upstream,
 };
 
 use super::access::Refusal;
@@ -552,6 +552,7 @@ impl ShardState {
         let store_retry = self.store_retry.due.unwrap_or(Timestamp::NEVER);
         let paced = self.paces.next_timeout().min(self.admission_due());
         let goodbye = self.goodbye.as_ref().map_or(Timestamp::NEVER, Goodbye::due);
+        let store_retry = store_retry.min(self.retained_requests.next_timeout());
         let own = self.keep_alives.next_timeout().min(self.floor_due).min(store_retry);
         own.min(paced).min(goodbye)
     }
@@ -575,6 +576,7 @@ impl ShardState {
         if self.store_retry.due.is_some_and(|due| due <= context.now) {
             self.retry_store(context);
         }
+        self.look_at_retained_again(context);
         self.say_goodbye(context);
     }
 

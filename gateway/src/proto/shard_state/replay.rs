@@ -65,6 +65,7 @@ impl ShardState {
             return;
         };
         let Replayed { partition, end, seen, clamped, alone, .. } = replayed;
+        let is_stale = outbound.is_stale(partition);
         if !outbound.take_replayed(replayed) {
             return;
         }
@@ -72,7 +73,7 @@ impl ShardState {
             outbound.queue_ahead(partition);
         }
         self.counters.clamped += u64::from(clamped);
-        if end {
+        if end && !is_stale {
             // What lies before was fed before this answer, as far as anyone here wants it. Without
             // this, a session recorded now would have a cursor before what it has just been sent.
             self.set_watermark(partition, seen);

@@ -4,13 +4,14 @@
 //! a page at a time, and for the next when the client has taken what came. What is newer than the
 //! subscription was or will be delivered live, and is skipped here.
 
-use super::{Context, Request, RetainedMessage, ShardState};
+use super::{Context, Request, RetainedMessage, RetainedPage, ShardState};
 use crate::proto::mqtt::{QoS, SubscriptionOptions};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::{Queued, QueuedFor, RetainedRequest, Stage, Ticket};
 use crate::proto::time::Timestamp;
 use ahash::AHashMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Requests for retained messages that are on their way.
@@ -19,8 +20,19 @@ pub(super) struct RetainedRequests {
     last_id: u64,
     /// For subscriptions whose SUBACK has to wait.
     early: AHashMap<u64, (Ticket, RetainedRequest)>,
+    /// Of sessions with requests in `early`: how many, and what reached the session meanwhile.
+    delivered: AHashMap<u32, Delivered>,
     /// Asked of the upstream and not answered, with the session.
     asked: AHashMap<u64, u32>,
+    /// To be looked at a second time, in order; at most [`SECOND_LOOKS_MAX`].
+    again: VecDeque<(Timestamp, Ticket, RetainedRequest)>,
+}
+
+/// See [`RetainedRequests`].
+#[derive(Debug, Default)]
+struct Delivered {
+    requests: u32,
+    places: Vec<(PartitionId, Sequence)>,
 }
 
 /// Questions the store could not answer, to be asked again.
@@ -34,6 +46,15 @@ pub(super) struct StoreRetry {
 
 /// How long a failing store is left alone.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+/// A message is retained only when it is stored, by the gateway it was published at: whoever subscribed
+/// in between found what was retained before. So there is a second look, for a message that took no
+/// longer than this from the one to the other.
+const SECOND_LOOK: Duration = Duration::from_secs(10);
+/// Second looks that wait, some 300 bytes each; when there are more, the first is not waited for.
+const SECOND_LOOKS_MAX: usize = 65_536;
+/// Messages of a session remembered while it waits for SUBACK; what is beyond may come a second time.
+const DELIVERED_MAX: usize = 1_024;
+
 /// Then a subscription does without the retained messages it asked for.
 const RETAINED_FAILURES_MAX: u8 = 5;
 
@@ -41,8 +62,50 @@ impl RetainedRequests {
     /// Drops requests that were never made.
     pub(super) fn forget(&mut self, ids: &[u64]) {
         for id in ids {
-            self.early.remove(id);
+            self.take_early(*id);
         }
+    }
+
+    /// A message with the RETAIN flag reaches a session, now or from a replay.
+    pub(super) fn note_delivered(
+        &mut self,
+        session: u32,
+        partition: PartitionId,
+        sequence: Sequence,
+    ) {
+        if self.delivered.is_empty() {
+            return;
+        }
+        if let Some(Delivered { places, .. }) = self.delivered.get_mut(&session)
+            && places.len() < DELIVERED_MAX
+        {
+            places.push((partition, sequence));
+        }
+    }
+
+    fn add_early(&mut self, id: u64, ticket: Ticket, request: RetainedRequest) {
+        self.delivered.entry(ticket.session).or_default().requests += 1;
+        self.early.insert(id, (ticket, request));
+    }
+
+    /// A request, with what reached the session since.
+    fn take_early(&mut self, id: u64) -> Option<(Ticket, RetainedRequest)> {
+        let (ticket, mut request) = self.early.remove(&id)?;
+        if let Some(delivered) = self.delivered.get_mut(&ticket.session) {
+            delivered.requests -= 1;
+            if delivered.requests == 0 {
+                request.delivered = std::mem::take(&mut delivered.places);
+                self.delivered.remove(&ticket.session);
+            } else {
+                request.delivered.clone_from(&delivered.places);
+            }
+        }
+        Some((ticket, request))
+    }
+
+    /// When something is to be looked at a second time.
+    pub(super) fn next_timeout(&self) -> Timestamp {
+        self.again.front().map_or(Timestamp::NEVER, |(due, ..)| *due)
     }
 
     fn next_id(&mut self) -> u64 {
@@ -62,20 +125,30 @@ impl ShardState {
         context: &Context<'_>,
     ) -> Option<u64> {
         let ticket = self.ticket(index)?;
-        let retained_start = |partition| context.upstream.retained_start(partition);
+        let outbound = self.session(index).and_then(|session| session.outbound.as_ref());
+        // What the session reads of a partition where it is behind, it reads from the subscription on.
+        let retained_start = |partition| {
+            let is_behind = outbound.is_some_and(|outbound| outbound.cursor(partition).is_some());
+            match is_behind && options.qos > QoS::AtMostOnce {
+                true => context.upstream.feed_start(partition),
+                false => context.upstream.retained_start(partition),
+            }
+        };
         let retained_end = |partition| context.upstream.retained_end(partition);
         let request = RetainedRequest {
             filter: filter.into(),
             qos: options.qos,
             identifier,
             starts: self.partitions().map(retained_start).collect(),
+            delivered: Vec::new(),
             unacknowledged_starts: self.partitions().map(retained_end).collect(),
             from: "".into(),
+            is_second: false,
             asked: None,
             failures: 0,
         };
         let id = self.retained_requests.next_id();
-        self.retained_requests.early.insert(id, (ticket, request));
+        self.retained_requests.add_early(id, ticket, request);
         Some(id)
     }
 
@@ -91,16 +164,48 @@ impl ShardState {
 
     /// The SUBACK of a subscription went out: its retained messages may follow.
     pub(super) fn request_retained(&mut self, id: u64, context: &mut Context<'_>) {
-        let Some((ticket, request)) = self.retained_requests.early.remove(&id) else {
+        let Some((ticket, mut request)) = self.retained_requests.take_early(id) else {
             return;
         };
         self.track_outbound(ticket.session);
         let Some(session) = self.session_of(ticket) else {
             return;
         };
+        for (partition, start) in (0..).map(PartitionId).zip(&mut request.starts) {
+            let is_read = request.qos > QoS::AtMostOnce;
+            let outbound = session.outbound.as_ref().filter(|_| is_read);
+            let cursor = outbound.and_then(|outbound| outbound.cursor(partition));
+            let settled = context.upstream.settled_start(partition);
+            *start = settled.into_iter().chain(cursor).fold(*start, Sequence::min);
+        }
+        self.line_up(ticket, request, context);
+    }
+
+    /// What was on its way to be retained when a subscription looked is there by now.
+    pub(super) fn look_at_retained_again(&mut self, context: &mut Context<'_>) {
+        while self.retained_requests.next_timeout() <= context.now
+            || self.retained_requests.again.len() > SECOND_LOOKS_MAX
+        {
+            let Some((_, ticket, request)) = self.retained_requests.again.pop_front() else {
+                return;
+            };
+            let is_online = self.session_of(ticket).is_some_and(|one| one.stage == Stage::Online);
+            if is_online && self.has_subscription(ticket.session, &request.filter) {
+                self.line_up(ticket, request, context);
+            }
+        }
+    }
+
+    fn line_up(&mut self, ticket: Ticket, request: RetainedRequest, context: &mut Context<'_>) {
+        self.track_outbound(ticket.session);
+        let Some(session) = self.session_of(ticket) else {
+            return;
+        };
         // Subscribing again and again without reading must not make the line longer.
         let waiting = &mut session.outbound_mut().retained;
-        waiting.retain(|other| other.asked.is_some() || other.filter != request.filter);
+        waiting.retain(|other| {
+            other.asked.is_some() || other.filter != request.filter || request.is_second
+        });
         waiting.push_back(request);
         self.drain(ticket.session, context);
     }
@@ -126,14 +231,9 @@ impl ShardState {
         context.upstream.request(Request::Retained { id, filter, from, after, count_max });
     }
 
-    /// The answer to [`Request::Retained`]: a page, and where the next one begins if there is one.
-    pub fn handle_retained(
-        &mut self,
-        id: u64,
-        messages: Vec<RetainedMessage>,
-        next: Option<Box<str>>,
-        context: &mut Context<'_>,
-    ) {
+    /// The answer to [`Request::Retained`].
+    pub fn handle_retained(&mut self, id: u64, page: RetainedPage, context: &mut Context<'_>) {
+        let RetainedPage { messages, next, again } = page;
         let Some(index) = self.retained_requests.asked.remove(&id) else {
             return;
         };
@@ -153,10 +253,14 @@ impl ShardState {
             for retained in messages {
                 self.deliver_retained(index, &request, retained, context);
             }
+            (request.asked, request.failures) = (None, 0);
             if let (Some(next), Some(session)) = (next, self.session_mut(index)) {
                 request.from = next;
-                (request.asked, request.failures) = (None, 0);
                 session.outbound_mut().retained.push_front(request);
+            } else if let (Some(from), Some(ticket)) = (again, self.ticket(index)) {
+                (request.from, request.is_second) = (from, true);
+                let due = context.now.after(SECOND_LOOK);
+                self.retained_requests.again.push_back((due, ticket, request));
             }
         }
         self.drain(index, context);
@@ -228,11 +332,13 @@ impl ShardState {
             return;
         }
         let starts = match message.qos {
-            QoS::AtMostOnce => &request.unacknowledged_starts,
-            QoS::AtLeastOnce | QoS::ExactlyOnce => &request.starts,
+            QoS::AtMostOnce if !request.is_second => &request.unacknowledged_starts,
+            QoS::AtMostOnce | QoS::AtLeastOnce | QoS::ExactlyOnce => &request.starts,
         };
         let start = starts.get(usize::from(partition.0));
-        if start.is_some_and(|start| sequence >= *start) {
+        if start.is_some_and(|start| sequence >= *start)
+            || request.delivered.contains(&(partition, sequence))
+        {
             return;
         }
         if request.qos.min(message.qos) == QoS::AtMostOnce {
@@ -243,10 +349,20 @@ impl ShardState {
             return;
         };
         self.track_outbound(index);
+        let is_apart = context.upstream.partitions_are_apart();
+        let watermark = self.watermark(partition);
         if let Some(session) = self.session_mut(index) {
             let queued_for = QueuedFor::Retained(filter);
             let queued = Queued { partition, queued_for, sequence, body: Some(body) };
-            session.outbound_mut().queue.push_back(queued);
+            let outbound = session.outbound_mut();
+            outbound.queue.push_back(queued);
+            // Where the feed may yet go back, it is not to bring it once more.
+            if is_apart
+                && sequence >= watermark
+                && !outbound.completed.contains(&(partition, sequence))
+            {
+                outbound.completed.push((partition, sequence));
+            }
         }
     }
 

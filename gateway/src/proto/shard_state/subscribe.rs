@@ -213,6 +213,9 @@ impl ShardState {
         if subscribed.first {
             context.upstream.add_interest(filter);
         }
+        if let Some(outbound) = self.session_mut(index).and_then(|one| one.outbound.as_mut()) {
+            outbound.widen();
+        }
         if subscribed.replaced.is_some() {
             return false;
         }

@@ -97,6 +97,12 @@ pub trait Upstream {
         self.feed_start(partition)
     }
 
+    /// As [`Upstream::retained_start`], once what [`Upstream::interest_in_force`] said is committed: where
+    /// it is known only then, and holds from this call on.
+    fn settled_start(&self, _partition: PartitionId) -> Option<Sequence> {
+        None
+    }
+
     /// Up to where [`Request::Retained`] has to know `partition`, to be called after
     /// [`Upstream::feed_start`]: every retained message that this shard is not fed lies below. One of
     /// QoS 0 that does not and matches a filter is given to this shard, if
@@ -327,6 +333,17 @@ pub struct RetainedMessage {
     pub sequence: Sequence,
     /// The body of its record.
     pub body: Box<[u8]>,
+}
+
+/// The answer to [`Request::Retained`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetainedPage {
+    /// In the order of their topics.
+    pub messages: Vec<RetainedMessage>,
+    /// Where the next page begins, if there is one: see `from` of the request.
+    pub next: Option<Box<str>>,
+    /// Behind the last page: what was on its way to be retained meanwhile will be found from here on.
+    pub again: Option<Box<str>>,
 }
 
 /// The answer to [`Request::Replay`].

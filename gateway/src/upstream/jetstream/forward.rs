@@ -158,6 +158,10 @@ impl Upstream for Forward<'_> {
         Sequence(u64::MAX)
     }
 
+    fn settled_start(&self, partition: PartitionId) -> Option<Sequence> {
+        self.jetstream.settled_start(partition)
+    }
+
     /// What is live with QoS 0 has no sequence: every retained one is taken from the stream.
     fn retained_end(&self, _partition: PartitionId) -> Sequence {
         Sequence(u64::MAX)

@@ -121,6 +121,11 @@ impl Marks {
         self.retry_at = retry_at;
     }
 
+    /// The last one of which is known what the server says was answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered > self.failed
+    }
+
     /// The last one of which is known what the server says.
     fn settled(&self) -> u64 {
         self.answered.max(self.failed)

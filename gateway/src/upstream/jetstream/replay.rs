@@ -389,11 +389,7 @@ impl Partition {
             Start::Since(time) => (Sequence::ZERO, Some(time)),
         };
         let mut subjects = Vec::new();
-        // With replicas a server that lags would not be known by what it says of one subject.
-        if !self.is_replicated()
-            && filters.len() <= SUBJECTS_MAX
-            && !filters.iter().any(|filter| has_wildcard(filter))
-        {
+        if filters.len() <= SUBJECTS_MAX && !filters.iter().any(|filter| has_wildcard(filter)) {
             for filter in &filters {
                 let mut subject = Vec::new();
                 if stored.subject(filter, &mut subject).is_ok() {
@@ -507,6 +503,10 @@ impl Partition {
     fn advance_replay(&mut self, replay: &mut Replay, now: Timestamp) -> Turn {
         if replay.asked > 0 {
             return Turn::Waits;
+        }
+        if self.is_replicated() {
+            // A server that lags would not be known by what it says of one subject.
+            replay.subjects.clear();
         }
         if replay.mark == 0 {
             replay.mark = self.marks.want();

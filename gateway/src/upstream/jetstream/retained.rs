@@ -21,7 +21,7 @@ use crate::proto::bridge::message_headers::read_message;
 use crate::proto::nats::{Headers, Message as NatsMessage};
 use crate::proto::partition::Sequence;
 use crate::proto::record::Record;
-use crate::proto::shard_state::RetainedMessage;
+use crate::proto::shard_state::{RetainedMessage, RetainedPage};
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 
@@ -35,7 +35,18 @@ pub(super) struct RetainedQueries {
 struct Query {
     filter: Box<str>,
     cursor: Cursor,
+    walk: Walk,
     found: Vec<RetainedMessage>,
+}
+
+/// The subjects of a filter in each partition are looked through one after the other, and all of them
+/// a second time from where they ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Walk {
+    /// Where those looked through so far have ended.
+    First(Vec<Cursor>),
+    /// Those that are still to be looked through, backwards.
+    Second(Vec<Cursor>),
 }
 
 /// Where a page begins.
@@ -58,10 +69,40 @@ impl Cursor {
         Some(Self { place, subject: usize::try_from(subject).ok()?, from: Sequence(from) })
     }
 
-    fn text(self) -> Box<str> {
-        format!("{}:{}:{}", self.place, self.subject, self.from.0).into()
+    fn text(self) -> String {
+        format!("{}:{}:{}", self.place, self.subject, self.from.0)
     }
 }
+
+impl Walk {
+    /// Where a page begins, out of what [`Walk::text`] has made; with two signs that are in no number.
+    fn parse(text: &str) -> Option<(Cursor, Self)> {
+        let (text, is_second) = match text.strip_prefix(SECOND) {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        let mut cursors = text.split(BETWEEN).map(Cursor::parse);
+        let cursor = cursors.next()??;
+        let others = cursors.collect::<Option<Vec<_>>>()?;
+        Some((cursor, if is_second { Self::Second(others) } else { Self::First(others) }))
+    }
+
+    fn text(&self, cursor: Cursor) -> Box<str> {
+        let (sign, others) = match self {
+            Self::First(seen) => ("", seen),
+            Self::Second(open) => (SECOND, open),
+        };
+        let mut text = format!("{sign}{}", cursor.text());
+        for other in others {
+            text.push(BETWEEN);
+            text.push_str(&other.text());
+        }
+        text.into()
+    }
+}
+
+const SECOND: &str = "again ";
+const BETWEEN: char = ' ';
 
 impl RetainedQueries {
     /// Where the next message of a question would be.
@@ -173,15 +214,13 @@ impl JetStream {
     pub(super) fn ask_retained(&mut self, id: u64, filter: Box<str>, from: &str, count_max: u32) {
         let places = self.places_of(&filter);
         let first = Cursor { place: places.start, subject: 0, from: Sequence(1) };
-        let cursor = Cursor::parse(from).unwrap_or(first);
+        let (cursor, walk) = Walk::parse(from).unwrap_or((first, Walk::First(Vec::new())));
         let now = self.now;
         let Some(partition) = self.partitions.get_mut(cursor.place).filter(|one| one.ready) else {
             // Where others have some, too, one that is away must not keep them back.
             if places.len() > 1 {
                 self.counters.retained_skipped += 1;
-                let place = cursor.place + 1;
-                let next = places.contains(&place).then_some(Cursor { place, ..first });
-                self.out.retained.push((id, Vec::new(), next.map(Cursor::text)));
+                self.end_page(id, &filter, cursor, walk, Vec::new());
             } else {
                 self.out.retained_failed.push(id);
             }
@@ -190,14 +229,14 @@ impl JetStream {
         let mut buffer = Vec::new();
         let Some(subject) = retained_subject(partition, &filter, cursor.subject, &mut buffer)
         else {
-            self.out.retained.push((id, Vec::new(), None));
+            self.out.retained.push((id, RetainedPage::default()));
             return;
         };
         let batch = u16::try_from(count_max).ok().and_then(NonZeroU16::new);
         let (purpose, batch) = (Purpose::Retained(id), batch.unwrap_or(BATCH_MAX).min(BATCH_MAX));
         let scan = Scan { purpose, from: Start::At(cursor.from), subject: Some(subject), batch };
         partition.ask(scan, true, now);
-        self.retained.queries.insert(id, Query { filter, cursor, found: Vec::new() });
+        self.retained.queries.insert(id, Query { filter, cursor, walk, found: Vec::new() });
     }
 
     pub(super) fn take_retained(
@@ -237,11 +276,44 @@ impl JetStream {
 
     /// A page is complete; with `more` its subject has more.
     pub(super) fn end_retained(&mut self, id: u64, more: bool) {
-        let Some(Query { filter, cursor, found }) = self.retained.queries.remove(&id) else {
+        let Some(Query { filter, cursor, walk, found }) = self.retained.queries.remove(&id) else {
             return;
         };
-        let next = if more { Some(cursor) } else { self.next_subject(&filter, cursor) };
-        self.out.retained.push((id, found, next.map(Cursor::text)));
+        if more {
+            let page = RetainedPage { messages: found, next: Some(walk.text(cursor)), again: None };
+            self.out.retained.push((id, page));
+        } else {
+            self.end_page(id, &filter, cursor, walk, found);
+        }
+    }
+
+    /// A subject was looked through up to `cursor`, or cannot be: the next has its turn.
+    fn end_page(
+        &mut self,
+        id: u64,
+        filter: &str,
+        cursor: Cursor,
+        walk: Walk,
+        messages: Vec<RetainedMessage>,
+    ) {
+        let (next, again) = match walk {
+            Walk::First(mut seen) => {
+                seen.push(cursor);
+                match self.next_subject(filter, cursor) {
+                    Some(next) => (Some(Walk::First(seen).text(next)), None),
+                    None => {
+                        let first = seen.remove(0);
+                        seen.reverse();
+                        (None, Some(Walk::Second(seen).text(first)))
+                    }
+                }
+            }
+            Walk::Second(mut open) => {
+                let next = open.pop();
+                (next.map(|next| Walk::Second(open).text(next)), None)
+            }
+        };
+        self.out.retained.push((id, RetainedPage { messages, next, again }));
     }
 
     /// The subject behind the one at `cursor`, there or in the next partition.
@@ -283,7 +355,11 @@ mod tests {
     #[test]
     fn a_cursor_is_text_and_back() {
         let cursor = Cursor { place: 2, subject: 1, from: Sequence(77) };
-        assert_eq!(&*cursor.text(), "2:1:77");
+        assert_eq!(cursor.text(), "2:1:77");
+        let other = Cursor { place: 3, subject: 0, from: Sequence(1) };
+        for walk in [Walk::First(Vec::new()), Walk::First(vec![other]), Walk::Second(vec![other])] {
+            assert_eq!(Walk::parse(&walk.text(cursor)), Some((cursor, walk)));
+        }
         assert_eq!(Cursor::parse("2:1:77"), Some(cursor));
         for text in ["", "2", "2:1", "x:1:1", "2:1:-1"] {
             assert_eq!(Cursor::parse(text), None, "{text}");

@@ -32,7 +32,7 @@ use crate::proto::partition::{Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::has_wildcard;
 use crate::proto::session::Ticket;
-use crate::proto::shard_state::{AppendToken, Joined, Replayed, RetainedMessage, SharedMessage};
+use crate::proto::shard_state::{AppendToken, Joined, Replayed, RetainedPage, SharedMessage};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -64,8 +64,8 @@ pub struct JetStreamOut {
     pub replayed: Vec<(Ticket, Replayed)>,
     /// Single messages.
     pub fetched: Vec<Fetched>,
-    /// Pages of retained messages: question, messages, where the next page begins.
-    pub retained: Vec<(u64, Vec<RetainedMessage>, Option<Box<str>>)>,
+    /// Pages of retained messages, by question.
+    pub retained: Vec<(u64, RetainedPage)>,
     /// Questions for retained messages that could not be answered.
     pub retained_failed: Vec<u64>,
     /// Answers of groups to those who join.
@@ -816,6 +816,19 @@ impl JetStream {
         let partition = self.place(partition).and_then(|place| self.partitions.get(place));
         let fed = partition.map_or(Sequence::ZERO, |partition| partition.feed.fed);
         name_of(fed, self.wanted_since)
+    }
+}
+
+impl JetStream {
+    /// From where on everything of a partition that matches a filter that is in force comes, if that
+    /// is known.
+    pub(super) fn settled_start(&self, partition: PartitionId) -> Option<Sequence> {
+        let partition = self.partitions.get(self.place(partition)?)?;
+        // Behind subscriptions that are live the last mark tells; without a link, all that is behind
+        // the feed is read.
+        let is_told = partition.feed.stage != FeedStage::Live || partition.marks.is_answered();
+        let fed = partition.feed.fed;
+        (is_told && fed > Sequence::ZERO).then(|| place::outside(fed))
     }
 }
 

@@ -336,7 +336,8 @@ impl Client {
         }
     }
 
-    fn subscribe(&mut self) {
+    /// Asks for all its subscriptions.
+    pub(crate) fn subscribe(&mut self) {
         let retain_handling = match self.profile.wants_retained {
             true => RetainHandling::SendAtSubscribe,
             false => RetainHandling::DoNotSend,

@@ -314,3 +314,93 @@ fn what_a_server_that_lags_does_not_have_is_not_gone() {
     let counters = world.node(0).shard(0).state().counters();
     assert_eq!(counters.unfetchable, 0);
 }
+
+/// A session subscribes to more while what it missed is being read for it.
+#[test]
+fn a_subscription_made_while_a_session_reads_back_misses_nothing() {
+    for (replicas, apart) in [(1, false), (3, false), (1, true)] {
+        let mut world = World::calm(replicas, false);
+        let [topic, other] = if apart { World::apart() } else { World::neighbours() };
+        let wanted = vec![(topic, QoS::AtLeastOnce)];
+        let sub = world.add("sub".to_owned(), true, wanted, false);
+        let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+        world.seconds(4);
+        world.cut(sub);
+        world.run(Reads::Answered);
+        world.publish(publisher, topic, QoS::AtLeastOnce);
+        world.run(Reads::Answered);
+        world.connect(sub);
+        world.run(Reads::Withheld);
+        let client = &mut world.actors[sub].client;
+        client.profile.subscriptions.push((other, QoS::AtLeastOnce));
+        client.subscribe();
+        world.run(Reads::Withheld);
+        let message = world.publish(publisher, other, QoS::AtLeastOnce);
+        world.run(Reads::Withheld);
+        assert!(world.ledger.is_acknowledged(message));
+        world.run(Reads::Answered);
+        world.seconds(1);
+        assert!(!world.ledger.is_missing(message), "{replicas} replicas, apart: {apart}");
+        world.finish();
+    }
+}
+
+fn wants_retained(world: &mut World, qos: QoS) -> [usize; 2] {
+    let sub = world.add("sub".to_owned(), true, vec![("r/1", qos)], false);
+    world.actors[sub].client.profile.wants_retained = true;
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.connect(publisher);
+    world.tell_all();
+    world.run(Reads::Answered);
+    [sub, publisher]
+}
+
+/// A message is stored and passed on between SUBSCRIBE and what the answer finds retained.
+#[test]
+fn what_comes_live_is_not_sent_as_retained_too() {
+    for replicas in [1, 3] {
+        let mut world = World::calm(replicas, false);
+        let [sub, publisher] = wants_retained(&mut world, QoS::ExactlyOnce);
+        let server = World::partition_of("r/1");
+        world.connect(sub);
+        world.run(Reads::Withheld);
+        let message = world.publish(publisher, "r/1", QoS::ExactlyOnce);
+        world.run(Reads::Withheld);
+        assert!(!world.ledger.is_missing(message), "it has come live");
+        // The gateway that retains it asks second, and is answered first.
+        let model = &mut world.servers[server].model;
+        assert!(model.look_up(1));
+        while model.step_answer(0) {}
+        world.run(Reads::Withheld);
+        assert_eq!(world.servers[server].model.retained.shown().len(), 1);
+        world.run(Reads::Answered);
+        assert!(world.ledger.is_acknowledged(message));
+        world.seconds(20);
+        assert_eq!(world.actors[sub].retained, [0_u64; 0], "{replicas} replicas");
+        world.finish();
+    }
+}
+
+/// A message was stored before SUBSCRIBE, and is retained only after it was answered.
+#[test]
+fn what_is_about_to_be_retained_reaches_who_has_just_subscribed() {
+    for (replicas, qos) in [(1, QoS::AtLeastOnce), (3, QoS::ExactlyOnce)] {
+        let mut world = World::calm(replicas, false);
+        let [sub, publisher] = wants_retained(&mut world, qos);
+        let server = World::partition_of("r/1");
+        let message = world.publish(publisher, "r/1", qos);
+        world.run(Reads::Withheld);
+        assert!(!world.ledger.is_acknowledged(message), "it is stored, and not retained");
+        world.connect(sub);
+        world.run(Reads::Withheld);
+        let model = &mut world.servers[server].model;
+        assert!(model.look_up(1));
+        while model.step_answer(0) {}
+        world.run(Reads::Withheld);
+        world.run(Reads::Answered);
+        assert!(world.ledger.is_acknowledged(message));
+        world.seconds(20);
+        assert_eq!(world.actors[sub].retained, [message], "{replicas} replicas");
+        world.finish();
+    }
+}

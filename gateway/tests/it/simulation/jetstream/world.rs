@@ -92,7 +92,7 @@ pub(crate) struct Actor {
     stalled: bool,
     publishes: bool,
     /// What came because it was retained.
-    retained: Vec<u64>,
+    pub(crate) retained: Vec<u64>,
 }
 
 /// See the module.
