@@ -209,7 +209,8 @@ fn put_step(out: &mut Vec<u8>, step: InboundStep) {
     match step {
         InboundStep::ExpectCommit => out.push(0),
         InboundStep::ExpectPubrel => out.push(1),
-        InboundStep::ExpectRelease => out.push(2),
+        // A refusal waits for its commit, and is over before anything moves.
+        InboundStep::ExpectRelease | InboundStep::ExpectRefusal => out.push(2),
         InboundStep::Intended(id, from) => {
             out.push(3);
             out.extend_from_slice(&id.to_bytes());

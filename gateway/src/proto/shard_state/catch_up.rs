@@ -150,7 +150,7 @@ impl ShardState {
         let outbound = session.outbound_mut();
         if is_complete {
             for &(partition, cursor) in &record.cursors {
-                outbound.fall_behind(partition, cursor);
+                outbound.come_back(partition, cursor);
             }
             return;
         }
