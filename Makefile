@@ -7,7 +7,7 @@ DATA ?= target/cluster
 R3 ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build tools cluster test check bench soak
+.PHONY: help run build tools cluster test transports check bench soak
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -28,6 +28,9 @@ cluster: ## run three sub-clusters of one nats-server until ctrl-C; R3=1: one of
 test: tools ## all tests, and each benchmark once with tiny inputs
 	cargo test --locked --workspace
 	cargo test --locked --workspace --benches -- --test
+
+transports: ## the conformance tests over each transport in turn; `make test` takes one for each test
+	GATEWAY_EVERY_TRANSPORT=1 cargo test --locked --package gateway --test it -- conformance::
 
 check: ## formatting, lints and documentation, warnings refused
 	cargo fmt --all --check

@@ -89,7 +89,7 @@ fn wait_for_descriptors(gateway: &Gateway, count: usize, control: &mut Control) 
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bound on real time")]
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 

@@ -5,7 +5,7 @@ mod clients;
 pub(crate) mod configuration;
 pub(crate) mod gateway;
 mod greedy;
-mod hostile;
+pub(crate) mod hostile;
 mod http_auth;
 mod mosquitto;
 mod quotas;

@@ -6,6 +6,7 @@
 
 mod smoke;
 mod store;
+pub(crate) mod transcript;
 
 use gateway::node::core::ShardCore;
 use gateway::node::recovery::{Recovery, RecoverySettings};
@@ -30,11 +31,13 @@ use gateway::upstream::jetstream::control::ControlNews;
 use gateway::upstream::jetstream::shard::{JetStream, JetStreamSettings};
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 use store::Survivor;
+use transcript::{Event, Transcript};
 
 /// What the client of a first message has to prove.
 pub(crate) type Challenging = fn(&[u8]) -> Result<Challenge, Refusal>;
@@ -75,7 +78,7 @@ impl Default for SimSettings {
 }
 
 /// A connection of a scripted client. Stays valid after it was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SimClient(usize);
 
 struct Socket {
@@ -123,6 +126,7 @@ pub(crate) struct SimNode {
     boot: u64,
     /// How often a shard wanted to be called at a time of its own.
     pub(crate) timeout_count: u64,
+    transcript: Transcript,
 }
 
 /// Bytes that wait for a shard before publishers are held.
@@ -135,13 +139,17 @@ pub(crate) const START_MS: u64 = 1_700_000_000_000;
 
 impl SimNode {
     /// One shard, in memory.
+    #[track_caller]
     pub(crate) fn new() -> Self {
         Self::with(SimSettings::default())
     }
 
+    #[track_caller]
     pub(crate) fn with(settings: SimSettings) -> Self {
         let files = FaultyFiles::new(settings.seed);
-        Self::boot(settings, files, Survivor::create(), Arc::new(AtomicU64::new(START_MS)), 0)
+        let transcript = Transcript::new(&settings, Location::caller());
+        let start = Arc::new(AtomicU64::new(START_MS));
+        Self { transcript, ..Self::boot(settings, files, Survivor::create(), start, 0) }
     }
 
     fn boot(
@@ -224,6 +232,7 @@ impl SimNode {
             sessions_asked_for: 0,
             boot,
             timeout_count: 0,
+            transcript: Transcript::default(),
             settings,
         }
     }
@@ -247,6 +256,7 @@ impl SimNode {
 
     pub(crate) fn connect_to(&mut self, shard: usize) -> SimClient {
         let (client, id) = self.add_socket(shard);
+        self.transcript.note(Event::Opens(client));
         let at = &mut self.shards[shard];
         at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
         at.core.opened(id, &mut at.io);
@@ -256,6 +266,7 @@ impl SimNode {
 
     /// A client connects from an address, to shard 0.
     pub(crate) fn connect_from(&mut self, address: IpAddr) -> SimClient {
+        self.transcript.stop();
         let (client, id) = self.add_socket(0);
         let at = &mut self.shards[0];
         at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
@@ -267,6 +278,7 @@ impl SimNode {
 
     /// A turn of each shard's loop took so long.
     pub(crate) fn note_lag(&mut self, micros: u64) {
+        self.transcript.stop();
         for shard in &mut self.shards {
             shard.core.note_lag(micros);
         }
@@ -310,6 +322,7 @@ impl SimNode {
 
     /// The control thread says something to the first shard.
     pub(crate) fn tell(&mut self, news: ControlNews) {
+        self.transcript.stop();
         let at = &mut self.shards[0];
         at.io.now = Timestamp(self.now.load(Ordering::Relaxed));
         at.core.message(NodeMessage::Control(Box::new(news)), &mut at.io);
@@ -323,7 +336,11 @@ impl SimNode {
 
     /// Clients send bytes in one round, before the store has answered any of them.
     pub(crate) fn send_together(&mut self, sent: &[(SimClient, &[u8])]) {
+        if sent.len() > 1 || self.holds_io || self.holds_answers || self.mesh_is_full {
+            self.transcript.stop();
+        }
         for (client, bytes) in sent {
+            self.transcript.note(Event::Sends(*client, bytes.to_vec()));
             self.sockets[client.0].inbound.extend_from_slice(bytes);
             self.offer(client.0);
         }
@@ -353,6 +370,7 @@ impl SimNode {
             return;
         }
         let (shard, id) = (socket.shard, socket.id);
+        self.transcript.note(Event::Breaks(client));
         let at = &mut self.shards[shard];
         at.io.outbox.clear(id.index);
         at.core.closed(id, &mut at.io);
@@ -361,12 +379,14 @@ impl SimNode {
 
     /// The client stops reading, or goes on.
     pub(crate) fn stall(&mut self, client: SimClient, stalled: bool) {
+        self.transcript.stop();
         self.sockets[client.0].stalled = stalled;
         self.run();
     }
 
     /// Time passes, timers run as they come due.
     pub(crate) fn advance(&mut self, duration: Duration) {
+        self.transcript.stop();
         let end = self.now().after(duration);
         loop {
             let next = self.shards.iter().map(|shard| shard.core.next_timeout()).min();
@@ -392,6 +412,7 @@ impl SimNode {
 
     /// The node is asked to end.
     pub(crate) fn shutdown(&mut self) {
+        self.transcript.stop();
         for shard in &mut self.shards {
             shard.core.shutdown(&mut shard.io);
         }
@@ -408,12 +429,14 @@ impl SimNode {
 
     /// Whoever knows who clients are answers again.
     pub(crate) fn answer_questions(&mut self) {
+        self.transcript.stop();
         self.holds_answers = false;
         self.run();
     }
 
     /// Performs the oldest file operation; false when there is none.
     pub(crate) fn perform_one(&mut self) -> bool {
+        self.transcript.stop();
         let Some((shard, partition, request)) = self.pending_io.pop_front() else {
             return false;
         };
@@ -425,6 +448,7 @@ impl SimNode {
 
     /// So many reads of the keyed store fail from now on. Not with logs in memory.
     pub(crate) fn fail_store_reads(&mut self, count: u32) {
+        self.transcript.stop();
         self.survivor.failing_reads.store(count, Ordering::Relaxed);
     }
 
@@ -435,6 +459,7 @@ impl SimNode {
 
     /// Shards reach each other again.
     pub(crate) fn empty_mesh(&mut self) {
+        self.transcript.stop();
         self.mesh_is_full = false;
         self.run();
     }
@@ -555,11 +580,12 @@ impl SimNode {
         self.questions.extend(questions.into_iter().map(|request| (index, request)));
         let mut dirty = Vec::new();
         at.io.outbox.take_dirty(&mut dirty);
-        for socket in self.sockets.iter_mut().filter(|socket| socket.shard == index) {
-            if socket.stalled {
+        for (place, socket) in self.sockets.iter_mut().enumerate() {
+            if socket.stalled || socket.shard != index {
                 continue;
             }
             if let Some(buffer) = at.io.outbox.take(socket.id.index) {
+                self.transcript.note(Event::Hears(SimClient(place), buffer.to_vec()));
                 socket.outbound.extend_from_slice(&buffer);
                 at.io.outbox.sent(socket.id.index, buffer);
                 at.core.writable(socket.id, &mut at.io);
@@ -609,10 +635,12 @@ impl SimNode {
         let at = &mut self.shards[index];
         let socket = &mut self.sockets[client];
         while let Some(buffer) = at.io.outbox.take(id.index) {
+            self.transcript.note(Event::Hears(SimClient(client), buffer.to_vec()));
             socket.outbound.extend_from_slice(&buffer);
             at.io.outbox.sent(id.index, buffer);
         }
         if std::mem::replace(&mut socket.open, false) {
+            self.transcript.note(Event::Ends(SimClient(client)));
             at.core.closed(id, &mut at.io);
         }
     }

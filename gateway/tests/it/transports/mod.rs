@@ -6,6 +6,7 @@ mod hostile;
 mod party;
 mod proxied;
 mod reload;
+pub(crate) mod replay;
 mod resumption;
 mod tls;
 mod tools;
