@@ -15,6 +15,7 @@
 //! it never. Each message is its kind (u8), its length (u32, little endian) and its bytes; descriptors
 //! follow with a byte of their own.
 
+use super::data_format::DATA_FORMAT;
 use crate::config::{Listen, Scheme};
 use crate::proto::output::ShardIndex;
 use crate::proto::session::handed_over::{HAND_OVER_VERSION, HandedOver};
@@ -110,7 +111,9 @@ impl Line {
     ///
     /// The new one does not want to, or cannot.
     pub fn offer(&mut self) -> Result<String, HandOverError> {
-        self.send(Kind::Hello, &HAND_OVER_VERSION.to_le_bytes())?;
+        let mut hello = HAND_OVER_VERSION.to_le_bytes().to_vec();
+        hello.extend_from_slice(&DATA_FORMAT.to_le_bytes());
+        self.send(Kind::Hello, &hello)?;
         self.expect(Kind::Ready)
     }
 
@@ -121,17 +124,23 @@ impl Line {
     /// It is of another version: then the other one knows.
     pub fn hear(&mut self) -> Result<(), HandOverError> {
         let (kind, bytes) = self.receive()?;
-        let theirs = bytes.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
+        let number = |at: usize| {
+            let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk);
+            bytes.map_or(0, |bytes| u32::from_le_bytes(*bytes))
+        };
+        let (clients, data) = (number(0), number(4));
         if kind != Kind::Hello as u8 {
             return Err(HandOverError::Unexpected(kind));
         }
-        if theirs == Some(HAND_OVER_VERSION) {
-            return Ok(());
-        }
+        // Data of another format could not be read again by the old process, if it has to go on.
+        let (what, theirs, ours) = match (clients, data) {
+            (HAND_OVER_VERSION, DATA_FORMAT) => return Ok(()),
+            (HAND_OVER_VERSION, _) => ("data", data, DATA_FORMAT),
+            _ => ("clients", clients, HAND_OVER_VERSION),
+        };
         let text = format!(
-            "it can take over clients in format {HAND_OVER_VERSION}, and is offered {}: drain and \
-             start it instead",
-            theirs.unwrap_or(0)
+            "it can take over {what} in format {ours}, and is offered {theirs}: drain and start it \
+             instead"
         );
         self.refuse(&text);
         Err(HandOverError::Refused(text))
@@ -487,7 +496,9 @@ mod tests {
     fn another_format_is_refused_and_both_say_so() {
         let (old, new) = UnixStream::pair().unwrap();
         let mut line = Line::new(old);
-        line.send(Kind::Hello, &(HAND_OVER_VERSION + 1).to_le_bytes()).unwrap();
+        let mut hello = HAND_OVER_VERSION.to_le_bytes().to_vec();
+        hello.extend_from_slice(&(DATA_FORMAT + 1).to_le_bytes());
+        line.send(Kind::Hello, &hello).unwrap();
         let text = Line::new(new).hear().unwrap_err().to_string();
         assert!(text.contains("format"), "{text}");
         assert_eq!(line.expect(Kind::Ready).unwrap_err().to_string(), text);

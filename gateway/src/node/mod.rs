@@ -5,6 +5,7 @@
 //! storage thread persists.
 
 pub mod core;
+mod data_format;
 mod data_kind;
 pub mod hand_over;
 mod handle;
@@ -43,6 +44,7 @@ use crate::upstream::embedded::store::groups::StoredGroup;
 use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
 use crate::upstream::jetstream::control::ControlThread;
+pub use data_format::DATA_FORMAT;
 use data_kind::DataKind;
 use hand_over::HandOver;
 pub use handle::{NodeHandle, NodeReport};
@@ -634,6 +636,7 @@ fn recover(
     let mut files = RealFiles::new(log_directory(config))?;
     let kind = if config.nats.is_empty() { DataKind::Embedded } else { DataKind::JetStream };
     kind.claim(&config.data)?;
+    data_format::claim(&config.data)?;
     let store = FjallStore::open(&config.data.join("store"), STORE_CACHE_BYTES)?;
     let recovery = Recovery::run(&mut files, Box::new(store), settings)?;
     Ok((recovery, Some(Box::new(files))))

@@ -64,6 +64,17 @@ pub enum RecoveryError {
     /// The keyed store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another version of the gateway wrote it.
+    #[error(
+        "what is in it has format \"{found}\", and this version knows formats up to {known}: it was \
+         left as it is; start the version that wrote it, or restore a backup from before"
+    )]
+    OtherFormat {
+        /// What it says.
+        found: String,
+        /// What this version writes.
+        known: u32,
+    },
     /// Its sessions belong to messages elsewhere.
     #[error(
         "it was used with the upstream \"{found}\", and its sessions mean nothing to \"{wanted}\": \

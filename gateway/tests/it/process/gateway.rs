@@ -165,6 +165,20 @@ impl Gateway {
         kill_process(Pid::from_child(&self.process), Signal::HUP).unwrap();
     }
 
+    /// Stops it where it is, until [`Gateway::thaw`].
+    pub(crate) fn freeze(&self) {
+        kill_process(Pid::from_child(&self.process), Signal::STOP).unwrap();
+        let stat = format!("/proc/{}/stat", self.process.id());
+        // The signal is sent before it has come to all threads.
+        while !fs::read_to_string(&stat).unwrap().contains(") T ") {
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn thaw(&self) {
+        kill_process(Pid::from_child(&self.process), Signal::CONT).unwrap();
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.process.try_wait().unwrap().is_some()
     }

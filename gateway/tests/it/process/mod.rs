@@ -1,6 +1,7 @@
 //! The gateway as others meet it: the binary, real sockets, real clients.
 
 mod access;
+mod backup;
 mod clients;
 pub(crate) mod configuration;
 pub(crate) mod gateway;

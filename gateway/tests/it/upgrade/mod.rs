@@ -116,7 +116,7 @@ fn the_old_process_goes_on_if_the_new_one_does_not_start() {
     let directory = TempDirectory::new();
     let (data, file) = (directory.path().join("data"), directory.path().join("gateway.toml"));
     fs::write(&file, "shards = 2\n").unwrap();
-    let limits = ["--limit", "upgrade_start_max_s=1"];
+    let limits = ["--limit", "upgrade_start_max_s=5"];
     let flags = [&["--config", file.to_str().unwrap()], &limits[..]].concat();
     let gateway = Gateway::start_on(&data, &flags);
     let mut fleet = Fleet::gather(gateway.address(), 4);
@@ -124,7 +124,7 @@ fn the_old_process_goes_on_if_the_new_one_does_not_start() {
         ("exit 3", "exit code 3"),
         ("exec sleep 600", "took too long to start"),
         // As one of another version would: a message of kind 3.
-        (r"head -c 9 >/dev/null; printf '\003\005\000\000\000never' >&0; sleep 5", "never"),
+        (r"head -c 13 >/dev/null; printf '\003\005\000\000\000never' >&0; sleep 5", "never"),
     ] {
         let binary = program(directory.path(), text);
         let why =
@@ -147,31 +147,48 @@ fn the_old_process_goes_on_if_the_new_one_does_not_start() {
     assert_eq!(gateway.wait().code(), Some(0), "{}", gateway.log());
 }
 
-/// It says that it can take over, and then does not: it has the sockets, and the old process has
+/// It says that it can take over, and then does `rest`: it may have the sockets, and the old process has
 /// given its data directory away.
+fn after_ready(directory: &Path, rest: &str) -> PathBuf {
+    let ready = r"head -c 13 >/dev/null; printf '\002\001\000\000\0007' >&0;";
+    program(directory, &format!("{ready} {rest}"))
+}
+
 #[test]
-fn the_old_process_goes_on_if_the_new_one_hangs_or_ends_with_everything() {
+fn the_old_process_goes_on_if_the_new_one_hangs_with_everything() {
     let directory = TempDirectory::new();
     let data = directory.path().join("data");
-    let gateway = Gateway::start_on(&data, &["--shards", "2", "--limit", "upgrade_take_max_s=1"]);
+    let mut gateway =
+        Gateway::start_on(&data, &["--shards", "2", "--limit", "upgrade_take_max_s=1"]);
     let mut fleet = Fleet::gather(gateway.address(), 8);
     fleet.publish_until(|fleet| fleet.done_by_all() > 5);
-    let ready = r"head -c 9 >/dev/null; printf '\002\001\000\000\0007' >&0;";
-    for (rest, expected) in [("exec sleep 600", "took too long"), ("exit 1", "exit code 1")] {
-        let binary = program(directory.path(), &format!("{ready} {rest}"));
-        let why =
-            why_not(&upgrade_under(&mut fleet, &data, &["--binary", binary.to_str().unwrap()]));
-        assert!(why.contains(expected), "{why}");
-        let done = fleet.done_by_all();
-        fleet.publish_until(|fleet| fleet.done_by_all() > done + 5);
-    }
+    let binary = after_ready(directory.path(), "exec sleep 600");
+    let why = why_not(&upgrade_under(&mut fleet, &data, &["--binary", binary.to_str().unwrap()]));
+    assert!(why.contains("took too long"), "{why}");
+    let done = fleet.done_by_all();
+    fleet.publish_until(|fleet| fleet.done_by_all() > done + 5);
     fleet.all_arrived();
+    drop(fleet);
+    gateway.terminate();
+    assert_eq!(gateway.wait().code(), Some(0), "{}", gateway.log());
+}
+
+#[test]
+fn the_old_process_goes_on_if_the_new_one_ends_with_everything() {
+    let directory = TempDirectory::new();
+    let data = directory.path().join("data");
+    let mut gateway = Gateway::start_on(&data, &["--shards", "2"]);
+    let mut fleet = Fleet::gather(gateway.address(), 8);
+    fleet.publish_until(|fleet| fleet.done_by_all() > 5);
+    let binary = after_ready(directory.path(), "exit 1");
+    let why = why_not(&upgrade_under(&mut fleet, &data, &["--binary", binary.to_str().unwrap()]));
+    assert!(why.contains("exit code 1"), "{why}");
+    let done = fleet.done_by_all();
+    fleet.publish_until(|fleet| fleet.done_by_all() > done + 5);
     // And then one that can.
     let heir = heir_of(&upgrade_under(&mut fleet, &data, &[]));
     fleet.all_arrived();
-    drop(fleet);
-    drop(heir);
-    let mut gateway = gateway;
+    drop((fleet, heir));
     assert_eq!(gateway.wait().code(), Some(0), "{}", gateway.log());
 }
 
