@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use gateway::admin::upgrade::{Successor, UpgradeRequest, UpgradeSocket};
-use gateway::admin::{Admin, AttachedAdmin, doctor, drain, upgrade};
+use gateway::admin::{Admin, AttachedAdmin, doctor, drain, rebalance, upgrade};
 use gateway::auth::{Directory, FileFault};
 use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
 use gateway::logging::LogControl;
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Request::Upgrade { config, binary } => exit(replace(&config, binary)),
     }
 }
+        Request::Rebalance { config, share, per_s } => exit(move_clients(&config, share, per_s)),
 
 fn print(text: &str) -> ExitCode {
     // A reader that has seen enough is no failure.
@@ -92,6 +93,14 @@ fn show_ring(config: &Config) -> anyhow::Result<()> {
 /// Asks the gateway that runs to let a new process take over.
 fn replace(config: &Config, binary: Option<PathBuf>) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
+/// Asks the gateway that runs to send clients elsewhere.
+fn move_clients(config: &Config, share: f64, per_s: u32) -> anyhow::Result<()> {
+    let clients = rebalance(config, share, per_s)?;
+    let seconds = clients.div_ceil(per_s.into());
+    writeln!(std::io::stdout(), "about {clients} clients are sent elsewhere, in {seconds} s")
+        .context("cannot write")
+}
+
     let progress = |text: &str| {
         let _ = writeln!(std::io::stdout(), "{text}");
     };

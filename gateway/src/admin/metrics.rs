@@ -280,6 +280,8 @@ impl Families<'_> {
         });
         let help = "Clients that have proven anew who they are while they were connected.";
         self.counter("gateway_reauthentications_total", help, |r| r.counters.reauthentications);
+        let help = "Clients sent to other gateways by `gateway rebalance`.";
+        self.counter("gateway_clients_sent_elsewhere_total", help, |r| r.counters.sent_elsewhere);
         let help = "CONNECT packets that had to wait for their turn.";
         self.counter("gateway_connects_delayed_total", help, |r| r.counters.connects_delayed);
         let help = "How often a client was not read for a while because it publishes too fast.";

@@ -18,7 +18,7 @@ mod server;
 mod sys_topics;
 pub mod upgrade;
 
-pub use drain::{DrainError, drain};
+pub use drain::{DrainError, drain, rebalance};
 pub use upgrade::{UpgradeError, upgrade};
 
 use crate::config::Config;

@@ -175,6 +175,19 @@ pub(super) enum Action {
     /// Tell the gateway behind --admin to end, and wait until it has: clients are told, sessions
     /// saved.
     Drain,
+    /// Tell the gateway behind --admin to send a share of its clients to other gateways, after one was
+    /// added: with Use another server (MQTT 5.0), chosen by chance, while it goes on.
+    ///
+    /// With --sessions local only clients are sent whose session ends with the connection. A share of 0%
+    /// ends what was begun.
+    Rebalance {
+        /// How many of the clients: with G gateways where there were G-1, 1/G of them.
+        #[arg(long, value_name = "PERCENT%", value_parser = share)]
+        share: f64,
+        /// How many a second, at most.
+        #[arg(long, value_name = "N/s", value_parser = rate)]
+        rate: u32,
+    },
     /// Replace the gateway that runs with this --data by a new process, of the program on disk now:
     /// clients on plain TCP stay connected, others are told to come back.
     ///
@@ -308,6 +321,19 @@ fn flag(text: &str) -> Written {
 
 /// Reads one `--limit KEY=NUMBER`. Of a key given twice the last one counts, as in most tools.
 fn limit(text: &str, given: &mut Given, faults: &mut Vec<ConfigError>) {
+/// Reads `20%`, as a part of one.
+fn share(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let percent = percent.filter(|percent| (0.0..=100.0).contains(percent));
+    percent.map(|percent| percent / 100.0).ok_or_else(|| "expected 0% to 100%".to_owned())
+}
+
+/// Reads `200/s`.
+fn rate(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    number.filter(|number| *number > 0).ok_or_else(|| "expected a number such as 200/s".to_owned())
+}
+
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     match LIMITS.iter().find(|limit| limit.key == key) {
         Some(limit) => {

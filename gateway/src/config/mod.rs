@@ -62,7 +62,7 @@ use given::Given;
 pub const EXIT_REFUSED: u8 = 64;
 
 /// What a command line asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// Run with this configuration.
     Run(Box<Config>),
@@ -82,6 +82,15 @@ pub enum Request {
     /// Tell the gateway that runs with this configuration to end.
     Drain(Box<Config>),
     /// Replace the gateway that runs with this configuration by a new process.
+    /// Let the gateway that runs with this configuration send clients elsewhere.
+    Rebalance {
+        /// Whose it is.
+        config: Box<Config>,
+        /// Of its clients, 0 to 1.
+        share: f64,
+        /// Clients a second.
+        per_s: u32,
+    },
     Upgrade {
         /// Whose it is.
         config: Box<Config>,
@@ -129,6 +138,10 @@ impl Request {
                 Some(Action::Drain) => Self::Drain(Box::new(config)),
                 Some(Action::Passwd(_)) | None => Self::Run(Box::new(config)),
             },
+                Some(Action::Rebalance { share, rate }) => {
+                    let (config, share, per_s) = (Box::new(config), *share, *rate);
+                    Self::Rebalance { config, share, per_s }
+                }
             Err(faults) => {
                 Self::Refuse(faults.iter().map(|fault| format!("gateway: {fault}\n")).collect())
             }

@@ -107,6 +107,11 @@ impl ShardCore {
         self.with(io, |state, context| state.kick(client_id, context))
     }
 
+    /// See [`ShardState::handle_rebalance`].
+    pub fn rebalance(&mut self, share_ppm: u32, per_s: u32, now: Timestamp) -> u64 {
+        self.state.handle_rebalance(share_ppm, per_s, now)
+    }
+
     /// Shows the packets of a client to [`Traces`](crate::proto::trace::Traces) of the outbox.
     pub fn trace(&mut self, client_id: &str, number: u32, io: &mut Io<NodeMessage>) {
         self.with(io, |state, context| state.trace(client_id, number, context));

@@ -128,6 +128,10 @@ impl MqttShard {
             let _ = answer.send(self.core.kick(&client_id, io));
             return;
         }
+        if let Inquiry::Rebalance { share_ppm, per_s, answer } = inquiry {
+            let _ = answer.send(self.core.rebalance(share_ppm, per_s, now));
+            return;
+        }
         let Self { core, peers, .. } = self;
         let (state, peer) = (core.state(), |id| peers.get(id));
         let around = Around { outbox: &io.outbox, peer: &peer };
@@ -154,7 +158,7 @@ impl MqttShard {
             Inquiry::Talkers(answer) => {
                 let _ = answer.send(state.talkers(now, &around));
             }
-            Inquiry::Kick(..) => unreachable!("answered above"),
+            Inquiry::Kick(..) | Inquiry::Rebalance { .. } => unreachable!("answered above"),
             Inquiry::Trace(request) => {
                 self.tell_traces(io);
                 self.begin_trace(request, io);

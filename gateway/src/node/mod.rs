@@ -473,6 +473,7 @@ fn core_limits(config: &Config) -> Limits {
         authenticate: config.auth.is_needed(),
         authentications_waiting_max: limits.authentications_waiting_max,
         sessions_bound: config.auth.sessions_bound_to_user,
+        sessions_anywhere: config.sessions == Sessions::Shared,
         connect_rate_max: limits.connect_rate_max,
         address_connect_rate_max: limits.address_connect_rate_max,
         connects_waiting_max: limits.connects_waiting_max,

@@ -37,6 +37,8 @@ pub struct Limits {
     pub authentications_waiting_max: u32,
     /// Whether a session is for the user only that made it.
     pub sessions_bound: bool,
+    /// Any gateway can go on with a session.
+    pub sessions_anywhere: bool,
     /// CONNECT packets a second; 0 for any number.
     pub connect_rate_max: u32,
     /// CONNECT packets a second from one address; 0 for any number.
@@ -120,6 +122,7 @@ impl Default for Limits {
             authenticate: false,
             authentications_waiting_max: 16_384,
             sessions_bound: true,
+            sessions_anywhere: false,
             connect_rate_max: 0,
             address_connect_rate_max: 0,
             connects_waiting_max: 16_384,

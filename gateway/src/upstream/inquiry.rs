@@ -31,6 +31,15 @@ pub enum Inquiry {
     Talkers(oneshot::Sender<Vec<(SessionRow, f64, f64)>>),
     /// Ends the connection of a client; whether it had one.
     Kick(Box<str>, oneshot::Sender<bool>),
+    /// Sends clients to other gateways; how many, about.
+    Rebalance {
+        /// Of a million clients.
+        share_ppm: u32,
+        /// At most, over all shards.
+        per_s: u32,
+        /// Of this shard.
+        answer: oneshot::Sender<u64>,
+    },
     /// Shows the packets of a client.
     Trace(TraceRequest),
 }

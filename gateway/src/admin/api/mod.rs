@@ -23,7 +23,7 @@ type Shared = Arc<AdminState>;
 const OPENAPI: &str = include_str!("openapi.json");
 
 /// Every route, with its methods: what the document must describe.
-fn routes() -> [(&'static str, &'static [&'static str], MethodRouter<Shared>); 15] {
+fn routes() -> [(&'static str, &'static [&'static str], MethodRouter<Shared>); 16] {
     [
         ("/api/v1/openapi.json", &["get"], get(openapi)),
         ("/api/v1/overview", &["get"], get(node::overview)),
@@ -39,6 +39,7 @@ fn routes() -> [(&'static str, &'static [&'static str], MethodRouter<Shared>); 1
         ("/api/v1/partitions", &["get"], get(node::partitions)),
         ("/api/v1/config", &["get"], get(node::config)),
         ("/api/v1/drain", &["post"], post(node::drain)),
+        ("/api/v1/rebalance", &["post"], post(node::rebalance)),
         ("/api/v1/log", &["get", "put"], get(node::log_level).put(node::set_log_level)),
     ]
 }

@@ -3,12 +3,13 @@
 use super::{Answer, ApiError, Shared, running};
 use crate::config::LogLevel;
 use crate::proto::histogram::Histogram;
+use crate::proto::output::ShardIndex;
 use crate::upstream::embedded::log::Health;
 use crate::upstream::embedded::report::LogReport;
-use crate::upstream::inquiry::ShardReport;
+use crate::upstream::inquiry::{Inquiry, ShardReport};
 use crate::upstream::jetstream::report::PartitionReport;
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
@@ -202,4 +203,31 @@ pub(super) async fn drain() -> Result<axum::http::StatusCode, ApiError> {
     sent.map_err(|_| ApiError::Silent("the process cannot be told to end"))?;
     tracing::info!("told to end by an administrator");
     Ok(axum::http::StatusCode::ACCEPTED)
+}
+
+#[derive(Deserialize)]
+pub(super) struct RebalanceQuery {
+    share: f64,
+    rate: u32,
+}
+
+/// Begins to send a share of the clients elsewhere, at a rate.
+pub(super) async fn rebalance(
+    State(state): State<Shared>,
+    Query(RebalanceQuery { share, rate }): Query<RebalanceQuery>,
+) -> Result<(axum::http::StatusCode, Json<Value>), ApiError> {
+    let node = running(&state)?;
+    if !(0.0..=1.0).contains(&share) || (share > 0.0 && rate == 0) {
+        return Err(ApiError::BadRequest("share is 0 to 1, rate 1 or more clients a second"));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a million")]
+    let share_ppm = (share * 1e6).round() as u32;
+    let mut clients = 0;
+    for shard in 0..node.shards() {
+        let begin = |answer| Inquiry::Rebalance { share_ppm, per_s: rate, answer };
+        let answer = node.inquire(ShardIndex(shard), begin).await;
+        clients += answer.ok_or(ApiError::Silent("a shard does not answer"))?;
+    }
+    tracing::info!(share, rate, clients, "clients are sent elsewhere, told by an administrator");
+    Ok((axum::http::StatusCode::ACCEPTED, Json(json!({ "clients": clients }))))
 }

@@ -70,6 +70,9 @@ pub enum ProtocolError {
     /// The node ends, and clients are told where to go.
     #[error("server moved")]
     ServerMoved,
+    /// The client is to go to another gateway, for balance.
+    #[error("use another server")]
+    UseAnotherServer,
     /// DISCONNECT asks for a session that CONNECT did not ask for.
     #[error("session expiry interval raised from 0 in DISCONNECT")]
     SessionExpiryRaised,
@@ -115,6 +118,7 @@ impl ProtocolError {
             Self::AdministrativeAction => ReasonCode::AdministrativeAction,
             Self::ServerShuttingDown => ReasonCode::ServerShuttingDown,
             Self::ServerMoved => ReasonCode::ServerMoved,
+            Self::UseAnotherServer => ReasonCode::UseAnotherServer,
             Self::ClientIdentifierNotValid => ReasonCode::ClientIdentifierNotValid,
             Self::ConnackTooLarge | Self::PropertiesTooLarge => ReasonCode::PacketTooLarge,
             Self::SessionQuotaExceeded => ReasonCode::QuotaExceeded,
@@ -157,6 +161,7 @@ impl ProtocolError {
                 | Self::AdministrativeAction
                 | Self::ServerShuttingDown
                 | Self::ServerMoved
+                | Self::UseAnotherServer
                 | Self::SessionQuotaExceeded
                 | Self::StoreUnavailable
                 | Self::NotAuthenticated(_)
@@ -257,10 +262,10 @@ impl ShardState {
         self.end_connection(id, context);
     }
 
-    /// Where to go instead, behind the one Reason Code that says so. Source: MQTT 5.0 §4.11.
+    /// Where to go instead, behind the Reason Codes that say so. Source: MQTT 5.0 §4.11.
     fn put_server_reference(&self, reason_code: ReasonCode, out: &mut Vec<u8>) {
         if let Some(reference) = &self.limits.server_reference
-            && reason_code == ReasonCode::ServerMoved
+            && matches!(reason_code, ReasonCode::ServerMoved | ReasonCode::UseAnotherServer)
         {
             Property::ServerReference(reference).encode(out);
         }

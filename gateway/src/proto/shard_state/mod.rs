@@ -26,6 +26,7 @@ mod pace;
 mod permit;
 mod prove;
 mod publish;
+mod rebalance;
 mod recheck;
 mod replay;
 mod retained;
@@ -66,6 +67,7 @@ use hashbrown::HashTable;
 use lanes::Lanes;
 use pace::{Paces, Turn};
 use permit::DenialLog;
+use rebalance::Rebalancing;
 use recheck::Rechecking;
 use retained::{RetainedRequests, StoreRetry};
 use retained_room::RetainedRoom;
@@ -139,6 +141,8 @@ pub struct Counters {
     pub subscribe_denied: u64,
     /// Messages not sent because the client may not read them.
     pub read_denied: u64,
+    /// Clients sent to other gateways while this one goes on.
+    pub sent_elsewhere: u64,
     /// Connections ended because files were read anew.
     pub let_go: u64,
     /// How often the event loop became late.
@@ -254,6 +258,8 @@ pub struct ShardState {
     traced: Vec<(Box<str>, u32)>,
     /// The node ends.
     goodbye: Option<Goodbye>,
+    /// Clients are sent elsewhere.
+    rebalancing: Option<Rebalancing>,
     /// Clients are not read: see `hand_over.rs`.
     is_paused: bool,
 }
@@ -313,6 +319,7 @@ impl ShardState {
             talkers: Talkers::default(),
             traced: Vec::new(),
             goodbye: None,
+            rebalancing: None,
             is_paused: false,
             random_counter: seed,
             random,
@@ -554,7 +561,8 @@ impl ShardState {
         let goodbye = self.goodbye.as_ref().map_or(Timestamp::NEVER, Goodbye::due);
         let store_retry = store_retry.min(self.retained_requests.next_timeout());
         let own = self.keep_alives.next_timeout().min(self.floor_due).min(store_retry);
-        own.min(paced).min(goodbye)
+        let rebalance = self.rebalancing.as_ref().map_or(Timestamp::NEVER, Rebalancing::due);
+        own.min(paced).min(goodbye).min(rebalance)
     }
 
     /// Time has passed: closes silent connections, records the floor.
@@ -578,6 +586,7 @@ impl ShardState {
         }
         self.look_at_retained_again(context);
         self.say_goodbye(context);
+        self.rebalance(context);
     }
 
     /// Closes connection `index` if it was silent too long, else looks again when it may be.

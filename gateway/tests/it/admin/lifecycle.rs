@@ -40,6 +40,44 @@ fn drain_sends_clients_elsewhere_and_ends_the_process() {
 }
 
 #[test]
+fn a_share_of_the_clients_that_lose_nothing_is_sent_elsewhere() {
+    let gateway = start(&["--shards", "2", "--server-reference", "b.example:1883"]);
+    let admin = gateway.admin_address().to_string();
+    let rebalance = |share: &str| {
+        let mut command = gateway_command();
+        command.args(["rebalance", "--admin", &admin, "--share", share, "--rate", "1000/s"]);
+        command.output().unwrap()
+    };
+    let mut brief: Vec<RawClient> = (0..40)
+        .map(|number| RawClient::connected(gateway.address(), V5, &format!("brief-{number}")))
+        .collect();
+    let mut old = RawClient::connected(gateway.address(), V3_1_1, "old");
+    let mut lasting = RawClient::open(gateway.address());
+    lasting.send(&connect(V5, "lasting", &[0x11, 0, 0, 0, 60]));
+    assert_eq!(lasting.packet().0, 0x20);
+    assert_eq!(rebalance("120%").status.code(), Some(64), "more than all");
+    let output = rebalance("50%");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("about 2"), "half of 41, by shards: {text}");
+    // Whoever is told is told before all others are.
+    let output = rebalance("100%");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for client in &mut brief {
+        let mut body = vec![0x9c, 17, 0x1c, 0, 14];
+        body.extend_from_slice(b"b.example:1883");
+        assert_eq!(client.packets_to_the_end(), [(0xe0, body)], "Use another server, and which");
+    }
+    assert_eq!(old.packets_to_the_end(), []);
+    lasting.send(&[0xc0, 0]);
+    assert_eq!(lasting.packet().0, 0xd0, "its session is here: it stays");
+    let samples = Samples::scrape(gateway.admin_address());
+    let sent = samples.sum("gateway_clients_sent_elsewhere_total", &[]);
+    assert!((sent - 41.0).abs() < 0.5, "{sent}");
+    drop((brief, old, lasting));
+    gateway.stop();
+}
+
+#[test]
 #[expect(clippy::disallowed_methods, reason = "how long a process takes")]
 fn goodbyes_are_said_at_the_rate_that_is_set() {
     // Batches of one each 50 ms.
