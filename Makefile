@@ -4,10 +4,12 @@ ARGS ?=
 SOAK_SECONDS ?= 3600
 SOAK_RATE ?= 10000
 DATA ?= target/cluster
+PREFIX ?= /usr/local
+DESTDIR ?=
 R3 ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build tools cluster test transports check bench soak
+.PHONY: help run build install deb tools cluster test transports check bench soak
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -19,6 +21,12 @@ run: ## build the gateway for speed and start it; flags in ARGS="--shards 2"
 build: ## build gateway and loadgen for speed
 	cargo build --release --locked --workspace
 
+install: build ## programs, manual pages, completions and systemd unit to DESTDIR/PREFIX; PREFIX=/usr/local
+	.ci/install target/release "$(DESTDIR)" "$(PREFIX)"
+
+deb: build ## a Debian package of both programs, target/deb/mqtt-gateway_VERSION_ARCH.deb
+	.ci/deb target/release target/deb
+
 tools: ## install what tests need: mosquitto, chromium, paho-mqtt, MQTT.js, nats-server, promtool; fails if one cannot be had
 	.ci/tools
 
@@ -28,6 +36,7 @@ cluster: ## run three sub-clusters of one nats-server until ctrl-C; R3=1: one of
 test: tools ## all tests, and each benchmark once with tiny inputs
 	cargo test --locked --workspace
 	cargo test --locked --workspace --benches -- --test
+	.ci/package-test target/debug
 
 transports: ## the conformance tests over each transport in turn; `make test` takes one for each test
 	GATEWAY_EVERY_TRANSPORT=1 cargo test --locked --package gateway --test it -- conformance::

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use gateway::admin::upgrade::{Successor, UpgradeRequest, UpgradeSocket};
 use gateway::admin::{Admin, AttachedAdmin, doctor, drain, rebalance, upgrade};
 use gateway::auth::{Directory, FileFault};
-use gateway::config::{Config, EXIT_REFUSED, Environment, Request};
+use gateway::config::{Config, EXIT_REFUSED, Environment, Request, documents};
 use gateway::logging::LogControl;
 use gateway::node::Gateway;
 use gateway::node::hand_over::{Line, Received};
@@ -29,6 +29,9 @@ fn main() -> ExitCode {
             ExitCode::from(EXIT_REFUSED)
         }
         Request::ShowRing(config) => exit(show_ring(&config)),
+        Request::Documents(directory) => {
+            exit(documents::write_own_documents(&directory).map_err(Into::into))
+        }
         Request::Passwd(request) => exit(gateway::auth::passwd::run(&request)),
         Request::Check(config) => match Directory::load(&config) {
             Ok(_) => print(&config.to_toml()),
@@ -44,10 +47,10 @@ fn main() -> ExitCode {
         },
         Request::Doctor { config, json } => examine(&config, &environment, json),
         Request::Drain(config) => exit(drain(&config).map_err(Into::into)),
+        Request::Rebalance { config, share, per_s } => exit(move_clients(&config, share, per_s)),
         Request::Upgrade { config, binary } => exit(replace(&config, binary)),
     }
 }
-        Request::Rebalance { config, share, per_s } => exit(move_clients(&config, share, per_s)),
 
 fn print(text: &str) -> ExitCode {
     // A reader that has seen enough is no failure.
@@ -90,9 +93,6 @@ fn show_ring(config: &Config) -> anyhow::Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write")
 }
 
-/// Asks the gateway that runs to let a new process take over.
-fn replace(config: &Config, binary: Option<PathBuf>) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
 /// Asks the gateway that runs to send clients elsewhere.
 fn move_clients(config: &Config, share: f64, per_s: u32) -> anyhow::Result<()> {
     let clients = rebalance(config, share, per_s)?;
@@ -101,6 +101,9 @@ fn move_clients(config: &Config, share: f64, per_s: u32) -> anyhow::Result<()> {
         .context("cannot write")
 }
 
+/// Asks the gateway that runs to let a new process take over.
+fn replace(config: &Config, binary: Option<PathBuf>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
     let progress = |text: &str| {
         let _ = writeln!(std::io::stdout(), "{text}");
     };

@@ -47,6 +47,12 @@ pub(crate) enum Command {
     Plan(PlanArguments),
     /// Write the report of a run: `report.html`, which needs nothing else
     Report(ReportArguments),
+    /// Write manual pages and completions of shells into a directory, for packages
+    #[command(hide = true)]
+    Documents {
+        /// The directory
+        directory: PathBuf,
+    },
 }
 
 /// Brokers and scenarios to compare them with.

@@ -33,7 +33,7 @@ mod watch;
 use std::{fmt::Display, fs, process::ExitCode};
 
 use anyhow::{Context as _, anyhow};
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use serde::Serialize;
 
 use args::{Arguments, Command, TargetArguments};
@@ -69,6 +69,10 @@ fn run(command: Command) -> anyhow::Result<u8> {
             let compared = compare::run(&arguments)?;
             print!("{compared}");
             Ok(compared.exit_code())
+        }
+        Command::Documents { directory } => {
+            gateway::config::documents::write_documents(Arguments::command(), &directory)?;
+            Ok(0)
         }
         Command::Plan(arguments) => {
             print!("{}", plan::run(&arguments)?);

@@ -198,6 +198,12 @@ pub(super) enum Action {
         #[arg(long, value_name = "FILE")]
         binary: Option<PathBuf>,
     },
+    /// Write manual pages and completions of shells into a directory, for packages.
+    #[command(hide = true)]
+    Documents {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// The ring: which sub-cluster has which part of the topics.
     #[command(subcommand)]
     Ring(RingAction),
@@ -315,12 +321,6 @@ impl Args {
     }
 }
 
-fn flag(text: &str) -> Written {
-    Written { text: text.to_owned(), origin: Origin::Flag }
-}
-
-/// Reads one `--limit KEY=NUMBER`. Of a key given twice the last one counts, as in most tools.
-fn limit(text: &str, given: &mut Given, faults: &mut Vec<ConfigError>) {
 /// Reads `20%`, as a part of one.
 fn share(text: &str) -> Result<f64, String> {
     let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
@@ -334,6 +334,12 @@ fn rate(text: &str) -> Result<u32, String> {
     number.filter(|number| *number > 0).ok_or_else(|| "expected a number such as 200/s".to_owned())
 }
 
+fn flag(text: &str) -> Written {
+    Written { text: text.to_owned(), origin: Origin::Flag }
+}
+
+/// Reads one `--limit KEY=NUMBER`. Of a key given twice the last one counts, as in most tools.
+fn limit(text: &str, given: &mut Given, faults: &mut Vec<ConfigError>) {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     match LIMITS.iter().find(|limit| limit.key == key) {
         Some(limit) => {

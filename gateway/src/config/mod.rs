@@ -13,6 +13,7 @@ mod address_range;
 mod admin;
 mod args;
 mod auth;
+pub mod documents;
 mod environment;
 mod error;
 mod file;
@@ -81,7 +82,6 @@ pub enum Request {
     },
     /// Tell the gateway that runs with this configuration to end.
     Drain(Box<Config>),
-    /// Replace the gateway that runs with this configuration by a new process.
     /// Let the gateway that runs with this configuration send clients elsewhere.
     Rebalance {
         /// Whose it is.
@@ -91,12 +91,15 @@ pub enum Request {
         /// Clients a second.
         per_s: u32,
     },
+    /// Replace the gateway that runs with this configuration by a new process.
     Upgrade {
         /// Whose it is.
         config: Box<Config>,
         /// The new program, if it is not where the old one was.
         binary: Option<std::path::PathBuf>,
     },
+    /// Write manual pages and completions into this directory.
+    Documents(std::path::PathBuf),
     /// Print this to stdout and exit with 0: help, version.
     Print(String),
     /// Print this to stderr and exit with [`EXIT_REFUSED`].
@@ -125,6 +128,9 @@ impl Request {
         if let Some(Action::Passwd(passwd)) = &args.action {
             return Self::Passwd(passwd.into());
         }
+        if let Some(Action::Documents { directory }) = &args.action {
+            return Self::Documents(directory.clone());
+        }
         match load(args, environment) {
             Ok(config) => match &args.action {
                 Some(Action::CheckConfig) => Self::Check(Box::new(config)),
@@ -132,16 +138,18 @@ impl Request {
                 Some(Action::Doctor { json }) => {
                     Self::Doctor { config: Box::new(config), json: *json }
                 }
-                Some(Action::Upgrade { binary }) => {
-                    Self::Upgrade { config: Box::new(config), binary: binary.clone() }
-                }
-                Some(Action::Drain) => Self::Drain(Box::new(config)),
-                Some(Action::Passwd(_)) | None => Self::Run(Box::new(config)),
-            },
                 Some(Action::Rebalance { share, rate }) => {
                     let (config, share, per_s) = (Box::new(config), *share, *rate);
                     Self::Rebalance { config, share, per_s }
                 }
+                Some(Action::Upgrade { binary }) => {
+                    Self::Upgrade { config: Box::new(config), binary: binary.clone() }
+                }
+                Some(Action::Drain) => Self::Drain(Box::new(config)),
+                Some(Action::Passwd(_) | Action::Documents { .. }) | None => {
+                    Self::Run(Box::new(config))
+                }
+            },
             Err(faults) => {
                 Self::Refuse(faults.iter().map(|fault| format!("gateway: {fault}\n")).collect())
             }

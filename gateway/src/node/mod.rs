@@ -636,8 +636,8 @@ fn recover(
     }
     let mut files = RealFiles::new(log_directory(config))?;
     let kind = if config.nats.is_empty() { DataKind::Embedded } else { DataKind::JetStream };
-    kind.claim(&config.data)?;
     data_format::claim(&config.data)?;
+    kind.claim(&config.data)?;
     let store = FjallStore::open(&config.data.join("store"), STORE_CACHE_BYTES)?;
     let recovery = Recovery::run(&mut files, Box::new(store), settings)?;
     Ok((recovery, Some(Box::new(files))))
