@@ -90,10 +90,13 @@ impl<H: Handler> Shard<H> {
     pub(super) fn give_up_dialing(&mut self) -> bool {
         let now = self.io.now;
         let mut given_up = Vec::new();
-        for attempt in self.dialing.places.iter_mut().flatten() {
-            if !attempt.over && attempt.deadline <= now {
+        for (place, attempt) in (0..).zip(&mut self.dialing.places) {
+            if let Some(attempt) = attempt
+                && !attempt.over
+                && attempt.deadline <= now
+            {
                 attempt.over = true;
-                self.ring.cancel_all(attempt.socket.as_fd());
+                self.ring.cancel_connecting(place);
                 given_up.push(attempt.token);
             }
         }

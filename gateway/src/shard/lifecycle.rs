@@ -335,10 +335,15 @@ impl<H: Handler> Shard<H> {
             return;
         }
         connection.state.set(State::DEAD);
-        if connection.state.any(State::RECEIVING.or(State::SENDING)) {
-            // Not shutdown(2), which would end them too: its FIN would reach the peer of a
-            // connection that is to be reset.
-            self.ring.cancel_all(connection.socket());
+        if connection.state.any(State::RECEIVING) {
+            // Ends the receive and sends nothing, at a cost that does not grow with the ring: to
+            // cancel it, the kernel looks for it among the others. When the peer was faster,
+            // the receive is over anyway.
+            let _ = net::shutdown(connection.socket(), Shutdown::Read);
+        }
+        if connection.state.any(State::SENDING) {
+            // Not shutdown(2): its FIN would reach the peer of a connection that is to be reset.
+            self.ring.cancel_send(id);
         }
         let known = !connection.state.any(State::SETTING_UP);
         self.counters.closed(reason);

@@ -150,10 +150,21 @@ impl Ring {
         self.push(opcode::AsyncCancel::new(target).build().user_data(tag(KIND_OTHER, 0, 0)));
     }
 
-    /// Ends everything in flight on `socket`; each request's last completion says so.
-    pub(super) fn cancel_all(&mut self, socket: BorrowedFd<'_>) {
-        let requests = types::CancelBuilder::fd(types::Fd(socket.as_raw_fd())).all();
-        self.push(opcode::AsyncCancel2::new(requests).build().user_data(tag(KIND_OTHER, 0, 0)));
+    /// Ends the connection's send; its completion says so.
+    ///
+    /// Looks through the sends in flight, of which only those stay that wait for a peer: what the
+    /// kernel would look through for a descriptor's requests is every request of the ring.
+    pub(super) fn cancel_send(&mut self, id: ConnectionId) {
+        if let Some(place) = self.sends.place(|send| send.connection == id) {
+            let target = tag(KIND_SEND, 0, place);
+            self.push(opcode::AsyncCancel::new(target).build().user_data(tag(KIND_OTHER, 0, 0)));
+        }
+    }
+
+    /// Ends [`Ring::watch_connecting`]; its completion says so.
+    pub(super) fn cancel_connecting(&mut self, place: u32) {
+        let target = tag(KIND_CONNECT, 0, place);
+        self.push(opcode::AsyncCancel::new(target).build().user_data(tag(KIND_OTHER, 0, 0)));
     }
 
     /// Ends the multishot accept of listener number `listener`.
@@ -487,6 +498,11 @@ impl<T> Places<T> {
         let value = self.places.get_mut(place as usize).and_then(Option::take);
         self.free.push(place);
         value.expect("a completion names a request in flight")
+    }
+
+    fn place(&self, is_it: impl Fn(&T) -> bool) -> Option<u32> {
+        let place = self.places.iter().position(|value| value.as_ref().is_some_and(&is_it))?;
+        u32::try_from(place).ok()
     }
 
     fn in_use(&self) -> usize {

@@ -38,7 +38,10 @@ struct Slot {
     socket: Option<Socket>,
     sending: Vec<u8>,
     sent: usize,
+    /// Operations in flight.
     in_flight: u8,
+    /// Which, a bit each: of no kind but [`Operation::Cancel`] is there more than one.
+    kinds: u8,
 }
 
 /// What is done on a connection.
@@ -54,6 +57,12 @@ pub(super) enum Operation {
     Cancel,
     /// Waiting for the peer to close.
     Poll,
+}
+
+impl Operation {
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
 }
 
 /// An operation that made progress.
@@ -188,9 +197,20 @@ impl Ring {
     ///
     /// What io_uring says.
     pub(super) fn cancel(&mut self, index: u32) -> io::Result<()> {
-        let fd = self.fd(index)?;
-        let all = types::CancelBuilder::fd(fd).all();
-        self.push(index, Operation::Cancel, opcode::AsyncCancel2::new(all).build())
+        let kinds = match self.slots.get(index as usize) {
+            // There is nothing to end, and the caller gets a completion all the same.
+            Some(Slot { kinds: 0, .. }) | None => Operation::Receive.bit(),
+            Some(slot) => slot.kinds,
+        };
+        // One by one, by what names each: told to cancel what a descriptor has in flight, the
+        // kernel looks through all that the ring has, for each of thousands of connections.
+        for kind in [Operation::Connect, Operation::Receive, Operation::Send, Operation::Poll] {
+            if kinds & kind.bit() != 0 {
+                let cancel = opcode::AsyncCancel::new(user_data(kind, index));
+                self.push(index, Operation::Cancel, cancel.build())?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the peer of connection `index` closes it.
@@ -254,6 +274,7 @@ impl Ring {
                 self.in_flight -= 1;
                 if let Some(slot) = self.slots.get_mut(completion.index as usize) {
                     slot.in_flight -= 1;
+                    slot.kinds &= !completion.operation.bit();
                 }
             }
             out.push(completion);
@@ -284,7 +305,7 @@ impl Ring {
     }
 
     fn push(&mut self, index: u32, operation: Operation, entry: squeue::Entry) -> io::Result<()> {
-        let entry = entry.user_data((operation as u64) << OPERATION_SHIFT | u64::from(index));
+        let entry = entry.user_data(user_data(operation, index));
         loop {
             // JUSTIFICATION: handing an operation to the kernel is what io_uring is; there is no
             // safe form of it.
@@ -302,9 +323,15 @@ impl Ring {
         self.in_flight += 1;
         if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.in_flight += 1;
+            slot.kinds |= operation.bit();
         }
         Ok(())
     }
+}
+
+/// What a completion brings back: which operation of which connection.
+const fn user_data(operation: Operation, index: u32) -> u64 {
+    (operation as u64) << OPERATION_SHIFT | index as u64
 }
 
 impl Drop for Ring {
