@@ -237,8 +237,11 @@ impl<H: Handler> Shard<H> {
                 false => None,
             };
             let Some(connection) = self.connections.get_mut(id) else { continue };
-            if connection.state.any(State::RECEIVING.or(State::SENDING)) {
-                self.ring.cancel_all(connection.socket());
+            if connection.state.any(State::RECEIVING) {
+                self.ring.cancel_receive(id);
+            }
+            if connection.state.any(State::SENDING) {
+                self.ring.cancel_send(id);
             }
             match given {
                 Some(given) => {
