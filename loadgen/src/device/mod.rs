@@ -454,6 +454,11 @@ impl Device {
         self.state == State::Online && self.client.is_ready()
     }
 
+    /// Whether nothing that it or the broker sent is still on the air.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.state != State::Dialing && self.radio.is_silent()
+    }
+
     /// Whether it waits for nothing: no connection, and no time at which to make one.
     pub(crate) fn is_gone(&self) -> bool {
         match self.state {

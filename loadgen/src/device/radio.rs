@@ -186,6 +186,11 @@ impl Radio {
         self.uplink.flights.is_empty()
     }
 
+    /// Whether nothing is under way in either direction.
+    pub(super) fn is_silent(&self) -> bool {
+        self.uplink.flights.is_empty() && self.downlink.flights.is_empty()
+    }
+
     /// Whether nothing passes for the time being.
     pub(super) fn is_away(&self) -> bool {
         self.away

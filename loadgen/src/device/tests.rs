@@ -3,7 +3,10 @@
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
 
 use super::*;
-use crate::client::{Publication, Topics};
+use crate::{
+    client::{Publication, Topics},
+    profile::law::{Law, Shape},
+};
 
 /// What the books heard, and numbers for messages.
 #[derive(Default)]
@@ -323,4 +326,22 @@ fn a_device_that_sleeps_is_away_most_of_the_time() {
 #[test]
 fn an_idle_device_is_small() {
     assert!(size_of::<Device>() <= 448, "{} bytes", size_of::<Device>());
+}
+
+#[test]
+fn a_device_is_not_heard_while_bytes_are_on_the_air() {
+    let mut profile = Profile::wire();
+    profile.link.round_trip_ms = Law { shape: Shape::Fixed(4_000.0), most: 4_000.0 };
+    let mut world = World::new(profile, 1);
+    world.run(20, 500);
+    assert!(world.device.is_ready() && world.device.is_heard());
+    world.act(|device, context| device.publish(0, 0, context));
+    assert!(!world.device.is_heard(), "the message is on its way up");
+    let arrives_ns = world.device.next_timeout_ns();
+    world.now_ns = arrives_ns;
+    world.act(Device::handle_timeout);
+    assert!(!world.device.is_heard(), "its acknowledgement is on its way down");
+    world.now_ns += arrives_ns;
+    world.act(Device::handle_timeout);
+    assert!(world.device.is_heard());
 }

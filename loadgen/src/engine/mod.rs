@@ -164,6 +164,12 @@ impl Engine {
         Some(&mut connection.outbox)
     }
 
+    /// Whether what was last written to connection `index` can still reach the peer: the peer has
+    /// not closed it, unnoticed or not.
+    pub(crate) fn is_open_at_both_ends(&self, index: u32) -> bool {
+        self.is_open(index) && !self.ring.is_closed_by_peer(index)
+    }
+
     /// Closes connection `index` once its outbox is sent. [`Driver::closed`] follows.
     pub(crate) fn close(&mut self, index: u32) {
         if let Some(connection) = self.connections.get_mut(index as usize) {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::buffers::{BUFFER_GROUP, Buffers};
@@ -181,6 +182,15 @@ impl Ring {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Whether the peer of connection `index` has closed it, though nobody may have noticed yet.
+    pub(super) fn is_closed_by_peer(&self, index: u32) -> bool {
+        let socket = self.slots.get(index as usize).and_then(|slot| slot.socket.as_ref());
+        let Some(socket) = socket else { return true };
+        let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
+        let said = poll(&mut asked, Some(&Timespec::default()));
+        said.map_or(true, |ready| ready > 0)
     }
 
     /// Ends both directions of connection `index`: every operation in flight then completes.

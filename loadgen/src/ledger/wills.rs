@@ -35,6 +35,20 @@ impl Wills {
         self.connections.entry((member, connect)).or_default().ending = Some(ending);
     }
 
+    /// Nobody can say how connection `connect` of `member` ended for the broker. Whether it counted
+    /// as ended by DISCONNECT.
+    pub(crate) fn doubt(&mut self, member: u32, connect: u32) -> bool {
+        let connection = self.connections.get_mut(&(member, connect));
+        let ending = connection.and_then(|connection| connection.ending.as_mut());
+        match ending {
+            Some(ending) if *ending == Ending::Graceful => {
+                *ending = Ending::Unknown;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The will of connection `connect` of `member` came.
     pub(crate) fn came(&mut self, member: u32, connect: u32) {
         self.connections.entry((member, connect)).or_default().came += 1;
@@ -91,6 +105,18 @@ mod tests {
         check(None, 1, 0, 1);
         check(Some(Ending::Unknown), 1, 0, 0);
         check(Some(Ending::Unknown), 0, 0, 0);
+    }
+
+    #[test]
+    fn a_will_after_a_goodbye_that_may_have_come_too_late_is_excused() {
+        let mut wills = Wills::default();
+        wills.ended(1, 0, Ending::Graceful);
+        wills.ended(1, 1, Ending::Ungraceful);
+        wills.came(1, 0);
+        assert!(wills.doubt(1, 0));
+        assert!(!wills.doubt(1, 1), "it said nothing");
+        let settlement = wills.settle();
+        assert_eq!((settlement.unexpected, settlement.missing), (0, 1));
     }
 
     #[test]

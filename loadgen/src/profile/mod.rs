@@ -6,7 +6,7 @@
 //! milliseconds are the link's; those in seconds are of what happens now and then, and
 //! [`Profile::compressed`] makes that happen more often.
 
-mod law;
+pub(crate) mod law;
 mod read;
 
 use std::{fs, path::Path};

@@ -53,7 +53,7 @@ pub(crate) struct FleetCounts {
     pub(crate) wills_owed: u64,
     /// Wills that came again.
     pub(crate) wills_duplicated: u64,
-    /// Devices not ready at the end.
+    /// Devices not ready at the end, or, when something owed is missing, with bytes on the air.
     pub(crate) away_at_the_end: u64,
     /// Messages not sent or not acknowledged at the end.
     pub(crate) unfinished: u64,

@@ -136,6 +136,17 @@ impl LaneBooks {
         (0..).zip(topics).filter(|topic| is_wrong(*topic)).count() as u64
     }
 
+    /// The last of `connects` connections of `member` was closed when its broker had closed it, too:
+    /// whether the broker had read the DISCONNECT, or had given up and published the will, nobody
+    /// can say.
+    pub(super) fn doubt_goodbye(&mut self, member: u32, connects: u32) {
+        let Some(connect) = connects.checked_sub(1) else { return };
+        if self.layout.has_will(member) && self.wills.doubt(member, connect) {
+            self.counts.ended_gracefully -= 1;
+            self.counts.ended_unknown += 1;
+        }
+    }
+
     fn keep_fault(&mut self, member: u32, fault: &dyn std::fmt::Debug) {
         self.counts.faults += 1;
         self.name_fault(member, &format_args!("{fault:?}"));

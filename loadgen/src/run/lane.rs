@@ -46,8 +46,9 @@ const NAP: Duration = Duration::from_millis(5);
 const TICK: Duration = Duration::from_micros(250);
 /// While settling, the books are looked at when nothing came for so long.
 const SETTLE_LOOK_NS: u64 = 200_000_000;
-/// A run that does not settle within so many of its quiet times is over all the same.
-const SETTLE_QUIETS_MAX: u64 = 6;
+/// A run that does not settle within so many of its quiet times is over all the same. Bytes that a
+/// slow link loses again and again come minutes later.
+const SETTLE_QUIETS_MAX: u64 = 24;
 /// After everything owed came, duplicates may still come for this long.
 const DUPLICATES_NS: u64 = 300_000_000;
 /// Devices get this long to say goodbye.
@@ -332,8 +333,12 @@ impl<'p> Fleet<'p> {
         let silent_ns = now_ns.saturating_sub(self.books.last_sign_ns);
         let quiet_ns = super::seconds_ns(self.part.scenario.quiet_s);
         let started_ns = self.books.phase_starts_ns.last().copied().unwrap_or_default();
-        if silent_ns > quiet_ns || now_ns > started_ns + quiet_ns * SETTLE_QUIETS_MAX {
+        if now_ns > started_ns + quiet_ns * SETTLE_QUIETS_MAX {
             return true;
+        }
+        if silent_ns > quiet_ns {
+            // What is on the air will come, or the device will notice that it does not.
+            return self.begun_members().all(|member| member.device.is_heard());
         }
         if silent_ns < SETTLE_LOOK_NS {
             return false;
@@ -521,6 +526,7 @@ impl<'p> Fleet<'p> {
         }
         let Some(member) = self.members.get_mut(index as usize) else { return Ok(()) };
         let slot = std::mem::replace(&mut member.slot, NONE);
+        let connects = member.device.client().connects();
         if slot == NONE {
             return Ok(());
         }
@@ -528,6 +534,9 @@ impl<'p> Fleet<'p> {
         match action {
             Action::Connect { .. } => Ok(()),
             Action::Finish => {
+                if !engine.is_open_at_both_ends(slot) {
+                    self.books.doubt_goodbye(index, connects);
+                }
                 engine.close(slot);
                 Ok(())
             }
@@ -594,7 +603,10 @@ impl<'p> Fleet<'p> {
 
     /// What is open at the end.
     fn take_stock(&mut self) {
-        let ready = self.begun_members().filter(|member| member.device.is_ready()).count();
+        let complete = self.books.is_complete();
+        let members = self.begun_members().map(|member| &member.device);
+        let ready =
+            members.filter(|device| device.is_ready() && (complete || device.is_heard())).count();
         let unfinished: usize = self.begun_members().map(|member| member.device.unfinished()).sum();
         self.books.counts.away_at_the_end = u64::from(self.to_begin()) - ready as u64;
         self.books.counts.unfinished = unfinished as u64;

@@ -198,7 +198,7 @@ fn judge(
     let mut invalid = Vec::new();
     if counts.away_at_the_end > 0 {
         invalid.push(format!(
-            "{} devices were not connected at the end: {}",
+            "{} devices were not connected at the end, or had bytes on the air: {}",
             counts.away_at_the_end,
             totals.faults.first().map_or("no reason is known", String::as_str)
         ));
