@@ -41,7 +41,7 @@ pub(crate) struct Point {
     pub(crate) connections_lost: u64,
     /// PINGREQs sent.
     pub(crate) pings: u64,
-    /// Bytes received from the broker, without TCP/IP and TLS.
+    /// Bytes received from the broker, with TLS and WebSocket, without TCP/IP.
     pub(crate) received_bytes: u64,
     /// The generator's longest delay of a message that was due, microseconds.
     pub(crate) lag_max_us: u64,
