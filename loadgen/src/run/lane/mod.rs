@@ -6,6 +6,9 @@
 //!              └── bytes, actions ────────▲
 //! ```
 
+mod ending;
+mod phases;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
@@ -18,9 +21,9 @@ use std::{
 
 use super::{
     books::{LaneBooks, MemberBooks},
-    layout::{Layout, Role, seeds},
+    layout::{Layout, Role},
     load::Load,
-    scenario::{Fault, FaultKind, PhaseKind, Scenario},
+    scenario::Scenario,
     site::Sites,
     slots::Slots,
 };
@@ -31,7 +34,6 @@ use crate::{
     engine::{Driver, Engine, Flow},
     ledger::Settlement,
     profile::Profile,
-    random::Random,
     result::{FleetCounts, PhaseRecord, Tally},
     schedule::Schedule,
     transport::{Layers, Transport},
@@ -44,47 +46,38 @@ const NONE: u32 = u32::MAX;
 const NAP: Duration = Duration::from_millis(5);
 /// What is due within this time is gathered into one system call.
 const TICK: Duration = Duration::from_micros(250);
-/// While settling, the books are looked at when nothing came for so long.
-const SETTLE_LOOK_NS: u64 = 200_000_000;
-/// A run that does not settle within so many of its quiet times is over all the same. Bytes that a
-/// slow link loses again and again come minutes later.
-const SETTLE_QUIETS_MAX: u64 = 24;
-/// After everything owed came, duplicates may still come for this long.
-const DUPLICATES_NS: u64 = 300_000_000;
-/// Devices get this long to say goodbye.
-const GOODBYE_NS: u64 = 3_000_000_000;
 
 /// The part of a run that one lane has.
 #[derive(Clone, Debug)]
-pub(super) struct Part {
+pub(in crate::run) struct Part {
     /// The whole.
-    pub(super) scenario: Scenario,
+    pub(in crate::run) scenario: Scenario,
     /// What the devices are.
-    pub(super) profile: Profile,
+    pub(in crate::run) profile: Profile,
     /// Tells this run from others.
-    pub(super) run: u32,
+    pub(in crate::run) run: u32,
     /// Which lane.
-    pub(super) lane: u32,
+    pub(in crate::run) lane: u32,
     /// Of how many.
-    pub(super) lanes: u32,
+    pub(in crate::run) lanes: u32,
     /// The broker.
-    pub(super) target: SocketAddr,
+    pub(in crate::run) target: SocketAddr,
     /// What carries MQTT to it; `None`: TCP alone.
-    pub(super) transport: Option<Arc<Transport>>,
+    pub(in crate::run) transport: Option<Arc<Transport>>,
     /// Addresses to come from, in turn; empty: those of 127.0.0.0/8, one a device, if the broker is
     /// there, else what the system chooses.
-    pub(super) sources: Vec<Ipv4Addr>,
+    pub(in crate::run) sources: Vec<Ipv4Addr>,
     /// Connections the process may have open.
-    pub(super) connections_max: u32,
+    pub(in crate::run) connections_max: u32,
 }
 
 /// What a lane brings home.
-pub(super) struct LaneOutcome {
-    pub(super) settlement: Settlement,
+pub(in crate::run) struct LaneOutcome {
+    pub(in crate::run) settlement: Settlement,
     /// By phase; the last is the settling.
-    pub(super) phases: Vec<PhaseRecord>,
-    pub(super) counts: FleetCounts,
-    pub(super) faults: Vec<String>,
+    pub(in crate::run) phases: Vec<PhaseRecord>,
+    pub(in crate::run) counts: FleetCounts,
+    pub(in crate::run) faults: Vec<String>,
 }
 
 /// Runs the part from `start_ns` on.
@@ -92,7 +85,7 @@ pub(super) struct LaneOutcome {
 /// # Errors
 ///
 /// What io_uring says, and that no socket can be made.
-pub(super) fn run(
+pub(in crate::run) fn run(
     part: &Part,
     start_ns: u64,
     clock: Clock,
@@ -213,146 +206,6 @@ impl<'p> Fleet<'p> {
         point.connected = ready;
         point.connecting = (in_use as u64).saturating_sub(ready);
         self.books.tally.tick(now_ns);
-    }
-
-    /// Index of the settling, behind the last phase.
-    fn settling(&self) -> usize {
-        self.part.scenario.phases.len()
-    }
-
-    fn follow_phases(
-        &mut self,
-        now_ns: u64,
-        engine: &mut Engine,
-        load: &mut Load,
-    ) -> io::Result<()> {
-        if self.books.phase == 0 && !load.has_begun() {
-            self.enter_phase(now_ns, engine, load)?;
-        }
-        while self.books.phase < self.settling()
-            && self.books.phase_starts_ns.get(self.books.phase + 1).is_some_and(|at| *at <= now_ns)
-        {
-            self.leave_phase(now_ns, engine)?;
-            self.books.phase += 1;
-            self.enter_phase(now_ns, engine, load)?;
-        }
-        Ok(())
-    }
-
-    fn enter_phase(&mut self, now_ns: u64, engine: &mut Engine, load: &mut Load) -> io::Result<()> {
-        let phase = self.books.phase;
-        let starts_ns = &self.books.phase_starts_ns;
-        let start_ns = starts_ns.get(phase).copied().unwrap_or(now_ns);
-        let end_ns = starts_ns.get(phase + 1).copied().unwrap_or(start_ns);
-        let Some(scenario) = self.part.scenario.phases.get(phase) else {
-            load.stop();
-            self.books.last_sign_ns = now_ns;
-            return self.for_each_begun(now_ns, engine, |device, context| {
-                device.power_on(0, context);
-                device.settle(context);
-            });
-        };
-        let topics = self.books.layout.topics;
-        let ramp = scenario.kind == PhaseKind::Ramp;
-        let probes = if ramp { 0 } else { self.books.layout.probes };
-        load.enter(start_ns, end_ns, if topics > 0 { scenario.load } else { 0.0 }, probes);
-        match scenario.fault {
-            Some(fault) => self.hit(fault, now_ns, engine),
-            None => Ok(()),
-        }
-    }
-
-    fn leave_phase(&mut self, now_ns: u64, engine: &mut Engine) -> io::Result<()> {
-        let phase = self.part.scenario.phases.get(self.books.phase);
-        let Some(fault) = phase.and_then(|phase| phase.fault) else { return Ok(()) };
-        match fault.what {
-            FaultKind::PowerCut => {
-                self.books.recovery_from_ns = now_ns;
-                self.sites.release(now_ns);
-                let profile = &self.part.profile;
-                self.for_each_begun(now_ns, engine, |device, context| {
-                    let boot_ns = device.boot_ns(profile);
-                    device.power_on(boot_ns, context);
-                })
-            }
-            FaultKind::LinkOutage => {
-                self.books.recovery_from_ns = now_ns;
-                for index in self.hit_members(fault) {
-                    self.act(index, now_ns, engine, Device::link_back)?;
-                }
-                Ok(())
-            }
-            FaultKind::Reset | FaultKind::Vanish | FaultKind::Disconnect => Ok(()),
-        }
-    }
-
-    fn hit(&mut self, fault: Fault, now_ns: u64, engine: &mut Engine) -> io::Result<()> {
-        let members = self.hit_members(fault);
-        self.books.now().counts.hit = members.len() as u64;
-        self.books.recovery_from_ns = now_ns;
-        if fault.what == FaultKind::PowerCut {
-            self.sites.hold();
-        }
-        for index in members {
-            if let Some(recovering) = self.books.recovering.get_mut(index as usize) {
-                *recovering = true;
-            }
-            self.act(index, now_ns, engine, |device, context| match fault.what {
-                FaultKind::PowerCut => device.power_off(context),
-                FaultKind::LinkOutage => device.link_away(context),
-                FaultKind::Reset => device.break_connection(Action::Reset, context),
-                FaultKind::Vanish => device.break_connection(Action::Abandon, context),
-                FaultKind::Disconnect => device.break_connection(Action::Finish, context),
-            })?;
-        }
-        Ok(())
-    }
-
-    /// The begun devices that the fault of the phase at hand hits: whole sites, from the seed.
-    fn hit_members(&self, fault: Fault) -> Vec<u32> {
-        let layout = &self.books.layout;
-        let site = self.part.profile.site.as_ref().map_or(1, |site| site.devices);
-        let kind = seeds::FAULT | (self.books.phase as u64) << 8;
-        (0..self.begun)
-            .filter(|index| match layout.role(*index) {
-                Role::BackEnd(_) | Role::Probe(_) | Role::Monitor | Role::Auditor => false,
-                Role::Device(device) => {
-                    let site = layout.global_device(device) / site;
-                    Random::of(self.part.scenario.seed, kind, u64::from(site)).happens(fault.share)
-                }
-            })
-            .collect()
-    }
-
-    /// Whether the run has settled, or nothing moves any more.
-    fn is_over(&mut self, now_ns: u64) -> bool {
-        if self.books.phase < self.settling() || now_ns < self.settle_look_ns {
-            return false;
-        }
-        self.settle_look_ns = now_ns + SETTLE_LOOK_NS / 4;
-        let silent_ns = now_ns.saturating_sub(self.books.last_sign_ns);
-        let quiet_ns = super::seconds_ns(self.part.scenario.quiet_s);
-        let started_ns = self.books.phase_starts_ns.last().copied().unwrap_or_default();
-        if now_ns > started_ns + quiet_ns * SETTLE_QUIETS_MAX {
-            return true;
-        }
-        if silent_ns > quiet_ns {
-            // What is on the air will come, or the device will notice that it does not.
-            return self.begun_members().all(|member| member.device.is_heard());
-        }
-        if silent_ns < SETTLE_LOOK_NS {
-            return false;
-        }
-        let all_back = self.begun == self.to_begin()
-            && self
-                .begun_members()
-                .all(|member| member.device.is_ready() && member.device.unfinished() == 0);
-        if !all_back || !self.books.is_complete() || !self.books.wills.is_complete() {
-            self.complete_since_ns = NEVER;
-            return false;
-        }
-        self.complete_since_ns = self.complete_since_ns.min(now_ns);
-        now_ns - self.complete_since_ns >= DUPLICATES_NS
     }
 
     /// Switches on what is due.
@@ -599,97 +452,6 @@ impl<'p> Fleet<'p> {
             self.connect(index, address, now_ns, engine)?;
         }
         Ok(())
-    }
-
-    /// What is open at the end.
-    fn take_stock(&mut self) {
-        let complete = self.books.is_complete();
-        let members = self.begun_members().map(|member| &member.device);
-        let ready =
-            members.filter(|device| device.is_ready() && (complete || device.is_heard())).count();
-        let unfinished: usize = self.begun_members().map(|member| member.device.unfinished()).sum();
-        self.books.counts.away_at_the_end = u64::from(self.to_begin()) - ready as u64;
-        self.books.counts.unfinished = unfinished as u64;
-    }
-
-    /// Lets the auditor come and look at all retained messages.
-    fn audit(&mut self, engine: &mut Engine, clock: Clock) -> io::Result<()> {
-        let Some(auditor) = self.books.layout.auditor() else { return Ok(()) };
-        let now_ns = clock.now_ns();
-        self.begun = self.books.layout.members();
-        self.act(auditor, now_ns, engine, |device, context| device.power_on(0, context))?;
-        self.books.last_sign_ns = now_ns;
-        let quiet_ns = super::seconds_ns(self.part.scenario.quiet_s);
-        let mut wrong = u64::MAX;
-        while clock.now_ns() < self.books.last_sign_ns + quiet_ns && wrong > 0 {
-            self.run_timers(clock.now_ns(), engine)?;
-            engine.sweep(NAP, self)?;
-            self.perform_commands(engine)?;
-            wrong = self.books.retained_wrong();
-        }
-        Ok(())
-    }
-
-    /// Members that are there from the beginning.
-    fn to_begin(&self) -> u32 {
-        let layout = &self.books.layout;
-        layout.auditor().unwrap_or_else(|| layout.members())
-    }
-
-    fn begun_members(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().take(self.begun as usize)
-    }
-
-    /// Everybody says DISCONNECT; sessions that this does not end are ended by a clean start.
-    fn say_goodbye(&mut self, engine: &mut Engine, clock: Clock) -> io::Result<()> {
-        let now_ns = clock.now_ns();
-        self.for_each_begun(now_ns, engine, Device::say_goodbye)?;
-        self.sweep_until_gone(engine, clock)?;
-        let remain: Vec<u32> = (0..self.begun)
-            .filter(|index| {
-                self.members.get(*index as usize).is_some_and(|member| {
-                    member.device.client().has_session() && self.part.scenario.mqtt != 5
-                })
-            })
-            .collect();
-        if remain.is_empty() {
-            return Ok(());
-        }
-        let now_ns = clock.now_ns();
-        for index in &remain {
-            self.act(*index, now_ns, engine, Device::come_back_clean)?;
-        }
-        let deadline_ns = now_ns + GOODBYE_NS;
-        while clock.now_ns() < deadline_ns {
-            let now_ns = clock.now_ns();
-            self.run_timers(now_ns, engine)?;
-            engine.sweep(NAP, self)?;
-            self.perform_commands(engine)?;
-            let members = &self.members;
-            if remain.iter().all(|index| {
-                members.get(*index as usize).is_none_or(|member| member.device.is_ready())
-            }) {
-                break;
-            }
-        }
-        let now_ns = clock.now_ns();
-        self.for_each_begun(now_ns, engine, Device::say_goodbye)?;
-        self.sweep_until_gone(engine, clock)
-    }
-
-    fn sweep_until_gone(&mut self, engine: &mut Engine, clock: Clock) -> io::Result<()> {
-        let deadline_ns = clock.now_ns() + GOODBYE_NS;
-        loop {
-            let now_ns = clock.now_ns();
-            self.run_timers(now_ns, engine)?;
-            engine.sweep(NAP, self)?;
-            self.perform_commands(engine)?;
-            let open = self.slots.in_use() > 0
-                && self.members.iter().any(|member| !member.device.is_gone());
-            if !open || now_ns > deadline_ns {
-                return Ok(());
-            }
-        }
     }
 
     /// Hands a member's bytes to its connection and keeps what else it wants for later.
