@@ -440,6 +440,14 @@ impl Families<'_> {
         self.counter("gateway_links_lost_total", help, move |report| {
             links(report).map_or(0, |counters| counters.links_lost)
         });
+        let help = "Sessions of gateways that were dead, looked after by this one.";
+        self.counter("gateway_sessions_adopted_total", help, move |report| {
+            links(report).map_or(0, |counters| counters.sessions_adopted)
+        });
+        let help = "Leases on sessions that another gateway has taken: clients were disconnected.";
+        self.counter("gateway_session_leases_lost_total", help, move |report| {
+            links(report).map_or(0, |counters| counters.leases_lost)
+        });
         let help = "Publishes that a server refused for now.";
         self.counter("gateway_link_refusals_total", help, move |report| {
             links(report).map_or(0, |counters| counters.refused)

@@ -413,6 +413,17 @@ limits! {
     ///
     /// Cost: none; messages are late by as much.
     upgrade_take_max_s: u16, "seconds", 60, 1 to 3_600;
+    /// How often, with `sessions = "shared"`, a shard renews its lease in each sub-cluster, and the
+    /// right to its sessions with it.
+    ///
+    /// Cost: a write a shard and sub-cluster this often, and a look at its sessions in memory.
+    session_lease_renew_s: u16, "seconds", 5, 1 to 60;
+    /// How old a lease is when its gateway counts as dead: another then publishes the wills of its
+    /// clients. The same for all gateways, and less than `duplicate_window_s`. A gateway that stands still
+    /// longer than that disconnects its clients when it goes on.
+    ///
+    /// Cost: how late wills are after a gateway died.
+    session_lease_timeout_s: u16, "seconds", 20, 3 to 600;
 }
 
 impl Limits {

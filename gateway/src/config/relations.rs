@@ -91,6 +91,13 @@ pub(super) fn check(limits: &Limits, shards: u16, faults: &mut Vec<ConfigError>)
             segment * 2 * u64::from(shards),
             "2 x limits.segment_bytes x shards".to_owned(),
         ),
+        // A renewal or two may be lost.
+        (
+            "session_lease_timeout_s",
+            limits.session_lease_timeout_s.into(),
+            u64::from(limits.session_lease_renew_s) * 3,
+            "3 x limits.session_lease_renew_s".to_owned(),
+        ),
     ];
     for (key, value, floor, because) in at_least {
         if value < floor {

@@ -504,6 +504,12 @@ fn relations_name_both_keys() {
            2 x limits.segment_bytes x shards = 268435456"],
     );
     assert!(resolve_file("shards = 2\n[limits]\nretention_bytes = 268_435_456\n").is_ok());
+    check_file_refused(
+        "[limits]\nsession_lease_timeout_s = 14\n",
+        &["limits.session_lease_timeout_s = 14: expected at least \
+           3 x limits.session_lease_renew_s = 15"],
+    );
+    assert!(resolve_file("[limits]\nsession_lease_timeout_s = 15\n").is_ok());
 }
 
 #[test]

@@ -399,7 +399,7 @@ impl ShardCore {
 
     /// What came of sessions that are in JetStream.
     fn take_sessions(&mut self, sessions: SessionsOut, io: &mut Io<NodeMessage>) {
-        let SessionsOut { lost, wanted, answers, due } = sessions;
+        let SessionsOut { lost, wanted, answers, due, wills } = sessions;
         for client_id in lost {
             self.with(io, |state, context| state.handle_session_lost(&client_id, context));
         }
@@ -419,6 +419,11 @@ impl ShardCore {
             if let Some(jetstream) = &mut self.jetstream {
                 jetstream.settle_session_answer(&client_id);
             }
+        }
+        for (client_id, will) in wills {
+            self.with(io, |state, context| {
+                state.handle_orphaned_will(&client_id, &will, context);
+            });
         }
         for (client_id, due) in due {
             self.with(io, |state, context| state.handle_due(&client_id, due, context));

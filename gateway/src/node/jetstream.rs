@@ -11,7 +11,7 @@ use crate::upstream::jetstream::lane::LaneLimits;
 use crate::upstream::jetstream::link::{
     ADDED_HEADER_BYTES_MAX, Identity, LinkSettings, PAYLOAD_BYTES_MAX,
 };
-use crate::upstream::jetstream::sessions::{Owner, STATE_BYTES_MAX};
+use crate::upstream::jetstream::sessions::{LeaseLimits, Owner, STATE_BYTES_MAX};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings, SharedSessions};
 use crate::upstream::jetstream::{PartitionLimits, SharedLimits};
 use std::net::SocketAddr;
@@ -167,6 +167,10 @@ impl Controlled {
                     boot: origin,
                 },
                 count_max: u64::from(config.limits.sessions_max / u32::from(config.shards)),
+                lease: LeaseLimits {
+                    renew: Duration::from_secs(config.limits.session_lease_renew_s.into()),
+                    timeout: Duration::from_secs(config.limits.session_lease_timeout_s.into()),
+                },
             }),
         };
         Box::new(JetStream::new(&settings, random.hash_one("links")))

@@ -355,7 +355,8 @@ fn put_places(out: &mut Vec<u8>, places: &[(PartitionId, Sequence)]) {
     }
 }
 
-fn put_will(out: &mut Vec<u8>, will: &StoredWill) {
+/// Appends a will alone, in the form it has in a record.
+pub fn put_will(out: &mut Vec<u8>, will: &StoredWill) {
     out.extend_from_slice(&will.id.to_bytes());
     out.push(will.qos as u8);
     out.push(u8::from(will.retain));
@@ -365,6 +366,15 @@ fn put_will(out: &mut Vec<u8>, will: &StoredWill) {
     put_bytes(out, will.topic.as_bytes());
     put_bytes(out, &will.properties);
     put_bytes(out, &will.payload);
+}
+
+/// Reads what [`put_will`] wrote at the front of `bytes`; `None` for anything else. How many bytes that
+/// took comes with it.
+#[must_use]
+pub fn read_will(bytes: &[u8]) -> Option<(StoredWill, usize)> {
+    let mut input = Input(bytes);
+    let will = input.will()?;
+    Some((will, bytes.len() - input.0.len()))
 }
 
 pub(super) struct Input<'a>(pub(super) &'a [u8]);

@@ -89,7 +89,9 @@ impl ShardState {
         let client_id = session.client_id.clone();
         let persistent = session.is_persistent();
         let expires_at = session.expires_at(context.now);
-        let delayed = session.will.as_ref().filter(|will| persistent && will.delay_s > 0);
+        let is_ours = context.upstream.may_publish_will(&client_id);
+        let delayed = session.will.as_ref();
+        let delayed = delayed.filter(|will| persistent && (will.delay_s > 0 || !is_ours));
         let will_at = delayed.map_or(Timestamp::NEVER, |will| {
             context.now.after_seconds(will.delay_s).min(expires_at)
         });
@@ -175,7 +177,7 @@ impl ShardState {
 
     /// A timer of an offline session is due: looks at what is stored of it.
     pub fn handle_due(&mut self, client_id: &str, due: Due, context: &mut Context<'_>) {
-        if self.find_client(client_id).is_some() {
+        if self.find_client(client_id).is_some() && !self.is_being_saved(client_id) {
             return;
         }
         self.background_counter = self.background_counter.wrapping_add(1);
@@ -209,6 +211,13 @@ impl ShardState {
         let Some((client_id, due)) = self.background.remove(&id) else {
             return;
         };
+        if self.is_being_saved(&client_id) {
+            // Its record is there, and the word of that is still in line.
+            self.background.insert(id, (client_id, due));
+            self.store_retry.background.push(id);
+            self.schedule_store_retry(context.now);
+            return;
+        }
         let Some(stored) = stored.filter(|_| self.find_client(&client_id).is_none()) else {
             return;
         };
@@ -226,6 +235,14 @@ impl ShardState {
             }
             Due::Expiry | Due::Will => {}
         }
+    }
+
+    /// Its session is about to leave memory, and no CONNECT waits for that.
+    fn is_being_saved(&self, client_id: &str) -> bool {
+        let index = self.find_client(client_id);
+        let index = index.filter(|index| !self.pending_connects.contains_key(index));
+        let session = index.and_then(|index| self.session(index));
+        session.is_some_and(|session| session.stage == Stage::ExpectSaved)
     }
 
     /// A client's session that has ended, in memory until that is committed: who asks the store

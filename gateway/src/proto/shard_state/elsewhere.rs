@@ -2,8 +2,8 @@
 
 use super::{Context, SessionUser, ShardState, StoredSession};
 use crate::proto::mqtt::ReasonCode;
-use crate::proto::session::Stage;
 use crate::proto::session::record::SessionRecord;
+use crate::proto::session::{Stage, StoredWill};
 
 impl ShardState {
     /// The record of a session is another gateway's: nothing of it may be told to the client any
@@ -54,7 +54,11 @@ impl ShardState {
         let ends = ends || !session.is_persistent();
         let client_id = session.client_id.clone();
         let former = session.connection.take();
-        let will = session.will.take().filter(|will| ends || will.delay_s == 0);
+        // It is published now, or by who can write the record below.
+        let mut will = session.will.take().filter(|will| ends || will.delay_s == 0);
+        if !ends && !context.upstream.may_publish_will(&client_id) {
+            session.will = will.take();
+        }
         session.aliases = None;
         if let Some(inbound) = &mut session.inbound {
             inbound.disconnected();
@@ -68,6 +72,16 @@ impl ShardState {
         }
         self.leave(index, context);
         true
+    }
+
+    /// A will that another gateway was about to publish when it died.
+    pub fn handle_orphaned_will(
+        &mut self,
+        client_id: &str,
+        will: &StoredWill,
+        context: &mut Context<'_>,
+    ) {
+        self.publish_will(client_id, will, context);
     }
 
     /// The gateway of a session died with a will that nobody has published. One with a delay that is

@@ -383,7 +383,7 @@ impl ShardState {
         if will.qos == QoS::AtMostOnce {
             self.publish_unacknowledged(&message, context);
         } else {
-            context.upstream.append_named(&message, will.id);
+            context.upstream.append_will(&message, will);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::proto::output::ConnectionId;
 use crate::proto::partition::{Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::session::record::Qos2Delta;
-use crate::proto::session::{GroupId, Place, Ticket};
+use crate::proto::session::{GroupId, Place, StoredWill, Ticket};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
 
@@ -33,6 +33,12 @@ pub trait Upstream {
     /// once.
     fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken;
 
+    /// Appends the will of a client, which has a name. Where the session has a record that another gateway
+    /// may come to have, that says so until it is stored.
+    fn append_will(&mut self, message: &Message<'_>, will: &StoredWill) -> AppendToken {
+        self.append_named(message, will.id)
+    }
+
     /// Appends a message that may have been appended before under this name, which was recorded, and
     /// is then at `from` or later: wherever it is, it is stored once.
     fn append_again(&mut self, message: &Message<'_>, id: MessageId, from: Sequence)
@@ -51,6 +57,12 @@ pub trait Upstream {
     /// A clean start is answered only when what is stored, here or elsewhere, has ended.
     fn clean_start_waits(&self) -> bool {
         false
+    }
+
+    /// Whether nobody else can have published the will of a session that is here. Otherwise its offline
+    /// record has to be written first, with the will in it; whoever can write that publishes it.
+    fn may_publish_will(&self, _client_id: &str) -> bool {
+        true
     }
 
     /// Asks for something that takes time.

@@ -13,6 +13,7 @@ use super::stored::Stored;
 use crate::proto::nats::{Headers, Message as NatsMessage};
 use crate::proto::partition::Sequence;
 use crate::proto::record::{Message, MessageId};
+use crate::proto::session::StoredWill;
 use crate::proto::shard_state::AppendToken;
 use std::mem;
 use std::num::NonZeroU16;
@@ -30,6 +31,23 @@ impl JetStream {
     /// Stores a message that has a name.
     pub(super) fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
         let (place, token, send) = self.push(message, id, true);
+        let Self { partitions, stored, now, .. } = self;
+        if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
+            partition.send(token, stored, *now);
+        }
+        AppendToken { lane: lane_of(place), number: token.0 }
+    }
+
+    /// Stores a will; the record of its client, if there is one, has it until then.
+    pub(super) fn append_will(&mut self, message: &Message<'_>, will: &StoredWill) -> AppendToken {
+        let client_id = message.publisher;
+        let now = self.now;
+        let is_noted =
+            self.sessions.as_mut().is_some_and(|sessions| sessions.note_will(client_id, will, now));
+        let (place, token, send) = self.push(message, will.id, true);
+        if is_noted {
+            self.wills.insert((place, token), (client_id.into(), will.id));
+        }
         let Self { partitions, stored, now, .. } = self;
         if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
             partition.send(token, stored, *now);
@@ -200,7 +218,14 @@ impl JetStream {
         if let Some(next) = next.filter(|_| partition.ready) {
             partition.send(next, stored, *now);
         }
-        if let Some(last) = partition.lane.release() {
+        let released = partition.lane.release();
+        if !self.wills.is_empty()
+            && let Some((client_id, id)) = self.wills.remove(&(place, token))
+            && let Some(sessions) = &mut self.sessions
+        {
+            sessions.forget_will(&client_id, id, self.now);
+        }
+        if let Some(last) = released {
             self.out.appended.push(AppendToken { lane: lane_of(place), number: last.0 });
         }
     }

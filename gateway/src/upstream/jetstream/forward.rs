@@ -5,6 +5,7 @@ use super::shard::JetStream;
 use crate::proto::mqtt::QoS;
 use crate::proto::partition::{Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
+use crate::proto::session::StoredWill;
 use crate::proto::shard_state::{AppendToken, GroupRequest, Request, Upstream};
 use crate::upstream::embedded::shard::Embedded;
 use bytes::Bytes;
@@ -60,6 +61,10 @@ impl Upstream for Forward<'_> {
         self.jetstream.append_named(message, id)
     }
 
+    fn append_will(&mut self, message: &Message<'_>, will: &StoredWill) -> AppendToken {
+        self.jetstream.append_will(message, will)
+    }
+
     fn append_again(
         &mut self,
         message: &Message<'_>,
@@ -84,6 +89,10 @@ impl Upstream for Forward<'_> {
     /// The client may be connected to another gateway.
     fn clean_start_waits(&self) -> bool {
         self.jetstream.has_sessions()
+    }
+
+    fn may_publish_will(&self, client_id: &str) -> bool {
+        self.jetstream.may_publish_will(client_id)
     }
 
     fn request(&mut self, request: Request) {

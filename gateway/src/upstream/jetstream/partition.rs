@@ -483,6 +483,12 @@ impl Partition {
         self.clock_ahead_ms = ahead_ms;
     }
 
+    /// How long ago something was stored, at least, by the clock of the servers.
+    pub(super) fn age(&self, stored_at: Timestamp, now: Timestamp) -> Duration {
+        let server_now = Timestamp(now.0.saturating_add_signed(self.clock_ahead_ms));
+        Duration::from_millis(server_now.millis_since(stored_at))
+    }
+
     /// Where the leader is asked for a message.
     pub(super) fn message_get(&self, retained: bool) -> &str {
         if retained { &self.retained_message_get } else { &self.message_get }

@@ -44,7 +44,13 @@ impl JetStream {
     #[must_use]
     pub fn report(&self) -> JetStreamReport {
         let partitions = self.partitions.iter().map(PartitionReport::from).collect();
-        JetStreamReport { counters: self.counters, partitions }
+        let sessions = self.sessions.as_ref();
+        let counters = JetStreamCounters {
+            sessions_adopted: sessions.map_or(0, |sessions| sessions.adopted),
+            leases_lost: sessions.map_or(0, |sessions| sessions.leases_lost),
+            ..self.counters
+        };
+        JetStreamReport { counters, partitions }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::control::{ControlNews, PartitionStatus};
 use super::direct_get::Start;
+use super::inbox::Token;
 use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
@@ -18,7 +19,7 @@ use super::replay::Fetched;
 use super::requests::Pending;
 use super::retained::RetainedQueries;
 use super::sessions::wire::{CONNECTED_SID, HomeSubjects, LET_GO_SID};
-use super::sessions::{Owner, Sessions, SessionsOut};
+use super::sessions::{LeaseLimits, Owner, Sessions, SessionsOut};
 use super::shared::{GROUP_SID, SharedGroups};
 use crate::proto::bridge::message_headers::ReadBuffers;
 use crate::proto::bridge::ring::Ring;
@@ -29,12 +30,13 @@ use crate::proto::mqtt::QoS;
 use crate::proto::nats::{Message as NatsMessage, Subject, put_decimal};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::{Lane, PartitionId, Sequence};
-use crate::proto::record::{Message, Record};
+use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::routing::has_wildcard;
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{AppendToken, Joined, Replayed, RetainedPage, SharedMessage};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::{io, mem};
 
@@ -100,6 +102,8 @@ pub struct SharedSessions {
     pub owner: Owner,
     /// Sessions of this shard that are online, or on their way there or away, at most.
     pub count_max: u64,
+    /// How long its leases last.
+    pub lease: LeaseLimits,
 }
 
 /// What happened so far. Counted since the start.
@@ -115,6 +119,10 @@ pub struct JetStreamCounters {
     pub retained_skipped: u64,
     /// Publishes that a server refused for now.
     pub refused: u64,
+    /// Sessions of gateways that were dead, looked after.
+    pub sessions_adopted: u64,
+    /// Leases that other gateways have taken.
+    pub leases_lost: u64,
 }
 
 /// One shard's part of the JetStream upstream.
@@ -139,6 +147,8 @@ pub struct JetStream {
     pub(super) own_source: Vec<u8>,
     pub(super) next_message: u64,
     pub(super) intents: Intents,
+    /// Wills on their way that a record has until they are stored: whose, and their names.
+    pub(super) wills: HashMap<(usize, Token), (Box<str>, MessageId), ahash::RandomState>,
     /// Those of this shard, if they are in JetStream.
     pub(super) sessions: Option<Sessions>,
     /// In the order of the partitions.
@@ -184,8 +194,9 @@ impl JetStream {
             own_source: format!("q.{origin}.").into_bytes(),
             next_message: 0,
             intents: Intents::default(),
-            sessions: sessions.clone().map(|SharedSessions { owner, count_max }| {
-                Sessions::new(owner, ring.members().len(), count_max)
+            wills: HashMap::default(),
+            sessions: sessions.clone().map(|SharedSessions { owner, count_max, lease }| {
+                Sessions::new(owner, ring.members().len(), count_max, lease)
             }),
             session_homes: ring
                 .members()
@@ -509,7 +520,13 @@ impl JetStream {
         match pending {
             Pending::Mark(number) => self.handle_mark(place, number, message, deliver),
             Pending::Consumer(group) => self.handle_consumer(place, group, message),
-            Pending::Session(request) => self.handle_session_answer(place, &request, message),
+            Pending::Session(request) => {
+                if self.handle_session_answer(place, &request, message)
+                    && let Some(partition) = self.partitions.get_mut(place)
+                {
+                    partition.requests.put_back(token, Pending::Session(request));
+                }
+            }
             Pending::RetainedPut(publish) => self.handle_retained_put(place, publish, message),
             Pending::Absent(scan) => self.handle_absent(place, &scan, message, deliver),
             Pending::Scan(scan) => {
@@ -524,6 +541,12 @@ impl JetStream {
 
     /// End of a sweep: asks, sends and answers whatever can be.
     pub fn flush(&mut self) {
+        if self.stopping
+            && self.is_idle()
+            && let Some(sessions) = &mut self.sessions
+        {
+            sessions.finish();
+        }
         if self.is_over() {
             self.out
                 .closes
@@ -676,7 +699,7 @@ impl JetStream {
     }
 
     fn is_over(&self) -> bool {
-        self.stopping && self.is_idle()
+        self.stopping && self.is_idle() && self.have_leases_ended()
     }
 }
 

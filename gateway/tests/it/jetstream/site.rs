@@ -5,6 +5,7 @@ use crate::process::gateway::{Gateway, TempDirectory};
 use gateway::proto::bridge::ring::Ring;
 use gateway::proto::bridge::ring_table::{Member, RingTable};
 use gateway::proto::partition::PartitionId;
+use rustix::process::Signal;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -29,6 +30,19 @@ impl Site {
     pub(super) fn gateways_with_shared_sessions(&self) -> [Node; 2] {
         ["g1", "g2"].map(|id| {
             let mut node = Node::start_with(flags(id, "shared", &self.addresses()));
+            node.wait_until_live(3);
+            node
+        })
+    }
+
+    /// The same, with leases that end soon.
+    pub(super) fn gateways_with_short_leases(&self) -> [Node; 2] {
+        ["g1", "g2"].map(|id| {
+            let mut flags = flags(id, "shared", &self.addresses());
+            for limit in ["session_lease_renew_s=2", "session_lease_timeout_s=8"] {
+                flags.extend(["--limit", limit].map(str::to_owned));
+            }
+            let mut node = Node::start_with(flags);
             node.wait_until_live(3);
             node
         })
@@ -96,6 +110,10 @@ impl Node {
     /// SIGTERM.
     pub(super) fn terminate(&self) {
         self.gateway.as_ref().expect("it runs").terminate();
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        self.gateway.as_ref().expect("it runs").signal(signal);
     }
 
     pub(super) fn has_ended(&mut self) -> bool {

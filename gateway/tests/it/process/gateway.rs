@@ -161,6 +161,10 @@ impl Gateway {
     }
 
     /// Asks it to read files anew.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    }
+
     pub(crate) fn hang_up(&self) {
         kill_process(Pid::from_child(&self.process), Signal::HUP).unwrap();
     }

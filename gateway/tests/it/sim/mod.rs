@@ -202,7 +202,9 @@ impl SimNode {
         let upstreams = embedded_shards(count, logs, groups, 1_024, limits, &shared);
         let shards = upstreams.into_iter().enumerate().map(|(index, upstream)| {
             let shard = ShardIndex(u16::try_from(index).unwrap());
-            let seed = settings.seed ^ index as u64;
+            // What is drawn names things that others know for longer than this process lives.
+            let boots = if settings.jetstream.is_some() { boot << 32 } else { 0 };
+            let seed = settings.seed ^ index as u64 ^ boots;
             let state = ShardState::new(shard, count, settings.limits.clone(), seed, time);
             let core = match settings.jetstream {
                 None => ShardCore::new(state, upstream, &ends),
@@ -382,6 +384,13 @@ impl SimNode {
         self.transcript.stop();
         self.sockets[client.0].stalled = stalled;
         self.run();
+    }
+
+    /// Time passes, and the process is not scheduled: it finds that out with what happens next.
+    pub(crate) fn stand_still(&mut self, duration: Duration) {
+        let now = self.now().after(duration);
+        self.now.store(now.0, Ordering::Relaxed);
+        self.shards.iter_mut().for_each(|shard| shard.io.now = now);
     }
 
     /// Time passes, timers run as they come due.

@@ -4,7 +4,7 @@
 use gateway::proto::mqtt::{
     AckKind, Connack, Connect, DecodeContext, Packet, PacketId, Properties, Property,
     ProtocolVersion, Publish, PublishAck, PublishHeader, QoS, ReasonCode, RetainHandling, Role,
-    SubscriptionOptions, decode, encode_publish, encode_publish_ack, encode_subscribe,
+    SubscriptionOptions, Will, decode, encode_publish, encode_publish_ack, encode_subscribe,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -78,6 +78,8 @@ pub(crate) struct Client {
     pub(crate) profile: Profile,
     /// The next CONNECT is a clean start.
     pub(crate) starts_over: bool,
+    /// Of the next CONNECT, with QoS 2: topic and message.
+    pub(crate) will: Option<(&'static str, MessageId)>,
     stage: Stage,
     /// The server has recorded the session: SUBACK came since it began.
     established: bool,
@@ -103,6 +105,7 @@ impl Client {
         Self {
             profile,
             starts_over: false,
+            will: None,
             stage: Stage::Offline,
             established: false,
             received: Vec::new(),
@@ -155,13 +158,21 @@ impl Client {
             }
             Property::ReceiveMaximum(self.profile.receive_maximum).encode(&mut properties);
         }
+        let will_payload = self.will.map(|(_, message)| message.to_le_bytes());
+        let will = self.will.zip(will_payload.as_ref()).map(|((topic, _), payload)| Will {
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            properties: Properties::NONE,
+            topic,
+            payload,
+        });
         let connect = Connect {
             version: self.profile.version,
             clean_start,
             keep_alive_s: 0,
             properties: Properties::from_validated(&properties),
             client_id: &self.profile.name,
-            will: None,
+            will,
             user_name: None,
             password: None,
         };

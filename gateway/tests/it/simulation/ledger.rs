@@ -107,6 +107,19 @@ impl Ledger {
         self.entries.len() as MessageId - 1
     }
 
+    /// A will goes to the server with a CONNECT. Those of one client have no order: whoever finds out
+    /// that its gateway is dead publishes them.
+    pub(crate) fn will(&mut self, client: usize, topic: &'static str) -> MessageId {
+        let message = self.published(client, topic, QoS::ExactlyOnce);
+        self.entry(message).abandoned = true;
+        message
+    }
+
+    /// The connection is over that had this will: it has to arrive.
+    pub(crate) fn owes_will(&mut self, message: MessageId) {
+        self.entry(message).acknowledged = true;
+    }
+
     /// The subscriber's session is over: nothing is owed to it any more.
     pub(crate) fn session_ended(&mut self, subscriber: usize) {
         self.subscribed.remove(&subscriber);

@@ -10,11 +10,12 @@
 //! ```
 
 use super::super::inbox::Token;
+use super::lease::Lowest;
 use super::value::{Owner, SessionValue, State, fold};
 use crate::proto::mqtt::PacketId;
 use crate::proto::partition::{PartitionId, Sequence};
-use crate::proto::record::Record;
-use crate::proto::session::Ticket;
+use crate::proto::record::{MessageId, Record};
+use crate::proto::session::{StoredWill, Ticket};
 use crate::proto::shard_state::{Due, SessionUse, SessionUser, StoredSession};
 use crate::proto::time::Timestamp;
 use std::collections::VecDeque;
@@ -50,6 +51,8 @@ pub(super) struct Entry {
     /// Appends that are in no acknowledged write, in order.
     open: VecDeque<u64>,
     write: Option<Write>,
+    /// See [`SessionValue::wills`], and whether each is on its way from here.
+    wills: Vec<(StoredWill, bool)>,
     /// Messages of the client with QoS 2 that are not released: where each is to be stored, and under
     /// which token.
     intents: Vec<(PacketId, usize, Token)>,
@@ -62,10 +65,24 @@ pub(super) struct Entry {
     /// Nothing is done before.
     retry_at: Timestamp,
     is_will_told: bool,
+    /// Its will is looked at again then, as this shard may have lost the session unawares.
+    will_not_before: Timestamp,
+    pub(super) adoption: Adopted,
     /// Its place in the timers.
     pub(super) timer: Timestamp,
     /// It stands in the queue of its home.
     pub(super) is_queued: bool,
+}
+
+/// The session of a dead owner, which is to be written as offline, with its will to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Adopted {
+    /// It is not, or that is done.
+    No,
+    /// That is being written.
+    Writing,
+    /// Something else was there: it has to be read once more.
+    Refused,
 }
 
 /// What the entry waits for.
@@ -194,6 +211,8 @@ pub(super) struct Outcome {
     /// Another gateway has the session.
     pub(super) is_lost: bool,
     pub(super) due: Option<Due>,
+    /// To be published: whoever was to do that is gone.
+    pub(super) wills: Vec<StoredWill>,
 }
 
 /// How long a CONNECT waits for its session.
@@ -205,7 +224,7 @@ const TRIES_MAX: u32 = 8;
 /// After something failed, when to try again.
 pub(super) const RETRY: Duration = Duration::from_millis(250);
 /// Seconds for which the place of a deleted record stays taken.
-const TOMBSTONE_S: u32 = 60;
+pub(super) const TOMBSTONE_S: u32 = 60;
 /// Seconds a record outlives its session, as clocks differ and somebody may be reading it.
 const GRACE_S: u64 = 60;
 
@@ -229,12 +248,15 @@ impl Entry {
             is_answered: false,
             open: VecDeque::new(),
             write: None,
+            wills: Vec::new(),
             intents: Vec::new(),
             waiters: Vec::new(),
             asked: None,
             tries: 0,
             retry_at: Timestamp::START,
             is_will_told: false,
+            will_not_before: Timestamp::START,
+            adoption: Adopted::No,
             timer: Timestamp::NEVER,
             is_queued: false,
         }
@@ -254,7 +276,7 @@ impl Entry {
         if !matches!(self.stage, Stage::Owned) {
             return Outcome::default();
         }
-        let found = self.state.as_ref().map(State::stored);
+        let found = self.state.as_ref().map(|state| stored_at(state, now));
         let goes_on = matches!(session_use, SessionUse::GoesOn { .. });
         let is_stolen = self.is_stolen(self.state.as_ref());
         if is_stolen || goes_on && self.is_claimed && self.is_idle() {
@@ -303,6 +325,33 @@ impl Entry {
         self.intents.push((packet_id, place, token));
     }
 
+    /// A will is on its way to be stored.
+    pub(super) fn note_will(&mut self, will: &StoredWill) {
+        match self.wills.iter_mut().find(|(known, _)| known.id == will.id) {
+            Some((_, is_on_its_way)) => *is_on_its_way = true,
+            None => {
+                self.wills.push((will.clone(), true));
+                self.is_dirty |= matches!(self.stage, Stage::Owned);
+            }
+        }
+    }
+
+    /// It is stored.
+    pub(super) fn forget_will(&mut self, id: MessageId) {
+        let before = self.wills.len();
+        self.wills.retain(|(will, _)| will.id != id);
+        self.is_dirty |= self.wills.len() < before && self.is_claimed;
+    }
+
+    /// What the record says was on its way to be stored from elsewhere.
+    fn take_wills(&mut self, wills: Vec<StoredWill>) {
+        for will in wills {
+            if self.wills.iter().all(|(known, _)| known.id != will.id) {
+                self.wills.push((will, false));
+            }
+        }
+    }
+
     pub(super) fn into_intents(self) -> Vec<(usize, Token)> {
         self.intents.into_iter().map(|(_, place, token)| (place, token)).collect()
     }
@@ -315,7 +364,8 @@ impl Entry {
 
     fn let_go_unless_wanted(&mut self) {
         let is_wanted = self.is_touched || self.is_answered || self.question.is_some();
-        let is_watched = self.state.as_ref().is_some_and(State::has_will_to_come);
+        let is_watched =
+            self.state.as_ref().is_some_and(State::has_will_to_come) || !self.wills.is_empty();
         if self.is_claimed && !is_wanted && !is_watched {
             self.is_dirty = true;
             self.state = self.state.take().filter(|_| !self.is_new);
@@ -407,15 +457,24 @@ impl Entry {
         let is_needed = |state: &State| {
             state.is_online() || state.has_will_to_come() && self.waiters.is_empty()
         };
-        let claims = self.question.is_some() || self.state.as_ref().is_some_and(is_needed);
+        let has_wills = !self.wills.is_empty();
+        let claims = self.question.is_some()
+            || self.state.as_ref().is_some_and(is_needed)
+            || has_wills && self.waiters.is_empty();
         let (bytes, time_to_live_s) = match &self.state {
-            None if !claims => (Vec::new(), Some(TOMBSTONE_S)),
+            None if !claims && !has_wills => (Vec::new(), Some(TOMBSTONE_S)),
             state => {
+                let wills = self.wills.iter().map(|(will, _)| will.clone()).collect();
                 let owner = claims.then(|| owner.clone());
                 let (epoch, state) = (self.epoch, state.clone());
-                let time_to_live_s =
-                    if claims { None } else { state.as_ref().and_then(|one| outlives(one, now)) };
-                (SessionValue { owner, epoch, nonce, state }.encode(), time_to_live_s)
+                let time_to_live_s = match &state {
+                    _ if claims => None,
+                    // Whoever waits for it has it by then.
+                    None => Some(TOMBSTONE_S),
+                    Some(state) => outlives(state, now),
+                };
+                let value = SessionValue { owner, epoch, nonce, state, wills };
+                (value.encode(), time_to_live_s)
             }
         };
         Write {
@@ -449,6 +508,7 @@ impl Entry {
             return self.acquire(sequence, 0, None, now);
         };
         self.is_stored = true;
+        let mut value = value;
         if self.is_stolen(value.state.as_ref()) {
             let found = value.state.as_ref().map(State::stored);
             return Outcome { announce: None, ..self.answer(found, Outcome::default()) };
@@ -467,7 +527,10 @@ impl Entry {
                 Outcome::default()
             }
             Some(_) => self.take_over(sequence, value, &[], now),
-            None => self.acquire(sequence, value.epoch, value.state, now),
+            None => {
+                self.take_wills(std::mem::take(&mut value.wills));
+                self.acquire(sequence, value.epoch, value.state, now)
+            }
         }
     }
 
@@ -509,6 +572,7 @@ impl Entry {
         floor: &[(PartitionId, Sequence)],
         now: Timestamp,
     ) -> Outcome {
+        self.take_wills(value.wills);
         let state = value.state.map(|state| state.orphaned(floor, now));
         self.acquire(sequence, value.epoch, state, now)
     }
@@ -524,7 +588,7 @@ impl Entry {
         self.sequence = sequence;
         self.epoch = (epoch + 1).max(now.0);
         let mut outcome = Outcome::default();
-        let found = state.as_ref().map(State::stored);
+        let found = state.as_ref().map(|state| stored_at(state, now));
         match &mut self.question {
             // What goes on, and what has ended, is so for everyone before the client hears of it.
             Some(question) if !self.is_touched && (!question.is_brief() || self.is_stored) => {
@@ -596,6 +660,13 @@ impl Entry {
         {
             let found = question.found.take();
             outcome = self.answer(found, outcome);
+        }
+        if self.is_claimed {
+            for (will, is_on_its_way) in &mut self.wills {
+                if !std::mem::replace(is_on_its_way, true) {
+                    outcome.wills.push(will.clone());
+                }
+            }
         }
         self.let_go_unless_wanted();
         outcome
@@ -671,8 +742,50 @@ impl Entry {
         }
     }
 
+    /// Takes the session of an owner that is dead, as it was read. `floor` is the owner's.
+    pub(super) fn adopt(
+        &mut self,
+        sequence: Sequence,
+        value: SessionValue,
+        floor: &[(PartitionId, Sequence)],
+        now: Timestamp,
+    ) {
+        (self.stage, self.adoption) = (Stage::Owned, Adopted::Writing);
+        (self.sequence, self.is_stored) = (sequence, true);
+        self.epoch = (value.epoch + 1).max(now.0);
+        self.take_wills(value.wills);
+        self.state = value.state.map(|state| state.orphaned(floor, now));
+        self.is_dirty = true;
+    }
+
+    /// The lease under which the session was this shard's is another's.
+    pub(super) fn lose_lease(&mut self) -> Outcome {
+        let has_any = self.was_claimed || !self.is_idle();
+        if !matches!(self.stage, Stage::Owned) || !has_any {
+            return Outcome::default();
+        }
+        // What was on its way may be stored under a name that nobody looks for any more: a CONNECT
+        // begins anew.
+        let is_lost = self.adoption == Adopted::No;
+        self.adoption = Adopted::No;
+        Outcome { is_lost, ..self.end() }
+    }
+
+    /// What is known of where its record is.
+    pub(super) fn lowest(&self) -> Lowest {
+        match &self.write {
+            Some(write) if write.is_doubted => Lowest::Unknown,
+            _ if self.is_claimed => Lowest::At(self.sequence),
+            _ => Lowest::Nothing,
+        }
+    }
+
     /// Another has written the record.
     fn lose(&mut self) -> Outcome {
+        if self.adoption == Adopted::Writing && self.question.is_none() {
+            self.adoption = Adopted::Refused;
+            return Outcome { is_lost: false, ..self.end() };
+        }
         self.tries += 1;
         let is_ours = self.was_claimed && self.question.is_none();
         if is_ours || self.tries > TRIES_MAX {
@@ -680,6 +793,7 @@ impl Entry {
         }
         // It was not ours yet: once more from the beginning, if anyone still wants it.
         self.write = None;
+        self.wills.retain(|(_, is_on_its_way)| *is_on_its_way);
         self.is_dirty = self.is_touched || !self.open.is_empty();
         if !self.is_touched {
             self.state = None;
@@ -695,6 +809,7 @@ impl Entry {
         let is_lost = answer.is_none();
         (self.is_dirty, self.is_claimed, self.is_touched) = (false, false, false);
         self.write = None;
+        self.wills.clear();
         self.stage = Stage::Owned;
         let done = self.open.drain(..).collect();
         Outcome { answer, done, is_lost, ..Outcome::default() }
@@ -721,7 +836,8 @@ impl Entry {
             _ => None,
         };
         let retry = (self.retry_at > now).then_some(self.retry_at);
-        let will = self.state.as_ref().filter(|_| self.watches_will()).map(|one| one.will_at);
+        let will = self.state.as_ref().filter(|_| self.watches_will());
+        let will = will.map(|one| one.will_at.max(self.will_not_before));
         [question, asked, retry, will].into_iter().flatten().min().unwrap_or(Timestamp::NEVER)
     }
 
@@ -732,7 +848,8 @@ impl Entry {
         is_offline && is_at_rest && self.is_claimed && !self.is_will_told
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Timestamp) -> Outcome {
+    /// `is_held` says whether the lease under which the session is this shard's cannot be another's.
+    pub(super) fn handle_timeout(&mut self, is_held: bool, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         if let Stage::AskOwner { asked: Some((_, deadline)), .. } = &self.stage
             && *deadline <= now
@@ -754,6 +871,10 @@ impl Entry {
         if self.watches_will()
             && let Some(state) = self.state.as_ref().filter(|state| state.will_at <= now)
         {
+            if !is_held {
+                self.will_not_before = now.after(RETRY);
+                return outcome;
+            }
             self.is_will_told = true;
             outcome.due = Some(match state.expires_at <= now {
                 true => Due::Expiry,
@@ -762,6 +883,12 @@ impl Entry {
         }
         outcome
     }
+}
+
+/// What a CONNECT finds. A will that is due and was not published yet is for it to publish.
+fn stored_at(state: &State, now: Timestamp) -> StoredSession {
+    let stored = state.stored();
+    StoredSession { is_orphan: stored.is_orphan || stored.will_at <= now, ..stored }
 }
 
 /// Seconds for which a record is kept that nobody has; `None` for ever.
@@ -798,7 +925,7 @@ mod tests {
     /// A session that another gateway has stored and let go of.
     fn stored() -> SessionValue {
         let state = State::new(60, &SessionUser::default(), NOW);
-        SessionValue { owner: None, epoch: 1, nonce: 77, state }
+        SessionValue { owner: None, epoch: 1, nonce: 77, state, wills: Vec::new() }
     }
 
     #[test]
@@ -839,7 +966,7 @@ mod tests {
         // The client tries again, in vain.
         let session_use = SessionUse::GoesOn { expiry_s: 60 };
         entry.ask(TICKET, session_use, SessionUser::default(), NOW);
-        let outcome = entry.handle_timeout(NOW.after(QUESTION_TIMEOUT));
+        let outcome = entry.handle_timeout(true, NOW.after(QUESTION_TIMEOUT));
         assert_eq!(outcome.answer, Some((TICKET, Err(()))));
         assert_eq!(act(&mut entry, 3), Some(Action::Read));
         let value = SessionValue { owner: Some(owner("other")), ..stored() };

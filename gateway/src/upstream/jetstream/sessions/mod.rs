@@ -17,31 +17,40 @@
 //! that does not answer is not waited for: the claim is written over its name, and its own next write
 //! is refused. What follows the floor of such an owner goes on from there: floors are keys, too.
 //!
+//! All this holds as long as the shard renews its lease, one in each sub-cluster: see `lease.rs`. The
+//! sessions of a shard that does not are looked after by another: with `Sessions::adopt` they become
+//! offline, and their wills are published.
+//!
 //! A client whose session ends with its connection has no record. That another gateway may have it
 //! connected, it hears from an announcement of each CONNECT.
 //!
 //! [`Sessions`] does no I/O; [`wire`] puts its actions on the links.
 
 mod entry;
+mod lease;
 mod line;
 mod value;
 pub(super) mod wire;
 
+pub use lease::LeaseLimits;
 pub use value::{Owner, STATE_BYTES_MAX};
 pub use wire::SessionRequest;
 
 use super::inbox::Token;
 use crate::proto::mqtt::PacketId;
 use crate::proto::partition::{PartitionId, Sequence};
-use crate::proto::record::Record;
-use crate::proto::session::Ticket;
+use crate::proto::record::{MessageId, Record};
+use crate::proto::session::{StoredWill, Ticket};
 use crate::proto::shard_state::{Due, SessionUse, SessionUser, StoredSession};
 use crate::proto::time::Timestamp;
+use crate::upstream::embedded::store::fold::floor_cursors;
 use ahash::RandomState;
-use entry::{Action, Entry, Outcome, Written};
+use entry::{Action, Adopted, Entry, Outcome, Written};
+use lease::{Adoption, AdoptionAction, Lease, LeaseAction, LeaseValue, Lowest, Taken};
 use line::Line;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 use value::SessionValue;
 
 /// What came of it, for the shard's state; in this order.
@@ -55,6 +64,8 @@ pub struct SessionsOut {
     pub answers: Vec<SessionAnswer>,
     /// Timers of sessions that are offline here.
     pub due: Vec<(Arc<str>, Due)>,
+    /// Wills that others were about to publish when they died.
+    pub wills: Vec<(Arc<str>, StoredWill)>,
 }
 
 /// What is stored of a session.
@@ -83,8 +94,12 @@ impl SessionsOut {
     /// Nothing came of it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { lost, wanted, answers, due } = self;
-        lost.is_empty() && wanted.is_empty() && answers.is_empty() && due.is_empty()
+        let Self { lost, wanted, answers, due, wills } = self;
+        lost.is_empty()
+            && wanted.is_empty()
+            && answers.is_empty()
+            && due.is_empty()
+            && wills.is_empty()
     }
 
     pub(super) fn append(&mut self, later: Self) {
@@ -92,6 +107,7 @@ impl SessionsOut {
         self.wanted.extend(later.wanted);
         self.answers.extend(later.answers);
         self.due.extend(later.due);
+        self.wills.extend(later.wills);
     }
 }
 
@@ -113,6 +129,7 @@ struct SessionsDo {
 /// See the module.
 #[derive(Debug)]
 pub struct Sessions {
+    /// As this shard was named when it started: what it is to each sub-cluster is in its lease there.
     owner: Owner,
     entries: HashMap<Arc<str>, Entry, RandomState>,
     timers: BTreeSet<(Timestamp, Arc<str>)>,
@@ -131,11 +148,19 @@ pub struct Sessions {
     /// Brief sessions that began although their home was away, so that what is stored under their
     /// client ids, if anything is, has not ended. Counted since the start.
     pub unknown: u64,
+    /// Sessions of dead gateways looked after. Counted since the start.
+    pub adopted: u64,
+    /// Leases that other gateways have taken. Counted since the start.
+    pub leases_lost: u64,
 }
 
 /// The records of one sub-cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Home {
+    lease: Lease,
+    adoption: Adoption,
+    /// Sessions of a dead owner that are being written.
+    adopting: usize,
     line: Line,
     /// Clients with something to do.
     queue: VecDeque<Arc<str>>,
@@ -156,6 +181,8 @@ struct Floor {
 
 /// Reads and writes of one sub-cluster that are not answered; further ones wait.
 const UNDER_WAY_MAX: usize = 1_000;
+/// Sessions of dead owners that are being written at a time, in one sub-cluster.
+const ADOPTING_MAX: usize = 500;
 /// Questions without answer that are remembered beside those that wait for one.
 const ASKED_SPARE: usize = 64;
 
@@ -171,11 +198,21 @@ impl Floor {
 impl Sessions {
     /// Of a node with `homes` sub-clusters, for at most `count_max` sessions at a time.
     #[must_use]
-    pub fn new(owner: Owner, homes: usize, count_max: u64) -> Self {
+    pub fn new(owner: Owner, homes: usize, count_max: u64, lease: LeaseLimits) -> Self {
+        let home = || Home {
+            lease: Lease::new(owner.clone(), lease),
+            adoption: Adoption::default(),
+            adopting: 0,
+            line: Line::default(),
+            queue: VecDeque::new(),
+            under_way: 0,
+            floor: Floor::default(),
+            entry_count: 0,
+        };
         Self {
             entries: HashMap::default(),
             timers: BTreeSet::new(),
-            homes: (0..homes).map(|_| Home::default()).collect(),
+            homes: (0..homes).map(|_| home()).collect(),
             next_nonce: owner.boot,
             next_question: 0,
             asked: HashMap::default(),
@@ -184,6 +221,8 @@ impl Sessions {
             to_do: SessionsDo::default(),
             unreadable: 0,
             unknown: 0,
+            adopted: 0,
+            leases_lost: 0,
             owner,
         }
     }
@@ -207,6 +246,32 @@ impl Sessions {
     /// Something of a client's session is here.
     pub(super) fn has(&self, client_id: &str) -> bool {
         self.entries.contains_key(client_id)
+    }
+
+    /// Whether a session, if it has a record, cannot be another's by now without this shard knowing.
+    pub(super) fn is_held(&self, client_id: &str, now: Timestamp) -> bool {
+        let entry = self.entries.get(client_id);
+        entry.is_none_or(|entry| self.is_home_held(entry.place, now))
+    }
+
+    fn is_home_held(&self, place: usize, now: Timestamp) -> bool {
+        self.homes.get(place).is_some_and(|home| home.lease.is_held(now))
+    }
+
+    /// Who this shard is to a sub-cluster.
+    fn owner_at(&self, place: usize) -> &Owner {
+        &self.homes.get(place).expect("each partition has a home").lease.owner
+    }
+
+    /// The shard ends, and all its sessions are written: its leases end, or what is left for others to
+    /// look after is theirs at once.
+    pub(super) fn finish(&mut self) {
+        self.homes.iter_mut().for_each(|home| home.lease.finish());
+    }
+
+    /// Whether that is done in a sub-cluster.
+    pub(super) fn has_finished(&self, place: usize) -> bool {
+        self.homes.get(place).is_none_or(|home| home.lease.has_ended())
     }
 
     /// A CONNECT goes on although nobody can say whether there was a session before.
@@ -293,6 +358,30 @@ impl Sessions {
         }
     }
 
+    /// A will is on its way to be stored; the record of its client has it until then. Whether there is one.
+    pub(super) fn note_will(&mut self, client_id: &str, will: &StoredWill, now: Timestamp) -> bool {
+        let Some((client_id, _)) = self.entries.get_key_value(client_id) else {
+            return false;
+        };
+        let client_id = client_id.clone();
+        self.with(&client_id, now, |entry, _| {
+            entry.note_will(will);
+            Outcome::default()
+        });
+        true
+    }
+
+    /// It is stored.
+    pub(super) fn forget_will(&mut self, client_id: &str, id: MessageId, now: Timestamp) {
+        if let Some((client_id, _)) = self.entries.get_key_value(client_id) {
+            let client_id = client_id.clone();
+            self.with(&client_id, now, |entry, _| {
+                entry.forget_will(id);
+                Outcome::default()
+            });
+        }
+    }
+
     /// Takes in how far sessions are that follow the floor.
     pub(super) fn append_floor(&mut self, cursors: &[u8]) {
         for home in self.homes.iter_mut().filter(|home| home.entry_count > 0) {
@@ -306,9 +395,10 @@ impl Sessions {
             && at <= now
         {
             self.timers.remove(&(at, client_id.clone()));
+            let is_held = self.is_held(&client_id, now);
             self.with(&client_id, now, |entry, _| {
                 entry.timer = Timestamp::NEVER;
-                entry.handle_timeout(now)
+                entry.handle_timeout(is_held, now)
             });
         }
     }
@@ -317,17 +407,152 @@ impl Sessions {
         self.timers.first().map_or(Timestamp::NEVER, |(at, _)| *at)
     }
 
+    /// When a sub-cluster to which there is a link is to be written to because of leases.
+    pub(super) fn lease_timeout(&self, place: usize, now: Timestamp) -> Timestamp {
+        let Some(Home { lease, adoption, .. }) = self.homes.get(place) else {
+            return Timestamp::NEVER;
+        };
+        // What is due by now waits for something else.
+        let times = [lease.next_timeout(), adoption.next_timeout()].into_iter();
+        times.filter(|at| *at > now).min().unwrap_or(Timestamp::NEVER)
+    }
+
+    /// What is to be done for the lease of this shard.
+    fn next_lease_action(&mut self, place: usize, now: Timestamp) -> Option<LeaseAction> {
+        let is_due = self.homes.get(place)?.lease.next_timeout() <= now;
+        let lowest = if is_due { self.lowest(place) } else { Lowest::Unknown };
+        self.homes.get_mut(place)?.lease.action(now, lowest)
+    }
+
+    /// Where the records of this shard begin in a sub-cluster.
+    fn lowest(&self, place: usize) -> Lowest {
+        let of_place = self.entries.values().filter(|entry| entry.place == place);
+        of_place.map(Entry::lowest).fold(Lowest::Nothing, |lowest, one| match (lowest, one) {
+            (Lowest::Unknown, _) | (_, Lowest::Unknown) => Lowest::Unknown,
+            (Lowest::At(lowest), Lowest::At(one)) => Lowest::At(lowest.min(one)),
+            (Lowest::At(one), Lowest::Nothing) | (Lowest::Nothing, Lowest::At(one)) => {
+                Lowest::At(one)
+            }
+            (Lowest::Nothing, Lowest::Nothing) => Lowest::Nothing,
+        })
+    }
+
+    /// What is to be done for those of others.
+    fn next_adoption_action(&mut self, place: usize, now: Timestamp) -> Option<AdoptionAction> {
+        let Home { lease, adoption, adopting, .. } = self.homes.get_mut(place)?;
+        if !lease.is_held(now) {
+            return None;
+        }
+        adoption.action(lease, *adopting < ADOPTING_MAX, *adopting == 0, now)
+    }
+
+    /// What became of a write of this shard's lease, or what is at its key.
+    fn with_lease(
+        &mut self,
+        place: usize,
+        now: Timestamp,
+        call: impl FnOnce(&mut Lease) -> Option<Taken>,
+    ) -> Option<Taken> {
+        let taken = call(&mut self.homes.get_mut(place)?.lease)?;
+        self.lose_home(place, now);
+        Some(taken)
+    }
+
+    /// Another shard has taken the lease of this one: it has all sessions that were here, and this
+    /// shard is somebody else from now on.
+    fn lose_home(&mut self, place: usize, now: Timestamp) {
+        let Some(home) = self.homes.get_mut(place) else {
+            return;
+        };
+        let owner = &home.lease.owner;
+        tracing::error!(
+            place,
+            shard = owner.shard,
+            "sessions: the lease was taken by another gateway, which has published the wills; the \
+             clients are disconnected and may connect again"
+        );
+        self.leases_lost += 1;
+        home.lease = home.lease.renamed();
+        home.adoption.give_up();
+        for client_id in self.clients_at(place) {
+            self.with(&client_id, now, |entry, _| entry.lose_lease());
+        }
+    }
+
+    /// In an order, so that a simulation can be repeated.
+    fn clients_at(&self, place: usize) -> Vec<Arc<str>> {
+        let of_place = self.entries.iter().filter(|(_, entry)| entry.place == place);
+        let mut clients: Vec<Arc<str>> = of_place.map(|(client, _)| client.clone()).collect();
+        clients.sort_unstable();
+        clients
+    }
+
+    /// A lease, as it is stored in a sub-cluster.
+    fn note_lease(&mut self, place: usize, sequence: Sequence, bytes: &[u8], age: Duration) {
+        if let (Some(Home { lease, adoption, .. }), Some(value)) =
+            (self.homes.get_mut(place), LeaseValue::decode(bytes))
+        {
+            adoption.note_lease(sequence, value, age, lease);
+        }
+    }
+
+    fn end_look(&mut self, place: usize) {
+        if let Some(Home { lease, adoption, .. }) = self.homes.get_mut(place) {
+            adoption.end_look(lease);
+        }
+    }
+
+    fn fail_adoption(&mut self, place: usize, now: Timestamp) {
+        if let Some(adoption) = self.adoption(place) {
+            adoption.fail(now);
+        }
+    }
+
+    fn adoption(&mut self, place: usize) -> Option<&mut Adoption> {
+        self.homes.get_mut(place).map(|home| &mut home.adoption)
+    }
+
+    /// A record, as it is stored where a dead owner has its own: one of those is taken. Whether it
+    /// could not be yet.
+    fn adopt(
+        &mut self,
+        place: usize,
+        client_id: &str,
+        (sequence, bytes): (Sequence, &[u8]),
+        now: Timestamp,
+    ) -> bool {
+        let dead = self.homes.get(place).and_then(|home| home.adoption.dead());
+        let (Some((owner, floor)), Some(value)) = (dead, SessionValue::decode(bytes)) else {
+            return false;
+        };
+        if value.owner.as_ref() != Some(owner) {
+            return false;
+        }
+        if self.entries.contains_key(client_id) {
+            return true;
+        }
+        let floor = floor_cursors(floor);
+        let client_id = self.enter(client_id, place);
+        if let Some(home) = self.homes.get_mut(place) {
+            home.adopting += 1;
+        }
+        self.adopted += 1;
+        self.with(&client_id, now, |entry, _| {
+            entry.adopt(sequence, value, &floor, now);
+            Outcome::default()
+        });
+        false
+    }
+
     /// The link to a sub-cluster is lost: what was on its way is to be found out.
     fn lose(&mut self, place: usize, now: Timestamp) {
         if let Some(home) = self.homes.get_mut(place) {
             home.under_way = 0;
             home.floor.fail();
+            home.lease.doubt(Timestamp::START);
+            home.adoption.give_up();
         }
-        let of_place = self.entries.iter().filter(|(_, entry)| entry.place == place);
-        let mut clients: Vec<Arc<str>> = of_place.map(|(client, _)| client.clone()).collect();
-        // So that a simulation can be repeated.
-        clients.sort_unstable();
-        for client_id in clients {
+        for client_id in self.clients_at(place) {
             self.with(&client_id, now, |entry, _| {
                 entry.doubt(Timestamp::START);
                 Outcome::default()
@@ -339,7 +564,7 @@ impl Sessions {
     fn next_action(&mut self, place: usize, now: Timestamp) -> Option<(Arc<str>, Action)> {
         loop {
             let home = self.homes.get_mut(place)?;
-            if home.under_way >= UNDER_WAY_MAX {
+            if home.under_way >= UNDER_WAY_MAX || !home.lease.is_held(now) {
                 return None;
             }
             let client_id = home.queue.pop_front()?;
@@ -348,7 +573,7 @@ impl Sessions {
             };
             entry.is_queued = false;
             self.next_nonce = self.next_nonce.wrapping_add(1);
-            let action = entry.action(&self.owner, self.next_nonce, now);
+            let action = entry.action(&home.lease.owner, self.next_nonce, now);
             if let Some(action) = action {
                 if !matches!(action, Action::AskOwner { .. }) {
                     home.under_way += 1;
@@ -501,7 +726,8 @@ impl Sessions {
         user: SessionUser,
         now: Timestamp,
     ) {
-        if *owner == self.owner {
+        // Whatever it was called when it said so.
+        if (&owner.gateway, owner.shard) == (&self.owner.gateway, self.owner.shard) {
             return;
         }
         let client_id: Arc<str> = client_id.into();
@@ -556,7 +782,16 @@ impl Sessions {
             return;
         };
         let place = entry.place;
-        let outcome = call(entry, &self.owner);
+        let home = self.homes.get_mut(place).expect("each partition has a home");
+        let outcome = call(entry, &home.lease.owner);
+        if entry.adoption != Adopted::No && (entry.is_idle() || entry.adoption == Adopted::Refused)
+        {
+            let adoption = std::mem::replace(&mut entry.adoption, Adopted::No);
+            home.adopting -= 1;
+            if adoption == Adopted::Refused {
+                home.adoption.note_skipped();
+            }
+        }
         let (is_over, timer) = (entry.is_over(), entry.next_timeout(now));
         let due =
             std::mem::replace(&mut entry.timer, if is_over { Timestamp::NEVER } else { timer });
@@ -572,7 +807,8 @@ impl Sessions {
         {
             home.queue.push_back(client_id.clone());
         }
-        let Outcome { answer, done, announce, is_lost, due } = outcome;
+        let Outcome { answer, done, announce, is_lost, due, wills } = outcome;
+        self.out.wills.extend(wills.into_iter().map(|will| (client_id.clone(), will)));
         for number in done {
             if is_lost {
                 self.to_do.cancelled.push((place, number));

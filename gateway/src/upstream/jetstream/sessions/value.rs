@@ -6,8 +6,8 @@
 use crate::proto::mqtt::PacketId;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{MessageId, Qos2Step, Record};
-use crate::proto::session::NEVER_EXPIRES;
 use crate::proto::session::record::{self, Qos2Delta, SessionRecord};
+use crate::proto::session::{NEVER_EXPIRES, StoredWill};
 use crate::proto::shard_state::{SessionUser, StoredSession};
 use crate::proto::time::Timestamp;
 
@@ -39,7 +39,13 @@ pub(super) struct SessionValue {
     /// Of the write, by which its writer knows it again.
     pub(super) nonce: u64,
     pub(super) state: Option<State>,
+    /// Of connections that are over: on their way to be stored, and not known to be. At most
+    /// `WILLS_BYTES_MAX` bytes of them.
+    pub(super) wills: Vec<StoredWill>,
 }
+
+/// Bytes of the wills in a value: the oldest are left out beyond that. As large as a CONNECT may be.
+const WILLS_BYTES_MAX: usize = 65_536;
 
 /// The state of a session, as [`Record`]s have made it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -218,16 +224,29 @@ fn fitting(bytes: &[u8]) -> Vec<u8> {
 const FLAG_OWNER: u8 = 1;
 const FLAG_STATE: u8 = 2;
 const FLAG_ORPHAN: u8 = 4;
+const FLAG_WILLS: u8 = 8;
 
 impl SessionValue {
     /// Wire shape, little endian: version, flags, epoch (u64), nonce (u64), the owner if there is one
     /// (length and bytes of the gateway's id, shard, boot), the state if there is one (two times, then
-    /// record and steps behind their lengths).
+    /// record and steps behind their lengths), the wills if there are any (behind their number).
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut flags = 0;
         flags |= if self.owner.is_some() { FLAG_OWNER } else { 0 };
         flags |= if self.state.is_some() { FLAG_STATE } else { 0 };
         flags |= if self.state.as_ref().is_some_and(|one| one.is_orphan) { FLAG_ORPHAN } else { 0 };
+        let mut wills = Vec::new();
+        let mut count = 0;
+        for will in self.wills.iter().rev() {
+            let before = wills.len();
+            record::put_will(&mut wills, will);
+            if wills.len() > WILLS_BYTES_MAX {
+                wills.truncate(before);
+                break;
+            }
+            count += 1;
+        }
+        flags |= if count > 0 { FLAG_WILLS } else { 0 };
         let mut out = vec![FORMAT_VERSION, flags];
         out.extend_from_slice(&self.epoch.to_le_bytes());
         out.extend_from_slice(&self.nonce.to_le_bytes());
@@ -242,6 +261,10 @@ impl SessionValue {
             put_count(state.steps.len(), &mut out);
             state.steps.iter().for_each(|step| put_step(step, &mut out));
         }
+        if count > 0 {
+            put_count(count, &mut out);
+            out.extend_from_slice(&wills);
+        }
         out
     }
 
@@ -255,7 +278,10 @@ impl SessionValue {
         let (epoch, nonce) = (input.u64()?, input.u64()?);
         let owner = if flags & FLAG_OWNER != 0 { Some(Owner::decode(&mut input)?) } else { None };
         let state = if flags & FLAG_STATE != 0 { Some(input.state(flags)?) } else { None };
-        Some(Self { owner, epoch, nonce, state })
+        let count = if flags & FLAG_WILLS != 0 { input.u32()? } else { 0 };
+        let mut wills = (0..count).map(|_| input.will()).collect::<Option<Vec<_>>>()?;
+        wills.reverse();
+        Some(Self { owner, epoch, nonce, state, wills })
     }
 }
 
@@ -364,6 +390,12 @@ impl<'a> Input<'a> {
         Some(State { expires_at, will_at, record, steps, is_orphan })
     }
 
+    fn will(&mut self) -> Option<StoredWill> {
+        let (will, length) = record::read_will(self.0)?;
+        self.take(length)?;
+        Some(will)
+    }
+
     fn step(&mut self) -> Option<Qos2Delta> {
         let kind = self.byte()?;
         let packet_id = PacketId::new(self.u16()?)?;
@@ -394,6 +426,7 @@ impl<'a> Input<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::mqtt::QoS;
     use crate::proto::record::SessionPut;
 
     const PLACE: (PartitionId, Sequence) = (PartitionId(2), Sequence(70));
@@ -446,6 +479,26 @@ mod tests {
             Qos2Delta::Completed { packet_id: id(4), partition, sequence },
             Qos2Delta::SharedCompleted { packet_id: id(5), partition, sequence },
         ];
+        let will = |number, payload_bytes| StoredWill {
+            id: MessageId { origin: 1, number },
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            delay_s: 0,
+            expiry_interval_s: None,
+            topic: "gone".into(),
+            properties: [].into(),
+            payload: vec![7; payload_bytes].into(),
+        };
+        let wills = vec![will(1, 3), will(2, 9)];
+        let many = SessionValue {
+            owner: None,
+            epoch: 1,
+            nonce: 2,
+            state: None,
+            wills: (0..3).map(|number| will(number, 30_000)).collect(),
+        };
+        let read = SessionValue::decode(&many.encode()).unwrap();
+        assert_eq!(read.wills, many.wills[1..], "the oldest is left out");
         let state = State {
             expires_at: Timestamp(7),
             will_at: Timestamp::NEVER,
@@ -456,7 +509,13 @@ mod tests {
         let owner = Owner { gateway: "g1".into(), shard: 3, boot: 99 };
         for owner in [None, Some(owner)] {
             for state in [None, Some(state.clone())] {
-                let value = SessionValue { owner: owner.clone(), epoch: 4, nonce: 8, state };
+                let value = SessionValue {
+                    owner: owner.clone(),
+                    epoch: 4,
+                    nonce: 8,
+                    state,
+                    wills: wills.clone(),
+                };
                 let bytes = value.encode();
                 assert_eq!(SessionValue::decode(&bytes), Some(value));
                 for cut in 0..bytes.len() {
@@ -468,7 +527,8 @@ mod tests {
 
     #[test]
     fn a_value_of_another_version_is_refused() {
-        let value = SessionValue { owner: None, epoch: 1, nonce: 2, state: None };
+        let value =
+            SessionValue { owner: None, epoch: 1, nonce: 2, state: None, wills: Vec::new() };
         let mut bytes = value.encode();
         bytes[0] = FORMAT_VERSION + 1;
         assert_eq!(SessionValue::decode(&bytes), None);

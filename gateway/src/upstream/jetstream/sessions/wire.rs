@@ -4,28 +4,34 @@
 //! |---|---|
 //! | `sessions.<n>.client.<client id>` | the record of a session, in the stream `MQTT_SESSIONS_<n>` |
 //! | `sessions.<n>.floor.<gateway>.<shard>.<boot>` | the floor of a shard: see [`Record::Floor`](crate::proto::record::Record) |
+//! | `sessions.<n>.lease.<gateway>.<shard>.<boot>` | the lease of a shard: see `lease.rs` |
 //! | `_GW.release.<gateway>.<shard>.<boot>` | asks an owner to let go: a flag, then the client id |
 //! | `_GW.connected` | announces a CONNECT: who has it, then the client id |
 
 use super::super::control::{sessions_prefix, sessions_stream_name};
-use super::super::direct_get::{Answer, DirectGet};
+use super::super::direct_get::{Answer, DirectGet, Start};
 use super::super::inbox::{Inbox, Token};
+use super::super::partition::Partition;
 use super::super::publish::{
     ApiError, NO_RESPONDERS, PublishAnswer, Put, mark_sequence, read_publish_answer,
 };
 use super::super::requests::Pending;
 use super::super::shard::{JetStream, lane_of};
-use super::entry::{Action, Written};
+use super::entry::{Action, TOMBSTONE_S, Written};
+use super::lease::{AdoptionAction, LeaseAction, Taken};
 use super::value::{Input, Owner};
 use super::{Sessions, SessionsDo};
 use crate::proto::bridge::topic_subject::TopicPrefix;
-use crate::proto::nats::{Message as NatsMessage, Subject, encode_publish, encode_subscribe};
+use crate::proto::nats::{
+    Message as NatsMessage, Subject, encode_publish, encode_subscribe, encode_unsubscribe,
+};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{AppendToken, SessionUse, SessionUser};
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::store::fold::floor_cursors;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 /// What a shard asked about a session.
@@ -39,6 +45,18 @@ pub enum SessionRequest {
     Write(Arc<str>, u64),
     /// The floor of this shard is being written.
     WriteFloor,
+    /// The lease of this shard is being written, or looked up.
+    WriteLease,
+    /// See above.
+    ReadLease,
+    /// The oldest leases.
+    Leases,
+    /// The lease of a shard that is dead is being written.
+    WriteDead,
+    /// Its floor, under this subject.
+    ReadDeadFloor(Box<[u8]>),
+    /// Records, some of which are a dead shard's, from this place on.
+    ScanDead(Start),
 }
 
 /// Subscription ids: answers of owners, questions to this one, announcements.
@@ -55,6 +73,9 @@ const FLOOR_S: u32 = 7 * 24 * 3_600;
 pub(in crate::upstream::jetstream) struct HomeSubjects {
     clients: TopicPrefix,
     floors: String,
+    leases: String,
+    all_leases: String,
+    everything: String,
     direct_get: String,
     /// Where owners answer, on the link that is there.
     let_go: Option<Inbox>,
@@ -66,21 +87,58 @@ impl HomeSubjects {
         Self {
             clients: TopicPrefix::new(&format!("{prefix}.client")).expect("letters and digits"),
             floors: format!("{prefix}.floor"),
+            leases: format!("{prefix}.lease"),
+            all_leases: format!("{prefix}.lease.>"),
+            everything: format!("{prefix}.>"),
             direct_get: format!("$JS.API.DIRECT.GET.{}", sessions_stream_name(partition)),
             let_go: None,
         }
     }
 
     fn floor(&self, owner: &Owner) -> Vec<u8> {
-        let Owner { gateway, shard, boot } = owner;
-        format!("{}.{gateway}.{shard}.{boot:016x}", self.floors).into_bytes()
+        of_owner(&self.floors, owner)
+    }
+
+    fn lease(&self, owner: &Owner) -> Vec<u8> {
+        of_owner(&self.leases, owner)
+    }
+
+    /// The request for the leases that were renewed longest ago: the servers keep the last of each.
+    fn oldest_leases(&self) -> DirectGet<'_> {
+        DirectGet::Scan {
+            from: Start::At(Sequence(1)),
+            subject: Some(Subject::from_checked(self.all_leases.as_bytes())),
+            batch: LEASES_BATCH,
+            bytes_max: None,
+        }
+    }
+
+    /// The request for records of all kinds. Leases are among them: who has come to one that was
+    /// written after the dead owner's was taken has seen all that lies before.
+    fn records(&self, from: Start) -> DirectGet<'_> {
+        DirectGet::Scan {
+            from,
+            subject: Some(Subject::from_checked(self.everything.as_bytes())),
+            batch: RECORDS_BATCH,
+            bytes_max: Some(RECORDS_BYTES_MAX),
+        }
     }
 }
 
 fn release_subject(owner: &Owner) -> Vec<u8> {
-    let Owner { gateway, shard, boot } = owner;
-    format!("_GW.release.{gateway}.{shard}.{boot:016x}").into_bytes()
+    of_owner("_GW.release", owner)
 }
+
+fn of_owner(prefix: &str, owner: &Owner) -> Vec<u8> {
+    let Owner { gateway, shard, boot } = owner;
+    format!("{prefix}.{gateway}.{shard}.{boot:016x}").into_bytes()
+}
+
+/// Leases looked at at once.
+const LEASES_BATCH: NonZeroU16 = NonZeroU16::new(64).expect("not 0");
+/// Records looked through at once, and their bytes.
+const RECORDS_BATCH: NonZeroU16 = NonZeroU16::new(256).expect("not 0");
+const RECORDS_BYTES_MAX: u32 = 4 * 1_024 * 1_024;
 
 impl JetStream {
     /// Whether sessions are here, and not in a local log.
@@ -160,7 +218,29 @@ impl JetStream {
     }
 
     pub(in crate::upstream::jetstream) fn sessions_timeout(&self) -> Timestamp {
-        self.sessions.as_ref().map_or(Timestamp::NEVER, Sessions::next_timeout)
+        let Some(sessions) = &self.sessions else {
+            return Timestamp::NEVER;
+        };
+        let places = self.partitions.iter().enumerate().filter(|(_, partition)| partition.ready);
+        let leases = places.map(|(place, _)| sessions.lease_timeout(place, self.now));
+        leases.fold(sessions.next_timeout(), Timestamp::min)
+    }
+
+    /// Whether nobody else can have published the will of a session that is here: see
+    /// [`crate::proto::shard_state::Upstream::may_publish_will`].
+    pub(in crate::upstream::jetstream) fn may_publish_will(&self, client_id: &str) -> bool {
+        let Some(sessions) = self.sessions.as_ref().filter(|one| one.has(client_id)) else {
+            return true;
+        };
+        let home = self.partitions.get(self.owner(client_id));
+        home.is_some_and(|home| home.ready) && sessions.is_held(client_id, self.now)
+    }
+
+    /// Whether nothing of its sessions is left to be done where there is a link.
+    pub(in crate::upstream::jetstream) fn have_leases_ended(&self) -> bool {
+        let has_ended = |place| self.sessions.as_ref().is_none_or(|one| one.has_finished(place));
+        let places = self.partitions.iter().enumerate();
+        places.into_iter().all(|(place, partition)| !partition.ready || has_ended(place))
     }
 
     /// Whether there is room for one more session.
@@ -197,7 +277,7 @@ impl JetStream {
         let let_go = Inbox::new(prefix).expect("made of letters and digits");
         encode_subscribe(let_go.filter(), None, LET_GO_SID, &mut partition.out);
         home.let_go = Some(let_go);
-        let release = release_subject(&sessions.owner);
+        let release = release_subject(sessions.owner_at(place));
         let release = Subject::from_checked(&release);
         encode_subscribe(release, None, RELEASE_SID, &mut partition.out);
         let connected = Subject::from_checked(CONNECTED);
@@ -245,7 +325,7 @@ impl JetStream {
             }
         }
         for (place, client_id, user) in announcements {
-            let payload = announcement(&sessions.owner, &client_id, &user);
+            let payload = announcement(sessions.owner_at(place), &client_id, &user);
             if let Some(partition) = self.partitions.get_mut(place).filter(|one| one.ready) {
                 let connected = Subject::from_checked(CONNECTED);
                 encode_publish(connected, None, &payload, &mut partition.out);
@@ -263,6 +343,7 @@ impl JetStream {
             return;
         };
         let api = Subject::from_checked(home.direct_get.as_bytes());
+        drive_leases(place, home, partition, sessions, now);
         let mut buffer = Vec::new();
         while let Some((client_id, action)) = sessions.next_action(place, now) {
             let subject = home.clients.subject(&client_id, &mut buffer);
@@ -306,7 +387,7 @@ impl JetStream {
             }
         }
         if let Some(cursors) = sessions.next_floor(place) {
-            let floor = home.floor(&sessions.owner);
+            let floor = home.floor(sessions.owner_at(place));
             let put = Put {
                 subject: Subject::from_checked(&floor),
                 value: &cursors,
@@ -318,17 +399,19 @@ impl JetStream {
         }
     }
 
-    /// A server answers what was asked about a session.
+    /// A server answers what was asked about a session. Whether more is to come.
     pub(in crate::upstream::jetstream) fn handle_session_answer(
         &mut self,
         place: usize,
         request: &SessionRequest,
         message: &NatsMessage<'_>,
-    ) {
+    ) -> bool {
         let now = self.now;
-        let Self { sessions, session_homes, .. } = self;
-        let (Some(sessions), Some(home)) = (sessions, session_homes.get(place)) else {
-            return;
+        let Self { sessions, session_homes, partitions, .. } = self;
+        let (Some(sessions), Some(home), Some(partition)) =
+            (sessions, session_homes.get(place), partitions.get_mut(place))
+        else {
+            return false;
         };
         let read = |subject: Subject<'_>| match (DirectGet::Last { subject })
             .read(message.headers, message.payload)
@@ -362,7 +445,69 @@ impl JetStream {
                 let is_stored = matches!(written(message), Written::Stored(_));
                 sessions.handle_floor_written(place, is_stored);
             }
+            SessionRequest::WriteLease => {
+                let taken = sessions
+                    .with_lease(place, now, |lease| lease.handle_written(written(message), now));
+                rename(place, taken, partition, sessions);
+            }
+            SessionRequest::ReadLease => {
+                let subject = home.lease(sessions.owner_at(place));
+                let read = read(Subject::from_checked(&subject));
+                let taken = sessions.with_lease(place, now, |lease| lease.handle_read(read, now));
+                rename(place, taken, partition, sessions);
+            }
+            SessionRequest::Leases => {
+                match home.oldest_leases().read(message.headers, message.payload) {
+                    Ok(Answer::Message(stored)) => {
+                        let age = partition.age(stored.stored_at.timestamp(), now);
+                        sessions.note_lease(place, stored.sequence, message.payload, age);
+                        return true;
+                    }
+                    Ok(Answer::End { .. } | Answer::NotFound) => sessions.end_look(place),
+                    _ => sessions.fail_adoption(place, now),
+                }
+            }
+            SessionRequest::WriteDead => {
+                if let Some(adoption) = sessions.adoption(place) {
+                    adoption.handle_written(written(message), now);
+                }
+            }
+            SessionRequest::ReadDeadFloor(subject) => {
+                let floor = read(Subject::from_checked(subject)).map(|(_, floor)| floor);
+                if let Some(adoption) = sessions.adoption(place) {
+                    adoption.handle_floor(floor, now);
+                }
+            }
+            SessionRequest::ScanDead(from) => {
+                match home.records(*from).read(message.headers, message.payload) {
+                    Ok(Answer::Message(stored)) => {
+                        let mut buffer = Vec::new();
+                        let found = (stored.sequence, message.payload);
+                        let is_skipped = match home.clients.topic(stored.subject, &mut buffer) {
+                            Ok(client_id) => sessions.adopt(place, client_id, found, now),
+                            Err(_) => false,
+                        };
+                        if let Some(adoption) = sessions.adoption(place) {
+                            adoption.note_scanned(stored.sequence, is_skipped);
+                        }
+                        return true;
+                    }
+                    Ok(Answer::End { pending_count, last_sequence, .. }) => {
+                        if let Some(adoption) = sessions.adoption(place) {
+                            adoption.note_scanned(last_sequence, false);
+                            adoption.end_scan(pending_count > 0, now);
+                        }
+                    }
+                    Ok(Answer::NotFound) => {
+                        if let Some(adoption) = sessions.adoption(place) {
+                            adoption.end_scan(false, now);
+                        }
+                    }
+                    _ => sessions.fail_adoption(place, now),
+                }
+            }
         }
+        false
     }
 
     /// A gateway says something about a session.
@@ -401,6 +546,77 @@ impl JetStream {
                 }
             }
         }
+    }
+}
+
+/// Writes and reads what leases need.
+fn drive_leases(
+    place: usize,
+    home: &HomeSubjects,
+    partition: &mut Partition,
+    sessions: &mut Sessions,
+    now: Timestamp,
+) {
+    let api = Subject::from_checked(home.direct_get.as_bytes());
+    let ask = |partition: &mut Partition, request, put: &dyn Fn(Subject<'_>, &mut Vec<u8>)| {
+        partition.ask_with(Pending::Session(request), now, put);
+    };
+    let write = |partition: &mut Partition, request, owner: &Owner, value: &[u8], expected| {
+        let subject = home.lease(owner);
+        let put = Put {
+            subject: Subject::from_checked(&subject),
+            value,
+            expected_last: Some(expected),
+            // One that has ended leaves no trace.
+            time_to_live_s: value.is_empty().then_some(TOMBSTONE_S),
+        };
+        ask(partition, request, &|reply_to, out| put.encode(reply_to, out));
+    };
+    if let Some(action) = sessions.next_lease_action(place, now) {
+        let owner = sessions.owner_at(place);
+        match action {
+            LeaseAction::Write { value, expected } => {
+                write(partition, SessionRequest::WriteLease, owner, &value, expected);
+            }
+            LeaseAction::Read => {
+                let subject = home.lease(owner);
+                let subject = Subject::from_checked(&subject);
+                ask(partition, SessionRequest::ReadLease, &|reply_to, out| {
+                    DirectGet::Last { subject }.encode(api, reply_to, out);
+                });
+            }
+        }
+    }
+    match sessions.next_adoption_action(place, now) {
+        None => {}
+        Some(AdoptionAction::Look) => ask(partition, SessionRequest::Leases, &|reply_to, out| {
+            home.oldest_leases().encode(api, reply_to, out);
+        }),
+        Some(AdoptionAction::Write { owner, value, expected }) => {
+            write(partition, SessionRequest::WriteDead, &owner, &value, expected);
+        }
+        Some(AdoptionAction::ReadFloor(owner)) => {
+            let floor = home.floor(&owner);
+            let subject = Subject::from_checked(&floor);
+            let request = SessionRequest::ReadDeadFloor(floor.clone().into());
+            ask(partition, request, &|reply_to, out| {
+                DirectGet::Last { subject }.encode(api, reply_to, out);
+            });
+        }
+        Some(AdoptionAction::Scan(from)) => {
+            ask(partition, SessionRequest::ScanDead(from), &|reply_to, out| {
+                home.records(from).encode(api, reply_to, out);
+            });
+        }
+    }
+}
+
+/// The shard has another name, under which it is asked for sessions from now on.
+fn rename(place: usize, taken: Option<Taken>, partition: &mut Partition, sessions: &Sessions) {
+    if taken.is_some() && partition.ready {
+        encode_unsubscribe(RELEASE_SID, None, &mut partition.out);
+        let release = release_subject(sessions.owner_at(place));
+        encode_subscribe(Subject::from_checked(&release), None, RELEASE_SID, &mut partition.out);
     }
 }
 

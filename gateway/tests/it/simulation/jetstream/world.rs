@@ -13,7 +13,7 @@ use gateway::proto::time::Timestamp;
 use gateway::upstream::jetstream::control::{ControlNews, PartitionStatus};
 use gateway::upstream::jetstream::lane::LaneLimits;
 use gateway::upstream::jetstream::link::{Identity, LinkSettings};
-use gateway::upstream::jetstream::sessions::Owner;
+use gateway::upstream::jetstream::sessions::{LeaseLimits, Owner};
 use gateway::upstream::jetstream::shard::{JetStreamSettings, SharedSessions};
 use gateway::upstream::jetstream::stored::StoreTime;
 use gateway::upstream::jetstream::{PartitionLimits, SharedLimits};
@@ -27,6 +27,8 @@ pub(crate) const TOPICS: [&str; 6] = ["a/1", "a/2", "b/1", "b/2", "r/1", "r/2"];
 const FILTERS: [&str; 7] = ["a/+", "#", "b/1", "+/2", "a/1", "r/#", "b/2"];
 const QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V3_1_1, ProtocolVersion::V5];
+pub(crate) const LEASE: LeaseLimits =
+    LeaseLimits { renew: Duration::from_secs(5), timeout: Duration::from_secs(20) };
 /// Seconds of calm after which everything owed must have arrived.
 const CALM_SECONDS: u32 = 60;
 /// In a second of calm a shard wants to be called so often at most.
@@ -87,12 +89,16 @@ pub(crate) struct Pipe {
 
 pub(crate) struct Actor {
     pub(crate) client: Client,
-    gateway: usize,
+    pub(super) gateway: usize,
     socket: Option<SimClient>,
     stalled: bool,
     publishes: bool,
     /// What came because it was retained.
     pub(crate) retained: Vec<u64>,
+    /// It leaves wills to this topic.
+    pub(super) will_topic: Option<&'static str>,
+    /// Of its connection, and whether it has been answered that this is recorded.
+    will: Option<(u64, bool)>,
 }
 
 /// See the module.
@@ -112,6 +118,12 @@ pub(crate) struct World {
     trace: Vec<String>,
     /// Sessions are in JetStream: clients connect to any gateway.
     has_sessions: bool,
+    /// A gateway that is not scheduled, and how long it was not.
+    frozen: Option<(usize, Duration)>,
+    /// Clients that have given up connections to it.
+    vanished: Vec<SimClient>,
+    /// A gateway from which no server can be reached.
+    pub(super) cut_off: Option<usize>,
 }
 
 /// The same with sessions in JetStream.
@@ -119,7 +131,10 @@ fn jetstream_shared(settings: &SimSettings, boot: u64) -> JetStreamSettings {
     let local = jetstream(settings, boot);
     let gateway = format!("g{}", settings.seed & 0xff).into();
     let owner = Owner { gateway, shard: 0, boot: local.origin };
-    JetStreamSettings { sessions: Some(SharedSessions { owner, count_max: 1_000 }), ..local }
+    JetStreamSettings {
+        sessions: Some(SharedSessions { owner, count_max: 1_000, lease: LEASE }),
+        ..local
+    }
 }
 
 /// Who has which topics.
@@ -219,6 +234,9 @@ impl World {
             next_id: 0,
             trace: Vec::new(),
             has_sessions,
+            frozen: None,
+            vanished: Vec::new(),
+            cut_off: None,
         };
         world.ledger.clients_move = has_sessions;
         world.set_time();
@@ -267,7 +285,17 @@ impl World {
         let gateway = self.actors.len() % self.gateways.len();
         let client = Client::new(profile);
         let (socket, stalled, retained) = (None, false, Vec::new());
-        self.actors.push(Actor { client, gateway, socket, stalled, publishes, retained });
+        let (will_topic, will) = (None, None);
+        self.actors.push(Actor {
+            client,
+            gateway,
+            socket,
+            stalled,
+            publishes,
+            retained,
+            will_topic,
+            will,
+        });
         self.actors.len() - 1
     }
 
@@ -355,7 +383,17 @@ impl World {
             let gateways = self.gateways.len() as u64;
             self.actors[actor].gateway = usize::try_from(self.random.below(gateways)).unwrap();
         }
+        if self.is_frozen(self.actors[actor].gateway) {
+            self.actors[actor].gateway = 0;
+        }
         let gateway = self.actors[actor].gateway;
+        self.end_will(actor);
+        if let Some(topic) = self.actors[actor].will_topic {
+            let will = self.ledger.will(actor, topic);
+            self.note(format!("{actor} has the will {will}"));
+            self.actors[actor].client.will = Some((topic, will));
+            self.actors[actor].will = Some((will, false));
+        }
         let socket = self.node(gateway).connect();
         let Actor { client, socket: of_actor, stalled, .. } = &mut self.actors[actor];
         *of_actor = Some(socket);
@@ -375,7 +413,63 @@ impl World {
         self.node(gateway).drop_connection(socket);
     }
 
+    /// The connection that had a will is over.
+    fn end_will(&mut self, actor: usize) {
+        if let Some((will, true)) = self.actors[actor].will.take() {
+            self.note(format!("{actor} leaves the will {will}"));
+            self.ledger.owes_will(will);
+        }
+    }
+
+    /// A gateway is not scheduled any more; not the first, which has the time.
+    pub(super) fn freeze(&mut self, gateway: usize) {
+        self.note(format!("gateway {gateway} is frozen"));
+        self.frozen = Some((gateway, Duration::ZERO));
+    }
+
+    /// It is again, and finds out what has become of its clients.
+    pub(super) fn thaw(&mut self) {
+        let Some((gateway, duration)) = self.frozen.take() else { return };
+        self.note(format!("gateway {gateway} goes on after {duration:?}"));
+        self.node(gateway).stand_still(duration);
+        for socket in std::mem::take(&mut self.vanished) {
+            self.node(gateway).drop_connection(socket);
+        }
+    }
+
+    pub(super) fn is_frozen(&self, gateway: usize) -> bool {
+        self.frozen.is_some_and(|(frozen, _)| frozen == gateway)
+    }
+
+    pub(super) fn has_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// A client gives up its connection to a gateway that does not answer.
+    pub(super) fn vanish(&mut self, actor: usize) {
+        if self.is_frozen(self.actors[actor].gateway)
+            && let Some(socket) = self.actors[actor].socket.take()
+        {
+            self.note(format!("{actor} gives up"));
+            self.vanished.push(socket);
+            self.went_offline(actor);
+        }
+    }
+
+    pub(super) fn is_connected(&self, actor: usize) -> bool {
+        self.actors[actor].socket.is_some()
+    }
+
+    /// No server can be reached from a gateway, and nobody hears of that.
+    pub(super) fn cut_off(&mut self, gateway: usize) {
+        self.note(format!("gateway {gateway} is cut off"));
+        self.cut_off = Some(gateway);
+        let of_gateway = self.pipes.iter_mut().filter(|pipe| pipe.gateway == gateway);
+        of_gateway.for_each(|pipe| pipe.is_dead = true);
+    }
+
     fn went_offline(&mut self, actor: usize) {
+        self.end_will(actor);
         self.actors[actor].client.disconnected();
         if !self.actors[actor].client.profile.persistent {
             self.ledger.session_ended(actor);
@@ -385,6 +479,11 @@ impl World {
     /// The power of a gateway goes, and comes back.
     pub(crate) fn crash(&mut self, gateway: usize) {
         self.note(format!("gateway {gateway} crashes"));
+        if self.is_frozen(gateway) {
+            let (_, duration) = self.frozen.take().expect("it is frozen");
+            self.node(gateway).stand_still(duration);
+            self.vanished.clear();
+        }
         // It is not back within the same moment.
         self.advance(Duration::from_millis(1));
         let node = self.gateways[gateway].take().expect("it is only gone while it crashes");
@@ -552,6 +651,9 @@ impl World {
     }
 
     pub(crate) fn tell(&mut self, gateway: usize, status: PartitionStatus) {
+        if self.is_frozen(gateway) || self.cut_off == Some(gateway) {
+            return;
+        }
         self.node(gateway).tell(ControlNews::Partition(status));
     }
 
@@ -589,8 +691,10 @@ impl World {
         let mut pipe = 0;
         while pipe < self.pipes.len() {
             let Pipe { gateway, socket, server, id, .. } = self.pipes[pipe];
-            let bytes = self.node(gateway).take(socket);
-            self.pipes[pipe].to_server.extend_from_slice(&bytes);
+            if !self.is_frozen(gateway) {
+                let bytes = self.node(gateway).take(socket);
+                self.pipes[pipe].to_server.extend_from_slice(&bytes);
+            }
             let bytes = self.servers[server].model.take(id);
             self.pipes[pipe].to_gateway.extend_from_slice(&bytes);
             if self.node(gateway).is_closed(socket) {
@@ -605,9 +709,13 @@ impl World {
 
     /// A piece of what is on its way arrives.
     fn move_bytes(&mut self, pipe: usize, to_server: bool) {
+        let is_held = self.pipes.get(pipe).is_some_and(|one| self.is_frozen(one.gateway));
         let Some(on_its_way) = self.pipes.get_mut(pipe).filter(|pipe| !pipe.is_dead) else {
             return;
         };
+        if is_held && !to_server {
+            return;
+        }
         let bytes = if to_server { &mut on_its_way.to_server } else { &mut on_its_way.to_gateway };
         let all = bytes.len() as u64;
         if all == 0 {
@@ -626,10 +734,14 @@ impl World {
     /// Connections that gateways want made are, or are refused, or hang.
     pub(crate) fn answer_dials(&mut self) {
         for gateway in 0..self.gateways.len() {
+            if self.is_frozen(gateway) {
+                continue;
+            }
             for dial in self.node(gateway).take_dials() {
                 let server = (0..2_u8).find(|number| address(*number) == dial.address);
                 let server = server.map(usize::from);
                 let fault = match server.map(|server| &self.servers[server]) {
+                    Some(_) if self.cut_off == Some(gateway) => Some(std::io::ErrorKind::TimedOut),
                     Some(Server { is_unreachable: true, .. }) => Some(std::io::ErrorKind::TimedOut),
                     Some(Server { is_up: true, .. }) => None,
                     _ => Some(std::io::ErrorKind::ConnectionRefused),
@@ -695,9 +807,13 @@ impl World {
 
     /// All that is on its way arrives, in one direction of one link.
     pub(crate) fn pump_link(&mut self, pipe: usize, to_server: bool) -> bool {
+        let is_held = self.pipes.get(pipe).is_some_and(|one| self.is_frozen(one.gateway));
         let Some(on_its_way) = self.pipes.get_mut(pipe).filter(|pipe| !pipe.is_dead) else {
             return false;
         };
+        if is_held && !to_server {
+            return false;
+        }
         let Pipe { gateway, socket, server, id, .. } = *on_its_way;
         if to_server {
             let bytes = std::mem::take(&mut on_its_way.to_server);
@@ -713,7 +829,10 @@ impl World {
 
     pub(crate) fn advance(&mut self, duration: Duration) {
         for gateway in 0..self.gateways.len() {
-            self.node(gateway).advance(duration);
+            match &mut self.frozen {
+                Some((frozen, so_far)) if *frozen == gateway => *so_far += duration,
+                _ => self.node(gateway).advance(duration),
+            }
         }
         self.set_time();
     }
@@ -722,6 +841,9 @@ impl World {
     pub(crate) fn exchange(&mut self) -> Result<(), Broken> {
         for index in 0..self.actors.len() {
             let gateway = self.actors[index].gateway;
+            if self.is_frozen(gateway) {
+                continue;
+            }
             while let Some(socket) = self.actors[index].socket {
                 let bytes = std::mem::take(&mut self.actors[index].client.outbox);
                 if !bytes.is_empty() {
@@ -749,6 +871,13 @@ impl World {
             self.note(format!("{actor}: {event:?}"));
             let profile = self.actors[actor].client.profile.clone();
             let is_subscribed = event == Event::Subscribed;
+            if let (Event::Connected { .. }, Some(_)) = (&event, self.actors[actor].will) {
+                // The answer says that the record is there, and the will in it.
+                self.actors[actor].client.subscribe();
+            }
+            if is_subscribed && let Some((_, is_recorded)) = &mut self.actors[actor].will {
+                *is_recorded = true;
+            }
             if let Event::Retained(message) = event {
                 self.actors[actor].retained.push(message);
             }
@@ -765,6 +894,8 @@ impl World {
     /// Everything that hindered is over: what is owed must arrive.
     pub(crate) fn calm_down(&mut self) -> Result<(), Broken> {
         self.note("calm".to_owned());
+        self.thaw();
+        self.cut_off = None;
         self.servers.iter_mut().for_each(Server::heal);
         for index in 0..self.actors.len() {
             if let (Some(socket), true) = (self.actors[index].socket, self.actors[index].stalled) {
@@ -925,8 +1056,9 @@ impl World {
 
     /// Nothing happens any more: links stay, and nobody asks anything without end.
     pub(crate) fn check_rest(&mut self) -> Result<(), Broken> {
-        // A link that is dead is found to be.
-        for _ in 0..15 {
+        // A link that is dead is found to be; and so are gateways, and their sessions are looked after.
+        let seconds = if self.has_sessions { 90 } else { 15 };
+        for _ in 0..seconds {
             self.calm_second()?;
         }
         let next_id = self.next_id;
