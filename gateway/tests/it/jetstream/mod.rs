@@ -5,6 +5,7 @@ mod device;
 mod party;
 mod proxy;
 mod site;
+mod upgrade;
 
 mod backend;
 mod delivery;

@@ -111,6 +111,33 @@ fn a_will_is_published_once_when_its_session_moves() {
     assert_eq!(watcher.take(), []);
 }
 
+/// Each gateway is drained and started again in turn, while clients go on at the other.
+#[test]
+fn gateways_that_are_restarted_in_turn_miss_nothing() {
+    let site = Site::start();
+    let mut party = Party::new(site.gateways_with_shared_sessions().into());
+    party.roam();
+    let topics: Vec<_> = (0..3).flat_map(|place| topics_at(place, 3)).collect();
+    for node in [0, 1] {
+        party.publisher(node, &topics, &DURABLE);
+        party.subscriber(node, &[("#", QoS::ExactlyOnce)]);
+        party.subscriber(node, &[("t1/+", QoS::AtLeastOnce), ("t0/#", QoS::ExactlyOnce)]);
+    }
+    party.all_subscribed();
+    for node in [0, 1] {
+        party.publish_until_acknowledged("with both", 100);
+        party.nodes[node].terminate();
+        party.go_on("draining", true, |party| party.nodes[node].has_ended());
+        party.nodes[node].stop();
+        party.publish_until_acknowledged("with one", 100);
+        party.nodes[node].start_again();
+    }
+    party.publish_until_acknowledged("with both again", 100);
+    party.all_arrived();
+    let told = |reason: &&ReasonCode| **reason == ReasonCode::ServerShuttingDown;
+    assert!(party.disconnected.iter().filter(told).count() >= 2, "some were there each time");
+}
+
 /// Clients move all the time, gateways are killed; the ledger knows what each client is owed. `SEED`
 /// chooses the moments, `ROUNDS` how many.
 #[test]

@@ -107,6 +107,16 @@ impl Node {
         self.gateway = Some(Gateway::start_on(self.data.path(), &flags));
     }
 
+    /// Its data directory.
+    pub(super) fn data(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
+    /// The process, whose place another may have taken.
+    pub(super) fn into_gateway(mut self) -> (Gateway, TempDirectory) {
+        (self.gateway.take().expect("it runs"), self.data)
+    }
+
     /// SIGTERM.
     pub(super) fn terminate(&self) {
         self.gateway.as_ref().expect("it runs").terminate();

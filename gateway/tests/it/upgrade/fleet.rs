@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::time::Instant;
 
 /// How long one look at the sockets waits for something to happen.
@@ -230,12 +231,12 @@ impl Subscriber {
 }
 
 impl Fleet {
-    /// For each QoS, `count` publishers on a topic each, as many subscribers to one of them, and one to
+    /// For each of `qos`, `count` publishers on a topic each, as many subscribers to one of them, and one to
     /// all. Half of them speak 5.0, half of them keep their session.
-    pub(crate) fn gather(address: SocketAddr, count: usize) -> Self {
+    pub(crate) fn gather(address: SocketAddr, count: usize, qos: Range<u8>) -> Self {
         let (mut publishers, mut subscribers) = (Vec::new(), Vec::new());
         let level = |number: usize| if number.is_multiple_of(2) { V5 } else { V3_1_1 };
-        for qos in 0..3_u8 {
+        for qos in qos {
             for number in 0..=count {
                 let level = level(number);
                 let filter = match number {

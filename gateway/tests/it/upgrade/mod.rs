@@ -1,6 +1,6 @@
 //! `gateway upgrade`: another process takes over, and plain clients do not notice.
 
-mod fleet;
+pub(crate) mod fleet;
 
 use crate::packets::framed;
 use crate::process::gateway::{Gateway, TempDirectory, gateway_command};
@@ -13,12 +13,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
 /// The process that has taken over; it ends with the test.
-struct Heir(Pid);
+pub(crate) struct Heir(Pid);
+
+impl Heir {
+    /// It has ended by itself, for another: its number may be anybody's by now.
+    pub(crate) fn was_replaced_by(self, other: &Self) {
+        assert_ne!(self.0, other.0);
+        std::mem::forget(self);
+    }
+}
 
 impl Drop for Heir {
     fn drop(&mut self) {
-        // Whether it has ended before.
-        let _ = kill_process(self.0, Signal::TERM);
+        let program = fs::read_link(format!("/proc/{}/exe", self.0.as_raw_nonzero()));
+        if program.is_ok_and(|program| program == Path::new(env!("CARGO_BIN_EXE_gateway"))) {
+            let _ = kill_process(self.0, Signal::TERM);
+        }
     }
 }
 
@@ -34,7 +44,7 @@ fn upgrade(data: &Path, flags: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn heir_of(output: &Output) -> Heir {
+pub(crate) fn heir_of(output: &Output) -> Heir {
     let text = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
     let id = text.split("upgraded: process ").nth(1).and_then(|rest| rest.split(' ').next());
@@ -49,7 +59,7 @@ fn why_not(output: &Output) -> String {
 }
 
 /// Upgrades while the fleet publishes.
-fn upgrade_under(fleet: &mut Fleet, data: &Path, flags: &[&str]) -> Output {
+pub(crate) fn upgrade_under(fleet: &mut Fleet, data: &Path, flags: &[&str]) -> Output {
     let mut asked = begin_upgrade(data, flags);
     fleet.publish_until(|_| asked.try_wait().unwrap().is_some());
     asked.wait_with_output().unwrap()
@@ -64,7 +74,7 @@ fn program(directory: &Path, text: &str) -> PathBuf {
 }
 
 /// Ends the gateway by its last process, and checks that all of them ended well.
-fn finish(gateway: Gateway, heir: Heir) {
+pub(crate) fn finish(gateway: Gateway, heir: Heir) {
     drop(heir);
     gateway.finish();
 }
@@ -73,13 +83,13 @@ fn finish(gateway: Gateway, heir: Heir) {
 fn clients_do_not_notice_two_upgrades() {
     let data = TempDirectory::new();
     let gateway = Gateway::start_on(data.path(), &["--shards", "2"]);
-    let mut fleet = Fleet::gather(gateway.address(), 16);
+    let mut fleet = Fleet::gather(gateway.address(), 16, 0..3);
     fleet.publish_until(|fleet| fleet.done_by_all() > 5);
     let first = heir_of(&upgrade_under(&mut fleet, data.path(), &[]));
     let done = fleet.done_by_all();
     fleet.publish_until(|fleet| fleet.done_by_all() > done + 5);
     let second = heir_of(&upgrade_under(&mut fleet, data.path(), &[]));
-    assert_ne!(first.0, second.0);
+    first.was_replaced_by(&second);
     let done = fleet.done_by_all();
     fleet.publish_until(|fleet| fleet.done_by_all() > done + 5);
     fleet.all_arrived();
@@ -95,13 +105,16 @@ fn the_new_process_may_have_other_shards() {
     fs::write(&file, "shards = 1\n").unwrap();
     let flags = ["--config", file.to_str().unwrap()];
     let gateway = Gateway::start_on(&data, &flags);
-    let mut fleet = Fleet::gather(gateway.address(), 4);
-    let mut heir = None;
+    let mut fleet = Fleet::gather(gateway.address(), 4, 0..3);
+    let mut heir: Option<Heir> = None;
     for shards in [3, 2] {
         fs::write(&file, format!("shards = {shards}\n")).unwrap();
         let done = fleet.done_by_all();
         fleet.publish_until(|fleet| fleet.done_by_all() > done + 5);
-        heir = Some(heir_of(&upgrade_under(&mut fleet, &data, &[])));
+        let next = heir_of(&upgrade_under(&mut fleet, &data, &[]));
+        if let Some(former) = heir.replace(next) {
+            former.was_replaced_by(heir.as_ref().unwrap());
+        }
         let done = fleet.done_by_all();
         fleet.publish_until(|fleet| fleet.done_by_all() > done + 5);
     }
@@ -119,7 +132,7 @@ fn the_old_process_goes_on_if_the_new_one_does_not_start() {
     let limits = ["--limit", "upgrade_start_max_s=5"];
     let flags = [&["--config", file.to_str().unwrap()], &limits[..]].concat();
     let gateway = Gateway::start_on(&data, &flags);
-    let mut fleet = Fleet::gather(gateway.address(), 4);
+    let mut fleet = Fleet::gather(gateway.address(), 4, 0..3);
     for (text, expected) in [
         ("exit 3", "exit code 3"),
         ("exec sleep 600", "took too long to start"),
@@ -160,7 +173,7 @@ fn the_old_process_goes_on_if_the_new_one_hangs_with_everything() {
     let data = directory.path().join("data");
     let mut gateway =
         Gateway::start_on(&data, &["--shards", "2", "--limit", "upgrade_take_max_s=1"]);
-    let mut fleet = Fleet::gather(gateway.address(), 8);
+    let mut fleet = Fleet::gather(gateway.address(), 8, 0..3);
     fleet.publish_until(|fleet| fleet.done_by_all() > 5);
     let binary = after_ready(directory.path(), "exec sleep 600");
     let why = why_not(&upgrade_under(&mut fleet, &data, &["--binary", binary.to_str().unwrap()]));
@@ -178,7 +191,7 @@ fn the_old_process_goes_on_if_the_new_one_ends_with_everything() {
     let directory = TempDirectory::new();
     let data = directory.path().join("data");
     let mut gateway = Gateway::start_on(&data, &["--shards", "2"]);
-    let mut fleet = Fleet::gather(gateway.address(), 8);
+    let mut fleet = Fleet::gather(gateway.address(), 8, 0..3);
     fleet.publish_until(|fleet| fleet.done_by_all() > 5);
     let binary = after_ready(directory.path(), "exit 1");
     let why = why_not(&upgrade_under(&mut fleet, &data, &["--binary", binary.to_str().unwrap()]));
