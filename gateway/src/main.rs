@@ -6,9 +6,9 @@ use gateway::admin::{Admin, AttachedAdmin, doctor, drain, rebalance, upgrade};
 use gateway::auth::{Directory, FileFault};
 use gateway::config::{Config, EXIT_REFUSED, Environment, Request, documents};
 use gateway::logging::LogControl;
-use gateway::node::Gateway;
 use gateway::node::hand_over::{Line, Received};
 use gateway::node::reload::{Reload, ReloadHook};
+use gateway::node::{Gateway, Ground};
 use gateway::systemd;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -150,9 +150,9 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
     thread.spawn(watch).context("cannot wait for signals")?;
 
     let mut line = upgrade::predecessor().context("cannot take over")?;
-    let Received { hand_over, admin } = match &mut line {
-        Some(line) => take_over(line)?,
-        None => Received::default(),
+    let (Received { hand_over, admin }, ground) = match &mut line {
+        Some(line) => take_over(line, config)?,
+        None => (Received::default(), None),
     };
     let refused = |line: &mut Option<Line>, error: &dyn std::fmt::Display| {
         if let Some(line) = line {
@@ -162,7 +162,7 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
     let admin = Admin::start_with(config, log.clone(), admin)
         .inspect_err(|error| refused(&mut line, error))?;
     let admin_address = admin.address();
-    let mut gateway = Gateway::prepare(config, Arc::new(directory), hand_over)
+    let mut gateway = Gateway::prepare(config, Arc::new(directory), hand_over, ground)
         .inspect_err(|error| refused(&mut line, error))?;
     if let Some(line) = &mut line {
         line.prepared()?;
@@ -235,11 +235,12 @@ fn serve(
     }
 }
 
-/// Takes sockets and clients over from the process before.
-fn take_over(line: &mut Line) -> anyhow::Result<Received> {
+/// Takes sockets and clients over from the process before, once all is there that does not need them.
+fn take_over(line: &mut Line, config: &Config) -> anyhow::Result<(Received, Option<Ground>)> {
     line.hear()?;
+    let ground = Ground::lay(config).inspect_err(|error| line.refuse(&error.to_string()))?;
     line.ready(env!("CARGO_PKG_VERSION"))?;
-    Ok(line.take()?)
+    Ok((line.take()?, Some(ground)))
 }
 
 /// Lets a new process take over. Whatever goes wrong, this one goes on, with the same clients; `None` if
@@ -286,7 +287,7 @@ fn hand_over(
         }
         Err(why) => {
             systemd::notify(&format!("MAINPID={}", std::process::id()));
-            let mut gateway = Gateway::prepare(config, directory, hand_over)
+            let mut gateway = Gateway::prepare(config, directory, hand_over, None)
                 .context("cannot go on after an upgrade that failed")?;
             gateway.go();
             admin.show(gateway.handle());

@@ -6,6 +6,8 @@ use crate::proto::bridge::ring_table::RingTable;
 use crate::proto::limits::Limits;
 use crate::proto::output::ShardIndex;
 use crate::proto::session::HELD_MAX;
+use crate::shard::MeshSender;
+use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::jetstream::control::{ControlNews, ControlSettings, ControlThread};
 use crate::upstream::jetstream::lane::LaneLimits;
 use crate::upstream::jetstream::link::{
@@ -104,6 +106,49 @@ fn restrict_record(limits: Limits) -> Limits {
 pub(super) struct Controlled {
     pub(super) control: ControlThread,
     pub(super) ring: Arc<RingTable>,
+}
+
+/// What needs neither sockets nor a data directory, and may take long or fail: connections to the servers
+/// of the sub-clusters, their streams, the ring. Nothing without sub-clusters.
+pub struct Ground {
+    pub(super) controlled: Option<Controlled>,
+    /// What the control thread has to say to shards.
+    pub(super) news: Option<flume::Receiver<ControlNews>>,
+}
+
+impl Ground {
+    /// Blocks until the ring is known.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had, or a thread cannot.
+    pub fn lay(config: &Config) -> Result<Self, GatewayError> {
+        if config.nats.is_empty() {
+            return Ok(Self { controlled: None, news: None });
+        }
+        let (sender, news) = flume::unbounded();
+        let controlled = Controlled::start(config, move |news| {
+            // Nobody listens any more at the end.
+            let _ = sender.send(news);
+        })?;
+        Ok(Self { controlled: Some(controlled), news: Some(news) })
+    }
+}
+
+/// Gives every shard the news, those that came before there were shards first, until there are no more.
+pub(super) fn pass_on(
+    news: flume::Receiver<ControlNews>,
+    shards: Vec<MeshSender<NodeMessage>>,
+) -> std::io::Result<()> {
+    let pass_on = move || {
+        for news in news {
+            for shard in &shards {
+                // One that has ended needs none.
+                let _ = shard.send(NodeMessage::Control(Box::new(news.clone())));
+            }
+        }
+    };
+    std::thread::Builder::new().name("news".to_owned()).spawn(pass_on).map(drop)
 }
 
 impl Controlled {

@@ -49,7 +49,7 @@ use data_kind::DataKind;
 use hand_over::HandOver;
 pub use handle::{NodeHandle, NodeReport};
 use handler::MqttShard;
-use jetstream::Controlled;
+pub use jetstream::Ground;
 use recovery::{Recovery, RecoveryError, RecoverySettings};
 use segments::Segments;
 use std::io;
@@ -125,13 +125,13 @@ impl Gateway {
     ///
     /// See [`GatewayError`]. Nothing runs afterwards.
     pub fn start(config: &Config, directory: Directory) -> Result<Self, GatewayError> {
-        let mut gateway = Self::prepare(config, Arc::new(directory), HandOver::default())?;
+        let mut gateway = Self::prepare(config, Arc::new(directory), HandOver::default(), None)?;
         gateway.go();
         Ok(gateway)
     }
 
-    /// As [`Gateway::start`], with the sockets and clients that another gateway had. Nobody is read
-    /// before [`Gateway::go`].
+    /// As [`Gateway::start`], with the sockets and clients that another gateway had, and what was made
+    /// before those were there. Nobody is read before [`Gateway::go`].
     ///
     /// # Errors
     ///
@@ -140,6 +140,7 @@ impl Gateway {
         config: &Config,
         directory: Arc<Directory>,
         hand_over: HandOver,
+        ground: Option<Ground>,
     ) -> Result<Self, GatewayError> {
         let clock = Clock::start();
         let mut engine = engine_config(config);
@@ -199,15 +200,13 @@ impl Gateway {
         let (directory, requests) = (log_directory(config), storage.requests());
         let limits = core_limits(config);
         let seed = ahash::RandomState::new().hash_one(clock.now());
-        let senders = bound.senders().to_vec();
-        let controlled = match config.nats.as_slice() {
-            [] => None,
-            _ => Some(Controlled::start(config, move |news| {
-                for sender in &senders {
-                    let _ = sender.send(NodeMessage::Control(Box::new(news.clone())));
-                }
-            })?),
+        let Ground { controlled, news } = match ground {
+            Some(ground) => ground,
+            None => Ground::lay(config)?,
         };
+        if let Some(news) = news {
+            jetstream::pass_on(news, bound.senders().to_vec()).map_err(GatewayError::Thread)?;
+        }
         let mut links = Vec::new();
         if let Some(controlled) = &controlled {
             let shards = (0..shards).map(ShardIndex);
