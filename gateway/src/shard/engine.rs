@@ -191,7 +191,6 @@ impl<H: Handler> Shard<H> {
     ///
     /// The kernel's, when it takes no more requests: the shard cannot go on.
     pub(super) async fn run(mut self) -> io::Result<Ended> {
-        self.begin_with_taken();
         let (mut completions, mut events) = (Vec::new(), Vec::new());
         loop {
             let reaped = self.ring.reap(&mut completions, &mut events);
@@ -226,6 +225,7 @@ impl<H: Handler> Shard<H> {
             self.arrive(moving);
         }
         busy |= self.handle_mesh();
+        self.take_hand_over_steps();
         busy |= self.handle_deadlines();
         busy |= self.take_handshake_steps();
         self.handler.swept(&mut self.io);
@@ -404,6 +404,16 @@ impl<H: Handler> Shard<H> {
         }
     }
 
+    /// The next sweep comes at once.
+    pub(super) fn look_again(&mut self) {
+        self.mesh_pending = true;
+    }
+
+    /// Whether the shard ends.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop_deadline.is_some()
+    }
+
     /// Ends accepting where that is not to be.
     pub(super) fn stop_accepting(&mut self) {
         for (place, listener) in self.listeners.iter().enumerate() {
@@ -522,7 +532,7 @@ impl<H: Handler> Shard<H> {
         }
         // Sends complete while they are submitted, nearly always: they are no reason to wake.
         self.expected = self.ring.take_sends_started();
-        if !self.arriving.is_empty() {
+        if !self.arriving.is_empty() || self.has_hand_over_steps() {
             // With a wait, although for no time: what came to sockets meanwhile is to be found first.
             return self.ring.enter(Some((1, Duration::ZERO)));
         }

@@ -19,6 +19,7 @@ use super::node::Node;
 use crate::proto::engine_counters::EngineCounters;
 use crate::proto::handler::{CloseReason, Handler, Origin};
 use crate::proto::output::ConnectionId;
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -112,8 +113,9 @@ pub(super) struct HandingOver {
     /// What the handler gave along with connections that are about to leave, by index.
     states: ahash::AHashMap<u32, Vec<u8>>,
     pub(super) gone: Ended,
-    /// Those that came from another process and were not read yet.
-    pub(super) taken: Vec<ConnectionId>,
+    /// Those still to be looked after in this phase; at first, those that came from another process
+    /// and are not read yet.
+    left: VecDeque<ConnectionId>,
 }
 
 impl<H: Handler> Shard<H> {
@@ -142,19 +144,23 @@ impl<H: Handler> Shard<H> {
             Phase::Run => {
                 self.handler.stay(&mut self.io);
                 self.perform_actions();
-                for id in self.connections.ids() {
-                    self.offer_kept(id);
-                    self.settle(id);
-                }
+                self.handing_over.left = self.connections.ids().into();
             }
             Phase::Drain => {
                 self.stop_accepting();
                 self.handler.prepare_to_move(&mut self.io);
                 self.perform_actions();
             }
-            Phase::Pause => self.pause(),
-            Phase::Part => self.part(),
+            Phase::Pause => {
+                self.stop_accepting();
+                self.drop_setups();
+                self.handler.pause(&mut self.io);
+                self.perform_actions();
+                self.handing_over.left = self.connections.ids().into();
+            }
+            Phase::Part => self.handing_over.left = self.connections.ids().into(),
         }
+        self.take_hand_over_steps();
     }
 
     /// Says how far it is, if it is asked. At the end of a sweep.
@@ -186,7 +192,9 @@ impl<H: Handler> Shard<H> {
                     + count(&|state| state.any(State::CLOSING.or(State::DEAD)))
             }
             Phase::Pause => {
-                let moves = self.is_anything_moving() || !self.handler.is_still(&self.io);
+                let moves = !self.handing_over.left.is_empty()
+                    || self.is_anything_moving()
+                    || !self.handler.is_still(&self.io);
                 match moves {
                     true => 1,
                     // Those that end are waited for: they may have wills.
@@ -199,23 +207,44 @@ impl<H: Handler> Shard<H> {
         }
     }
 
-    fn pause(&mut self) {
-        self.stop_accepting();
-        self.drop_setups();
-        for id in self.connections.ids() {
-            let Some(state) = self.connections.state(id) else { continue };
-            if state.any(State::LINK.or(State::CLOSING).or(State::DEAD).or(State::LEAVING)) {
-                continue;
-            }
-            if !self.is_plain(id) || !self.handler.can_move(id) {
-                // It was told, or has just come.
-                self.finish(id, CloseReason::Requested);
-            } else if state.any(State::RECEIVING) {
-                self.ring.cancel_receive(id);
+    /// Looks after the next connections. Few at a time: each may bring several completions, and there
+    /// must be room for them.
+    pub(super) fn take_hand_over_steps(&mut self) {
+        for _ in 0..SLICE {
+            let Some(id) = self.handing_over.left.pop_front() else { break };
+            match self.handing_over.phase {
+                Phase::Run | Phase::Drain => {
+                    self.offer_kept(id);
+                    self.settle(id);
+                }
+                Phase::Pause => self.pause_one(id),
+                Phase::Part => self.part_with(id),
             }
         }
-        self.handler.pause(&mut self.io);
         self.perform_actions();
+        if !self.handing_over.left.is_empty() {
+            self.look_again();
+        } else if self.handing_over.phase == Phase::Part && !self.is_stopping() {
+            self.begin_stop();
+        }
+    }
+
+    /// Whether connections are still to be looked after.
+    pub(super) fn has_hand_over_steps(&self) -> bool {
+        !self.handing_over.left.is_empty()
+    }
+
+    fn pause_one(&mut self, id: ConnectionId) {
+        let Some(state) = self.connections.state(id) else { return };
+        if state.any(State::LINK.or(State::CLOSING).or(State::DEAD).or(State::LEAVING)) {
+            return;
+        }
+        if !self.is_plain(id) || !self.handler.can_move(id) {
+            // It was told, or has just come.
+            self.finish(id, CloseReason::Requested);
+        } else if state.any(State::RECEIVING) {
+            self.ring.cancel_receive(id);
+        }
     }
 
     /// Whether what passes on the wire is MQTT.
@@ -225,37 +254,33 @@ impl<H: Handler> Shard<H> {
             || self.connections.layers(id.index).is_some_and(|layers| layers.is_transparent())
     }
 
-    fn part(&mut self) {
-        for id in self.connections.ids() {
-            let Some(state) = self.connections.state(id) else { continue };
-            if state.any(State::LINK.or(State::DEAD)) {
-                continue;
-            }
-            let is_going = state.any(State::CLOSING.or(State::LEAVING));
-            let given = match !is_going && self.is_plain(id) {
-                true => self.handler.hand_over(id, &mut self.io),
-                false => None,
-            };
-            let Some(connection) = self.connections.get_mut(id) else { continue };
-            if connection.state.any(State::RECEIVING) {
-                self.ring.cancel_receive(id);
-            }
-            if connection.state.any(State::SENDING) {
-                self.ring.cancel_send(id);
-            }
-            match given {
-                Some(given) => {
-                    connection.state.set(State::LEAVING);
-                    self.handing_over.states.insert(id.index, given);
-                }
-                // Its end is for the next process to see, as after a crash: what this one would do
-                // about it now, such as to publish a will, those that have left would miss.
-                None => connection.state.set(State::DEAD),
-            }
-            self.settle(id);
+    fn part_with(&mut self, id: ConnectionId) {
+        let Some(state) = self.connections.state(id) else { return };
+        if state.any(State::LINK.or(State::DEAD)) {
+            return;
         }
-        self.perform_actions();
-        self.begin_stop();
+        let is_going = state.any(State::CLOSING.or(State::LEAVING));
+        let given = match !is_going && self.is_plain(id) {
+            true => self.handler.hand_over(id, &mut self.io),
+            false => None,
+        };
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.state.any(State::RECEIVING) {
+            self.ring.cancel_receive(id);
+        }
+        if connection.state.any(State::SENDING) {
+            self.ring.cancel_send(id);
+        }
+        match given {
+            Some(given) => {
+                connection.state.set(State::LEAVING);
+                self.handing_over.states.insert(id.index, given);
+            }
+            // Its end is for the next process to see, as after a crash: what this one would do about
+            // it now, such as to publish a will, those that have left would miss.
+            None => connection.state.set(State::DEAD),
+        }
+        self.settle(id);
     }
 
     /// Whether the connection leaves for another process.
@@ -290,15 +315,7 @@ impl<H: Handler> Shard<H> {
         self.handler.take_over(id, Origin::tcp(peer), &state, &mut self.io);
         self.perform_actions();
         self.connections.keep_partial(id.index, received);
-        self.handing_over.taken.push(id);
-    }
-
-    /// Begins to read those that came from another process.
-    pub(super) fn begin_with_taken(&mut self) {
-        for id in std::mem::take(&mut self.handing_over.taken) {
-            self.offer_kept(id);
-            self.settle(id);
-        }
+        self.handing_over.left.push_back(id);
     }
 }
 
@@ -409,6 +426,9 @@ impl<M: Send + 'static> Node<M> {
 
 /// Of a connection whose peer is gone, as the next process will find.
 const NO_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Connections looked after in one go: with two completions each, far less than a ring has room for.
+const SLICE: usize = 512;
 
 /// Between looks at what shards say.
 const LOOK_PAUSE: Duration = Duration::from_millis(1);
