@@ -11,7 +11,7 @@ mod http_auth;
 mod mosquitto;
 mod quotas;
 pub(crate) mod raw_client;
-mod rust_client;
+pub(crate) mod rust_client;
 mod scram;
 mod sessions;
 mod stopping;

@@ -12,8 +12,7 @@ struct Driven {
 
 impl Driven {
     /// Connects and waits for CONNACK.
-    fn connect(gateway: &Gateway, client_id: &str, clean: bool, will: Option<LastWill>) -> Self {
-        let mut options = MqttOptions::new(client_id, "127.0.0.1", gateway.address().port());
+    fn connect(mut options: MqttOptions, clean: bool, will: Option<LastWill>) -> Self {
         options.set_clean_session(clean);
         if let Some(will) = will {
             options.set_last_will(will);
@@ -60,36 +59,41 @@ impl Driven {
     }
 }
 
+/// Messages of each QoS, a will, what is retained and a session, with what a client id needs to get
+/// to the gateway.
+pub(crate) fn play(options: impl Fn(&str) -> MqttOptions) {
+    let mut watcher = Driven::connect(options("rust-watcher"), true, None);
+    watcher.subscribe("rust/#");
+    for (topic, qos) in
+        [("rust/0", QoS::AtMostOnce), ("rust/1", QoS::AtLeastOnce), ("rust/2", QoS::ExactlyOnce)]
+    {
+        watcher.publish(topic, qos, false);
+        let message = watcher.message();
+        assert_eq!((message.topic.as_str(), message.qos), (topic, qos));
+    }
+
+    let will = LastWill::new("rust/will", "gone", QoS::AtLeastOnce, true);
+    drop(Driven::connect(options("rust-mortal"), true, Some(will)));
+    assert_eq!(watcher.message().payload, "gone");
+    let mut late = Driven::connect(options("rust-late"), true, None);
+    late.subscribe("rust/will");
+    assert!(late.message().retain);
+
+    let mut sleeper = Driven::connect(options("rust-sleeper"), false, None);
+    sleeper.subscribe("rust/away");
+    sleeper.disconnect();
+    watcher.publish("rust/away", QoS::ExactlyOnce, false);
+    assert_eq!(watcher.message().payload, "rust/away");
+    let mut sleeper = Driven::connect(options("rust-sleeper"), false, None);
+    assert_eq!(sleeper.message().payload, "rust/away");
+}
+
 #[test]
 fn rumqttc_messages_wills_retained_and_sessions() {
     for shards in SHARD_COUNTS {
         let gateway = Gateway::start(&["--shards", shards]);
-        let mut watcher = Driven::connect(&gateway, "rust-watcher", true, None);
-        watcher.subscribe("rust/#");
-        for (topic, qos) in [
-            ("rust/0", QoS::AtMostOnce),
-            ("rust/1", QoS::AtLeastOnce),
-            ("rust/2", QoS::ExactlyOnce),
-        ] {
-            watcher.publish(topic, qos, false);
-            let message = watcher.message();
-            assert_eq!((message.topic.as_str(), message.qos), (topic, qos));
-        }
-
-        let will = LastWill::new("rust/will", "gone", QoS::AtLeastOnce, true);
-        drop(Driven::connect(&gateway, "rust-mortal", true, Some(will)));
-        assert_eq!(watcher.message().payload, "gone");
-        let mut late = Driven::connect(&gateway, "rust-late", true, None);
-        late.subscribe("rust/will");
-        assert!(late.message().retain);
-
-        let mut sleeper = Driven::connect(&gateway, "rust-sleeper", false, None);
-        sleeper.subscribe("rust/away");
-        sleeper.disconnect();
-        watcher.publish("rust/away", QoS::ExactlyOnce, false);
-        assert_eq!(watcher.message().payload, "rust/away");
-        let mut sleeper = Driven::connect(&gateway, "rust-sleeper", false, None);
-        assert_eq!(sleeper.message().payload, "rust/away");
+        let port = gateway.address().port();
+        play(|client_id| MqttOptions::new(client_id, "127.0.0.1", port));
         gateway.stop();
     }
 }

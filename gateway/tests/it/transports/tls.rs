@@ -1,11 +1,14 @@
 //! TLS itself: versions, keys, host names, clients' certificates.
 
 use super::certificates::Authority;
-use super::wire::{Socket, client_config, tls_over, tls_session};
+use super::party::Party;
+use super::wire::{Socket, Wire, client_config, tls_over, tls_session};
 use crate::process::configuration::run;
 use crate::process::gateway::{Gateway, TempDirectory, free_address};
+use rumqttc::{MqttOptions, TlsConfiguration, Transport};
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// A gateway with a listener for TLS, and these flags.
 pub(super) fn tls_gateway(flags: &[String]) -> (Gateway, SocketAddr) {
@@ -130,4 +133,19 @@ fn files_that_cannot_be_used_are_named_before_anything_starts() {
     let config = config_file(&directory, &printed);
     let (code, again, _) = run(&["check-config", &config[0], &config[1]]);
     assert_eq!((code, again), (Some(0), printed), "what it prints is what it reads");
+}
+
+/// `rumqttc`, the Rust client, with the certificate authority that it trusts.
+#[test]
+fn rumqttc_speaks_tls() {
+    let party = Party::start(&["--shards", "2"]);
+    let port = party.address(Wire::Tls).port();
+    let tls = client_config(&party.authority, None);
+    crate::process::rust_client::play(|client_id| {
+        let mut options = MqttOptions::new(client_id, "localhost", port);
+        let tls = TlsConfiguration::Rustls(Arc::clone(&tls));
+        options.set_transport(Transport::tls_with_config(tls));
+        options
+    });
+    party.gateway.stop();
 }
