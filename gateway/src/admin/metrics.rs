@@ -246,6 +246,8 @@ impl Families<'_> {
     fn faults(&mut self) {
         let help = "Packets that broke the protocol.";
         self.counter("gateway_protocol_faults_total", help, |report| report.counters.faults);
+        let help = "Connections that sent no whole CONNECT within connect_timeout_s.";
+        self.counter("gateway_connect_timeouts_total", help, |r| r.counters.connect_timeouts);
         let help = "Reason Codes of failure sent, by value; those never sent are left out.";
         self.out.family("gateway_reason_codes_sent_total", Kind::Counter, help);
         for Numbered { shard, report } in self.reports {

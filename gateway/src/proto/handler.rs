@@ -280,6 +280,22 @@ pub enum CloseReason {
     Proxy,
 }
 
+impl CloseReason {
+    /// Whether the peer is to blame, before it spoke MQTT.
+    #[must_use]
+    pub fn is_fault_of_transport(self) -> bool {
+        match self {
+            Self::Handshake | Self::Tls | Self::WebSocket | Self::Proxy => true,
+            Self::PeerClosed
+            | Self::PeerReset
+            | Self::Requested
+            | Self::PartialTooLarge
+            | Self::CloseDeadline
+            | Self::Failed(_) => false,
+        }
+    }
+}
+
 /// Something to do with a file. The file stays open, in the handler's hands, until
 /// [`Handler::file_done`] reports the token.
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ pub mod partition;
 pub mod proxy_protocol;
 pub mod record;
 pub mod routing;
+pub mod sampled;
 pub mod session;
 pub mod shard_state;
 pub mod time;

@@ -19,6 +19,7 @@ use super::mesh::{Moving, Parcel, Port};
 use super::node::EngineConfig;
 use super::ring::{Event, Ring, same_generation};
 use super::setup::Handshakes;
+use super::told::Told;
 use super::transport::Scratch;
 use crate::proto::engine_counters::{EngineCounters, EngineReport};
 use crate::proto::handler::{CloseReason, FileOp, Handler, Io, Sender};
@@ -66,6 +67,7 @@ pub(super) struct Shard<H: Handler> {
     pub(super) clock: Clock,
     pub(super) control: Arc<Control>,
     pub(super) handing_over: HandingOver,
+    pub(super) told: Told,
     listeners: Vec<Listener>,
     stop: Arc<AtomicBool>,
     /// Set once the node is stopping: when connections still open are reset.
@@ -165,6 +167,7 @@ impl<H: Handler> Shard<H> {
             plain: Vec::new(),
             scratch: Scratch::default(),
             dialing: Dialing::default(),
+            told: Told::default(),
             listeners: parts.listeners.into_iter().map(listener).collect(),
             clock: parts.clock,
             control: parts.control,

@@ -26,10 +26,12 @@ impl<H: Handler> Shard<H> {
         let Ok(peer) = peer_address(&socket) else { return };
         if !self.may_connect(peer, listener) {
             self.counters.refused_no_balancer += 1;
+            self.tell_no_balancer(peer);
             return;
         }
         if !self.takes_place() {
             self.counters.refused += 1;
+            self.tell_full(peer);
             return;
         }
         self.counters.accepted += 1;
@@ -347,6 +349,7 @@ impl<H: Handler> Shard<H> {
         }
         let known = !connection.state.any(State::SETTING_UP);
         self.counters.closed(reason);
+        self.tell_closed(id, reason);
         if known {
             self.handler.closed(id, reason, &mut self.io);
             self.perform_actions();

@@ -24,6 +24,7 @@ pub mod requirements;
 mod ring;
 mod setup;
 mod tls;
+mod told;
 mod transport;
 
 pub use crate::proto::engine_counters::EngineCounters;

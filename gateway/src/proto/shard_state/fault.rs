@@ -185,7 +185,10 @@ impl ShardState {
         let Some(connection) = self.connection(id) else {
             return;
         };
-        self.counters.faults += u64::from(error.is_fault());
+        if error.is_fault() {
+            self.counters.faults += 1;
+            self.note_fault(id, &error, context);
+        }
         let is_unknown = connection.stage != ConnectionStage::Connected
             && matches!(error, ProtocolError::NotAuthenticated(_));
         self.counters.connects_denied += u64::from(is_unknown);
@@ -239,6 +242,7 @@ impl ShardState {
             return;
         };
         self.counters.faults += 1;
+        self.note_fault(id, &error, context);
         tracing::debug!(index = id.index, %error, "malformed packet");
         match connection.stage {
             ConnectionStage::Connected => self.write_disconnect(id, error.reason_code(), context),

@@ -66,7 +66,7 @@ use goodbye::Goodbye;
 use hashbrown::HashTable;
 use lanes::Lanes;
 use pace::{Paces, Turn};
-use permit::DenialLog;
+use permit::ToldFaults;
 use rebalance::Rebalancing;
 use recheck::Rechecking;
 use retained::{RetainedRequests, StoreRetry};
@@ -117,6 +117,8 @@ pub struct Counters {
     pub dropped_expired: u64,
     /// Packets that broke the protocol.
     pub faults: u64,
+    /// Connections that sent no whole CONNECT in time.
+    pub connect_timeouts: u64,
     /// Sessions whose cursor lay before the first record still kept.
     pub clamped: u64,
     /// Messages in flight whose content is gone from the log.
@@ -218,7 +220,7 @@ pub struct ShardState {
     admission: Admission,
     paces: Paces,
     strangers: Strangers,
-    denial_log: DenialLog,
+    told_faults: ToldFaults,
     rechecking: Option<Box<Rechecking>>,
     /// CONNECTs that wait for the record of the session they continue.
     pending_connects: HashMap<u32, Box<PendingConnect>, RandomState>,
@@ -290,7 +292,7 @@ impl ShardState {
             admission: Admission::default(),
             paces: Paces::new(now),
             strangers: Strangers::default(),
-            denial_log: DenialLog::default(),
+            told_faults: ToldFaults::default(),
             rechecking: None,
             pending_connects: HashMap::with_hasher(random.clone()),
             background: HashMap::with_hasher(random.clone()),
@@ -602,9 +604,11 @@ impl ShardState {
                 let busy = ProtocolError::NotAuthenticated(Refusal::Busy);
                 self.refuse(id, busy, context);
             }
-            ConnectionStage::ExpectConnect | ConnectionStage::Closing => {
+            ConnectionStage::ExpectConnect => {
+                self.counters.connect_timeouts += 1;
                 context.actions.push(Action::Abort(id));
             }
+            ConnectionStage::Closing => context.actions.push(Action::Abort(id)),
             ConnectionStage::ExpectIdentity => {
                 let unavailable = ProtocolError::NotAuthenticated(Refusal::Unavailable);
                 self.refuse(id, unavailable, context);

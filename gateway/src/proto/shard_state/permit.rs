@@ -14,19 +14,15 @@ use super::{Context, ProtocolError, ShardState};
 use crate::proto::access::{Coverage, Identity};
 use crate::proto::mqtt::{AckKind, Publish, QoS, ReasonCode, SHARE_PREFIX};
 use crate::proto::output::ConnectionId;
-
-use crate::proto::time::Timestamp;
+use crate::proto::sampled::Sampled;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// At most one line in the log a shard in this time; the others are counted.
-const DENIALS_LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// When something was denied last, for the log.
+/// Of what went wrong, what is told in the log.
 #[derive(Debug, Default)]
-pub(super) struct DenialLog {
-    next_at: Timestamp,
-    untold: u64,
+pub(super) struct ToldFaults {
+    denied: Sampled,
+    not_let_in: Sampled,
+    protocol: Sampled,
 }
 
 impl ShardState {
@@ -39,13 +35,9 @@ impl ShardState {
         topic: &str,
         context: &Context<'_>,
     ) {
-        let log = &mut self.denial_log;
-        if context.now < log.next_at {
-            log.untold += 1;
+        let Some(untold) = self.told_faults.denied.tell(context.now) else {
             return;
-        }
-        log.next_at = context.now.after(DENIALS_LOG_INTERVAL);
-        let untold = std::mem::take(&mut log.untold);
+        };
         tracing::warn!(what, ?client_id, ?user_name, ?topic, untold, "not authorized");
     }
 
@@ -56,15 +48,27 @@ impl ShardState {
         why: ProtocolError,
         context: &Context<'_>,
     ) {
-        let log = &mut self.denial_log;
-        if context.now < log.next_at {
-            log.untold += 1;
+        let Some(untold) = self.told_faults.not_let_in.tell(context.now) else {
             return;
-        }
-        log.next_at = context.now.after(DENIALS_LOG_INTERVAL);
-        let untold = std::mem::take(&mut log.untold);
+        };
         let (client_id, peer) = self.strangers.describe(id.index);
         tracing::warn!(%why, client_id, ?peer, untold, "not let in");
+    }
+
+    /// Says in the log that a client broke the protocol, now and then.
+    pub(super) fn note_fault(
+        &mut self,
+        id: ConnectionId,
+        fault: &dyn std::error::Error,
+        context: &Context<'_>,
+    ) {
+        let Some(untold) = self.told_faults.protocol.tell(context.now) else {
+            return;
+        };
+        let (client_id, peer) = self.strangers.describe(id.index);
+        let session = self.connection(id).and_then(|one| self.session(one.session));
+        let client_id = client_id.or_else(|| session.map(|session| &*session.client_id));
+        tracing::warn!(%fault, client_id, ?peer, untold, "a client broke the protocol");
     }
 
     fn note_denied_to(

@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 /// Samples by name and labels.
-pub(super) struct Samples(Vec<(String, f64)>);
+pub(crate) struct Samples(Vec<(String, f64)>);
 
 impl Samples {
-    pub(super) fn scrape(admin: SocketAddr) -> Self {
+    pub(crate) fn scrape(admin: SocketAddr) -> Self {
         let answer = get(admin, "/metrics");
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert!(answer.head.contains("text/plain; version=0.0.4"), "{}", answer.head);
@@ -31,7 +31,7 @@ impl Samples {
 
     /// Over all shards, of the series of `name` that have all of `labels`.
     #[track_caller]
-    pub(super) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         let of_family = |(series, _): &&(String, f64)| {
             series.split('{').next() == Some(name) && labels.iter().all(|one| series.contains(one))
         };

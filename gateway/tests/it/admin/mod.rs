@@ -5,7 +5,7 @@ mod api;
 mod doctor;
 mod http;
 mod lifecycle;
-mod metrics;
+pub(crate) mod metrics;
 mod sys_topics;
 mod tuning;
 

@@ -565,3 +565,102 @@ fn names_that_could_widen_a_pattern_get_nothing_by_it() {
         }
     });
 }
+
+/// Nothing that looks like a topic is taken for it, and nothing that is one is taken for another.
+#[test]
+fn what_only_looks_like_a_topic_is_another() {
+    everywhere(|mut scene| {
+        let (listener, _) = enter(&mut scene, OTTO);
+        subscribe(&mut scene, listener, "#", 1);
+        let (anna, _) = enter(&mut scene, ANNA);
+        for topic in [
+            // Letters that look the same, or would be the same if they were composed or lowered.
+            "of/\u{430}nna/x",
+            "of/anna\u{301}/x",
+            "OF/anna/x",
+            "of/Anna/x",
+            "of/\u{FF41}nna/x",
+            // What is not seen, and what others might drop. MQTT 5.0 [MQTT-1.5.4-3].
+            "\u{FEFF}of/anna/x",
+            "of/anna\u{200B}/x",
+            "of/anna\u{AD}/x",
+            " of/anna/x",
+            "of/anna /x",
+            // Levels that are empty, and paths as file systems have them.
+            "/of/anna/x",
+            "of//anna/x",
+            "of/otto/../anna/x",
+            "./of/anna/x",
+            "of\\anna\\x",
+            "of%2Fanna%2Fx",
+        ] {
+            publish_in_vain(&mut scene, anna, topic, 0);
+        }
+        scene.expect(listener, &[]);
+        // Only what the rule has is denied, and all of it.
+        let mut expected = Vec::new();
+        for (id, topic) in
+            (1..).zip(["of/anna/Secret", "of/anna/secret\u{200B}", "of/anna//secret"])
+        {
+            scene.publish(anna, topic, b"m");
+            expected.extend(scene.delivery(0x32, topic, id, b"m"));
+        }
+        scene.expect(listener, &expected);
+        for topic in ["of/anna/secret", "of/anna/secret/", "of/anna/secret//x"] {
+            publish_in_vain(&mut scene, anna, topic, 1);
+        }
+        scene.expect(listener, &[]);
+    });
+}
+
+/// MQTT 5.0 [MQTT-1.5.4-1], [MQTT-1.5.4-2]; MQTT 3.1.1 [MQTT-1.5.3-1], [MQTT-1.5.3-2].
+#[test]
+fn bytes_that_are_no_text_are_no_way_around_a_rule() {
+    everywhere(|mut scene| {
+        for topic in [
+            // `/` written with two bytes, half of a pair, a zero behind the name.
+            &b"of\xC0\xAFanna\xC0\xAFx"[..],
+            b"of/anna/\xED\xA0\x80",
+            b"of/anna/x\0jobs",
+        ] {
+            let (anna, _) = enter(&mut scene, ANNA);
+            let length = u16::try_from(topic.len()).unwrap().to_be_bytes();
+            let publish = scene.packet(0x30, &[&length[..], topic].concat(), b"m");
+            scene.check_closed(anna, &publish, 0x81);
+        }
+    });
+}
+
+/// A wider filter, several that overlap, a group beside them: what is denied does not come by any.
+#[test]
+fn no_set_of_filters_reads_what_is_denied() {
+    everywhere(|mut scene| {
+        let (anna, _) = enter(&mut scene, ANNA);
+        for filter in
+            ["#", "+/#", "of/#", "of/+/+/#", "of/anna/#", "of/anna/+/+", "+/+/+/x", "+/anna/#"]
+        {
+            subscribe(&mut scene, anna, filter, 1);
+        }
+        for filter in [
+            "$share/g/#",
+            "$share/g/of/anna/+/x",
+            "$share/g/+/anna/secret/x",
+            "$share/jobs/of/anna/secret/#",
+            "of/anna/secret/x",
+        ] {
+            subscribe(&mut scene, anna, filter, 0x87);
+        }
+        let (otto, _) = enter(&mut scene, OTTO);
+        for (first, payload) in [(0x30, &b"live"[..]), (0x31, b"retained")] {
+            for topic in ["of/anna/secret/x", "of/anna/secret", "of/otto/secret/x"] {
+                let publish = scene.packet(first, &sized(topic), payload);
+                scene.check(otto, &publish, &[]);
+            }
+        }
+        scene.expect(anna, &[]);
+        // Neither does what was retained come to a subscription that is made anew.
+        subscribe(&mut scene, anna, "of/#", 1);
+        subscribe(&mut scene, anna, "of/anna/+/x", 1);
+        scene.expect(anna, &[]);
+    });
+}

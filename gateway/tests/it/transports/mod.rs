@@ -1,5 +1,6 @@
 //! MQTT over everything that carries it: the same exchanges over each, and what each adds.
 
+mod attacks;
 mod certificates;
 mod exchange;
 mod hostile;

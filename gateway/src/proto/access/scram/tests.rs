@@ -152,3 +152,27 @@ fn messages_are_bounded() {
     let answer = challenge(Some(account())).finish(longer.as_bytes());
     assert_eq!(answer, Err(fault));
 }
+
+proptest::proptest! {
+    /// Whatever a stranger sends, and however a good message is changed: an answer, and none that
+    /// lets it in.
+    #[test]
+    fn no_message_but_the_right_one_proves_anything(
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+        place in 0..CLIENT_FINAL.len(),
+        other in proptest::prelude::any::<u8>(),
+    ) {
+        let _ = ClientFirst::parse(&bytes);
+        proptest::prop_assert!(challenge(Some(account())).finish(&bytes).is_err());
+        let mut changed = CLIENT_FINAL.as_bytes().to_vec();
+        if changed[place] != other {
+            changed[place] = other;
+            proptest::prop_assert!(challenge(Some(account())).finish(&changed).is_err());
+        }
+        let mut first = CLIENT_FIRST.as_bytes().to_vec();
+        if let Some(byte) = first.get_mut(place) {
+            *byte = other;
+        }
+        let _ = ClientFirst::parse(&first);
+    }
+}
