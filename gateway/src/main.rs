@@ -8,7 +8,7 @@ use gateway::config::{Config, EXIT_REFUSED, Environment, Request, documents};
 use gateway::logging::LogControl;
 use gateway::node::hand_over::{Line, Received};
 use gateway::node::reload::{Reload, ReloadHook};
-use gateway::node::{Gateway, Ground};
+use gateway::node::{Gateway, Ground, LIVE_LIMITS};
 use gateway::systemd;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -189,6 +189,7 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
     let mut reload = Reload::new(config);
     reload.add(log_hook(log));
     reload.add(access_hook());
+    reload.add(limits_hook());
     let Some(gateway) =
         serve(gateway, &next_event, &mut reload, &admin, (config, environment, &binary))?
     else {
@@ -328,7 +329,28 @@ fn access_hook() -> ReloadHook {
             tracing::info!("users and rules are read anew");
             Ok(())
         }
-        Err(faults) => Err(faults.iter().map(ToString::to_string).collect()),
+        Err(faults) => Err(faults),
     };
-    ReloadHook { keys: &["password_file", "acl_file"], apply: Box::new(apply) }
+    let keys = &[
+        "password_file",
+        "acl_file",
+        "auth_methods",
+        "jwt_key_file",
+        "jwt_jwks_file",
+        "jwt_algorithm",
+        "jwt_user_claim",
+        "jwt_issuer",
+        "jwt_audience",
+        "banned_users",
+    ];
+    ReloadHook { keys, apply: Box::new(apply) }
+}
+
+/// Bans and rates.
+fn limits_hook() -> ReloadHook {
+    let apply = |gateway: &mut Gateway, config: &Config| {
+        gateway.reload_limits(config);
+        Ok(())
+    };
+    ReloadHook { keys: LIVE_LIMITS, apply: Box::new(apply) }
 }

@@ -70,6 +70,12 @@ impl Directory {
         Self::load_with(config, self.random.clone())
     }
 
+    /// Whether one of the methods is to ask over HTTP.
+    #[must_use]
+    pub fn asks_over_http(&self) -> bool {
+        self.methods.contains(&AuthMethod::Http)
+    }
+
     fn load_with(config: &Config, random: Fingerprints) -> Result<Self, Vec<FileFault>> {
         let mut faults = Vec::new();
         let bytes_max = config.limits.access_file_bytes_max.into();
@@ -264,6 +270,9 @@ impl Recheck for Directory {
         let Some(user_name) = &former.user_name else {
             return self.anonymous.clone();
         };
+        if self.is_banned(user_name) {
+            return None;
+        }
         match former.proof {
             Proof::None => None,
             Proof::Certificate => Some(self.known(user_name, Proof::Certificate)),

@@ -1,6 +1,6 @@
 //! Who may connect and what they may touch, as configured. The files are read by others.
 
-use super::address_range::AddressRange;
+use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ pub struct AuthConfig {
     /// Users that are not let in, at most [`BANNED_MAX`]. Whoever proves to be one hears that.
     pub banned_users: Vec<String>,
     /// Addresses from where nobody is let in, at most [`BANNED_MAX`].
-    pub banned_addresses: Vec<AddressRange>,
+    pub banned_addresses: Vec<IpNet>,
 }
 
 /// A way to prove who one is.

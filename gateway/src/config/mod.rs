@@ -9,7 +9,6 @@
 
 #![forbid(unsafe_code)]
 
-mod address_range;
 mod admin;
 mod args;
 mod auth;
@@ -21,6 +20,7 @@ mod given;
 mod limits;
 mod listen;
 mod nats;
+mod network;
 mod relations;
 mod resolved;
 mod show;
@@ -35,7 +35,6 @@ use std::path::Path;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-pub use address_range::AddressRange;
 pub use admin::{AdminConfig, AdminToken};
 pub use auth::{AuthConfig, AuthMethod, BANNED_MAX, PasswdRequest};
 pub use environment::Environment;
@@ -46,6 +45,7 @@ pub use nats::{
     GATEWAY_ID_BYTES_MAX, NATS_SERVERS_MAX, NatsIdentity, NatsServer, REPLICAS_MAX,
     SUB_CLUSTER_NAME_BYTES_MAX, SUB_CLUSTERS_MAX, SubClusterConfig,
 };
+pub use network::parse_network;
 pub use relations::MemoryBounds;
 pub use resolved::{
     BALANCERS_MAX, Config, Durability, LogFormat, LogLevel, SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX,

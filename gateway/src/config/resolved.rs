@@ -1,13 +1,12 @@
 //! From what was given to what is true.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::address_range::AddressRange;
 use super::admin::{self, AdminConfig, AdminToken};
 use super::auth::{self, AuthConfig, AuthMethod, BANNED_MAX};
 use super::environment::Environment;
@@ -16,6 +15,7 @@ use super::given::{Given, Written};
 use super::limits::{LimitSpec, Limits};
 use super::listen::Listen;
 use super::nats::{self, SubClusterConfig};
+use super::network::parse_network;
 use super::relations::{self, MemoryBounds};
 use super::tls::{self, TlsConfig};
 use super::topic_filter;
@@ -302,8 +302,7 @@ impl Resolver<'_> {
         }
         let mut all = Vec::with_capacity(written.len());
         for item in written {
-            let network = item.text.parse::<IpNet>().ok();
-            match network.or_else(|| item.text.parse::<IpAddr>().ok().map(IpNet::from)) {
+            match parse_network(&item.text) {
                 Some(network) => all.push(network),
                 None => self.fault(key, item, "an IP address, or a network such as 10.0.0.0/24"),
             }
@@ -403,7 +402,7 @@ impl Resolver<'_> {
             banned_addresses: self.banned(
                 "banned_addresses",
                 "an address, or a range of them like 192.0.2.0/24",
-                AddressRange::parse,
+                parse_network,
             ),
         }
     }
@@ -645,8 +644,10 @@ impl Resolver<'_> {
                     "listen",
                     item,
                     "a loopback address, because others can reach this one and no \
-                     authentication is configured: give --password-file, or to let anyone connect \
-                     set allow_anonymous = true or give --allow-anonymous",
+                     authentication is configured: give one of --password-file, jwt_key_file, \
+                     jwt_jwks_file, http_auth_url, or auth_methods = [\"certificate\"] with \
+                     --tls-client-ca; or to let anyone connect set allow_anonymous = true or give \
+                     --allow-anonymous",
                 );
             }
         }

@@ -427,8 +427,19 @@ fn an_address_others_can_reach_needs_a_word() {
     assert!(!config.allow_anonymous && config.auth.knows_users());
     check_refused(
         &["--listen", "mqtt://0.0.0.0:1883", "--acl-file", "rules"],
-        &["give --password-file, or to let anyone connect"],
+        &[
+            "give one of --password-file, jwt_key_file, jwt_jwks_file, http_auth_url, or auth_methods",
+        ],
     );
+    for way in [
+        "jwt_key_file = \"key\"",
+        "jwt_jwks_file = \"keys\"",
+        "http_auth_url = \"https://auth.example.org/\"",
+        "auth_methods = [\"certificate\"]",
+    ] {
+        let file = format!("listen = \"mqtt://[::]:1883\"\n{way}");
+        assert!(resolve_file(&file).is_ok(), "{way}");
+    }
     assert!(resolve_file("listen = \"mqtt://[::]:1883\"\nallow_anonymous = true").is_ok());
 }
 

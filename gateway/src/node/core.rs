@@ -7,6 +7,7 @@
 use crate::proto::access::{AuthenticationRequest, Recheck};
 use crate::proto::engine_counters::EngineReport;
 use crate::proto::handler::{Io, Origin};
+use crate::proto::limits::Limits;
 use crate::proto::output::{Action, ConnectionId};
 use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
@@ -26,6 +27,7 @@ use crate::upstream::jetstream::forward::Forward;
 use crate::upstream::jetstream::sessions::{SessionAnswer, SessionWanted, SessionsOut};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamOut};
 use bytes::Bytes;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// How often shards tell each other how far they are, and drop what nobody needs.
@@ -110,6 +112,18 @@ impl ShardCore {
     /// See [`ShardState::handle_rebalance`].
     pub fn rebalance(&mut self, share_ppm: u32, per_s: u32, now: Timestamp) -> u64 {
         self.state.handle_rebalance(share_ppm, per_s, now)
+    }
+
+    /// Bans and rates are these now; `address_of` knows where connections come from.
+    pub fn change_limits(
+        &mut self,
+        limits: &Limits,
+        address_of: &dyn Fn(ConnectionId) -> Option<IpAddr>,
+        io: &mut Io<NodeMessage>,
+    ) {
+        self.with(io, |state, context| {
+            state.handle_limits_changed(limits, address_of, context);
+        });
     }
 
     /// Shows the packets of a client to [`Traces`](crate::proto::trace::Traces) of the outbox.
@@ -200,6 +214,7 @@ impl ShardCore {
                     jetstream.handle_news(*news);
                 }
             }
+            NodeMessage::LimitsChanged(limits) => self.change_limits(&limits, &|_| None, io),
             NodeMessage::Inquire(_) => {
                 unreachable!("the handler answers what is asked from outside")
             }

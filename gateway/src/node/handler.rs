@@ -271,6 +271,11 @@ impl Handler for MqttShard {
     fn message(&mut self, _from: Sender, message: NodeMessage, io: &mut Io<NodeMessage>) {
         match message {
             NodeMessage::Inquire(inquiry) => self.inquire(*inquiry, io),
+            NodeMessage::LimitsChanged(limits) => {
+                let Self { core, peers, .. } = self;
+                let address_of = |id| peers.get(id).map(|peer| peer.address.ip());
+                core.change_limits(&limits, &address_of, io);
+            }
             message => self.core.message(message, io),
         }
     }

@@ -19,7 +19,7 @@ mod tls_reload;
 
 use self::core::ShardCore;
 use crate::auth::{AuthenticationThreads, Directory, FileFault, Shards, ThreadSettings};
-use crate::config::{Config, Durability, Listen, Sessions, TlsFault};
+use crate::config::{AuthMethod, Config, Durability, Listen, Sessions, TlsFault};
 use crate::proto::access;
 use crate::proto::limits::Limits;
 use crate::proto::output::{ConnectionId, ShardIndex};
@@ -258,15 +258,37 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// What is wrong with the files. Then everything stays as it was.
-    pub fn reload_access(&mut self, config: &Config) -> Result<(), Vec<FileFault>> {
+    /// What is wrong with the files, or that it needs a restart: whether anybody is asked at all is
+    /// settled at start. Then everything stays as it was.
+    pub fn reload_access(&mut self, config: &Config) -> Result<(), Vec<String>> {
+        if self.authentication.is_some() != config.auth.is_needed() {
+            let begins = if config.auth.is_needed() { "begins" } else { "ends" };
+            return Err(vec![format!("that authentication {begins} needs a restart")]);
+        }
         let Some(authentication) = &mut self.authentication else {
             return Ok(());
         };
-        authentication.directory = Arc::new(authentication.directory.reload(config)?);
+        // The thread that does it is there, or not, from the start on.
+        let asks_over_http = config.auth.methods.contains(&AuthMethod::Http);
+        if authentication.directory.asks_over_http() != asks_over_http {
+            return Err(vec!["to ask over HTTP, or not any more, needs a restart".to_owned()]);
+        }
+        let text =
+            |faults: Vec<FileFault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let directory = authentication.directory.reload(config).map_err(text)?;
+        authentication.directory = Arc::new(directory);
         self.directory = Arc::clone(&authentication.directory);
         authentication.threads.load(&authentication.directory);
         Ok(())
+    }
+
+    /// Puts bans and rates in force, those of [`LIVE_LIMITS`]; who is banned now is let go.
+    pub fn reload_limits(&self, config: &Config) {
+        let limits = Arc::new(core_limits(config));
+        for sender in &self.handle.senders {
+            // A shard that has ended lets nobody in.
+            let _ = sender.send(NodeMessage::LimitsChanged(Arc::clone(&limits)));
+        }
     }
 
     /// A way to look at it while it runs.
@@ -454,6 +476,25 @@ fn partial_bytes_max(config: &Config) -> usize {
     };
     largest + limits.receive_buffer_bytes as usize
 }
+
+/// The keys that [`Gateway::reload_limits`] puts in force.
+pub const LIVE_LIMITS: &[&str] = &[
+    "banned_client_ids",
+    "banned_addresses",
+    "subscribe_refused",
+    "server_reference",
+    "limits.connect_rate_max",
+    "limits.address_connect_rate_max",
+    "limits.connects_waiting_max",
+    "limits.connect_wait_max_ms",
+    "limits.overload_lag_ms",
+    "limits.publish_rate_max",
+    "limits.publish_bytes_rate_max",
+    "limits.publish_rate_grace_s",
+    "limits.flapping_connects_max",
+    "limits.flapping_window_s",
+    "limits.flapping_ban_s",
+];
 
 fn core_limits(config: &Config) -> Limits {
     let limits = &config.limits;

@@ -1,6 +1,6 @@
 //! The limits of the core, as the configuration resolved them.
 
-use crate::config::AddressRange;
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// Every bound `ShardState` enforces; the configuration documents ranges and costs.
@@ -65,7 +65,7 @@ pub struct Limits {
     /// Client ids that are not let in.
     pub banned_client_ids: Vec<String>,
     /// Addresses from where nobody is let in.
-    pub banned_addresses: Vec<AddressRange>,
+    pub banned_addresses: Vec<IpNet>,
     /// Topic filters no session may subscribe to, without `$share/`; compared by literal equality.
     pub subscribe_refused: Vec<String>,
     /// Whether there are shared subscriptions; announced as Shared Subscription Available.
@@ -100,7 +100,8 @@ impl Limits {
     /// Whether nobody is let in from there.
     #[must_use]
     pub fn is_banned(&self, address: IpAddr) -> bool {
-        self.banned_addresses.iter().any(|range| range.contains(address))
+        let address = address.to_canonical();
+        self.banned_addresses.iter().any(|range| range.contains(&address))
     }
 }
 

@@ -63,6 +63,11 @@ impl<K, V> Default for Counted<K, V> {
 }
 
 impl<K: std::hash::Hash + Eq, V> Counted<K, V> {
+    fn forget_unless(&mut self, is_kept: impl Fn(&V) -> bool) {
+        self.young.retain(|_, value| is_kept(value));
+        self.old.retain(|_, value| is_kept(value));
+    }
+
     fn entry(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
         if self.young.len() >= COUNTED_MAX / 2 && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
@@ -216,6 +221,17 @@ impl ShardState {
 }
 
 impl Admission {
+    /// What is counted by a rate that has changed is counted anew.
+    pub(super) fn limits_changed(&mut self, limits: &Limits) {
+        self.bucket = None;
+        self.addresses = Counted::default();
+        self.clients.forget_unless(|client| client.banned_until != Timestamp::default());
+        if limits.flapping_connects_max == 0 {
+            self.clients = Counted::default();
+        }
+        self.is_late &= limits.overload_lag_ms > 0;
+    }
+
     fn bucket(&mut self, rate: u32, now: Timestamp) -> &mut Bucket {
         self.bucket.get_or_insert_with(|| Bucket::full(rate, now))
     }

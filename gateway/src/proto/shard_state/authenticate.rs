@@ -52,6 +52,11 @@ impl Strangers {
         self.origins.get(&index).map(|origin| origin.peer.ip())
     }
 
+    /// Nobody wants to know any more where connections come from.
+    pub(super) fn forget_origins(&mut self) {
+        self.origins = AHashMap::new();
+    }
+
     /// Who it is, for the log: its client id as far as it has said one, and where it comes from.
     pub(super) fn describe(&self, index: u32) -> (Option<&str>, Option<SocketAddr>) {
         let stranger = self.waiting.get(&index);

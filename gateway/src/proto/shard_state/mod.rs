@@ -28,6 +28,7 @@ mod prove;
 mod publish;
 mod rebalance;
 mod recheck;
+mod relimit;
 mod replay;
 mod retained;
 mod retained_room;

@@ -3,6 +3,7 @@
 use super::groups::GroupReply;
 use super::store::thread::StoreReply;
 use crate::proto::access::{Authentication, Challenge, Recheck};
+use crate::proto::limits::Limits;
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::session::Ticket;
@@ -58,6 +59,8 @@ pub enum NodeMessage {
     Challenged(ConnectionId, Box<Challenge>),
     /// From the last authentication thread that has heard of it: what is known of clients has changed.
     AccessChanged(Arc<dyn Recheck>),
+    /// From the thread that reads the configuration again: bans and rates are these now.
+    LimitsChanged(Arc<Limits>),
     /// From a thread that looks at the shard.
     Inquire(Box<Inquiry>),
 }
@@ -86,6 +89,7 @@ impl NodeMessage {
             | Self::Authenticated(..)
             | Self::Challenged(..)
             | Self::AccessChanged(_)
+            | Self::LimitsChanged(_)
             | Self::Inquire(_) => 0,
         };
         content + size_of::<Self>()

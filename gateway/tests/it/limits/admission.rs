@@ -2,7 +2,7 @@
 
 use crate::packets::{framed, sized};
 use crate::sim::{SimClient, SimNode, SimSettings};
-use gateway::config::AddressRange;
+use gateway::config::parse_network;
 use gateway::proto::limits::Limits;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -129,7 +129,7 @@ fn an_address_has_a_rate_of_its_own() {
 
 #[test]
 fn whoever_is_banned_is_not_let_in() {
-    let range = |text: &str| AddressRange::parse(text).unwrap();
+    let range = |text: &str| parse_network(text).unwrap();
     let limits = Limits {
         banned_client_ids: vec!["bad".to_owned()],
         banned_addresses: vec![range("192.0.2.0/24")],

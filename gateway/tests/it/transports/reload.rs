@@ -1,9 +1,14 @@
 //! Files that change while the gateway runs.
 
 use super::certificates::Authority;
+use super::proxied::socket_from;
 use super::tls::tls_gateway;
-use super::wire::{Socket, client_config, tls_over, tls_session};
+use super::wire::{Client, Socket, client_config, tls_over, tls_session};
+use crate::packets::{framed, sized};
+use crate::process::gateway::{Gateway, TempDirectory, gateway_command};
+use crate::process::raw_client::{V5, connect};
 use std::fs;
+use std::net::SocketAddr;
 
 #[test]
 fn a_new_certificate_is_shown_without_dropping_anyone() {
@@ -47,5 +52,101 @@ fn a_new_certificate_is_shown_without_dropping_anyone() {
     tls_session(address, &client_config(&authority, Some(&stranger)), "new").unwrap();
     client.ping();
     drop(client);
+    gateway.kill();
+}
+
+/// A client of 5.0 that comes from `source`, and the Reason Code of CONNACK.
+fn from(source: &str, address: SocketAddr, connect: &[u8]) -> (Client, u8) {
+    let mut client = Client::new(Box::new(socket_from(source, address)));
+    client.send(connect);
+    let (kind, body) = client.packet();
+    assert_eq!(kind, 0x20);
+    (client, body[1])
+}
+
+/// DISCONNECT with this Reason Code, and the end.
+#[track_caller]
+fn check_let_go(mut client: Client, reason_code: u8) {
+    assert_eq!(client.packet(), (0xE0, vec![reason_code]));
+    assert!(client.ends());
+}
+
+#[test]
+fn bans_and_rates_are_put_in_force_without_a_restart() {
+    let directory = TempDirectory::new();
+    let file = directory.path().join("gateway.toml");
+    let flags = ["--config", file.to_str().unwrap(), "--shards", "2"];
+    fs::write(&file, "").unwrap();
+    let mut gateway = Gateway::start(&flags);
+    let address = gateway.address();
+    let enter = |client_id: &str, source: &str| {
+        let (client, code) = from(source, address, &connect(V5, client_id, &[]));
+        assert_eq!(code, 0, "{client_id}");
+        client
+    };
+    // Some on each shard, whichever that is.
+    let mut stays: Vec<_> = (0..4).map(|n| enter(&format!("stays {n}"), "127.0.0.1")).collect();
+    let far: Vec<_> = (0..4).map(|n| enter(&format!("far {n}"), "127.0.0.7")).collect();
+    let named = enter("named", "127.0.0.1");
+
+    let bans = "banned_client_ids = \"named\"\nbanned_addresses = \"127.0.0.6/31\"\n\
+                [limits]\nflapping_connects_max = 2\n";
+    fs::write(&file, bans).unwrap();
+    gateway.hang_up();
+    // MQTT 5.0 has no Banned in DISCONNECT: it is Administrative action.
+    check_let_go(named, 0x98);
+    far.into_iter().for_each(|client| check_let_go(client, 0x98));
+    gateway.wait_for_lines("configuration reloaded", 1);
+    assert!(!gateway.log().contains("only a restart"), "{}", gateway.log());
+    for (client_id, source) in [("named", "127.0.0.1"), ("new", "127.0.0.7")] {
+        let (mut client, code) = from(source, address, &connect(V5, client_id, &[]));
+        assert_eq!(code, 0x8A, "{client_id}");
+        assert!(client.ends());
+    }
+    let again = || from("127.0.0.1", address, &connect(V5, "again", &[])).1;
+    assert_eq!([again(), again(), again()], [0, 0, 0x8A], "the third comes too soon");
+    stays.iter_mut().for_each(Client::ping);
+
+    // That anybody is asked at all is for a restart, and all else stays in force.
+    let users = directory.path().join("users");
+    fs::write(&users, "").unwrap();
+    let text = format!("password_file = {:?}\n", users.to_str().unwrap());
+    fs::write(&file, text).unwrap();
+    gateway.hang_up();
+    gateway.wait_for_lines("needs a restart", 1);
+    gateway.wait_for_lines("configuration reloaded", 2);
+    drop(enter("named", "127.0.0.7"));
+    assert_eq!(again(), 0);
+    stays.iter_mut().for_each(Client::ping);
+    drop(stays);
+    gateway.kill();
+}
+
+#[test]
+fn a_user_that_is_banned_on_sighup_is_let_go() {
+    let directory = TempDirectory::new();
+    let (file, users) = (directory.path().join("gateway.toml"), directory.path().join("users"));
+    for name in ["anna", "otto"] {
+        let mut passwd = gateway_command();
+        passwd.args(["passwd", "-b"]).arg(&users).args([name, "pw"]);
+        assert!(passwd.status().unwrap().success());
+    }
+    let text = format!("password_file = {:?}\n", users.to_str().unwrap());
+    fs::write(&file, &text).unwrap();
+    let gateway = Gateway::start(&["--config", file.to_str().unwrap(), "--shards", "2"]);
+    let login = |user_name: &str| {
+        let head = [0, 4, b'M', b'Q', b'T', b'T', 5, 0xC2, 0, 0, 0];
+        let texts = [user_name, user_name, "pw"].map(sized).concat();
+        let connect = framed(0x10, &[&head[..], &texts].concat());
+        from("127.0.0.1", gateway.address(), &connect)
+    };
+    let ((mut anna, _), (otto, code)) = (login("anna"), login("otto"));
+    assert_eq!(code, 0);
+    fs::write(&file, format!("{text}banned_users = \"otto\"\n")).unwrap();
+    gateway.hang_up();
+    check_let_go(otto, 0x87);
+    assert_eq!(login("otto").1, 0x8A);
+    anna.ping();
+    drop(anna);
     gateway.kill();
 }
