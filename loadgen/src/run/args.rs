@@ -90,6 +90,11 @@ pub(crate) struct RunArguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) workers: u32,
 
+    /// Another broker of the same system, such as a second gateway: workers go to --broker and to
+    /// these in turn, so there must be a worker for each
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub(crate) and_broker: Vec<String>,
+
     #[command(flatten)]
     pub(crate) worker: WorkerArguments,
 
@@ -263,6 +268,21 @@ mod tests {
             resolve(&["--devices", "5"]).unwrap_err(),
             ["--workload: needed, or a scenario file"]
         );
+    }
+
+    #[test]
+    fn more_brokers_than_workers_are_refused() {
+        let run = |workers: &'static str| {
+            let urls = "mqtt://127.0.0.1:1,mqtt://127.0.0.1:2";
+            let all = ["loadgen", "run", "--workload", "idle", "--devices", "9", "--and-broker"];
+            let all = all.into_iter().chain([urls, "--workers", workers]);
+            match Arguments::try_parse_from(all).unwrap().command {
+                Command::Run(run) => super::super::run(&run).unwrap_err().to_string(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(run("2").contains("give --workers 3"), "{}", run("2"));
+        assert!(run("3").contains("no broker at 127.0.0.1:"), "{}", run("3"));
     }
 
     #[test]

@@ -20,12 +20,13 @@ mod slots;
 mod workers;
 
 use std::{
+    iter::once,
     sync::mpsc::{RecvTimeoutError, channel},
     thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 pub(crate) use args::RunArguments;
@@ -36,12 +37,12 @@ use crate::{
     profile::Profile,
     progress::Progress,
     result::{Recorder, RunResult},
-    transport,
+    transport::{self, Broker},
     watch::Watch,
 };
 use lane::{LaneOutcome, Part};
 use layout::Layout;
-use scenario::PhaseKind;
+use scenario::{PhaseKind, Scenario};
 
 /// From the decision to start until the run starts.
 const HEAD_START: Duration = Duration::from_millis(50);
@@ -56,27 +57,32 @@ const OTHER_DESCRIPTORS: u64 = 64;
 pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<RunResult> {
     let scenario = arguments.resolve().map_err(|faults| anyhow!(faults.join("\n")))?;
     let profile = Profile::load(&scenario.profile).map_err(|faults| anyhow!(faults.join("\n")))?;
-    let broker = arguments.target.over(&scenario.broker).resolve();
-    let broker = broker.map_err(|faults| anyhow!(faults.join("\n")))?;
+    let brokers = brokers(arguments, &scenario)?;
+    let broker = brokers.first().context("there is always one")?;
     if let Some(pid) = arguments.watch_pid {
         Watch::process(pid).usage().context("cannot read the usage of the process to watch")?;
     }
     let place = &arguments.worker;
     let run = place.worker_run.unwrap_or_else(run_number);
+    let lane = place.worker.unwrap_or(0);
+    // What devices are told to connect to; the result names the first.
+    let here = brokers.get(lane as usize % brokers.len()).unwrap_or(broker);
     let mut part = Part {
         profile: profile.compressed(scenario.compress),
         scenario,
         run,
-        lane: place.worker.unwrap_or(0),
+        lane,
         lanes: arguments.workers,
-        target: broker.address,
-        transport: broker.transport.clone(),
+        target: here.address,
+        transport: here.transport.clone(),
         sources: arguments.source.clone(),
         connections_max: 0,
     };
     part.connections_max = connections_max(&part)?;
     if place.worker.is_none() {
-        transport::reach(&broker).map_err(|fault| anyhow!(fault))?;
+        for broker in &brokers {
+            transport::reach(broker).map_err(|fault| anyhow!(fault))?;
+        }
     }
     if arguments.workers > 1 && place.worker.is_none() {
         return workers::run(arguments.workers, run);
@@ -92,7 +98,24 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<RunResult> {
     .context("cannot start a thread")?;
     let outcome = run_here(&part, start_ns, clock, &recorder)?;
     let recorded = recorder.finish(clock);
-    Ok(outcome::result(arguments, &broker, &part, start_ns, outcome, recorded))
+    Ok(outcome::result(arguments, broker, &part, start_ns, outcome, recorded))
+}
+
+/// The brokers that workers go to in turn.
+fn brokers(arguments: &RunArguments, scenario: &Scenario) -> anyhow::Result<Vec<Broker>> {
+    let first = arguments.target.over(&scenario.broker);
+    let others = arguments.and_broker.iter().map(|url| first.at(url));
+    let keys: Vec<_> = once(first.clone()).chain(others).collect();
+    ensure!(
+        keys.len() <= arguments.workers as usize,
+        "--and-broker makes {0} brokers, which {1} workers cannot all go to: give --workers {0} or \
+         a multiple of it",
+        keys.len(),
+        arguments.workers
+    );
+    let resolved = keys.into_iter().map(|keys| keys.resolve());
+    let resolved: Result<_, _> = resolved.collect();
+    resolved.map_err(|faults| anyhow!(faults.join("\n")))
 }
 
 /// Runs the one lane of this process.

@@ -19,8 +19,9 @@ use crate::{
     result::{self, RunResult},
 };
 
-/// Workers have this long to start.
+/// Workers have this long to start, and this much longer for each of them.
 const START_MS: u64 = 1_500;
+const START_EACH_MS: u64 = 100;
 
 /// What a worker is told by the process that started it.
 #[derive(Clone, Debug, Args)]
@@ -49,7 +50,7 @@ pub(crate) struct WorkerArguments {
 /// When one cannot be started or fails; the others are ended.
 pub(super) fn run(count: u32, run: u32) -> anyhow::Result<RunResult> {
     let folder = std::env::temp_dir().join(format!("loadgen-{run:08x}"));
-    let begin_ms = unix_ms() + START_MS;
+    let begin_ms = unix_ms() + START_MS + START_EACH_MS * u64::from(count);
     let mut workers = Vec::new();
     for worker in 0..count {
         let out = folder.join(worker.to_string());

@@ -29,6 +29,13 @@ pub(crate) struct BrokerKeys {
     pub(super) resume: Option<Resume>,
 }
 
+impl BrokerKeys {
+    /// The same for another broker.
+    pub(crate) fn at(&self, url: &str) -> Self {
+        Self { url: Some(url.to_owned()), ..self.clone() }
+    }
+}
+
 /// A broker, with all that is needed to speak to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Broker {
