@@ -379,7 +379,10 @@ impl Judge<'_> {
                     "below 10 ms; a disk with power-loss protection takes less than 1 ms".to_owned(),
                     "each QoS 1 and 2 acknowledgement waits for a sync".to_owned(),
                     match disk.is_rotational {
-                        Some(true) => "it is a rotating disk: use a solid one",
+                        Some(true) => {
+                            "it calls itself a rotating disk, which a virtual one does on whatever it \
+                             is: use a solid one"
+                        }
                         _ => "use a faster disk, or durability = \"interval\" if its promise will do",
                     }
                     .to_owned(),
