@@ -8,8 +8,9 @@
 //! `acl` is as in a token. `deny`: its credentials are wrong. `ignore`: the next method is asked.
 //! Anything else, or nothing in time, lets nobody in: the client hears Server unavailable.
 //!
-//! Who was allowed is not asked about again for `http_auth_cache_s`, if client id, user name and password
-//! are the same. Nothing else is remembered, and nothing over a reload.
+//! Who was allowed is not asked about again for `http_auth_cache_s`, if all that would be sent is the same
+//! but for the port of `peer`: client id, user name, password, address and certificate. Nothing else is
+//! remembered, and nothing over a reload.
 
 use super::directory::Directory;
 use super::jwt::rules_in;
@@ -283,12 +284,21 @@ impl Callout {
         serde_json::from_slice(&body).map_err(|_| "not the JSON that was expected".to_owned())
     }
 
+    /// Stands for all that [`Callout::ask`] sends but the port, which is another for each connection.
     fn tag(&self, request: &AuthenticationRequest) -> [u8; 32] {
+        let origin = request.origin.as_ref();
+        let peer = origin.map(|origin| {
+            let mut peer = origin.peer;
+            peer.set_port(0);
+            peer.to_string()
+        });
         let mut message = Vec::new();
         let fields = [
             Some(request.client_id.as_bytes()),
             request.user_name.as_deref().map(str::as_bytes),
             request.password.as_deref(),
+            peer.as_deref().map(str::as_bytes),
+            origin.and_then(|origin| origin.certificate_identity.as_deref()).map(str::as_bytes),
         ];
         for field in fields {
             message.push(u8::from(field.is_some()));

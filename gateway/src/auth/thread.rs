@@ -252,3 +252,6 @@ impl Worker {
         self.shards.answer(shard, connection, answer);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,7 +185,7 @@ limits! {
     /// Cost: a connection each.
     http_auth_concurrency_max: u16, "questions a node", 64, 1 to 4_096;
     /// How long a client that was allowed over HTTP is let in again without a question, with the same
-    /// client id, user name and password. 0 asks every time.
+    /// client id, user name, password, certificate and address. 0 asks every time.
     ///
     /// Cost: some 200 bytes for each of `authentication_cache_max` clients; who is not allowed any
     /// more gets in for so long.

@@ -1,0 +1,171 @@
+//! Which method decides, with what is remembered, and somebody to be asked over HTTP.
+
+use super::*;
+use crate::auth::PasswordHash;
+use crate::config::{AuthMethod, Config, Environment, Request};
+use crate::proto::access::Identity;
+use crate::proto::handler::{Origin, TransportKind};
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Whom the threads answer.
+struct Heard(flume::Sender<Authentication>);
+
+impl Shards for Heard {
+    fn answer(&self, _: ShardIndex, _: ConnectionId, answer: Authentication) {
+        self.0.send(answer).unwrap();
+    }
+
+    fn challenge(&self, _: ShardIndex, _: ConnectionId, _: Box<Challenge>) {
+        unreachable!("nobody asks for one");
+    }
+
+    fn recheck(&self, _: &Arc<Directory>) {}
+}
+
+/// Running threads, and somebody who is asked over HTTP.
+struct Scene {
+    threads: AuthenticationThreads,
+    answers: flume::Receiver<Authentication>,
+    /// What was asked over HTTP.
+    questions: flume::Receiver<Value>,
+    password_file: PathBuf,
+}
+
+impl Scene {
+    /// `decide` gives the answers over HTTP; anna has the password pw.
+    fn start(methods: &[AuthMethod], decide: fn(&Value) -> Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, questions) = flume::unbounded();
+        // Ends with the process of the tests.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let question = read_question(&stream);
+                asked.send(question.clone()).unwrap();
+                reply(&stream, &decide(&question));
+            }
+        });
+        let name = format!("gateway-auth-{}-{}", std::process::id(), address.port());
+        let password_file = std::env::temp_dir().join(name);
+        let hash = PasswordHash::new(b"pw", NonZeroU32::MIN).unwrap();
+        std::fs::write(&password_file, format!("anna:{hash}\n")).unwrap();
+        let config = config(methods, address, &password_file);
+        let directory = Arc::new(Directory::load(&config).unwrap());
+        let (heard, answers) = flume::unbounded();
+        let clock: Arc<dyn Fn() -> Timestamp + Send + Sync> = Arc::new(|| Timestamp(1_000));
+        let callout = directory.callout_settings(&config, &clock);
+        let settings = ThreadSettings { clock, threads: 1, queue_max: 8, cache_max: 64 };
+        let shards: Arc<dyn Shards> = Arc::new(Heard(heard));
+        let threads = AuthenticationThreads::spawn(&directory, &settings, callout, &shards);
+        Self { threads: threads.unwrap(), answers, questions, password_file }
+    }
+
+    fn ask(&self, client: &Client) -> Authentication {
+        assert!(self.threads.queues().try_ask(ShardIndex(0), client.request()).is_none());
+        self.answers.recv_timeout(ANSWER_WAIT_MAX).expect("every question has an answer")
+    }
+
+    /// Who the client is, and whether somebody was asked over HTTP.
+    fn known(&self, client: &Client) -> (Arc<Identity>, bool) {
+        let identity = self.ask(client).expect("the client is known");
+        (identity, self.questions.try_iter().count() > 0)
+    }
+
+    fn stop(self) {
+        self.threads.stop();
+        std::fs::remove_file(self.password_file).unwrap();
+    }
+}
+
+fn config(methods: &[AuthMethod], address: SocketAddr, password_file: &PathBuf) -> Box<Config> {
+    let environment = Environment::of_this_machine();
+    let mut config = match Request::from_command_line(["gateway"], &environment) {
+        Request::Run(config) => config,
+        other => panic!("{other:?}"),
+    };
+    config.auth.methods = methods.to_vec();
+    config.auth.password_file = Some(password_file.clone());
+    config.auth.http_auth_url = Some(format!("http://{address}/"));
+    config
+}
+
+fn read_question(stream: &TcpStream) -> Value {
+    let (mut reader, mut length, mut line) = (BufReader::new(stream), 0, String::new());
+    while line != "\r\n" {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+fn reply(mut stream: &TcpStream, answer: &Value) {
+    let body = answer.to_string();
+    let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length:";
+    stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
+}
+
+#[derive(Clone, Copy)]
+struct Client {
+    user: Option<(&'static str, &'static str)>,
+    certificate: Option<&'static str>,
+    peer: &'static str,
+}
+
+const ANNA: Client =
+    Client { user: Some(("anna", "pw")), certificate: None, peer: "192.0.2.1:1000" };
+
+impl Client {
+    fn request(&self) -> AuthenticationRequest {
+        let origin = Origin {
+            peer: self.peer.parse().unwrap(),
+            transport: TransportKind::Tls,
+            server_name: None,
+            certificate_identity: self.certificate.map(Box::from),
+        };
+        AuthenticationRequest {
+            connection: ConnectionId { index: 0, generation: 0 },
+            origin: Some(origin),
+            client_id: "c".into(),
+            user_name: self.user.map(|(name, _)| name.into()),
+            password: self.user.map(|(_, password)| password.as_bytes().into()),
+            client_first: None,
+        }
+    }
+}
+
+/// Allows the certificate `good`, and from one network who has none.
+fn by_certificate_and_network(question: &Value) -> Value {
+    let is_near = question["peer"].as_str().unwrap().starts_with("192.0.2.1:");
+    let is_allowed = match question["certificate"].as_str() {
+        Some(name) => name == "good",
+        None => is_near,
+    };
+    json!({"result": if is_allowed { "allow" } else { "deny" }})
+}
+
+#[test]
+fn what_was_allowed_over_http_is_for_the_same_certificate_and_address_only() {
+    let scene = Scene::start(&[AuthMethod::Http], by_certificate_and_network);
+    let good = Client { certificate: Some("good"), ..ANNA };
+    assert!(scene.known(&good).1);
+    assert!(!scene.known(&good).1, "the same is not asked about again");
+    assert!(!scene.known(&Client { peer: "192.0.2.1:1001", ..good }).1, "nor from another port");
+    let evil = Client { certificate: Some("evil"), ..ANNA };
+    assert_eq!(scene.ask(&evil), Err(Refusal::BadCredentials));
+    assert!(scene.known(&ANNA).1, "no certificate is not that one");
+    let far = Client { peer: "192.0.2.2:1000", ..ANNA };
+    assert_eq!(scene.ask(&far), Err(Refusal::BadCredentials));
+    scene.stop();
+}
