@@ -2,6 +2,7 @@
 
 use super::Fingerprints;
 use super::acl_file::AclFile;
+use super::cache::Cache;
 use super::fault::{self, FileFault};
 use super::http::CalloutSettings;
 use super::jwt::{Said, Tokens};
@@ -117,12 +118,14 @@ impl Directory {
     /// client that gives credentials is who they prove, or is refused: it does not become an unknown
     /// one.
     ///
-    /// `from` is the first method to ask: 0 at first.
+    /// `from` is the first method to ask: 0 at first. `proven` is looked at in the turn of passwords:
+    /// what other methods say is cheap to find out, and may not be true any more.
     pub(super) fn authenticate(
         &self,
         request: &AuthenticationRequest,
         now: Timestamp,
         from: usize,
+        proven: &mut Cache,
     ) -> Step {
         let says_something = request.user_name.is_some() || request.password.is_some();
         for (number, method) in self.methods.iter().enumerate().skip(from) {
@@ -130,7 +133,7 @@ impl Directory {
                 AuthMethod::Http if says_something => return Step::Callout(number + 1),
                 AuthMethod::Http => Verdict::Nothing,
                 AuthMethod::Certificate => self.by_certificate(request),
-                AuthMethod::Password => self.by_password(request),
+                AuthMethod::Password => self.by_password(request, proven),
                 AuthMethod::Jwt => self.by_token(request, now),
             };
             match said {
@@ -224,15 +227,20 @@ impl Directory {
         }
     }
 
-    fn by_password(&self, request: &AuthenticationRequest) -> Verdict {
+    fn by_password(&self, request: &AuthenticationRequest, proven: &mut Cache) -> Verdict {
         let (Some(passwords), Some(user_name), Some(password)) =
             (&self.passwords, &request.user_name, &request.password)
         else {
             return Verdict::Nothing;
         };
+        if let Some(identity) = proven.get(request) {
+            return Verdict::Known(identity);
+        }
         match passwords.get(user_name) {
             Some(hash) if hash.verify(password) => {
-                Verdict::Known(self.known(user_name, self.proof_of(hash)))
+                let identity = self.known(user_name, self.proof_of(hash));
+                proven.note(request, &identity);
+                Verdict::Known(identity)
             }
             Some(_) => Verdict::Wrong,
             None => Verdict::Nothing,

@@ -6,7 +6,7 @@
 use super::cache::Cache;
 use super::directory::{Directory, Step};
 use super::http::{CalloutQueue, CalloutSettings, CalloutThread, Question};
-use crate::proto::access::{Authentication, AuthenticationRequest, Challenge, Proof, Refusal};
+use crate::proto::access::{Authentication, AuthenticationRequest, Challenge, Refusal};
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
@@ -216,8 +216,6 @@ impl Worker {
                 Ok(challenge) => self.shards.challenge(shard, connection, Box::new(challenge)),
                 Err(refusal) => self.shards.answer(shard, connection, Err(refusal)),
             }
-        } else if let Some(identity) = self.cache.get(&request) {
-            self.shards.answer(shard, connection, Ok(identity));
         } else {
             self.authenticate(shard, request, 0);
         }
@@ -231,24 +229,19 @@ impl Worker {
 
     fn authenticate(&mut self, shard: ShardIndex, request: AuthenticationRequest, from: usize) {
         let connection = request.connection;
-        let answer = match self.directory.authenticate(&request, (self.clock)(), from) {
-            Step::Answer(answer) => answer,
-            Step::Callout(next) => {
-                let callout = self.callout.as_ref().expect("it is there if it is a method");
-                let question = Question { shard, request, next, asker: self.own.clone() };
-                if callout.ask(question).is_none() {
+        let answer =
+            match self.directory.authenticate(&request, (self.clock)(), from, &mut self.cache) {
+                Step::Answer(answer) => answer,
+                Step::Callout(next) => {
+                    let callout = self.callout.as_ref().expect("it is there if it is a method");
+                    let question = Question { shard, request, next, asker: self.own.clone() };
+                    if callout.ask(question).is_none() {
+                        return;
+                    }
+                    self.shards.answer(shard, connection, Err(Refusal::Busy));
                     return;
                 }
-                self.shards.answer(shard, connection, Err(Refusal::Busy));
-                return;
-            }
-        };
-        // What other methods say is cheap to find out, and may not be true any more.
-        if let Ok(identity) = &answer
-            && matches!(identity.proof, Proof::Password(_))
-        {
-            self.cache.note(&request, identity);
-        }
+            };
         self.shards.answer(shard, connection, answer);
     }
 }

@@ -3,13 +3,13 @@
 use super::*;
 use crate::auth::PasswordHash;
 use crate::config::{AuthMethod, Config, Environment, Request};
-use crate::proto::access::Identity;
+use crate::proto::access::{Identity, Proof};
 use crate::proto::handler::{Origin, TransportKind};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -84,14 +84,14 @@ impl Scene {
     }
 }
 
-fn config(methods: &[AuthMethod], address: SocketAddr, password_file: &PathBuf) -> Box<Config> {
+fn config(methods: &[AuthMethod], address: SocketAddr, password_file: &Path) -> Box<Config> {
     let environment = Environment::of_this_machine();
     let mut config = match Request::from_command_line(["gateway"], &environment) {
         Request::Run(config) => config,
         other => panic!("{other:?}"),
     };
     config.auth.methods = methods.to_vec();
-    config.auth.password_file = Some(password_file.clone());
+    config.auth.password_file = Some(password_file.to_path_buf());
     config.auth.http_auth_url = Some(format!("http://{address}/"));
     config
 }
@@ -167,5 +167,31 @@ fn what_was_allowed_over_http_is_for_the_same_certificate_and_address_only() {
     assert!(scene.known(&ANNA).1, "no certificate is not that one");
     let far = Client { peer: "192.0.2.2:1000", ..ANNA };
     assert_eq!(scene.ask(&far), Err(Refusal::BadCredentials));
+    scene.stop();
+}
+
+#[test]
+fn a_remembered_password_does_not_come_before_http() {
+    let ignore = |_: &Value| json!({"result": "ignore"});
+    let scene = Scene::start(&[AuthMethod::Http, AuthMethod::Password], ignore);
+    for _ in 0..3 {
+        let (identity, was_asked) = scene.known(&ANNA);
+        assert!(matches!(identity.proof, Proof::Password(_)));
+        assert!(was_asked, "http is first");
+    }
+    scene.stop();
+}
+
+#[test]
+fn a_remembered_password_does_not_come_before_a_certificate() {
+    let methods = [AuthMethod::Certificate, AuthMethod::Password];
+    let scene = Scene::start(&methods, |_| unreachable!("nobody is asked over HTTP"));
+    let (identity, _) = scene.known(&ANNA);
+    assert_eq!(identity.user_name.as_deref(), Some("anna"));
+    let (again, _) = scene.known(&ANNA);
+    assert!(Arc::ptr_eq(&identity, &again), "it is remembered");
+    let (identity, _) = scene.known(&Client { certificate: Some("otto"), ..ANNA });
+    assert_eq!(identity.user_name.as_deref(), Some("otto"));
+    assert_eq!(identity.proof, Proof::Certificate);
     scene.stop();
 }
