@@ -15,6 +15,9 @@ const SLOW_SYNC: Duration = Duration::from_millis(10);
 /// Clocks that are read without a system call or a device.
 const FAST_CLOCKS: &[&str] =
     &["tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page", "xen"];
+/// Where the package has it, and where the repository does.
+const HOST_SH: &str =
+    "/usr/share/doc/mqtt-gateway/examples/host.sh --apply (tuning/ in the repository)";
 
 /// Everything but what servers say.
 pub(super) fn judge(host: &Host, config: &Config, environment: &Environment) -> Examination {
@@ -221,9 +224,7 @@ impl Judge<'_> {
                         format!("{key} = {value}"),
                         format!("{backlog}, as limits.backlog"),
                         why.to_owned(),
-                        format!(
-                            "`sysctl {key}={backlog}`; tuning/host.sh --apply does it for good"
-                        ),
+                        format!("`sysctl {key}={backlog}`; {HOST_SH} does it for good"),
                     ],
                 ),
                 Some(value) => self.good(format!("{key}: {value}")),
@@ -283,8 +284,7 @@ impl Judge<'_> {
                 "performance".to_owned(),
                 "shards sleep between messages, and a core that has slowed down wakes late"
                     .to_owned(),
-                "`cpupower frequency-set --governor performance`; tuning/host.sh --apply does it"
-                    .to_owned(),
+                format!("`cpupower frequency-set --governor performance`; {HOST_SH} does it"),
             ],
         );
     }
@@ -297,7 +297,7 @@ impl Judge<'_> {
                 "a queue a core, or Receive Packet Steering".to_owned(),
                 "one core does the network work for all shards".to_owned(),
                 format!("`ethtool -L {name} combined N` if it can have more, else write the mask of the \
-                         cores to /sys/class/net/{name}/queues/rx-0/rps_cpus; tuning/host.sh does it"),
+                         cores to /sys/class/net/{name}/queues/rx-0/rps_cpus; {HOST_SH} does it"),
             ]);
         }
         if queues > 1 && nic.interrupt_cores.len() == 1 {
