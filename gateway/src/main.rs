@@ -334,6 +334,7 @@ fn access_hook() -> ReloadHook {
     let keys = &[
         "password_file",
         "acl_file",
+        "allow_anonymous",
         "auth_methods",
         "jwt_key_file",
         "jwt_jwks_file",
