@@ -68,7 +68,16 @@ impl Directory {
     /// All faults of all files.
     pub fn reload(&self, config: &Config) -> Result<Self, Vec<FileFault>> {
         // Whether a password or a key is still the same shows by its hash.
-        Self::load_with(config, self.random.clone())
+        let mut new = Self::load_with(config, self.random.clone())?;
+        if new.callout != self.callout {
+            tracing::warn!(
+                "what http_auth_ca_file or http_auth_token_file hold has changed, but only a restart \
+                 puts it in force"
+            );
+        }
+        // What the thread that asks has.
+        new.callout.clone_from(&self.callout);
+        Ok(new)
     }
 
     /// Whether one of the methods is to ask over HTTP.

@@ -170,6 +170,9 @@ fn somebody_else_decides_and_nobody_gets_in_when_that_one_says_nothing() {
     assert_eq!(knock("c4", "anna", "pw0").1, 0);
     assert_eq!(knock("c4", "anna", "pw1").1, 0x86);
     assert_eq!(knock("c4", "nobody", "pw0").1, 0x86);
+    fs::write(&token, "shut sesame\n").unwrap();
+    gateway.hang_up();
+    gateway.wait_for_lines("http_auth_token_file hold has changed, but only a restart", 1);
     let log = gateway.log();
     assert_eq!(log.matches("gives no answer that counts").count(), 1, "{log}");
     assert!(!log.contains("sesame") && !log.contains("pw0"), "{log}");

@@ -150,3 +150,26 @@ fn a_user_that_is_banned_on_sighup_is_let_go() {
     drop(anna);
     gateway.kill();
 }
+
+#[test]
+fn unknown_clients_are_let_go_when_allow_anonymous_ends() {
+    let directory = TempDirectory::new();
+    let (file, users) = (directory.path().join("gateway.toml"), directory.path().join("users"));
+    fs::write(&users, "").unwrap();
+    let text = format!("password_file = {:?}\n", users.to_str().unwrap());
+    fs::write(&file, format!("{text}allow_anonymous = true\n")).unwrap();
+    let mut gateway = Gateway::start(&["--config", file.to_str().unwrap(), "--shards", "2"]);
+    let address = gateway.address();
+    let unknown = || from("127.0.0.1", address, &connect(V5, "unknown", &[]));
+    let (client, code) = unknown();
+    assert_eq!(code, 0);
+    fs::write(&file, text).unwrap();
+    gateway.hang_up();
+    check_let_go(client, 0x87);
+    gateway.wait_for_lines("configuration reloaded", 1);
+    let log = gateway.log();
+    assert!(log.contains("\"allow_anonymous\""), "{log}");
+    assert!(!log.contains("only a restart"), "{log}");
+    assert_ne!(unknown().1, 0);
+    gateway.kill();
+}
