@@ -1,6 +1,8 @@
 //! Connected clients: lists, one in full, kick, trace.
 
+use super::stored::SESSIONS_ELSEWHERE;
 use super::{Answer, ApiError, Shared, page, running};
+use crate::config::Sessions;
 use crate::node::NodeHandle;
 use crate::proto::output::ShardIndex;
 use crate::proto::session::record::SessionRecord;
@@ -85,6 +87,9 @@ pub(super) async fn one(State(state): State<Shared>, Path(client_id): Path<Strin
     let asked = node.inquire(node.home(&client_id), |answer| Inquiry::Session(name, answer));
     if let Some(view) = asked.await.ok_or(ApiError::Silent("the client's shard does not answer"))? {
         return Ok(Json(json!(view)));
+    }
+    if state.config.sessions == Sessions::Shared {
+        return Err(ApiError::Elsewhere(SESSIONS_ELSEWHERE));
     }
     let stored = node.look(move |state| {
         let value = state.get(Space::Sessions, client_id.as_bytes());

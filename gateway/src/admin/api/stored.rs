@@ -2,12 +2,18 @@
 
 use super::clients::stored_session;
 use super::{Answer, ApiError, Shared, page, running};
+use crate::config::Sessions;
 use crate::proto::mqtt::is_valid_filter;
 use crate::proto::record::Record;
 use crate::upstream::embedded::store::{Space, retained as store};
 use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
+
+/// With `sessions = "shared"`.
+pub(super) const SESSIONS_ELSEWHERE: &str = "stored sessions are in JetStream: streams \
+     MQTT_SESSIONS_<n>, subjects sessions.<n>.client.<client id>; /api/v1/clients has those that are \
+     connected here";
 
 /// Rows of a page. The storage thread reads them in one go.
 const ROWS_MAX: usize = 100;
@@ -29,6 +35,9 @@ pub(super) async fn sessions(
 ) -> Answer {
     let limit = query.limit.unwrap_or(ROWS_MAX).clamp(1, ROWS_MAX);
     let node = running(&state)?;
+    if state.config.sessions == Sessions::Shared {
+        return Err(ApiError::Elsewhere(SESSIONS_ELSEWHERE));
+    }
     let found = node.look(move |state| {
         let (mut rows, mut next) = (Vec::new(), None);
         let (prefix, from) = (query.prefix.as_bytes(), query.after.as_bytes());

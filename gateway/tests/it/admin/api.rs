@@ -2,6 +2,7 @@
 
 use super::http::{Answer, get, request};
 use super::start;
+use crate::nats::server::NatsServer;
 use crate::process::SHARD_COUNTS;
 use crate::process::gateway::Gateway;
 use crate::process::raw_client::{RawClient, V3_1_1, V5, publish, subscribe};
@@ -271,4 +272,22 @@ fn who_publishes_most_and_who_is_behind_is_named() {
     assert!(page.head.contains("text/html") && page.head.contains("content-security-policy"));
     drop((slow, loud));
     gateway.stop();
+}
+
+#[test]
+fn sessions_that_are_in_jetstream_are_said_to_be_there() {
+    let server = NatsServer::start();
+    let nats = format!("a=nats://{}", server.address());
+    let flags = ["--shards", "1", "--sessions", "shared", "--gateway-id", "g1", "--nats", &nats];
+    let gateway = start(&flags);
+    let admin = gateway.admin_address();
+    for path in ["/api/v1/sessions", "/api/v1/clients/nobody"] {
+        let answer = get(admin, path);
+        assert_eq!(answer.status, 501, "{path}: {}", answer.body);
+        assert!(answer.body.contains("MQTT_SESSIONS_<n>"), "{}", answer.body);
+    }
+    let client = RawClient::connected(gateway.address(), V5, "here");
+    assert_eq!(json_of(admin, "/api/v1/clients/here")["stage"], "online");
+    drop(client);
+    gateway.kill();
 }
