@@ -12,6 +12,7 @@ use crate::proto::output::{Action, ConnectionId};
 use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
+use crate::proto::shard_state::comings::{Came, Went};
 use crate::proto::shard_state::{
     AppendToken, Context, Due, RetainedMessage, RetainedPage, ShardState, StoredSession,
 };
@@ -92,6 +93,16 @@ impl ShardCore {
     /// Where a connection that is about to be opened comes from.
     pub fn note_origin(&mut self, id: ConnectionId, origin: Origin) {
         self.state.note_origin(id, origin);
+    }
+
+    /// See [`ShardState::take_came`].
+    pub fn take_came(&mut self) -> Vec<Came> {
+        self.state.take_came()
+    }
+
+    /// See [`ShardState::take_gone`].
+    pub fn take_gone(&mut self, id: ConnectionId) -> Went {
+        self.state.take_gone(id)
     }
 
     /// See [`ShardState::note_lag`].

@@ -10,9 +10,11 @@ use crate::proto::engine_counters::EngineReport;
 use crate::proto::handler::{CloseReason, FileDone, Handler, Io, Origin, Sender};
 use crate::proto::output::{Action, ConnectionId, ShardIndex};
 use crate::proto::partition::PartitionId;
+use crate::proto::shard_state::comings::{Came, Went};
 use crate::proto::shard_state::inspect::Around;
 use crate::proto::time::Timestamp;
-use crate::upstream::embedded::log::LogIo;
+use crate::upstream::embedded::disk_watch::{DiskState, DiskWatch};
+use crate::upstream::embedded::log::{Health, LogIo};
 use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::embedded::store::thread::StoreRequest;
 use crate::upstream::inquiry::{Inquiry, ShardReport, TraceRequest};
@@ -53,6 +55,7 @@ pub struct MqttShard {
     /// Traces under way, by number.
     traces: Vec<(u32, TraceRequest)>,
     next_trace: u32,
+    disk: DiskWatch,
 }
 
 impl MqttShard {
@@ -81,6 +84,7 @@ impl MqttShard {
             source: None,
             traces,
             next_trace,
+            disk: DiskWatch::default(),
         }
     }
 
@@ -89,6 +93,16 @@ impl MqttShard {
     pub fn knowing(mut self, source: Option<Arc<dyn Recheck>>) -> Self {
         self.source = source;
         self
+    }
+
+    /// Says in the log who was let in, at `debug`.
+    fn tell_came(&mut self) {
+        for came in self.core.take_came() {
+            let Came { connection, client_id, user, session_present } = came;
+            let peer = self.peers.get(connection).map(|peer| peer.address);
+            let (client_id, user) = (&*client_id, user.as_deref());
+            tracing::debug!(client_id, user, ?peer, session_present, "client connected");
+        }
     }
 
     /// End of a sweep: lets the core finish, then starts file operations and sends to the storage
@@ -118,6 +132,26 @@ impl MqttShard {
         self.core.resume_held(io);
         if !self.traces.is_empty() {
             self.tell_traces(io);
+        }
+        self.tell_came();
+        self.tell_disk(io.shard, io.now);
+    }
+
+    /// Says in the log how the shard's own log fares, at each change.
+    fn tell_disk(&mut self, shard: ShardIndex, now: Timestamp) {
+        match self.disk.look(self.core.upstream.own_log(), now) {
+            None => {}
+            Some(DiskState { health: Health::Good, holds: None }) => {
+                tracing::info!(shard = shard.0, "the log is written again, publishers go on");
+            }
+            Some(DiskState { health, holds }) => {
+                tracing::warn!(
+                    shard = shard.0,
+                    ?health,
+                    ?holds,
+                    "the log's disk needs attention: what is not written is not acknowledged"
+                );
+            }
         }
     }
 
@@ -260,7 +294,11 @@ impl Handler for MqttShard {
     }
 
     fn closed(&mut self, id: ConnectionId, reason: CloseReason, io: &mut Io<NodeMessage>) {
-        tracing::debug!(index = id.index, ?reason, "connection closed");
+        self.tell_came();
+        let Went { client_id, user, why } = self.core.take_gone(id);
+        let peer = self.peers.get(id).map(|peer| peer.address);
+        let (client_id, user, why) = (client_id.as_deref(), user.as_deref(), why.as_deref());
+        tracing::debug!(client_id, user, ?peer, ?reason, why, "connection closed");
         self.core.closed(id, io);
     }
 
@@ -304,7 +342,8 @@ impl Handler for MqttShard {
     }
 
     fn next_timeout(&self) -> Timestamp {
-        self.core.next_timeout().min(self.store_retry_at).min(self.ask_again_at)
+        let own = self.store_retry_at.min(self.ask_again_at).min(self.disk.next_look());
+        self.core.next_timeout().min(own)
     }
 
     fn prepare_to_move(&mut self, io: &mut Io<NodeMessage>) {

@@ -458,6 +458,7 @@ impl ShardState {
 
     /// Closes a connection that has lost its session.
     pub(super) fn drop_connection(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+        self.note_going(id, "its session is gone");
         if let Some(connection) = self.connection_mut(id) {
             connection.session = NO_SESSION;
             self.end_connection(id, context);
@@ -613,6 +614,7 @@ impl ShardState {
         if !self.traced.is_empty() {
             self.trace_again(index, context);
         }
+        self.note_came(id, session_present);
         self.write_connack(index, &pending, session_present, context);
         self.watch(index, id, context.now);
         if pending.held {

@@ -42,6 +42,7 @@ impl ShardState {
         if disconnect.reason_code == ReasonCode::Success {
             session.will = None;
         }
+        self.note_going(id, format_args!("DISCONNECT: {:?}", disconnect.reason_code));
         self.end_connection(id, context);
         Ok(())
     }

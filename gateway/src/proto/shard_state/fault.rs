@@ -185,6 +185,7 @@ impl ShardState {
         let Some(connection) = self.connection(id) else {
             return;
         };
+        self.note_going(id, error);
         if error.is_fault() {
             self.counters.faults += 1;
             self.note_fault(id, &error, context);
@@ -243,7 +244,7 @@ impl ShardState {
         };
         self.counters.faults += 1;
         self.note_fault(id, &error, context);
-        tracing::debug!(index = id.index, %error, "malformed packet");
+        self.note_going(id, error);
         match connection.stage {
             ConnectionStage::Connected => self.write_disconnect(id, error.reason_code(), context),
             ConnectionStage::ExpectConnect => {

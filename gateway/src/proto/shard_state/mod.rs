@@ -10,6 +10,7 @@
 mod admission;
 mod authenticate;
 mod catch_up;
+pub mod comings;
 mod connect;
 mod deliver;
 mod disconnect;
@@ -61,6 +62,7 @@ use super::wheel::Wheel;
 use admission::{Admission, Admitted};
 use ahash::RandomState;
 use authenticate::Strangers;
+use comings::Comings;
 use connect::PendingConnect;
 use encode::FanOut;
 use goodbye::Goodbye;
@@ -221,6 +223,7 @@ pub struct ShardState {
     admission: Admission,
     paces: Paces,
     strangers: Strangers,
+    comings: Comings,
     told_faults: ToldFaults,
     rechecking: Option<Box<Rechecking>>,
     /// CONNECTs that wait for the record of the session they continue.
@@ -293,6 +296,7 @@ impl ShardState {
             admission: Admission::default(),
             paces: Paces::new(now),
             strangers: Strangers::default(),
+            comings: Comings::default(),
             told_faults: ToldFaults::default(),
             rechecking: None,
             pending_connects: HashMap::with_hasher(random.clone()),

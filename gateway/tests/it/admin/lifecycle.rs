@@ -114,8 +114,24 @@ fn sighup_puts_in_force_what_can_be_and_names_the_rest() {
     let line = log.lines().find(|line| line.contains("only a restart")).unwrap();
     assert!(line.contains("limits.receive_maximum") && line.contains("shards"), "{line}");
     assert!(!line.contains("\"log\""), "{line}");
-    drop(RawClient::connected(gateway.address(), V5, "a"));
+    drop(RawClient::connected(gateway.address(), V5, "gone"));
     gateway.wait_for_lines("connection closed", 1);
+    let mut taken = RawClient::connected(gateway.address(), V5, "taken");
+    let other = RawClient::connected(gateway.address(), V5, "taken");
+    assert_eq!(taken.packets_to_the_end(), [(0xE0, vec![0x8E])]);
+    gateway.wait_for_lines("connection closed", 2);
+    let log = gateway.log();
+    for (what, client_id, parts) in [
+        ("client connected", "gone", ["session_present=false", "peer=Some(127.0.0.1:"]),
+        ("connection closed", "gone", ["reason=Peer", "peer=Some(127.0.0.1:"]),
+        ("connection closed", "taken", ["why=", "peer=Some(127.0.0.1:"]),
+    ] {
+        let is_it = |line: &&str| line.contains(what) && line.contains(client_id);
+        let line =
+            log.lines().find(is_it).unwrap_or_else(|| panic!("no {what} {client_id}: {log}"));
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    }
+    drop(other);
     fs::write(&file, "log = \"loud\"\n").unwrap();
     gateway.hang_up();
     gateway.wait_for_lines("configuration not reloaded", 1);

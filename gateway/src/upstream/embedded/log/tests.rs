@@ -8,6 +8,7 @@ use crate::proto::mqtt::QoS;
 use crate::proto::partition::{Chunk, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::time::Timestamp;
+use crate::upstream::embedded::disk_watch::{DiskState, DiskWatch, Hold};
 use std::time::Duration;
 
 const PARTITION: PartitionId = PartitionId(3);
@@ -289,19 +290,30 @@ fn interval_survives_what_is_synced() {
 
 #[test]
 fn a_full_disk_acknowledges_nothing_and_recovers_by_itself() {
-    let mut rig = Rig::new(7, Durability::Fsync, small_limits());
+    let limits = LogLimits { uncommitted_bytes_max: 100, ..small_limits() };
+    let mut rig = Rig::new(7, Durability::Fsync, limits);
+    let (mut watch, mut said) = (DiskWatch::default(), Vec::new());
     rig.append();
     rig.settle();
+    assert_eq!(watch.look(&rig.log, rig.now), None);
+    assert_eq!(watch.next_look(), Timestamp::NEVER, "it wakes nobody up");
     rig.files.capacity_bytes = 5_000;
     (0..20).for_each(|_| rig.append());
     for _ in 0..50 {
         rig.flush();
         rig.perform_one();
+        said.extend(watch.look(&rig.log, rig.now));
         rig.now = rig.log.next_timeout().unwrap_or(rig.now);
     }
     assert_eq!((rig.log.health(), rig.committed.len()), (Health::Full, 1));
+    let full = DiskState { health: Health::Full, holds: Some(Hold::DiskBehind) };
+    assert_eq!(said, [full], "once, however often it was tried");
     rig.files.capacity_bytes = u64::MAX;
     rig.settle();
+    rig.now = rig.now.max(watch.next_look());
+    let good = DiskState { health: Health::Good, holds: None };
+    assert_eq!(watch.look(&rig.log, rig.now), Some(good));
+    assert_eq!(watch.next_look(), Timestamp::NEVER);
     assert_eq!((rig.log.health(), rig.committed.len()), (Health::Good, 21));
     rig.files.crash();
     rig.reopen();
