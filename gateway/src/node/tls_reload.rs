@@ -67,7 +67,7 @@ impl TlsReload {
     ) -> io::Result<Self> {
         let (tell, orders) = channel();
         let seen = config.files().map(|path| look(path)).collect();
-        let looks_left = looks(&config);
+        let looks_left = looks(config.ticket_lifetime_s);
         let mut watched = Watched { config, server, keys, seen, looks_left };
         let thread = std::thread::Builder::new()
             .name("tls files".to_owned())
@@ -107,7 +107,7 @@ impl Watched {
         }
         self.looks_left = self.looks_left.saturating_sub(1);
         if self.looks_left == 0 {
-            self.looks_left = looks(&self.config);
+            self.looks_left = looks(self.config.ticket_lifetime_s);
             if self.config.ticket_keys.is_none() {
                 self.keys = self.keys.rotated();
                 self.load("ticket keys are due");
@@ -131,12 +131,28 @@ impl Watched {
     }
 }
 
-/// Looks in the life of a ticket: after as long the key that sealed it is replaced.
-fn looks(config: &TlsConfig) -> u64 {
-    (u64::from(config.ticket_lifetime_s) / LOOK_INTERVAL.as_secs()).max(1)
+/// Looks in the life of a ticket: after as long the key that sealed it is replaced. Where there are
+/// no tickets, never.
+fn looks(ticket_lifetime_s: u32) -> u64 {
+    match ticket_lifetime_s {
+        0 => u64::MAX,
+        lifetime_s => (u64::from(lifetime_s) / LOOK_INTERVAL.as_secs()).max(1),
+    }
 }
 
 fn look(path: &Path) -> Seen {
     let file = std::fs::metadata(path).ok()?;
     Some((file.dev(), file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::looks;
+
+    #[test]
+    fn a_key_is_replaced_once_in_the_life_of_a_ticket_and_never_without_tickets() {
+        assert_eq!(looks(0), u64::MAX);
+        assert_eq!(looks(1), 1);
+        assert_eq!(looks(43_200), 21_600);
+    }
 }
