@@ -28,7 +28,7 @@ trap 'kill $pid 2>/dev/null; wait; rm -rf "$folder"' EXIT
 sleep 20
 facts empty
 "$loadgen" idle --target 127.0.0.1:1883 --connections "$connections" --subscribe own --seconds 90 --rounds 1 \
-    --connect-timeout-s 86400 --watch-pid $pid --quiet --json "$folder/result.json" &
+    --concurrency 500 --connect-timeout-s 86400 --watch-pid $pid --quiet --json "$folder/result.json" &
 load=$!
 # Both ends of a connection are sockets here. Looking into /proc/PID/fd would cost memory itself.
 sockets() {

@@ -281,6 +281,10 @@ pub(crate) struct IdleArguments {
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) connect_rate: u64,
 
+    /// Connections in the making at any time, for a broker that may not keep up with the rate
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) concurrency: u32,
+
     /// How long to hold them
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) seconds: u64,

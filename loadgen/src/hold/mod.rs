@@ -99,7 +99,7 @@ pub(crate) fn idle(arguments: &IdleArguments) -> anyhow::Result<(HoldReport, Run
         let filter = || (format!("idle/{index}").into(), QoS::AtLeastOnce);
         (own.then(filter), arguments.keep_alive_s)
     })?;
-    let pace = Pace::Rate(arguments.connect_rate);
+    let pace = Pace { rate: Some(arguments.connect_rate), concurrency: arguments.concurrency };
     let report = holder.rounds(arguments.rounds, pace, Duration::from_secs(arguments.seconds))?;
     let run = run_against(&broker, Run::of_this_process("idle", &arguments.target, vec![group]));
     let result = holder.result(run, &report);
@@ -120,7 +120,7 @@ pub(crate) fn storm(arguments: &StormArguments) -> anyhow::Result<(HoldReport, R
     };
     let connections = arguments.connections;
     let mut holder = Holder::new(&arguments.target, &broker, connections, |_| (None, 0))?;
-    let pace = Pace::Concurrency(arguments.concurrency);
+    let pace = Pace { rate: None, concurrency: arguments.concurrency };
     let report = holder.rounds(arguments.rounds, pace, Duration::ZERO)?;
     let run = run_against(&broker, Run::of_this_process("storm", &arguments.target, vec![group]));
     let result = holder.result(run, &report);
@@ -140,11 +140,11 @@ fn run_against(broker: &Broker, run: Run) -> Run {
 
 /// How fast connections are made.
 #[derive(Clone, Copy)]
-enum Pace {
-    /// So many a second.
-    Rate(u64),
-    /// As fast as they come, so many in the making.
-    Concurrency(u32),
+struct Pace {
+    /// So many a second; none: as fast as they come.
+    rate: Option<u64>,
+    /// At most so many in the making.
+    concurrency: u32,
 }
 
 /// All connections, on one thread.
@@ -267,7 +267,7 @@ impl Holder {
         self.crowd.begin(start_ns);
         self.phase("connect", start_ns, true);
         self.connect(connections, pace, start_ns)?;
-        if let Pace::Concurrency(_) = pace {
+        if pace.rate.is_none() {
             let start_s = Duration::from_nanos(start_ns).as_secs_f64();
             let recovery = self.crowd.recovery.clone();
             self.storms.push(Storm::new(start_s, connections.into(), recovery));
@@ -312,10 +312,7 @@ impl Holder {
 
     /// Connects all devices at the given pace and waits until each is ready or lost.
     fn connect(&mut self, connections: u32, pace: Pace, start_ns: u64) -> anyhow::Result<()> {
-        let mut schedule = match pace {
-            Pace::Rate(rate) => Some(Schedule::new(start_ns, rate, 0, 1)),
-            Pace::Concurrency(_) => None,
-        };
+        let mut schedule = pace.rate.map(|rate| Schedule::new(start_ns, rate, 0, 1));
         let deadline_ns = start_ns + duration_ns(self.connect_timeout);
         let mut started = 0;
         while u64::from(self.crowd.ready) + self.crowd.lost < u64::from(connections) {
@@ -327,16 +324,12 @@ impl Holder {
                 self.connect_timeout,
                 self.crowd.faults
             );
-            while started < connections {
-                let may_start = match (&mut schedule, pace) {
-                    (Some(schedule), _) => schedule.take_due(now_ns).is_some(),
-                    (None, Pace::Concurrency(most)) => {
-                        u64::from(started)
-                            < u64::from(self.crowd.ready) + self.crowd.lost + u64::from(most)
-                    }
-                    (None, Pace::Rate(_)) => false,
-                };
-                if !may_start {
+            let done = u64::from(self.crowd.ready) + self.crowd.lost;
+            let room_until = (done + u64::from(pace.concurrency)).min(connections.into());
+            while u64::from(started) < room_until {
+                if let Some(schedule) = &mut schedule
+                    && schedule.take_due(now_ns).is_none()
+                {
                     break;
                 }
                 let connected = self.engine.connect(started);
@@ -344,10 +337,11 @@ impl Holder {
                 self.crowd.started(started, now_ns);
                 started += 1;
             }
-            let wait =
-                schedule.as_ref().filter(|_| started < connections).map_or(NAP, |schedule| {
-                    Duration::from_nanos(schedule.next_due_ns().saturating_sub(now_ns)).min(NAP)
-                });
+            // Without room it is an answer that wakes.
+            let room = u64::from(started) < room_until;
+            let wait = schedule.as_ref().filter(|_| room).map_or(NAP, |schedule| {
+                Duration::from_nanos(schedule.next_due_ns().saturating_sub(now_ns)).min(NAP)
+            });
             self.engine.sweep(wait, &mut self.crowd)?;
             self.crowd.tally.tick(self.clock.now_ns());
         }

@@ -210,3 +210,21 @@ fn what_cannot_be_run_says_what_to_change() {
     assert_eq!(ran.code, 1);
     assert!(ran.said.contains("colour = 1"), "{}", ran.said);
 }
+
+/// A broker that answers nobody gets as many connections as may be in the making, and no more.
+#[test]
+fn idle_devices_wait_for_those_in_the_making() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(["idle", "--quiet", "--connections", "50", "--concurrency", "5"])
+        .args(["--connect-timeout-s", "1", "--target", &target.to_string()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("0 of 50 connections ready"), "{said}");
+    listener.set_nonblocking(true).unwrap();
+    // One more connection asks whether anybody is there.
+    let connections = std::iter::from_fn(|| listener.accept().ok()).count();
+    assert_eq!(connections, 5 + 1);
+}
