@@ -4,11 +4,10 @@
 # Usage: bench-results/profiles.sh OUTPUT_FOLDER [embedded|jetstream|mosquitto]...
 #   DEVICES=15000 SECONDS_EACH=60 RATE=1500 PROFILES="..." in the environment
 #
-# Needs `make build` and `make tools`. Each broker is started anew for each run and runs alone:
-# `embedded` is the gateway with its own store, `jetstream` the gateway on three sub-clusters of one
-# nats-server each, `mosquitto` Debian's. Back ends send commands to the devices, QoS 1, each device
-# has a will; a profile's times in seconds are divided by the factor in the table, links are as they
-# are. Writes a report of each run, raw.jsonl (results without their series) and summary.md; the
+# Needs `make build` and `make tools`. Each broker is started anew for each run and runs alone (they
+# stand in brokers-alone.sh). Back ends send commands to the devices, QoS 1, each device has a will
+# (WILLS=no: none); a profile's times in seconds are divided by the factor in the table, links are as
+# they are. Writes a report of each run, raw.jsonl (results without their series) and summary.md; the
 # README is written by hand. Exits with 1 if a contract was not held.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,66 +20,17 @@ devices=${DEVICES:-15000}
 seconds=${SECONDS_EACH:-60}
 rate=${RATE:-1500}
 profiles=${PROFILES:-factory-wired home-wifi car-lte tracker-ltem lorawan-gateway meter-nbiot}
-export PATH="$PATH:/usr/sbin"
-ulimit -n "$(ulimit -Hn)"
+wills=--wills
+[ "${WILLS:-yes}" = yes ] || wills=
+source bench-results/brokers-alone.sh
 
 # The factor that brings a few sleeps, outages and power cuts of each device kind into the run.
 declare -A factors=([factory-wired]=10 [home-wifi]=20 [car-lte]=20 [tracker-ltem]=20
     [lorawan-gateway]=20 [meter-nbiot]=20)
 
-scratch=$(mktemp -d)
-pids=()
-stop() {
-    [ "${#pids[@]}" -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true
-    wait
-    pids=()
-    rm -rf "$scratch"/*
-}
-trap 'stop; rm -rf "$scratch"' EXIT
-
-wait_for() {
-    for _ in $(seq 300); do
-        if (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then return 0; fi
-        sleep 0.1
-    done
-    echo "nothing answers on port $1" >&2
-    exit 1
-}
-
-# Starts broker $1; its process is the last of `pids`.
-start() {
-    case "$1" in
-    embedded)
-        target/release/gateway --data "$scratch/data" --listen "mqtt://127.0.0.1:$port" \
-            2>"$scratch/log" >&2 &
-        ;;
-    jetstream)
-        DATA="$scratch/cluster" .ci/cluster >"$scratch/cluster.log" 2>&1 &
-        pids+=("$!")
-        for server in 4222 4322 4422; do wait_for "$server"; done
-        target/release/gateway --data "$scratch/data" --listen "mqtt://127.0.0.1:$port" \
-            --nats a=nats://127.0.0.1:4222 --nats b=nats://127.0.0.1:4322 \
-            --nats c=nats://127.0.0.1:4422 2>"$scratch/log" >&2 &
-        ;;
-    mosquitto)
-        cat >"$scratch/mosquitto.conf" <<CONF
-listener $port 127.0.0.1
-allow_anonymous true
-persistence false
-max_inflight_messages 1000
-max_queued_messages 100000
-CONF
-        mosquitto -c "$scratch/mosquitto.conf" 2>"$scratch/log" >&2 &
-        ;;
-    esac
-    pids+=("$!")
-    wait_for "$port"
-}
-
 mkdir -p "$output"
 : >"$output/raw.jsonl"
 status=0
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 for broker in "${brokers[@]}"; do
     for case in $profiles storm; do
         profile=$case workload=commands
@@ -89,7 +39,7 @@ for broker in "${brokers[@]}"; do
         target/release/loadgen run --broker "mqtt://127.0.0.1:$port" --broker-name "$broker" \
             --profile "$profile" --workload "$workload" --devices "$devices" --qos 1 \
             --rate "$rate" --connect-rate 1500 --back-ends 2 --duration "${seconds}s" \
-            --compress "${factors[$profile]}" --wills --watch-pid "${pids[-1]}" --quiet \
+            --compress "${factors[$profile]}" $wills --watch-pid "${pids[-1]}" --quiet \
             --out "$scratch/run" >"$scratch/said" || status=1
         tail -n 3 "$scratch/said"
         target/release/loadgen report "$scratch/run" --out "$output/$broker-$case.html"
