@@ -11,6 +11,7 @@ use crate::{
     plan::Devices,
     run::RunArguments,
     transport::BrokerArguments,
+    watch::WatchArguments,
 };
 
 /// Load generator and checker for MQTT brokers.
@@ -161,9 +162,8 @@ pub(crate) struct TargetArguments {
     #[arg(long, value_enum, default_value_t = Version::V3_1_1)]
     pub(crate) mqtt: Version,
 
-    /// Process whose CPU time, memory, descriptors and context switches to report
-    #[arg(long, value_name = "PID")]
-    pub(crate) watch_pid: Option<u32>,
+    #[command(flatten)]
+    pub(crate) watch: WatchArguments,
 
     /// Write the table of figures as JSON to this file
     #[arg(long, value_name = "FILE")]

@@ -1,8 +1,15 @@
-//! What a process has used so far, read from `/proc`.
+//! What a process has used so far: read from `/proc`, or asked for at its `/metrics`.
 
-use std::{fs, io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use anyhow::Context as _;
+use clap::Args;
 use serde::Serialize;
+use ureq::{Agent, http::Uri};
 
 /// Ticks a second of the times in `/proc/PID/stat`: `USER_HZ`, 100 on every Linux that runs
 /// io_uring on x86-64 and aarch64. Source: proc_pid_stat(5), fields 14 and 15.
@@ -26,76 +33,195 @@ pub(crate) struct Usage {
     pub(crate) threads: u64,
 }
 
-/// A process to read the usage of.
-#[derive(Clone, Debug)]
-pub(crate) struct Watch {
-    directory: PathBuf,
+/// The broker's process, if it is to be watched.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct WatchArguments {
+    /// Process whose CPU time, memory, descriptors and context switches to report
+    #[arg(long, value_name = "PID", conflicts_with = "watch_metrics")]
+    watch_pid: Option<u32>,
+
+    /// The same from a broker on another machine, which tells them at this http:// address
+    ///
+    /// In the text format of Prometheus, by the names that all its libraries use:
+    /// `process_cpu_seconds_total` and `process_resident_memory_bytes`, and where they are there
+    /// `process_open_fds` and `process_threads`.
+    #[arg(long, value_name = "URL", value_parser = metrics_address)]
+    watch_metrics: Option<Uri>,
 }
 
+impl WatchArguments {
+    /// What is to be watched.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        let metrics = self.watch_metrics.clone().map(Watch::metrics);
+        metrics.or_else(|| self.watch_pid.map(Watch::process))
+    }
+
+    /// The same, looked at once.
+    ///
+    /// # Errors
+    ///
+    /// When there is nothing to be seen.
+    pub(crate) fn reach(&self) -> anyhow::Result<Option<Watch>> {
+        let watch = self.watch();
+        if let Some(watch) = &watch {
+            watch.usage().with_context(|| {
+                format!("cannot read the usage of the process to watch, {}", watch.command())
+            })?;
+        }
+        Ok(watch)
+    }
+}
+
+fn metrics_address(text: &str) -> Result<Uri, String> {
+    let address: Uri = text.parse().map_err(|fault| format!("{fault}"))?;
+    if address.scheme_str() != Some("http") || address.host().is_none() {
+        return Err("expected http://HOST:PORT/metrics".to_owned());
+    }
+    Ok(address)
+}
+
+/// A process to read the usage of.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// The folder of a process under `/proc`.
+    Proc { pid: u32, folder: PathBuf },
+    /// Where it tells.
+    Metrics { agent: Agent, address: Uri },
+}
+
+/// An answer that takes longer is given up: there is one a second.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
+/// The longest answer that is read. A gateway's is some 200 kB.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
 impl Watch {
-    /// The process `pid`.
+    /// The process `pid` of this machine.
     pub(crate) fn process(pid: u32) -> Self {
-        Self { directory: PathBuf::from(format!("/proc/{pid}")) }
+        Self(Source::Proc { pid, folder: PathBuf::from(format!("/proc/{pid}")) })
     }
 
     /// This process.
     pub(crate) fn this_process() -> Self {
-        Self { directory: PathBuf::from("/proc/self") }
+        Self::process(std::process::id())
     }
 
-    /// Its usage now.
-    ///
-    /// # Errors
-    ///
-    /// `NotFound` when the process is gone, `InvalidData` when `/proc` is not what it was.
-    pub(crate) fn usage(&self) -> io::Result<Usage> {
-        let stat = fs::read_to_string(self.directory.join("stat"))?;
-        let status = fs::read_to_string(self.directory.join("status"))?;
-        let cpu = cpu_of_stat(&stat).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "no times in /proc/PID/stat")
-        })?;
-        let mut usage = Usage {
-            cpu,
-            rss_bytes: kilobytes(&status, "VmRSS:").unwrap_or(0),
-            rss_anonymous_bytes: kilobytes(&status, "RssAnon:").unwrap_or(0),
-            fds: self.fds(),
-            ..Usage::default()
-        };
-        for thread in fs::read_dir(self.directory.join("task"))?.flatten() {
-            // A thread may end between the listing and the reading.
-            if let Ok(status) = fs::read_to_string(thread.path().join("status")) {
-                usage.threads += 1;
-                usage.context_switches += number(&status, "voluntary_ctxt_switches:").unwrap_or(0)
-                    + number(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
-            }
+    fn metrics(address: Uri) -> Self {
+        let agent = Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).build();
+        Self(Source::Metrics { agent: agent.into(), address })
+    }
+
+    /// Its process id; 0 on another machine.
+    pub(crate) fn pid(&self) -> u32 {
+        match &self.0 {
+            Source::Proc { pid, .. } => *pid,
+            Source::Metrics { .. } => 0,
         }
-        Ok(usage)
     }
 
-    /// What the process is called: its command line, else its name, else nothing.
+    /// The name of its machine, if that is not this one.
+    pub(crate) fn elsewhere(&self) -> Option<&str> {
+        match &self.0 {
+            Source::Proc { .. } => None,
+            Source::Metrics { address, .. } => address.host(),
+        }
+    }
+
+    /// What it is called: its command line, else its name, else nothing; where it tells its metrics.
     pub(crate) fn command(&self) -> String {
-        let line = fs::read(self.directory.join("cmdline")).unwrap_or_default();
+        let folder = match &self.0 {
+            Source::Proc { folder, .. } => folder,
+            Source::Metrics { address, .. } => return address.to_string(),
+        };
+        let line = fs::read(folder.join("cmdline")).unwrap_or_default();
         let words: Vec<_> = line
             .split(|byte| *byte == 0)
             .filter(|word| !word.is_empty())
             .map(String::from_utf8_lossy)
             .collect();
         if words.is_empty() {
-            let name = fs::read_to_string(self.directory.join("comm")).unwrap_or_default();
+            let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
             name.trim().to_owned()
         } else {
             words.join(" ")
         }
     }
 
-    /// Open descriptors. Since Linux 6.2 the size of the folder says so, and nobody has to list it.
-    fn fds(&self) -> u64 {
-        let folder = self.directory.join("fd");
-        match fs::metadata(&folder).map_or(0, |metadata| metadata.len()) {
-            0 => fs::read_dir(folder).map_or(0, |fds| fds.count() as u64),
-            count => count,
+    /// Its usage now.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when the process is gone, `InvalidData` when `/proc` or its metrics are not what
+    /// was expected, what the network says when it does not answer.
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
+        match &self.0 {
+            Source::Proc { folder, .. } => usage_of_proc(folder),
+            Source::Metrics { agent, address } => {
+                let answer = agent.get(address).call().map_err(ureq::Error::into_io)?;
+                let mut body = answer.into_body();
+                let text = body.with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+                usage_of_metrics(&text.map_err(ureq::Error::into_io)?)
+            }
         }
     }
+}
+
+fn usage_of_proc(folder: &Path) -> io::Result<Usage> {
+    let stat = fs::read_to_string(folder.join("stat"))?;
+    let status = fs::read_to_string(folder.join("status"))?;
+    let cpu = cpu_of_stat(&stat).ok_or_else(|| invalid("no times in /proc/PID/stat".to_owned()))?;
+    let mut usage = Usage {
+        cpu,
+        rss_bytes: kilobytes(&status, "VmRSS:").unwrap_or(0),
+        rss_anonymous_bytes: kilobytes(&status, "RssAnon:").unwrap_or(0),
+        fds: fds(folder),
+        ..Usage::default()
+    };
+    for thread in fs::read_dir(folder.join("task"))?.flatten() {
+        // A thread may end between the listing and the reading.
+        if let Ok(status) = fs::read_to_string(thread.path().join("status")) {
+            usage.threads += 1;
+            usage.context_switches += number(&status, "voluntary_ctxt_switches:").unwrap_or(0)
+                + number(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
+        }
+    }
+    Ok(usage)
+}
+
+/// Open descriptors. Since Linux 6.2 the size of the folder says so, and nobody has to list it.
+fn fds(folder: &Path) -> u64 {
+    let folder = folder.join("fd");
+    match fs::metadata(&folder).map_or(0, |metadata| metadata.len()) {
+        0 => fs::read_dir(folder).map_or(0, |fds| fds.count() as u64),
+        count => count,
+    }
+}
+
+/// From what Prometheus' libraries tell of a process. Source: Prometheus, "Writing client libraries",
+/// "Process metrics".
+fn usage_of_metrics(text: &str) -> io::Result<Usage> {
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        let value: f64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+        Some(value).filter(|value| value.is_finite() && *value >= 0.0)
+    };
+    let needed = |name: &str| {
+        value(name).ok_or_else(|| invalid(format!("there is no {name} among its metrics")))
+    };
+    let count = |value: f64| Duration::from_secs_f64(value.min(1e15)).as_secs();
+    Ok(Usage {
+        cpu: Duration::from_secs_f64(needed("process_cpu_seconds_total")?.min(1e15)),
+        rss_bytes: count(needed("process_resident_memory_bytes")?),
+        fds: value("process_open_fds").map_or(0, count),
+        threads: value("process_threads").map_or(0, count),
+        ..Usage::default()
+    })
+}
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// What the kernel holds and the cores do, of the whole machine.
@@ -204,6 +330,25 @@ mod tests {
         assert_eq!(cores_of_stat(stat), (Duration::from_millis(2_500), Duration::from_millis(500)));
         assert_eq!(cores_of_stat("cpu 1 2"), (Duration::ZERO, Duration::ZERO));
         assert!(machine().kernel_bytes > 0);
+    }
+
+    #[test]
+    fn reads_the_metrics_of_a_process() {
+        let text = "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 12.34\n\
+                    process_resident_memory_bytes 1.5e6 1700000000000\nprocess_open_fds_x 9\n";
+        let usage = usage_of_metrics(text).unwrap();
+        assert_eq!((usage.cpu, usage.rss_bytes), (Duration::from_millis(12_340), 1_500_000));
+        assert_eq!((usage.fds, usage.threads), (0, 0));
+        let fault = usage_of_metrics("process_cpu_seconds_total NaN\n").unwrap_err();
+        assert!(fault.to_string().contains("no process_cpu_seconds_total"), "{fault}");
+    }
+
+    #[test]
+    fn only_http_is_asked_for_metrics() {
+        assert!(metrics_address("http://[::1]:18083/metrics").is_ok());
+        for text in ["127.0.0.1:18083", "https://gateway/metrics", "http://"] {
+            assert!(metrics_address(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -74,13 +74,10 @@ pub(crate) fn run(arguments: BenchArguments) -> anyhow::Result<(BenchReport, Run
     let plan = Arc::new(Plan::new(arguments, epoch));
     let control = Arc::new(Control::new(plan.publishers));
     let clock = Clock::start();
-    let watch = plan.arguments().target.watch_pid.map(Watch::process);
-    if let Some(watch) = &watch {
-        watch.usage().context("cannot read the usage of the process to watch")?;
-    }
+    let watch = plan.arguments().target.watch.reach()?;
 
     let target = &plan.arguments().target;
-    let recorder = Recorder::start(clock, target.watch_pid, Progress::new(target.quiet))
+    let recorder = Recorder::start(clock, watch.clone(), Progress::new(target.quiet))
         .context("cannot start a thread")?;
     recorder.phase("connect", clock.now_ns(), false);
     let news = start_threads(&plan, &control, clock, &recorder)?;

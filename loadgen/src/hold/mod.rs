@@ -180,7 +180,8 @@ impl Holder {
                 will: None,
             })
         });
-        let recorder = Recorder::start(clock, target.watch_pid, Progress::new(target.quiet))
+        let watch = target.watch.reach()?;
+        let recorder = Recorder::start(clock, watch.clone(), Progress::new(target.quiet))
             .context("cannot start a thread")?;
         let crowd = Crowd {
             devices: devices.collect(),
@@ -205,7 +206,7 @@ impl Holder {
                 .context("cannot set up io_uring")?,
             crowd,
             clock,
-            watch: target.watch_pid.map(Watch::process),
+            watch,
             connect_timeout: target.connect_timeout(),
             recorder,
             storms: Vec::new(),

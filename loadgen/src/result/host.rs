@@ -81,10 +81,15 @@ impl HostPoint {
 }
 
 impl super::Process {
-    /// The process `pid` of this machine, nothing seen of it yet.
-    pub(crate) fn new(role: super::Role, pid: u32, hostname: &str) -> Self {
-        let command = Watch::process(pid).command();
-        Self { role, pid, command, hostname: hostname.to_owned(), points: Vec::new() }
+    /// A process on the machine `hostname` or elsewhere, nothing seen of it yet.
+    pub(crate) fn new(role: super::Role, watch: &Watch, hostname: &str) -> Self {
+        Self {
+            role,
+            pid: watch.pid(),
+            command: watch.command(),
+            hostname: watch.elsewhere().unwrap_or(hostname).to_owned(),
+            points: Vec::new(),
+        }
     }
 }
 

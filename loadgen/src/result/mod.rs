@@ -384,9 +384,9 @@ impl Phase {
 pub(crate) struct Process {
     /// What it is.
     pub(crate) role: Role,
-    /// Its process id.
+    /// Its process id; 0 for one on another machine, which told its usage as metrics.
     pub(crate) pid: u32,
-    /// Its command line, or its name where that cannot be read.
+    /// Its command line, or its name where that cannot be read; the address of its metrics.
     pub(crate) command: String,
     /// The name of its machine.
     pub(crate) hostname: String,

@@ -78,13 +78,13 @@ impl Recorder {
     /// When no thread can be made.
     pub(crate) fn start(
         clock: Clock,
-        watch_pid: Option<u32>,
+        watch: Option<Watch>,
         progress: Progress,
     ) -> io::Result<Self> {
         let (sender, receiver) = channel();
         let thread = thread::Builder::new()
             .name("recorder".into())
-            .spawn(move || Recording::new(clock, watch_pid, progress).run(&receiver))?;
+            .spawn(move || Recording::new(clock, watch, progress).run(&receiver))?;
         Ok(Self { sender, thread })
     }
 
@@ -176,13 +176,15 @@ struct Recording {
 }
 
 impl Recording {
-    fn new(clock: Clock, watch_pid: Option<u32>, progress: Progress) -> Self {
+    fn new(clock: Clock, watch: Option<Watch>, progress: Progress) -> Self {
         let host = Host::read();
-        let own = (Role::Generator, std::process::id());
-        let roles = watch_pid.map(|pid| (Role::Broker, pid)).into_iter().chain([own]);
-        let (watches, processes) = roles
-            .map(|(role, pid)| (Watch::process(pid), Process::new(role, pid, &host.hostname)))
-            .unzip();
+        let own = (Role::Generator, Watch::this_process());
+        let roles = watch.map(|watch| (Role::Broker, watch)).into_iter().chain([own]);
+        let of = |(role, watch)| {
+            let process = Process::new(role, &watch, &host.hostname);
+            (watch, process)
+        };
+        let (watches, processes) = roles.map(of).unzip();
         let recorded = Recorded {
             series: Series::default(),
             processes,

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     args::{QosLevel, Version},
     transport::BrokerArguments,
+    watch::WatchArguments,
 };
 
 /// A fleet, a workload, a verdict.
@@ -102,9 +103,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub(crate) source: Vec<Ipv4Addr>,
 
-    /// Process whose CPU time and memory to report
-    #[arg(long, value_name = "PID")]
-    pub(crate) watch_pid: Option<u32>,
+    #[command(flatten)]
+    pub(crate) watch: WatchArguments,
 
     /// No line a second on standard error
     #[arg(long)]

@@ -38,7 +38,6 @@ use crate::{
     progress::Progress,
     result::{Recorder, RunResult},
     transport::{self, Broker},
-    watch::Watch,
 };
 use lane::{LaneOutcome, Part};
 use layout::Layout;
@@ -59,9 +58,7 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<RunResult> {
     let profile = Profile::load(&scenario.profile).map_err(|faults| anyhow!(faults.join("\n")))?;
     let brokers = brokers(arguments, &scenario)?;
     let broker = brokers.first().context("there is always one")?;
-    if let Some(pid) = arguments.watch_pid {
-        Watch::process(pid).usage().context("cannot read the usage of the process to watch")?;
-    }
+    let watch = arguments.watch.reach()?;
     let place = &arguments.worker;
     let run = place.worker_run.unwrap_or_else(run_number);
     let lane = place.worker.unwrap_or(0);
@@ -90,12 +87,8 @@ pub(crate) fn run(arguments: &RunArguments) -> anyhow::Result<RunResult> {
     workers::wait_until(place.worker_begin.unwrap_or(0));
     let clock = Clock::start();
     let start_ns = clock.now_ns() + duration_ns(HEAD_START);
-    let recorder = Recorder::start(
-        clock,
-        arguments.watch_pid,
-        Progress::new(arguments.quiet || part.lane > 0),
-    )
-    .context("cannot start a thread")?;
+    let recorder = Recorder::start(clock, watch, Progress::new(arguments.quiet || part.lane > 0))
+        .context("cannot start a thread")?;
     let outcome = run_here(&part, start_ns, clock, &recorder)?;
     let recorded = recorder.finish(clock);
     Ok(outcome::result(arguments, broker, &part, start_ns, outcome, recorded))

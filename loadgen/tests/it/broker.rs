@@ -131,7 +131,7 @@ impl Broker {
     /// The sum over all shards of the metric `name` with this label.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
-        let mut admin = TcpStream::connect(self.admin.unwrap()).unwrap();
+        let mut admin = TcpStream::connect(self.admin()).unwrap();
         let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         admin.write_all(request.as_bytes()).unwrap();
         let mut text = String::new();
@@ -140,6 +140,11 @@ impl Broker {
             text.lines().filter(|line| line.starts_with(name) && line.contains(label)).collect();
         assert!(!lines.is_empty(), "{name}, {label} in {text}");
         lines.iter().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+    }
+
+    /// Where its admin server listens.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.unwrap()
     }
 
     /// Its process.

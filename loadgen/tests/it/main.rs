@@ -228,3 +228,31 @@ fn idle_devices_wait_for_those_in_the_making() {
     let connections = std::iter::from_fn(|| listener.accept().ok()).count();
     assert_eq!(connections, 5 + 1);
 }
+
+/// What the broker tells of itself is what `/proc` says of it.
+#[test]
+fn a_broker_is_watched_by_its_metrics() {
+    let broker = Broker::start();
+    let url = format!("http://{}/metrics", broker.admin());
+    let lines = "qos = 1\n";
+    let watched = |flags: &[&str]| {
+        let ran = run(broker.address(), lines, STEADY, flags);
+        assert_eq!(ran.code, 0, "{}", ran.said);
+        let process = ran.result["processes"].as_array().unwrap();
+        process.iter().find(|process| process["role"] == "broker").unwrap().clone()
+    };
+    let last = |process: &Value, key: &str| {
+        process["points"].as_array().unwrap().last().unwrap()[key].as_f64().unwrap()
+    };
+    let told = watched(&["--watch-metrics", &url]);
+    let seen = watched(&["--watch-pid", &broker.pid().to_string()]);
+    assert_eq!((told["pid"].as_u64(), told["command"].as_str()), (Some(0), Some(url.as_str())));
+    for key in ["rss_bytes", "fds", "threads"] {
+        let (told, seen) = (last(&told, key), last(&seen, key));
+        assert!(told > 0.0 && (told / seen - 1.0).abs() < 0.3, "{key}: {told} and {seen}");
+    }
+    assert!(last(&told, "cpu_s") > 0.0 && last(&told, "cpu_s") <= last(&seen, "cpu_s"));
+
+    let ran = run(broker.address(), lines, STEADY, &["--watch-metrics", &format!("{url}x")]);
+    assert!(ran.said.contains(&format!("{url}x")) && ran.said.contains("404"), "{}", ran.said);
+}
