@@ -7,6 +7,8 @@
 #[expect(unsafe_code, reason = "memory shared with the kernel; the crate has no safe interface")]
 mod buffers;
 pub mod clock;
+#[expect(unsafe_code, reason = "a system call that no crate has a safe interface for")]
+pub mod clock_status;
 mod connections;
 mod dial;
 mod engine;

@@ -35,6 +35,7 @@ pub(super) fn judge(host: &Host, config: &Config, environment: &Environment) -> 
     judge.queues();
     judge.conntrack();
     judge.clock();
+    judge.clock_synchronisation();
     judge.governor();
     for nic in &host.nics {
         judge.nic(nic);
@@ -268,6 +269,26 @@ impl Judge<'_> {
         );
     }
 
+    /// What compares this clock with that of another machine needs it right: tokens, and JetStream.
+    fn clock_synchronisation(&mut self) {
+        match self.host.clock_is_synchronised {
+            None => {}
+            Some(true) => self.good("clock synchronisation: on".to_owned()),
+            Some(false) => {
+                let is_compared = self.config.auth.knows_tokens() || !self.config.nats.is_empty();
+                let severity = if is_compared { Severity::Should } else { Severity::Consider };
+                self.find(severity, "clock_synchronisation", [
+                    "the kernel says that nothing keeps its clock right (adjtimex: STA_UNSYNC)".to_owned(),
+                    "synchronised by NTP, PTP or the hypervisor".to_owned(),
+                    "sessions and messages that expire while the gateway is down, tokens (exp), certificates \
+                     and what several gateways say of one session are judged by this clock"
+                        .to_owned(),
+                    "`apt-get install chrony`, or `timedatectl set-ntp true` for systemd-timesyncd".to_owned(),
+                ]);
+            }
+        }
+    }
+
     fn governor(&mut self) {
         let slow: Vec<&str> = self.host.governors.iter().map(String::as_str).collect();
         if slow.is_empty() {
@@ -425,6 +446,7 @@ mod tests {
             somaxconn: Some(65_535),
             syn_backlog: Some(65_535),
             clocksource: Some("tsc".to_owned()),
+            clock_is_synchronised: Some(true),
             governors: vec!["performance".to_owned()],
             nics: vec![Nic {
                 name: "eth0".to_owned(),
@@ -486,6 +508,10 @@ mod tests {
         check(&[], |host| host.somaxconn = Some(4_096), &[("accept_queue", Should)]);
         check(&[], |host| host.syn_backlog = Some(2_048), &[("syn_queue", Should)]);
         check(&[], |host| host.clocksource = Some("hpet".to_owned()), &[("clock", Should)]);
+        let drifts = |host: &mut Host| host.clock_is_synchronised = Some(false);
+        check(&[], drifts, &[("clock_synchronisation", Consider)]);
+        check(&["--nats", "a=nats://127.0.0.1"], drifts, &[("clock_synchronisation", Should)]);
+        check(&[], |host| host.clock_is_synchronised = None, &[]);
         check(&[], |host| host.governors = vec!["powersave".to_owned()], &[("governor", Consider)]);
         check(&[], |host| disk_of(host).filesystem = "tmpfs".to_owned(), &[("disk", Must)]);
         check(&[], |host| disk_of(host).is_read_only = true, &[("disk", Must)]);

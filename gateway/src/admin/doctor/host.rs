@@ -2,7 +2,7 @@
 //! cannot be read; nothing is concluded from that.
 
 use crate::config::Config;
-use crate::shard::requirements;
+use crate::shard::{clock_status, requirements};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::process::{Resource, getrlimit};
 use std::fs::{self, File};
@@ -27,6 +27,8 @@ pub(super) struct Host {
     /// Connections tracked now; 0 where the module is there and has nothing to do.
     pub(super) conntrack_count: Option<u64>,
     pub(super) clocksource: Option<String>,
+    /// Something keeps the clock right.
+    pub(super) clock_is_synchronised: Option<bool>,
     /// Of cores that have one, each once.
     pub(super) governors: Vec<String>,
     pub(super) nics: Vec<Nic>,
@@ -76,6 +78,7 @@ impl Host {
                 root,
                 "sys/devices/system/clocksource/clocksource0/current_clocksource",
             ),
+            clock_is_synchronised: clock_status::is_synchronised(),
             governors: governors(root),
             nics: nics(root),
             disk: disk(root, &config.data),

@@ -1,8 +1,10 @@
-//! The servers of each sub-cluster: whether they are there, new enough, and how durable they are.
+//! The servers of each sub-cluster: whether they are there, new enough, let the gateway in, and what
+//! an acknowledgement of theirs is worth.
 
 use super::{Examination, Finding, Severity};
-use crate::config::{Config, NatsServer, SubClusterConfig};
+use crate::config::{Config, NatsIdentity, NatsServer, SubClusterConfig};
 use crate::proto::nats::Info;
+use crate::upstream::jetstream::control::{Examined, ServerFacts, ServerFault, examine};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
@@ -18,24 +20,94 @@ const MAX_PAYLOAD_MIN: u64 = 1_048_576;
 
 /// Adds what the servers say.
 pub(super) fn ask(config: &Config, out: &mut Examination) {
+    // Before it is known who connects: a server that is not there is asked nothing else.
+    let mut silent = Vec::new();
     for sub_cluster in &config.nats {
         for server in &sub_cluster.servers {
             match info(server) {
                 Ok(info) => judge(&sub_cluster.name, server, &info, out),
-                Err(error) => out.findings.push(Finding {
-                    subject: "nats",
-                    severity: Severity::Must,
-                    found: format!(
-                        "sub-cluster {}: {server} does not answer: {error}",
-                        sub_cluster.name
-                    ),
-                    wanted: "a nats-server there".to_owned(),
-                    why: "publishers of its topics wait until it is back".to_owned(),
-                    change: "start it, or correct its address and the firewall".to_owned(),
-                }),
+                Err(error) => {
+                    out.findings.push(absent(&sub_cluster.name, server, &error));
+                    silent.push(server);
+                }
             }
         }
-        note_durability(sub_cluster, out);
+    }
+    let examined = match config.nats.is_empty() {
+        true => Vec::new(),
+        false => examine(&config.into()).unwrap_or_default(),
+    };
+    for sub_cluster in &config.nats {
+        let its = |one: &&Examined| one.sub_cluster == sub_cluster.name;
+        let mut known = None;
+        for Examined { server, said, .. } in examined.iter().filter(its) {
+            match said {
+                Ok(facts) => {
+                    let SubClusterConfig { name, .. } = sub_cluster;
+                    out.good.push(format!(
+                        "nats: {name}: {server} lets the gateway in, JetStream is on"
+                    ));
+                    known.get_or_insert(facts);
+                }
+                Err(_) if silent.contains(&server) => {}
+                Err(fault) => out.findings.push(refused(sub_cluster, server, fault)),
+            }
+        }
+        note_durability(sub_cluster, known, out);
+    }
+}
+
+fn absent(sub_cluster: &str, server: &NatsServer, error: &str) -> Finding {
+    Finding {
+        subject: "nats",
+        severity: Severity::Must,
+        found: format!("sub-cluster {sub_cluster}: {server} does not answer: {error}"),
+        wanted: "a nats-server there".to_owned(),
+        why: "publishers of its topics wait until it is back".to_owned(),
+        change: "start it, or correct its address and the firewall".to_owned(),
+    }
+}
+
+/// A server that is there and is of no use.
+fn refused(sub_cluster: &SubClusterConfig, server: &NatsServer, fault: &ServerFault) -> Finding {
+    let SubClusterConfig { name, identity, .. } = sub_cluster;
+    let (subject, found, wanted, change) = match fault {
+        ServerFault::Refused(why) => (
+            "nats_login",
+            format!("does not let the gateway in: {why}"),
+            "the configured credentials accepted",
+            match identity {
+                NatsIdentity::None => {
+                    "it asks for credentials and none are configured: user and password, token, nkey or \
+                     creds of the [[nats]] table, as its authorization block has them"
+                }
+                _ => {
+                    "make the [[nats]] table and its authorization block say the same, and see its log \
+                     for whom it refused"
+                }
+            },
+        ),
+        ServerFault::NoJetStream => (
+            "nats_jetstream",
+            "has JetStream off, or not for the account of the gateway's user".to_owned(),
+            "JetStream for this account",
+            "`jetstream { store_dir: ... }`, and `jetstream: enabled` in the account if there are accounts",
+        ),
+        ServerFault::Silent(why) => (
+            "nats_answer",
+            format!("lets the gateway in and does not answer: {why}"),
+            "an answer of the JetStream API",
+            "the permissions of its user, as in tuning/nats-server.conf; of a cluster, whether most of its \
+             servers are there",
+        ),
+    };
+    Finding {
+        subject,
+        severity: Severity::Must,
+        found: format!("sub-cluster {name}: {server} {found}"),
+        wanted: wanted.to_owned(),
+        why: "publishers of its topics wait until the gateway can store there".to_owned(),
+        change: change.to_owned(),
     }
 }
 
@@ -92,27 +164,96 @@ fn judge(sub_cluster: &str, server: &NatsServer, info: &Info, out: &mut Examinat
     }
 }
 
-/// What an acknowledgement is worth there. Whether a server syncs always it does not say.
-fn note_durability(sub_cluster: &SubClusterConfig, out: &mut Examination) {
+/// What an acknowledgement is worth there. Whether a server syncs always it says to its operators only.
+fn note_durability(
+    sub_cluster: &SubClusterConfig,
+    facts: Option<&ServerFacts>,
+    out: &mut Examination,
+) {
     let SubClusterConfig { name, replicas, .. } = sub_cluster;
-    if *replicas > 1 {
-        out.good.push(format!(
-            "nats: {name} keeps {replicas} replicas: acknowledged survives a server"
+    let find = |severity, found: String, wanted: &str, why: &str, change: &str| Finding {
+        subject: "nats_durability",
+        severity,
+        found: format!("sub-cluster {name} {found}"),
+        wanted: wanted.to_owned(),
+        why: why.to_owned(),
+        change: change.to_owned(),
+    };
+    if let Some(facts) = facts
+        && *replicas > 1
+        && !facts.is_clustered
+    {
+        out.findings.push(find(
+            Severity::Must,
+            format!("is a server without a cluster, and replicas = {replicas}"),
+            "as many servers in one cluster",
+            "the server refuses to make the streams",
+            "`cluster { ... }` in the servers' configuration as in tuning/nats-r3.conf, or replicas = 1",
         ));
         return;
     }
-    out.findings.push(Finding {
-        subject: "nats_durability",
-        severity: Severity::Consider,
-        found: format!("sub-cluster {name} keeps one copy of each message (replicas = 1)"),
-        wanted: "three replicas, or a server that syncs always".to_owned(),
-        why: "a server acknowledges before its disk has the message: a power cut takes what it had not \
-              synced, up to two minutes by default"
-            .to_owned(),
-        change: "`sync_interval: always` in the server's jetstream block if you have not set it, or \
-                 replicas = 3 on three servers"
-            .to_owned(),
-    });
+    let streams = facts.map_or(&[][..], |facts| &facts.streams);
+    for stream in streams {
+        let stream_name = &stream.name;
+        if stream.is_in_memory {
+            out.findings.push(find(
+                Severity::Must,
+                format!("keeps stream {stream_name} in memory"),
+                "storage = file",
+                "what is acknowledged is gone when its servers restart, and the gateway does not use it",
+                "if nothing else uses the stream, delete it: the gateway makes it anew",
+            ));
+        }
+        if stream.is_written_later {
+            out.findings.push(find(
+                Severity::Should,
+                format!("acknowledges before stream {stream_name} is written (persist_mode = async)"),
+                "persist_mode = default",
+                "a crash of the server takes what was acknowledged",
+                "the mode of a stream cannot be changed: stop its gateways, back up, delete, restore with it",
+            ));
+        }
+        if stream.replicas_away > 0 {
+            out.findings.push(find(
+                Severity::Should,
+                format!(
+                    "has {} of {} replicas of stream {stream_name} away or behind",
+                    stream.replicas_away, stream.replicas
+                ),
+                "all of them current",
+                "one server less may be lost before publishers wait",
+                "`nats stream info` says which; start it, or wait until it has caught up",
+            ));
+        }
+    }
+    // Those that are there count; at the next start the gateway gives them more if they are to have.
+    let kept = streams.iter().map(|stream| stream.replicas).min().unwrap_or(*replicas);
+    if kept < *replicas {
+        out.findings.push(find(
+            Severity::Consider,
+            format!("keeps {kept} copies of a stream so far, and replicas = {replicas}"),
+            "as configured",
+            "what is stored survives the loss of fewer servers",
+            "start a gateway with this configuration: it changes the stream",
+        ));
+    }
+    if kept > 1 {
+        out.good.push(format!(
+            // Acknowledged is what most have.
+            "nats: {name} keeps {kept} replicas: acknowledged survives the loss of {} server(s)",
+            kept / 2
+        ));
+        return;
+    }
+    out.findings.push(find(
+        Severity::Consider,
+        "keeps one copy of each message".to_owned(),
+        "three replicas, or a server that syncs always",
+        "a server acknowledges before its disk has the message: a power cut takes what it had not \
+         synced, up to two minutes by default. Whether it syncs always it does not say to clients",
+        "`sync_interval: always` in the server's jetstream block if you have not set it \
+         (tuning/nats-server.conf), or replicas = 3 on three servers (tuning/nats-r3.conf)",
+    ));
 }
 
 fn version(text: &str) -> Option<(u32, u32)> {

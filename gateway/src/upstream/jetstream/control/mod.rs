@@ -11,6 +11,7 @@
 //! ```
 
 mod api;
+mod examine;
 mod fault;
 mod member;
 mod names;
@@ -33,6 +34,7 @@ use crate::proto::time::Timestamp;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use examine::{Examined, ServerFacts, ServerFault, StreamFacts, examine};
 pub use names::{
     live_prefix, retained_prefix, retained_stream_name, sessions_prefix, sessions_stream_name,
     stream_name,
