@@ -6,6 +6,7 @@ mod doctor;
 mod http;
 mod lifecycle;
 pub(crate) mod metrics;
+mod page;
 mod sys_topics;
 mod tuning;
 
