@@ -2,6 +2,7 @@
 
 use super::http::get;
 use super::start;
+use crate::nats::server::NatsServer;
 use crate::process::gateway::Gateway;
 use crate::process::raw_client::{RawClient, V3_1_1, V5, publish, publish_qos2, subscribe};
 use crate::process::tools::{tool, tools_folder};
@@ -69,11 +70,10 @@ fn traffic(gateway: &Gateway) -> Vec<RawClient> {
     vec![subscriber, publisher]
 }
 
-#[test]
-fn promtool_finds_no_fault() {
+/// Nothing is wrong with what `/metrics` says, nor could be better, by Prometheus' own judgement.
+#[track_caller]
+fn check_with_promtool(gateway: &Gateway) {
     let Some(mut command) = promtool(&["check", "metrics"]) else { return };
-    let gateway = start(&["--shards", "2"]);
-    let clients = traffic(&gateway);
     let text = get(gateway.admin_address(), "/metrics").body;
     let mut child = command
         .stdin(Stdio::piped())
@@ -85,8 +85,37 @@ fn promtool_finds_no_fault() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}\n{text}");
+}
+
+#[test]
+fn promtool_finds_no_fault() {
+    let gateway = start(&["--shards", "2"]);
+    let clients = traffic(&gateway);
+    check_with_promtool(&gateway);
     drop(clients);
     gateway.stop();
+}
+
+#[test]
+fn promtool_finds_no_fault_with_jetstream() {
+    for sessions in ["local", "shared"] {
+        let servers = [NatsServer::start(), NatsServer::start()];
+        let nats = servers.each_ref().map(NatsServer::address);
+        let nats = [format!("a=nats://{}", nats[0]), format!("b=nats://{}", nats[1])];
+        let flags = ["--shards", "2", "--gateway-id", "g1", "--sessions", sessions];
+        let flags = [&flags[..], &["--nats", &nats[0], "--nats", &nats[1]]].concat();
+        let mut gateway = start(&flags);
+        gateway.wait_for_lines("feed: live", 4);
+        let clients = traffic(&gateway);
+        check_with_promtool(&gateway);
+        let samples = Samples::scrape(gateway.admin_address());
+        for sub_cluster in ["sub_cluster=\"a\"", "sub_cluster=\"b\""] {
+            let linked = samples.sum("gateway_link_up", &[sub_cluster]);
+            assert!((linked - 2.0).abs() < 1e-9, "a link a shard: {linked}");
+        }
+        drop(clients);
+        gateway.stop();
+    }
 }
 
 #[test]

@@ -124,6 +124,11 @@ impl Gateway {
         self.address
     }
 
+    /// Its data directory, if it was given one of its own.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.as_ref().expect("it was started without one").path()
+    }
+
     pub(crate) fn port(&self) -> String {
         self.address.port().to_string()
     }

@@ -11,6 +11,7 @@ pub(crate) mod replay;
 mod resumption;
 mod tls;
 mod tools;
+mod upgrade;
 mod websocket;
 mod websocket_client;
 mod wire;

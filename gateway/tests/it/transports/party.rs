@@ -41,6 +41,11 @@ impl Party {
         self.addresses.iter().find(|(known, _)| *known == wire).unwrap().1
     }
 
+    /// The way in over `wire`, for a client on a thread of its own.
+    pub(super) fn entrance(&self, wire: Wire) -> Entrance {
+        Entrance { wire, address: self.address(wire), tls: Arc::clone(&self.tls) }
+    }
+
     /// The transport of `wire` set up over `socket`, which leads there.
     pub(super) fn over(&self, wire: Wire, socket: Socket) -> Box<dyn Stream> {
         let below = self.below_websocket(wire, socket);
@@ -58,11 +63,7 @@ impl Party {
 
     /// What of the transport is below WebSocket.
     pub(super) fn below_websocket(&self, wire: Wire, socket: Socket) -> Box<dyn Stream> {
-        if wire.is_tls() {
-            Box::new(tls_over(socket, &self.tls, "localhost").unwrap())
-        } else {
-            Box::new(socket)
-        }
+        below_websocket(wire, socket, &self.tls)
     }
 
     /// A connection on which nothing of MQTT was sent.
@@ -78,5 +79,31 @@ impl Party {
         let (kind, body) = client.packet();
         assert_eq!((kind, &body[..2]), (0x20, &[0, 0][..]), "CONNACK over {wire:?}");
         client
+    }
+}
+
+/// Where clients on one transport come in.
+pub(super) struct Entrance {
+    pub(super) wire: Wire,
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+}
+
+impl Entrance {
+    /// A connection on which nothing of MQTT was sent.
+    pub(super) fn open(&self) -> Box<dyn Stream> {
+        let below = below_websocket(self.wire, Socket::open(self.address), &self.tls);
+        match self.wire.is_websocket() {
+            true => Box::new(WebSocketStream::open(below, usize::MAX)),
+            false => below,
+        }
+    }
+}
+
+fn below_websocket(wire: Wire, socket: Socket, tls: &Arc<ClientConfig>) -> Box<dyn Stream> {
+    if wire.is_tls() {
+        Box::new(tls_over(socket, tls, "localhost").unwrap())
+    } else {
+        Box::new(socket)
     }
 }

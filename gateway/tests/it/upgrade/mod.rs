@@ -3,12 +3,17 @@
 pub(crate) mod fleet;
 
 use crate::packets::framed;
-use crate::process::gateway::{Gateway, TempDirectory, gateway_command};
+use crate::process::gateway::{Gateway, PATIENCE, TempDirectory, gateway_command};
 use crate::process::raw_client::{RawClient, V5, publish, push_text, subscribe};
 use fleet::Fleet;
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
@@ -293,6 +298,47 @@ fn users_stay_as_long_as_they_are_in_the_file() {
     ann.send(&[0xc0, 0]);
     assert_eq!(ann.packet().0, 0xd0, "PINGRESP");
     finish(gateway, heir);
+}
+
+/// systemd follows the main process by what it hears: of the new one's id before that says that it is
+/// ready, from the old one, as only the main process may say it (`NotifyAccess=main`).
+#[test]
+fn the_service_manager_hears_which_process_is_the_main_one() {
+    let directory = TempDirectory::new();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    set_socket_passcred(&manager, true).unwrap();
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
+    let gateway = Gateway::start_with(&["--shards", "2"], &environment);
+    let mut client = RawClient::connected(gateway.address(), V5, "client");
+    let (former, text) = hear(&manager);
+    assert_eq!(text, "READY=1");
+    let heir = heir_of(&upgrade(gateway.data(), &[]));
+    let new = heir.0;
+    assert_ne!(former, new);
+    assert_eq!(hear(&manager), (former, format!("MAINPID={new}")));
+    // It may have told that it stops; the new one is ready in any case.
+    assert_eq!(hear(&manager), (new, "READY=1".to_owned()));
+    client.send(&[0xc0, 0]);
+    assert_eq!(client.packet().0, 0xd0, "PINGRESP");
+    finish(gateway, heir);
+}
+
+/// The next word to the service manager, and which process says it.
+#[track_caller]
+fn hear(manager: &UnixDatagram) -> (Pid, String) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let (mut words, mut control) = ([0; 256], RecvAncillaryBuffer::new(&mut space));
+    let mut into = [IoSliceMut::new(&mut words)];
+    let received = recvmsg(manager, &mut into, &mut control, RecvFlags::empty()).unwrap();
+    let mut said_by = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.pid),
+        _ => None,
+    });
+    let by = said_by.next().unwrap();
+    drop(said_by);
+    (by, String::from_utf8(words[..received.bytes].to_vec()).unwrap())
 }
 
 #[test]
