@@ -2,11 +2,14 @@
 
 use super::gateway::{Gateway, TempDirectory, free_address, gateway_command};
 use super::raw_client::{RawClient, V5, publish, push_text, subscribe};
+use super::tools::run;
 use crate::packets::framed;
+use crate::sources::crate_folder;
 use gateway::node::DATA_FORMAT;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
 /// A client whose session lasts; whether it is an earlier one's.
 fn lasting(address: SocketAddr, name: &str) -> (RawClient, bool) {
@@ -93,6 +96,53 @@ fn a_snapshot_of_a_running_gateway_is_a_backup() {
     is_paid(other.address(), &["1", "2", "3"]);
     other.stop();
     gateway.stop();
+}
+
+/// A directory as builds with format 1 left it, with two shards: a session that is owed three messages
+/// and, as a member of a group, a fourth; a retained message; a QoS 2 message without its PUBREL. Every
+/// later version reads it, or raises the first of the formats it can read and says so in the changelog.
+#[test]
+fn a_directory_of_the_first_format_is_read() {
+    let archive = crate_folder().join("tests/data/data-format-1.tar.gz");
+    for shards in ["1", "2"] {
+        let directory = TempDirectory::new();
+        let data = directory.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let mut tar = Command::new("tar");
+        tar.args(["--extract", "--gzip", "--file"]).arg(&archive).arg("--directory").arg(&data);
+        run(tar);
+        assert_eq!(fs::read_to_string(data.join("format")).unwrap(), "1\n");
+        // However long ago that was.
+        let flags = ["--shards", shards, "--limit", "retention_age_s=4294967295"];
+        let gateway = Gateway::start_on(&data, &flags);
+        let (mut half, session_present) = lasting(gateway.address(), "half");
+        assert!(session_present, "its session is there");
+        half.send(&[0x62, 2, 0, 7]);
+        assert_eq!(half.packet().0, 0x70, "PUBCOMP: its exchange is known");
+        let (mut away, session_present) = lasting(gateway.address(), "away");
+        assert!(session_present, "its session is there");
+        let mut owed = Vec::new();
+        for _ in 0..5 {
+            let (kind, body) = away.packet();
+            assert_eq!(kind & 0xf6, 0x32, "PUBLISH at QoS 1");
+            let place = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+            owed.push(String::from_utf8(body[place + 3..].to_vec()).unwrap());
+            away.send(&[0x40, 2, body[place], body[place + 1]]);
+        }
+        let own: Vec<&str> = owed.iter().map(|one| &**one).filter(|one| *one != "job").collect();
+        assert_eq!((own, owed.len()), (vec!["1", "2", "3", "4"], 5), "in order, and the job");
+        away.send(&subscribe(V5, &["kept"], 0));
+        assert_eq!(away.packet().0, 0x90, "SUBACK");
+        let (kind, body) = away.packet();
+        assert!(kind == 0x31 && body.ends_with(b"since format 1"), "{kind:x} {body:x?}");
+        // The version that is written is in force from the first start on.
+        assert_eq!(
+            fs::read_to_string(data.join("format")).unwrap().trim(),
+            DATA_FORMAT.to_string()
+        );
+        drop((half, away));
+        gateway.stop();
+    }
 }
 
 #[test]
