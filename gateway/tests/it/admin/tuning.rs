@@ -4,12 +4,13 @@ use super::http::get;
 use super::metrics::promtool;
 use super::start;
 use crate::process::gateway::TempDirectory;
-use crate::process::tools::{run, tool};
+use crate::process::tools::{run, tool, tools_folder};
 use crate::sources::crate_folder;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn tuning(name: &str) -> PathBuf {
     crate_folder().join("../tuning").join(name)
@@ -77,6 +78,24 @@ fn promtool_finds_the_alerts_sound() {
     let file = tuning("prometheus-alerts.yml");
     let Some(command) = promtool(&["check", "rules", file.to_str().unwrap()]) else { return };
     assert!(run(command).contains("SUCCESS"));
+}
+
+#[test]
+fn nats_server_takes_each_configuration() {
+    let said = |name: &str, expected: bool| {
+        let text = fs::read_to_string(tuning(name)).unwrap();
+        let settings = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let syncs = settings.clone().any(|line| line.contains("sync_interval: always"));
+        assert_eq!(syncs, expected, "{name}");
+        assert!(text.matches("# Reason: ").count() >= 2, "{name} says why");
+        let mut command = Command::new(tools_folder().join("python/bin/nats-server"));
+        // It looks in the folder of the file for what that includes.
+        command.args(["-t", "-c"]).arg(tuning(name));
+        run(command);
+    };
+    said("nats-server.conf", true);
+    said("nats-r1.conf", false);
+    said("nats-r3.conf", false);
 }
 
 /// A host with settings as Debian has them, below `root`.

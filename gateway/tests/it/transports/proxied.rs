@@ -49,30 +49,33 @@ fn what_a_header_says_is_known_on_either_shard() {
     gateway.stop();
 }
 
-/// A HAProxy with the configuration that is given away in `tuning/`.
-struct HaProxy(Child);
+/// A balancer with the configuration that is given away in `tuning/`; killed when dropped.
+struct Balancer(Child);
 
-impl HaProxy {
-    fn start(variables: &[(&str, String)], ready: SocketAddr) -> Self {
-        let config = crate_folder().join("../tuning/haproxy.cfg");
-        let mut command = Command::new("haproxy");
-        command.arg("-f").arg(config).arg("-db").stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.envs(variables.iter().cloned()).spawn().unwrap();
+impl Balancer {
+    /// Starts it; returns once it listens at `ready`.
+    fn start(mut command: Command, ready: SocketAddr) -> Self {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         for _ in 0..600 {
             if TcpStream::connect(ready).is_ok() {
                 return Self(child);
             }
             if child.try_wait().unwrap().is_some() {
                 let output = child.wait_with_output().unwrap();
-                panic!("haproxy: {}", String::from_utf8_lossy(&output.stderr));
+                panic!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
             }
             std::thread::park_timeout(Duration::from_millis(50));
         }
-        panic!("haproxy does not listen");
+        panic!("it does not listen: {command:?}");
     }
 }
 
-impl Drop for HaProxy {
+/// `PATH` with where Debian keeps servers.
+fn path_with_sbin() -> String {
+    format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default())
+}
+
+impl Drop for Balancer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -81,8 +84,6 @@ impl Drop for HaProxy {
 
 #[test]
 fn behind_haproxy_clients_keep_their_names_and_their_gateway() {
-    // Debian keeps it in sbin.
-    let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
     if tool("sh", &["-c", "PATH=$PATH:/usr/sbin; command -v haproxy"]).is_none() {
         return;
     }
@@ -97,7 +98,7 @@ fn behind_haproxy_clients_keep_their_names_and_their_gateway() {
     let (mut second, second_address) = proxied_gateway("mqtt", &[]);
     let (plain, tls) = (free_address(), free_address());
     let variables = [
-        ("PATH", path),
+        ("PATH", path_with_sbin()),
         ("MAXCONN", "1000".to_owned()),
         ("MQTT", plain.to_string()),
         ("MQTTS", tls.to_string()),
@@ -106,7 +107,10 @@ fn behind_haproxy_clients_keep_their_names_and_their_gateway() {
         ("GATEWAY_1", first_address.to_string()),
         ("GATEWAY_2", second_address.to_string()),
     ];
-    let haproxy = HaProxy::start(&variables, plain);
+    let mut command = Command::new("haproxy");
+    command.arg("-f").arg(crate_folder().join("../tuning/haproxy.cfg")).arg("-db");
+    command.envs(variables.iter().cloned());
+    let haproxy = Balancer::start(command, plain);
 
     // Ends TLS itself: the certificate's name and the host come in the header.
     let config = client_config(&authority, Some(&device));
@@ -136,4 +140,70 @@ fn behind_haproxy_clients_keep_their_names_and_their_gateway() {
     assert!(told.contains("mqtt.example") && told.contains("Tls"), "{told}");
     first.stop();
     second.stop();
+}
+
+#[test]
+fn behind_nginx_clients_keep_their_addresses() {
+    if tool("sh", &["-c", "PATH=$PATH:/usr/sbin; command -v nginx"]).is_none() {
+        return;
+    }
+    let authority = Authority::new();
+    let server = authority.server("server", &["mqtt.example", "localhost"]);
+    let (mut plain_gateway, plain_address) = proxied_gateway("mqtt", &[]);
+    let flags = server.flags();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let (mut tls_gateway, tls_address) = proxied_gateway("mqtts", &flags);
+    let (plain, tls) = (free_address(), free_address());
+    // It reads no variables: the addresses are written into a copy.
+    let text = std::fs::read_to_string(crate_folder().join("../tuning/nginx.conf")).unwrap();
+    let text = [
+        ("10.0.0.11:1884", plain_address.to_string()),
+        ("10.0.0.11:8884", tls_address.to_string()),
+        ("listen 1883", format!("listen {plain}")),
+        ("listen 8883", format!("listen {tls}")),
+        ("server 10.0.0.12", "# server 10.0.0.12".to_owned()),
+        ("pid /run/nginx.pid", format!("pid {}", authority.directory().join("pid").display())),
+    ]
+    .iter()
+    .fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    });
+    let file = authority.directory().join("nginx.conf");
+    std::fs::write(&file, text).unwrap();
+    let nginx = || {
+        let mut command = Command::new("nginx");
+        command.env("PATH", path_with_sbin()).args(["-e", "stderr", "-c"]).arg(&file);
+        command
+    };
+    let mut check = nginx();
+    check.arg("-t");
+    crate::process::tools::run(check);
+    let mut command = nginx();
+    // One process, so that nothing is left when it is killed.
+    command.args(["-g", "daemon off; master_process off;"]);
+    let nginx = Balancer::start(command, plain);
+
+    let mut client = Client::new(Box::new(socket_from("127.0.0.71", plain)));
+    client.send(&connect(4, "plain", &[]));
+    assert_eq!(client.packet(), (0x20, vec![0, 0]));
+    client.send(&subscribe(4, &["t"], 1));
+    assert_eq!(client.packet().0, 0x90);
+    client.send(&publish(4, "t", Some(1), &[], b"hello"));
+    // In either order.
+    let mut kinds = [client.packet().0, client.packet().0];
+    kinds.sort_unstable();
+    assert_eq!(kinds, [0x32, 0x40]);
+    plain_gateway.wait_for_lines("peer=127.0.0.71:", 1);
+
+    let config = client_config(&authority, None);
+    let stream = tls_over(socket_from("127.0.0.72", tls), &config, "mqtt.example").unwrap();
+    let mut client = Client::new(Box::new(stream));
+    client.send(&connect(4, "secret", &[]));
+    assert_eq!(client.packet(), (0x20, vec![0, 0]));
+    client.ping();
+    tls_gateway.wait_for_lines("peer=127.0.0.72:", 1);
+    drop((client, nginx));
+    plain_gateway.stop();
+    tls_gateway.stop();
 }
