@@ -113,6 +113,8 @@ mod tests {
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 7_000);
         assert!(sockopt::socket_keepalive(&accepted).unwrap());
         assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), Duration::from_secs(9));
+        assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(&accepted).unwrap(), KEEPALIVE_PROBES);
     }
 
     #[test]

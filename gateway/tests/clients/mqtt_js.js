@@ -1,11 +1,14 @@
-// What device and web developers do first with MQTT.js. Usage: mqtt_js.js PORT
+// What device and web developers do first with MQTT.js. Usage: mqtt_js.js PORT [SCHEME]
 "use strict";
 
 const assert = require("node:assert");
 const { once } = require("node:events");
 const mqtt = require("mqtt");
 
-const url = `mqtt://127.0.0.1:${process.argv[2]}`;
+const [port, scheme = "mqtt"] = process.argv.slice(2);
+// A certificate is for a name.
+const host = scheme === "mqtts" || scheme === "wss" ? "localhost" : "127.0.0.1";
+const url = `${scheme}://${host}:${port}`;
 const PATIENCE_MS = 60_000;
 
 /** Messages that arrive, in order, and a way to wait for so many. */

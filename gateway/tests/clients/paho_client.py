@@ -15,8 +15,12 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 PATIENCE_S = 60
-HOST = "127.0.0.1"
 PORT = int(sys.argv[1])
+# mqtt, mqtts, ws or wss; with TLS the file of the authority to trust comes behind it.
+SCHEME = sys.argv[2] if len(sys.argv) > 2 else "mqtt"
+AUTHORITY = sys.argv[3] if len(sys.argv) > 3 else None
+# A certificate is for a name.
+HOST = "localhost" if AUTHORITY else "127.0.0.1"
 
 _names = iter(range(1_000_000))
 
@@ -53,8 +57,11 @@ class Client:
             client_id=self.client_id,
             protocol=version,
             reconnect_on_failure=False,
+            transport="websockets" if SCHEME.startswith("ws") else "tcp",
             **extra,
         )
+        if AUTHORITY:
+            self.paho.tls_set(ca_certs=AUTHORITY)
         for name, value in options.pop("attributes", {}).items():
             setattr(self.paho, name, value)
         if "will" in options:

@@ -1,4 +1,4 @@
-"""What MQTT 3.1.1 conformance suites try, with paho-mqtt. Usage: paho_v3.py PORT"""
+"""What MQTT 3.1.1 conformance suites try, with paho-mqtt. Usage: paho_v3.py PORT [SCHEME [AUTHORITY]]"""
 
 import paho.mqtt.client as paho
 from paho_client import Client, equal, run, text, unique

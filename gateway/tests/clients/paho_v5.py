@@ -1,4 +1,4 @@
-"""What MQTT 5.0 conformance suites try, with paho-mqtt. Usage: paho_v5.py PORT"""
+"""What MQTT 5.0 conformance suites try, with paho-mqtt. Usage: paho_v5.py PORT [SCHEME [AUTHORITY]]"""
 
 import queue
 

@@ -1,4 +1,5 @@
-//! Scripts around clients in other languages: `tests/clients/`.
+//! Scripts around clients in other languages: `tests/clients/`. Over TLS and WebSocket they run in
+//! `transports/clients.rs`.
 
 use super::SHARD_COUNTS;
 use super::gateway::Gateway;
@@ -7,26 +8,29 @@ use crate::sources::crate_folder;
 use std::process::Command;
 
 /// Runs `script` with the port of a gateway as its argument, for each number of shards.
-///
-/// The script prints a line a scenario and ends with a code that is not zero when one failed.
 fn check(script: &str, interpreter: impl Fn() -> Option<Command>) {
     for shards in SHARD_COUNTS {
-        let Some(mut command) = interpreter() else { return };
+        let Some(command) = interpreter() else { return };
         let gateway = Gateway::start(&["--shards", shards]);
-        command.arg(crate_folder().join("tests/clients").join(script)).arg(gateway.port());
-        let printed = run(command);
-        assert!(printed.lines().any(|line| line.starts_with("ok ")), "it ran nothing: {printed}");
+        run_script(command, script, &[&gateway.port()]);
         gateway.stop();
     }
 }
 
-fn python() -> Option<Command> {
+/// The script prints a line a scenario and ends with a code that is not zero when one failed.
+pub(crate) fn run_script(mut command: Command, script: &str, arguments: &[&str]) {
+    command.arg(crate_folder().join("tests/clients").join(script)).args(arguments);
+    let printed = run(command);
+    assert!(printed.lines().any(|line| line.starts_with("ok ")), "it ran nothing: {printed}");
+}
+
+pub(crate) fn python() -> Option<Command> {
     let mut command = tool(tools_folder().join("python/bin/python"), &["-c", "import paho.mqtt"])?;
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     Some(command)
 }
 
-fn node() -> Option<Command> {
+pub(crate) fn node() -> Option<Command> {
     let modules = tools_folder().join("node/node_modules");
     let load = format!("require({:?})", modules.join("mqtt"));
     let mut command = tool("node", &["-e", &load])?;

@@ -59,6 +59,11 @@ pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+/// The same of IPv6.
+pub(crate) fn free_address_v6() -> SocketAddr {
+    TcpListener::bind("[::1]:0").unwrap().local_addr().unwrap()
+}
+
 /// A running gateway. Dropped without [`Gateway::stop`], as when a test fails, it is killed.
 pub(crate) struct Gateway {
     process: Child,

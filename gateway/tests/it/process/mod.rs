@@ -2,12 +2,12 @@
 
 mod access;
 mod backup;
-mod clients;
+pub(crate) mod clients;
 pub(crate) mod configuration;
 pub(crate) mod gateway;
 mod greedy;
 pub(crate) mod hostile;
-mod http_auth;
+pub(crate) mod http_auth;
 mod mosquitto;
 mod quotas;
 pub(crate) mod raw_client;

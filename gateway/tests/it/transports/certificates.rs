@@ -4,7 +4,7 @@ use crate::process::gateway::TempDirectory;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+    PublicKeyData as _, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::fs;
@@ -23,6 +23,8 @@ pub(super) struct Issued {
     pub(super) key: PathBuf,
     pub(super) chain: Vec<CertificateDer<'static>>,
     key_der: Vec<u8>,
+    /// The public key as certificates have it (SubjectPublicKeyInfo).
+    pub(super) public_key: Vec<u8>,
     serial: SerialNumber,
 }
 
@@ -119,6 +121,7 @@ impl Authority {
             key: path("key"),
             chain: vec![certificate.der().clone()],
             key_der: key.serialize_der(),
+            public_key: key.subject_public_key_info(),
             serial,
         }
     }

@@ -4,6 +4,7 @@
 use super::party::Party;
 use super::wire::{ALL, Client, Socket, Wire};
 use crate::packets::framed;
+use crate::process::gateway::free_address_v6;
 use crate::process::raw_client::{V3_1_1, V5, connect, publish, publish_qos2, subscribe};
 use std::net::Shutdown;
 
@@ -70,6 +71,36 @@ fn messages_of_each_qos_cross_from_every_transport_to_every_other() {
             }
         }
         subscriber.ping();
+    }
+    party.gateway.stop();
+}
+
+#[test]
+fn messages_of_each_qos_cross_on_ipv6() {
+    let tcp = free_address_v6();
+    let flags = ["--shards", "2", "--listen", &format!("mqtt://{tcp}")];
+    let party = Party::start_at(&flags, free_address_v6);
+    for wire in ALL {
+        let address = if wire == Wire::Tcp { tcp } else { party.address(wire) };
+        assert!(address.is_ipv6());
+        let enter = |name: String| {
+            let mut client = Client::new(party.over(wire, Socket::open(address)));
+            client.send(&connect(V3_1_1, &name, &[]));
+            assert_eq!(client.packet(), (0x20, vec![0, 0]), "{name}");
+            client
+        };
+        let topic = format!("six/{wire:?}");
+        let mut subscriber = enter(format!("subscriber {wire:?}"));
+        subscriber.send(&subscribe(V3_1_1, &[&topic], 2));
+        assert_eq!(subscriber.packet().0, 0x90);
+        for number in 0..CLIENTS {
+            let mut publisher = enter(format!("{wire:?} {number}"));
+            publish_all(&mut publisher, &topic);
+            let mut taken: Vec<_> = (0..3).map(|_| take(&mut subscriber)).collect();
+            taken.sort();
+            let expected = [(0, &b"zero"[..]), (1, b"one"), (2, b"two")];
+            assert_eq!(taken, expected.map(|(qos, payload)| (qos, payload.to_vec())));
+        }
     }
     party.gateway.stop();
 }

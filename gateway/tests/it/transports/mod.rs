@@ -2,6 +2,7 @@
 
 mod attacks;
 mod certificates;
+mod clients;
 mod exchange;
 mod hostile;
 mod party;
@@ -12,6 +13,7 @@ mod resumption;
 mod tls;
 mod tools;
 mod upgrade;
+mod vanished;
 mod websocket;
 mod websocket_client;
 mod wire;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub(super) struct Party {
     pub(super) gateway: Gateway,
     pub(super) authority: Authority,
+    /// The public key of its certificate.
+    pub(super) server_key: Vec<u8>,
     addresses: Vec<(Wire, SocketAddr)>,
     tls: Arc<ClientConfig>,
 }
@@ -20,6 +22,11 @@ pub(super) struct Party {
 impl Party {
     /// A gateway with these flags, and an authority whose certificate for localhost it shows.
     pub(super) fn start(flags: &[&str]) -> Self {
+        Self::start_at(flags, free_address)
+    }
+
+    /// The same, with addresses that `free_address` finds for all but TCP.
+    pub(super) fn start_at(flags: &[&str], free_address: impl Fn() -> SocketAddr) -> Self {
         let authority = Authority::new();
         let server = authority.server("server", &["localhost"]);
         let mut all: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -34,7 +41,8 @@ impl Party {
         let gateway = Gateway::start(&all);
         addresses.push((Wire::Tcp, gateway.address()));
         let tls = client_config(&authority, None);
-        Self { gateway, authority, addresses, tls }
+        let server_key = server.public_key;
+        Self { gateway, authority, server_key, addresses, tls }
     }
 
     pub(super) fn address(&self, wire: Wire) -> SocketAddr {

@@ -3,17 +3,44 @@
 use super::certificates::Authority;
 use super::tls::{config_file, tls_gateway};
 use crate::process::gateway::TempDirectory;
+use crate::process::raw_client::{V3_1_1, connect};
 use crate::process::tools::{finish, run, text_of};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-/// What `openssl s_client` prints of a connection to which it sends `input`.
-fn s_client(address: SocketAddr, flags: &[&str], input: &[u8]) -> (bool, String) {
+fn start_s_client(address: SocketAddr, flags: &[&str]) -> Child {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-connect", &address.to_string(), "-servername", "localhost"]);
     command.args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut process = command.spawn().unwrap();
+    command.spawn().unwrap()
+}
+
+/// What `openssl s_client` prints of a connection on which it speaks MQTT until CONNACK, and all that
+/// TLS has to say before that, has come.
+#[track_caller]
+fn s_client_in_session(address: SocketAddr, flags: &[&str]) -> String {
+    const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
+    let mut process = start_s_client(address, flags);
+    let mut input = process.stdin.take().expect("it is piped");
+    let mut output = process.stdout.take().expect("it is piped");
+    input.write_all(&connect(V3_1_1, "openssl", &[])).unwrap();
+    let (mut said, mut buffer) = (Vec::new(), [0; 4_096]);
+    // What it prints of itself may come later: it keeps that back for a while.
+    while !said.windows(CONNACK.len()).any(|bytes| bytes == CONNACK) {
+        let count = output.read(&mut buffer).unwrap();
+        assert!(count > 0, "no CONNACK: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&buffer[..count]);
+    }
+    input.write_all(b"Q\n").unwrap();
+    output.read_to_end(&mut said).unwrap();
+    assert!(process.wait().unwrap().success());
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// What `openssl s_client` prints of a connection to which it sends `input`.
+fn s_client(address: SocketAddr, flags: &[&str], input: &[u8]) -> (bool, String) {
+    let mut process = start_s_client(address, flags);
     // It may have given up before it reads.
     let _ = process.stdin.take().expect("it is piped").write_all(input);
     let output = process.wait_with_output().unwrap();
@@ -62,6 +89,24 @@ fn openssl_takes_up_a_session() {
     for _ in 0..4 {
         let (_, text) = s_client(address, &["-tls1_2", "-sess_in", session], b"Q\n");
         assert!(text.contains("Reused, TLSv1.2"), "{text}");
+    }
+    gateway.stop();
+}
+
+/// In TLS 1.3 a session can be taken up with a ticket that comes behind the handshake.
+#[test]
+fn openssl_takes_up_a_session_of_tls_1_3() {
+    let authority = Authority::new();
+    let (gateway, address) = tls_gateway(&authority.server("server", &["localhost"]).flags());
+    let session = authority.directory().join("session");
+    let session = session.to_str().unwrap();
+    let text = s_client_in_session(address, &["-tls1_3", "-sess_out", session]);
+    assert!(text.contains("New, TLSv1.3"), "{text}");
+    // Each brings another, and with two shards each takes some of them.
+    for _ in 0..6 {
+        let flags = ["-tls1_3", "-sess_in", session, "-sess_out", session];
+        let text = s_client_in_session(address, &flags);
+        assert!(text.contains("Reused, TLSv1.3"), "{text}");
     }
     gateway.stop();
 }

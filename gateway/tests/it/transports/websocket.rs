@@ -6,6 +6,9 @@ use super::wire::{Client, Socket, Wire};
 use crate::packets::framed;
 use crate::process::raw_client::{V3_1_1, V5, connect, publish, subscribe};
 use crate::process::tools::{run, tool, tools_folder};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::digest::{SHA256, digest};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -108,8 +111,7 @@ fn node_modules() -> std::path::PathBuf {
 }
 
 /// A page, from a file, in a browser without a screen.
-#[test]
-fn a_page_in_a_browser_exchanges_messages() {
+fn page_exchanges_messages(wire: Wire) {
     if tool("chromium", &["--version"]).is_none() {
         return;
     }
@@ -117,15 +119,17 @@ fn a_page_in_a_browser_exchanges_messages() {
     let bundle = std::fs::read_to_string(node_modules().join("mqtt/dist/mqtt.min.js")).unwrap();
     let folder = party.authority.directory();
     let page = folder.join("page.html");
-    let url = format!("ws://localhost:{}", party.address(Wire::Ws).port());
+    let url = format!("{}://localhost:{}", wire.scheme(), party.address(wire).port());
     let mut watcher = party.connected(Wire::Tcp, V3_1_1, "watcher");
     watcher.send(&subscribe(V3_1_1, &["page"], 0));
     assert_eq!(watcher.packet().0, 0x90);
+    // Whether it could be reached is told another way.
+    let tell = format!("ws://localhost:{}", party.address(Wire::Ws).port());
     std::fs::write(
         &page,
         format!(
             "<script>{}</script><script>{SCENARIO}\nconst tell = text => \
-             mqtt.connect('{url}').publish('page', text);\nscenario(mqtt, '{url}', 5).then(tell, \
+             mqtt.connect('{tell}').publish('page', text);\nscenario(mqtt, '{url}', 5).then(tell, \
              error => tell('failed: ' + error));</script>",
             bundle.replace("</script", "<\\/script")
         ),
@@ -141,6 +145,9 @@ fn a_page_in_a_browser_exchanges_messages() {
     command.args(["--disable-component-update", "--disable-sync", "--no-first-run"]);
     command.args(["--remote-debugging-port=0", "--disable-dev-shm-usage"]);
     command.arg(format!("--user-data-dir={}", folder.join("profile").display()));
+    // It asks its own store whom to trust: instead of an authority it is told this one key.
+    let key = STANDARD.encode(digest(&SHA256, &party.server_key));
+    command.arg(format!("--ignore-certificate-errors-spki-list={key}"));
     command.arg(format!("file://{}", page.display()));
     let mut browser = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let (_, told) = watcher.packet();
@@ -148,4 +155,14 @@ fn a_page_in_a_browser_exchanges_messages() {
     browser.wait().unwrap();
     assert_eq!(String::from_utf8_lossy(&told[6..]), "zero one two");
     party.gateway.stop();
+}
+
+#[test]
+fn a_page_in_a_browser_exchanges_messages() {
+    page_exchanges_messages(Wire::Ws);
+}
+
+#[test]
+fn a_page_in_a_browser_exchanges_messages_over_tls() {
+    page_exchanges_messages(Wire::Wss);
 }
