@@ -137,9 +137,10 @@ impl Directory {
         proven: &mut Cache,
     ) -> Step {
         let says_something = request.user_name.is_some() || request.password.is_some();
+        let shows_something = says_something || request.certificate_name().is_some();
         for (number, method) in self.methods.iter().enumerate().skip(from) {
             let said = match method {
-                AuthMethod::Http if says_something => return Step::Callout(number + 1),
+                AuthMethod::Http if shows_something => return Step::Callout(number + 1),
                 AuthMethod::Http => Verdict::Nothing,
                 AuthMethod::Certificate => self.by_certificate(request),
                 AuthMethod::Password => self.by_password(request, proven),
@@ -227,12 +228,9 @@ impl Directory {
     }
 
     fn by_certificate(&self, request: &AuthenticationRequest) -> Verdict {
-        let origin = request.origin.as_ref();
-        match origin.and_then(|origin| origin.certificate_identity.as_deref()) {
-            Some(user_name) if !user_name.is_empty() => {
-                Verdict::Known(self.known(user_name, Proof::Certificate))
-            }
-            _ => Verdict::Nothing,
+        match request.certificate_name() {
+            Some(user_name) => Verdict::Known(self.known(user_name, Proof::Certificate)),
+            None => Verdict::Nothing,
         }
     }
 

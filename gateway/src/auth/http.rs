@@ -4,8 +4,9 @@
 //! {"client_id": "c", "user_name": "anna", "password": "pw", "peer": "192.0.2.7:40000", "certificate": null}
 //! 200 {"result": "allow" | "deny" | "ignore", "user_name": ..., "expires_at": seconds, "acl": {...}}
 //! ```
-//! `allow`: the client is `user_name`, or the user it says it is; `expires_at` ends the connection, and
-//! `acl` is as in a token. `deny`: its credentials are wrong. `ignore`: the next method is asked.
+//! `allow`: the client is `user_name`. Without one it is the user that its password goes with, else the
+//! name in its certificate, else the user it says it is; `expires_at` ends the connection, and `acl` is
+//! as in a token. `deny`: its credentials are wrong. `ignore`: the next method is asked.
 //! Anything else, or nothing in time, lets nobody in: the client hears Server unavailable.
 //!
 //! Who was allowed is not asked about again for `http_auth_cache_s`, if all that would be sent is the same
@@ -327,8 +328,11 @@ fn verdict_of(answer: Answer, request: &AuthenticationRequest, directory: &Direc
         "ignore" => return Verdict::Ignored,
         _ => return Verdict::Failed("result is not allow, deny or ignore".to_owned()),
     }
-    let user_name = answer.user_name.map(String::into_boxed_str);
-    let user_name = user_name.or_else(|| request.user_name.clone());
+    let said = request.user_name.as_deref();
+    // A name that comes without a password is a claim; that of a certificate was proven.
+    let own =
+        said.filter(|_| request.password.is_some()).or_else(|| request.certificate_name()).or(said);
+    let user_name = answer.user_name.as_deref().or(own).map(Box::<str>::from);
     let Some(user_name) = user_name.filter(|name| !name.is_empty()) else {
         return Verdict::Failed("allow, and nobody has said a user name".to_owned());
     };

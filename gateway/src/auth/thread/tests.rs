@@ -195,3 +195,23 @@ fn a_remembered_password_does_not_come_before_a_certificate() {
     assert_eq!(identity.proof, Proof::Certificate);
     scene.stop();
 }
+
+/// Of a client that is allowed without a name: the user of a password, else the certificate's.
+#[test]
+fn a_certificate_alone_is_asked_about_and_names_the_user() {
+    let scene = Scene::start(&[AuthMethod::Http], |_| json!({"result": "allow"}));
+    let user_of = |client: &Client| scene.known(client).0.user_name.as_deref().map(str::to_owned);
+    let alone = Client { user: None, certificate: Some("otto"), ..ANNA };
+    assert_eq!(user_of(&alone).as_deref(), Some("otto"));
+    assert_eq!(user_of(&Client { user: Some(("anna", "pw")), ..alone }).as_deref(), Some("anna"));
+    let mut claimed = Client { user: Some(("root", "")), ..alone }.request();
+    claimed.password = None;
+    assert!(scene.threads.queues().try_ask(ShardIndex(0), claimed).is_none());
+    let identity = scene.answers.recv_timeout(ANSWER_WAIT_MAX).unwrap().unwrap();
+    assert_eq!(identity.user_name.as_deref(), Some("otto"), "a name alone is a claim");
+    let nobody = Client { user: None, certificate: None, ..ANNA };
+    assert_eq!(scene.ask(&nobody), Err(Refusal::NoCredentials));
+    let unnamed = Client { user: None, certificate: Some(""), ..ANNA };
+    assert_eq!(scene.ask(&unnamed), Err(Refusal::NoCredentials));
+    scene.stop();
+}

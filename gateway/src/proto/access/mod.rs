@@ -87,6 +87,15 @@ pub struct AuthenticationRequest {
     pub client_first: Option<Box<[u8]>>,
 }
 
+impl AuthenticationRequest {
+    /// The name in the client's certificate, which was verified with the connection.
+    #[must_use]
+    pub fn certificate_name(&self) -> Option<&str> {
+        let name = self.origin.as_ref()?.certificate_identity.as_deref();
+        name.filter(|name| !name.is_empty())
+    }
+}
+
 /// The answer: who the client is, or why it may not connect.
 pub type Authentication = Result<Arc<Identity>, Refusal>;
 

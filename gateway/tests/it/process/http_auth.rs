@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 /// Somebody who answers by the name of the user, and remembers what was asked.
-struct Oracle {
-    address: SocketAddr,
+pub(crate) struct Oracle {
+    pub(crate) address: SocketAddr,
     asked: Arc<AtomicUsize>,
-    bodies: mpsc::Receiver<String>,
+    pub(crate) bodies: mpsc::Receiver<String>,
 }
 
 impl Oracle {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(AtomicUsize::new(0));
@@ -75,6 +75,8 @@ fn answer(question: &str, stream: &mut TcpStream) -> bool {
     let (status, body) = if question.contains("\"user_name\":\"allowed\"") {
         let rules = r#"{"pub":["up/%u"],"sub":["down/#"]}"#;
         ("200 OK", format!(r#"{{"result":"allow","acl":{rules}}}"#))
+    } else if question.contains("\"certificate\":\"allowed\"") {
+        ("200 OK", r#"{"result":"allow"}"#.to_owned())
     } else if question.contains("renamed") {
         ("200 OK", r#"{"result":"allow","user_name":"eve"}"#.to_owned())
     } else if question.contains("denied") {
