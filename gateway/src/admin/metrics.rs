@@ -273,6 +273,7 @@ impl Families<'_> {
                 ("connect", counters.connects_denied),
                 ("session_of_another_user", counters.sessions_denied),
                 ("publish", counters.publish_denied),
+                ("will", counters.will_denied),
                 ("subscribe", counters.subscribe_denied),
                 ("read", counters.read_denied),
                 ("banned_or_too_often", counters.connects_turned_away),

@@ -160,8 +160,9 @@ impl ShardState {
         };
         let Stranger { client_id, mut pending, .. } = *stranger;
         assert!(pending.has_proven_all(), "who has to prove something gets a challenge first");
-        if !pending.may_have_will(&client_id, &identity) {
-            self.note_denied("will", &client_id, identity.user_name.as_deref(), "", context);
+        if let Some(topic) = pending.denied_will(&client_id, &identity) {
+            self.counters.will_denied += 1;
+            self.note_denied("will", &client_id, identity.user_name.as_deref(), topic, context);
             self.refuse(id, ProtocolError::NotAuthorized, context);
             return;
         }

@@ -85,14 +85,13 @@ impl PendingConnect {
         self.identity.as_ref()
     }
 
-    /// Whether a client may have the will it wants published.
-    pub(super) fn may_have_will(&self, client_id: &str, identity: &Identity) -> bool {
-        let (Some(will), Some(acl)) = (&self.will, &identity.acl) else {
-            return true;
-        };
+    /// The topic of the will, if the client may not have it published.
+    pub(super) fn denied_will(&self, client_id: &str, identity: &Identity) -> Option<&str> {
+        let (will, acl) = (self.will.as_ref()?, identity.acl.as_ref()?);
         let user_name = identity.user_name.as_deref();
         let taken = acl.takes(client_id, user_name);
-        acl.may_publish(&will.topic, Names { client_id, user_name, taken })
+        let is_allowed = acl.may_publish(&will.topic, Names { client_id, user_name, taken });
+        (!is_allowed).then_some(&*will.topic)
     }
 
     fn user_name(&self) -> Option<&str> {

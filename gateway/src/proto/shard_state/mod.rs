@@ -142,6 +142,8 @@ pub struct Counters {
     pub sessions_denied: u64,
     /// PUBLISH packets the client was not allowed to send.
     pub publish_denied: u64,
+    /// Wills the client was not allowed to have, with its CONNECT or from new rules on.
+    pub will_denied: u64,
     /// Topic filters the client was not allowed to subscribe to.
     pub subscribe_denied: u64,
     /// Messages not sent because the client may not read them.

@@ -170,13 +170,18 @@ impl ShardState {
         if session.is_unrestricted() {
             return false;
         }
-        let will = session.will.as_ref();
-        let has_lost_will = will.is_some_and(|will| !session.may_publish(&will.topic));
+        let will = session.will.as_ref().filter(|will| !session.may_publish(&will.topic));
+        let lost_will = will.map(|will| will.topic.clone());
+        let has_lost_will = lost_will.is_some();
         if has_lost_will {
             session.will = None;
         }
         let filters = session.subscriptions.clone();
         let shared: Vec<Box<str>> = session.shared.iter().map(|one| one.name.clone()).collect();
+        if let Some(topic) = lost_will {
+            self.counters.will_denied += 1;
+            self.note_denied_to(index, "will", &topic, context);
+        }
         let mut lost = Vec::new();
         let mut text = String::new();
         for filter in filters {

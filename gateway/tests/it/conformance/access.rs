@@ -424,6 +424,8 @@ fn a_will_that_may_not_be_published_is_refused_with_its_connect() {
         refused(&mut scene, As { will: Some("jobs/1"), ..ANNA }, 5, 0x87);
         refused(&mut scene, As { will: Some("user/otto/x"), ..ANNA }, 5, 0x87);
         scene.expect(listener, &[]);
+        let denied = scene.sum(|counters| counters.will_denied);
+        assert_eq!(denied, 2, "{}", scene.label());
         let (anna, _) = enter(&mut scene, As { will: Some("of/anna/will"), ..ANNA });
         scene.node.drop_connection(anna);
         let will = scene.packet(0x30, &sized("of/anna/will"), b"gone");
@@ -524,6 +526,7 @@ fn those_who_are_connected_are_looked_at_again_when_rules_change() {
         let delivery = scene.delivery(0x32, "open/1", 2, b"m");
         scene.check(anna, &[], &delivery);
         // The will is no longer one it may have.
+        assert_eq!(scene.sum(|counters| counters.will_denied), 1, "{}", scene.label());
         subscribe(&mut scene, otto, "#", 1);
         scene.node.drop_connection(anna);
         scene.expect(otto, &[]);

@@ -2,6 +2,7 @@
 
 use crate::packets::{framed, sized};
 use crate::sim::{SimClient, SimNode, SimSettings};
+use gateway::proto::shard_state::Counters;
 use gateway::upstream::embedded::log::Durability;
 
 /// What the clients of a scene speak.
@@ -49,6 +50,12 @@ impl Scene {
     /// The process dies and starts again.
     pub(super) fn crash(self) -> Self {
         Self { node: self.node.crash(), speaks: self.speaks, behind_connack: Vec::new() }
+    }
+
+    /// What all shards have counted.
+    pub(super) fn sum(&self, count: impl Fn(&Counters) -> u64) -> u64 {
+        let shards = 0..usize::from(self.node.settings.shards);
+        shards.map(|shard| count(self.node.shard(shard).state().counters())).sum()
     }
 
     /// A client that leaves nothing behind, with a client id of one letter.
