@@ -115,7 +115,8 @@ limits! {
     connect_rate_max: u32, "CONNECT packets a second and shard", 0, 0 to 1_000_000;
     /// CONNECT packets from one address (of IPv6, one /64) that a shard looks at in a second, with a
     /// second's worth at once. One beyond is refused with Connection rate exceeded (5.0) or Server
-    /// unavailable (before). 0 for any number.
+    /// unavailable (before); with TLS or WebSocket it is closed before its handshake, without a word.
+    /// Behind a balancer the address is the one in its PROXY header. 0 for any number.
     ///
     /// Cost: some 60 bytes for each of at most 65,536 addresses.
     address_connect_rate_max: u32, "CONNECT packets a second, address and shard", 0, 0 to 1_000_000;
@@ -149,15 +150,24 @@ limits! {
     /// Cost: none.
     publish_rate_grace_s: u16, "seconds", 60, 0 to 65_535;
     /// CONNECT packets of one client id in `flapping_window_s`. With one more the client is not let in
-    /// for `flapping_ban_s`: Banned (5.0), not authorized (before). 0 for any number.
+    /// for `flapping_ban_s`: Banned (5.0), not authorized (before). Where clients prove who they are,
+    /// those of each user are counted apart, and only once it is known who sent them: who names the
+    /// client id of another keeps that one from nothing. 0 for any number.
     ///
-    /// Cost: some 100 bytes for each of at most 65,536 client ids a shard.
+    /// Cost: some 150 bytes for each of at most 65,536 client ids a shard.
     flapping_connects_max: u16, "CONNECT packets a client id", 0, 0 to 65_535;
-    /// In which `flapping_connects_max` is counted.
+    /// CONNECT packets with wrong credentials from one address (of IPv6, one /64) in
+    /// `flapping_window_s`. With one more nobody is let in from there for `flapping_ban_s`, as if in
+    /// `banned_addresses`. Clients behind one address translation share it. 0 for any number.
+    ///
+    /// Cost: some 80 bytes for each of at most 65,536 addresses a shard.
+    address_failures_max: u16, "CONNECT packets an address and shard", 0, 0 to 65_535;
+    /// In which `flapping_connects_max` and `address_failures_max` are counted.
     ///
     /// Cost: none.
     flapping_window_s: u16, "seconds", 60, 1 to 65_535;
-    /// How long a client that connects too often is not let in.
+    /// How long a client that connects too often, or an address with wrong credentials too often, is not
+    /// let in.
     ///
     /// Cost: none.
     flapping_ban_s: u32, "seconds", 300, 1 to 4_294_967_295;

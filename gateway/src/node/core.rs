@@ -28,7 +28,7 @@ use crate::upstream::jetstream::forward::Forward;
 use crate::upstream::jetstream::sessions::{SessionAnswer, SessionWanted, SessionsOut};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamOut};
 use bytes::Bytes;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// How often shards tell each other how far they are, and drop what nobody needs.
@@ -135,6 +135,11 @@ impl ShardCore {
         self.with(io, |state, context| {
             state.handle_limits_changed(limits, address_of, context);
         });
+    }
+
+    /// See [`ShardState::admits_address`].
+    pub fn admits_address(&mut self, peer: SocketAddr, now: Timestamp) -> bool {
+        self.state.admits_address(peer, now)
     }
 
     /// Shows the packets of a client to [`Traces`](crate::proto::trace::Traces) of the outbox.

@@ -20,6 +20,7 @@ use crate::upstream::embedded::store::thread::StoreRequest;
 use crate::upstream::inquiry::{Inquiry, ShardReport, TraceRequest};
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -278,6 +279,10 @@ impl MqttShard {
 
 impl Handler for MqttShard {
     type Message = NodeMessage;
+
+    fn admits(&mut self, peer: SocketAddr, now: Timestamp) -> bool {
+        self.core.admits_address(peer, now)
+    }
 
     fn opened(&mut self, id: ConnectionId, origin: Origin, io: &mut Io<NodeMessage>) {
         self.peers.set(id, &origin, io.now);

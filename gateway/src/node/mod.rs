@@ -492,6 +492,7 @@ pub const LIVE_LIMITS: &[&str] = &[
     "limits.publish_bytes_rate_max",
     "limits.publish_rate_grace_s",
     "limits.flapping_connects_max",
+    "limits.address_failures_max",
     "limits.flapping_window_s",
     "limits.flapping_ban_s",
 ];
@@ -523,6 +524,7 @@ fn core_limits(config: &Config) -> Limits {
         publish_bytes_rate_max: limits.publish_bytes_rate_max,
         publish_rate_grace_s: limits.publish_rate_grace_s,
         flapping_connects_max: limits.flapping_connects_max,
+        address_failures_max: limits.address_failures_max,
         flapping_window_s: limits.flapping_window_s,
         flapping_ban_s: limits.flapping_ban_s,
         banned_client_ids: config.auth.banned_client_ids.clone(),

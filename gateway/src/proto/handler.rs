@@ -16,6 +16,14 @@ pub trait Handler {
     /// What shards, and threads beside them, say to a shard.
     type Message: Send + 'static;
 
+    /// Whether a transport that takes a handshake (TLS, WebSocket) is set up at all for a connection
+    /// from `peer`, which a balancer may have told. If not, it is closed, and nothing else is heard of
+    /// it.
+    fn admits(&mut self, peer: SocketAddr, now: Timestamp) -> bool {
+        let _ = (peer, now);
+        true
+    }
+
     /// A client connected and its transport is set up, or another shard handed a connection over.
     fn opened(&mut self, connection: ConnectionId, origin: Origin, io: &mut Io<Self::Message>);
 

@@ -56,8 +56,11 @@ pub struct Limits {
     pub publish_bytes_rate_max: u32,
     /// Seconds a client may be faster all the time before it is let go; 0 for ever.
     pub publish_rate_grace_s: u16,
-    /// CONNECT packets of one client id in `flapping_window_s`; 0 for any number.
+    /// CONNECT packets of one client in `flapping_window_s`; 0 for any number.
     pub flapping_connects_max: u16,
+    /// CONNECT packets with wrong credentials from one address in `flapping_window_s`; 0 for any
+    /// number.
+    pub address_failures_max: u16,
     /// Seconds in which they are counted.
     pub flapping_window_s: u16,
     /// Seconds for which a client with more is not let in.
@@ -133,6 +136,7 @@ impl Default for Limits {
             publish_bytes_rate_max: 0,
             publish_rate_grace_s: 60,
             flapping_connects_max: 0,
+            address_failures_max: 0,
             flapping_window_s: 60,
             flapping_ban_s: 300,
             banned_client_ids: Vec::new(),

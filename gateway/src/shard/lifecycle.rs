@@ -29,6 +29,9 @@ impl<H: Handler> Shard<H> {
             self.tell_no_balancer(peer);
             return;
         }
+        if !self.admits(peer, listener) {
+            return;
+        }
         if !self.takes_place() {
             self.counters.refused += 1;
             self.tell_full(peer);

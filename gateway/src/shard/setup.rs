@@ -9,7 +9,8 @@ use super::connections::State;
 use super::engine::Shard;
 use super::lifecycle::{NOT_READING, offer};
 use super::transport::{Layers, Progress};
-use crate::proto::handler::{CloseReason, Handler};
+use crate::config::Scheme;
+use crate::proto::handler::{CloseReason, Handler, TransportKind};
 use crate::proto::output::ConnectionId;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -55,6 +56,17 @@ impl<H: Handler> Shard<H> {
         let proxied = self.config.listen.get(listener).is_some_and(|one| one.proxied);
         let ip = peer.ip().to_canonical();
         !proxied || self.config.balancers.iter().any(|balancer| balancer.contains(&ip))
+    }
+
+    /// Whether the layers of a connection from `peer` are to be set up. Behind a balancer that shows
+    /// with its header, and on plain TCP with CONNECT, which costs no handshake.
+    pub(super) fn admits(&mut self, peer: SocketAddr, listener: usize) -> bool {
+        let is_known_later = self
+            .config
+            .listen
+            .get(listener)
+            .is_none_or(|listen| listen.proxied || listen.scheme == Scheme::Mqtt);
+        is_known_later || self.handler.admits(peer, self.io.now)
     }
 
     /// A connection whose layers have to be set up.
@@ -119,6 +131,13 @@ impl<H: Handler> Shard<H> {
         if layers.expects_header() {
             layers.take_header(wire, &mut rest);
             wire = &rest;
+            let origin = layers.origin();
+            let is_known = !layers.expects_header() && origin.transport != TransportKind::Tcp;
+            if is_known && !self.handler.admits(origin.peer, self.io.now) {
+                self.ring.give_back(filled);
+                self.finish(id, CloseReason::Requested);
+                return;
+            }
         }
         if layers.is_costly() {
             layers.keep(wire);

@@ -2,24 +2,30 @@
 //! storm of others.
 //!
 //! ```text
-//! CONNECT ─┬─ banned, or too often ────────────────▶ CONNACK, closed
+//! address ─┬─ plain TCP ──────────────────────────▶ with CONNECT
+//!          └─ banned, or too often ──────────────▶ closed, before a handshake of TLS or WebSocket
+//! CONNECT ─┬─ banned, or too often ───────────────▶ CONNACK, closed
 //!          ├─ rate left, and the loop is not late ─▶ goes on
 //!          └─ else ─▶ waits, not read ─┬─ its turn ▶ goes on
 //!                                      └─ too long, or too many wait ▶ CONNACK Server busy
 //! ```
+//! By its client id, and that of its user, a client is counted when it is known who it is: a stranger
+//! who names the client id of another must not keep that one out.
+//!
 //! The loop is late when a turn of it takes so long that `overload_lag_ms` would pass before a message
 //! that just came is looked at; it is no longer late at a quarter of that.
 
 use super::{ConnectionStage, Context, ProtocolError, ShardState};
-use crate::proto::access::Refusal;
+use crate::proto::access::{Identity, Refusal};
 use crate::proto::bucket::Bucket;
+use crate::proto::handler::TransportKind;
 use crate::proto::limits::Limits;
 use crate::proto::mqtt::Connect;
 use crate::proto::output::{Action, ConnectionId};
 use crate::proto::time::Timestamp;
 use ahash::AHashMap;
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// CONNECTs let go on at once when it is their turn, before the next look at the time.
 const ADMITTED_AT_ONCE: u32 = 64;
@@ -36,12 +42,15 @@ pub(super) struct Admission {
     /// When the first of them may go on.
     due: Option<Timestamp>,
     addresses: Counted<IpAddr, Bucket>,
-    clients: Counted<Box<str>, Flapping>,
+    /// Wrong credentials, by where they came from.
+    failures: Counted<IpAddr, Flapping>,
+    /// By user, where users are known, and client id.
+    clients: Counted<(Option<Box<str>>, Box<str>), Flapping>,
     lag_us: u64,
     is_late: bool,
 }
 
-/// How often a client has connected.
+/// How often a client has connected, or an address had wrong credentials.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flapping {
     since: Timestamp,
@@ -66,6 +75,10 @@ impl<K: std::hash::Hash + Eq, V> Counted<K, V> {
     fn forget_unless(&mut self, is_kept: impl Fn(&V) -> bool) {
         self.young.retain(|_, value| is_kept(value));
         self.old.retain(|_, value| is_kept(value));
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        self.young.get(key).or_else(|| self.old.get(key))
     }
 
     fn entry(&mut self, key: K, new: impl FnOnce() -> V) -> &mut V {
@@ -120,7 +133,8 @@ impl ShardState {
         if connection.admitted {
             return Admitted::GoesOn;
         }
-        let admitted = self.decide(id, connect, context.now);
+        let transport = connection.transport;
+        let admitted = self.decide(id, connect, transport, context.now);
         if matches!(admitted, Admitted::Waits) {
             self.admission.waiting.push_back(id);
             if let Some(connection) = self.connection_mut(id) {
@@ -135,24 +149,44 @@ impl ShardState {
         admitted
     }
 
-    fn decide(&mut self, id: ConnectionId, connect: &Connect<'_>, now: Timestamp) -> Admitted {
+    /// Whether a connection from there may have its transport set up, which costs a handshake. To be
+    /// asked of each that is no plain TCP, whose CONNECT can be answered for less.
+    pub fn admits_address(&mut self, peer: SocketAddr, now: Timestamp) -> bool {
+        let Self { limits, admission, .. } = self;
+        let address = peer.ip();
+        let refused = admission
+            .is_kept_out(address, limits, now)
+            .or_else(|| admission.exceeds_rate(address, limits, now));
+        let Some(why) = refused else {
+            return true;
+        };
+        self.counters.connects_turned_away += 1;
+        self.note_address_turned_away(peer, why, now);
+        false
+    }
+
+    fn decide(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        transport: TransportKind,
+        now: Timestamp,
+    ) -> Admitted {
         let Self { limits, admission, strangers, .. } = self;
-        let address = strangers.address(id.index);
-        let is_banned = address.is_some_and(|address| limits.is_banned(address))
-            || limits.banned_client_ids.iter().any(|banned| banned == connect.client_id);
-        if is_banned {
+        if limits.banned_client_ids.iter().any(|banned| banned == connect.client_id) {
             return Admitted::Refused(ProtocolError::Banned);
         }
-        let rate = limits.address_connect_rate_max;
-        if rate > 0
-            && let Some(address) = address
-        {
-            let bucket = admission.addresses.entry(network_of(address), || Bucket::full(rate, now));
-            if !bucket.try_take(rate, now) {
-                return Admitted::Refused(ProtocolError::ConnectionRateExceeded);
+        if let Some(address) = strangers.address(id.index) {
+            let mut refused = admission.is_kept_out(address, limits, now);
+            // The others were counted before their handshake.
+            if refused.is_none() && transport == TransportKind::Tcp {
+                refused = admission.exceeds_rate(address, limits, now);
+            }
+            if let Some(why) = refused {
+                return Admitted::Refused(why);
             }
         }
-        if admission.is_flapping(connect.client_id, limits, now) {
+        if !limits.authenticate && admission.is_flapping(None, connect.client_id, limits, now) {
             return Admitted::Refused(ProtocolError::Banned);
         }
         let rate = limits.connect_rate_max;
@@ -166,6 +200,29 @@ impl ShardState {
             return Admitted::Refused(ProtocolError::NotAuthenticated(Refusal::Busy));
         }
         Admitted::Waits
+    }
+
+    /// Whether a client of which it is known who it is connects so often that it is not let in for a
+    /// while. Counts its CONNECT.
+    pub(super) fn is_flapping(
+        &mut self,
+        client_id: &str,
+        identity: &Identity,
+        now: Timestamp,
+    ) -> bool {
+        self.admission.is_flapping(identity.user_name.as_deref(), client_id, &self.limits, now)
+    }
+
+    /// Credentials from there were wrong.
+    pub(super) fn count_failure(&mut self, address: IpAddr, now: Timestamp) {
+        let Self { limits, admission, .. } = self;
+        if limits.address_failures_max == 0 {
+            return;
+        }
+        let failures = admission.failures.entry(network_of(address), Flapping::default);
+        if failures.count(limits.address_failures_max, limits, now) {
+            tracing::debug!(%address, "banned: wrong credentials too often");
+        }
     }
 
     fn schedule_admission(&mut self, now: Timestamp) {
@@ -226,6 +283,10 @@ impl Admission {
         self.bucket = None;
         self.addresses = Counted::default();
         self.clients.forget_unless(|client| client.banned_until != Timestamp::default());
+        self.failures.forget_unless(|address| address.banned_until != Timestamp::default());
+        if limits.address_failures_max == 0 {
+            self.failures = Counted::default();
+        }
         if limits.flapping_connects_max == 0 {
             self.clients = Counted::default();
         }
@@ -236,26 +297,71 @@ impl Admission {
         self.bucket.get_or_insert_with(|| Bucket::full(rate, now))
     }
 
+    /// Why nobody from there is let in, if that is so.
+    fn is_kept_out(
+        &self,
+        address: IpAddr,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Option<ProtocolError> {
+        let failures = self.failures.get(&network_of(address));
+        let is_banned = limits.is_banned(address)
+            || failures.is_some_and(|failures| failures.banned_until > now);
+        is_banned.then_some(ProtocolError::Banned)
+    }
+
+    /// Counts a CONNECT from there, or what will lead to one; why it is one too many, if it is.
+    fn exceeds_rate(
+        &mut self,
+        address: IpAddr,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Option<ProtocolError> {
+        let rate = limits.address_connect_rate_max;
+        if rate == 0 {
+            return None;
+        }
+        let bucket = self.addresses.entry(network_of(address), || Bucket::full(rate, now));
+        (!bucket.try_take(rate, now)).then_some(ProtocolError::ConnectionRateExceeded)
+    }
+
     /// Counts a CONNECT of a client; whether it connects so often that it is not let in for a while.
-    fn is_flapping(&mut self, client_id: &str, limits: &Limits, now: Timestamp) -> bool {
+    fn is_flapping(
+        &mut self,
+        user_name: Option<&str>,
+        client_id: &str,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> bool {
         if limits.flapping_connects_max == 0 || client_id.is_empty() {
             return false;
         }
-        let flapping = self.clients.entry(client_id.into(), Flapping::default);
-        if flapping.banned_until > now {
+        let key = (user_name.map(Box::from), client_id.into());
+        let flapping = self.clients.entry(key, Flapping::default);
+        let was_banned = flapping.banned_until > now;
+        if was_banned {
             return true;
         }
-        let window_end = flapping.since.after_seconds(limits.flapping_window_s.into());
-        if now >= window_end {
-            (flapping.since, flapping.count) = (now, 0);
+        let is_banned = flapping.count(limits.flapping_connects_max, limits, now);
+        if is_banned {
+            tracing::debug!(?client_id, ?user_name, "banned: it connects too often");
         }
-        flapping.count = flapping.count.saturating_add(1);
-        if flapping.count <= limits.flapping_connects_max {
-            return false;
+        is_banned
+    }
+}
+
+impl Flapping {
+    /// Counts one more; whether that is one too many, which begins a ban.
+    fn count(&mut self, max: u16, limits: &Limits, now: Timestamp) -> bool {
+        if now >= self.since.after_seconds(limits.flapping_window_s.into()) {
+            (self.since, self.count) = (now, 0);
         }
-        flapping.banned_until = now.after_seconds(limits.flapping_ban_s);
-        tracing::debug!(?client_id, "banned: it connects too often");
-        true
+        self.count = self.count.saturating_add(1);
+        let is_too_many = self.count > max;
+        if is_too_many {
+            self.banned_until = now.after_seconds(limits.flapping_ban_s);
+        }
+        is_too_many
     }
 }
 

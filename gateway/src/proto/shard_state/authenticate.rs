@@ -155,10 +155,19 @@ impl ShardState {
         identity: Arc<Identity>,
         context: &mut Context<'_>,
     ) {
+        let Some(stranger) = self.stranger_mut(id) else {
+            return;
+        };
+        let (client_id, is_own) =
+            (stranger.client_id.clone(), stranger.pending.has_own_client_id());
+        if is_own && self.is_flapping(&client_id, &identity, context.now) {
+            self.refuse(id, ProtocolError::Banned, context);
+            return;
+        }
         let Some(stranger) = self.strangers.waiting.remove(&id.index) else {
             return;
         };
-        let Stranger { client_id, mut pending, .. } = *stranger;
+        let Stranger { mut pending, .. } = *stranger;
         assert!(pending.has_proven_all(), "who has to prove something gets a challenge first");
         if let Some(topic) = pending.denied_will(&client_id, &identity) {
             self.counters.will_denied += 1;

@@ -63,6 +63,11 @@ impl PendingConnect {
         self.identity = Some(identity);
     }
 
+    /// The client has said which.
+    pub(super) fn has_own_client_id(&self) -> bool {
+        !self.client_id_assigned
+    }
+
     pub(super) fn proves(&self) -> bool {
         self.proves
     }

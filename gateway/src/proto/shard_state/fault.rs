@@ -193,6 +193,16 @@ impl ShardState {
         let is_unknown = connection.stage != ConnectionStage::Connected
             && matches!(error, ProtocolError::NotAuthenticated(_));
         self.counters.connects_denied += u64::from(is_unknown);
+        let is_wrong = matches!(
+            error,
+            ProtocolError::NotAuthenticated(Refusal::BadCredentials | Refusal::BadProof)
+        );
+        if is_unknown
+            && is_wrong
+            && let (_, Some(peer)) = self.strangers.describe(id.index)
+        {
+            self.count_failure(peer.ip(), context.now);
+        }
         let is_turned_away =
             matches!(error, ProtocolError::Banned | ProtocolError::ConnectionRateExceeded);
         self.counters.connects_turned_away += u64::from(is_turned_away);

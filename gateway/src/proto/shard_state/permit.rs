@@ -15,6 +15,8 @@ use crate::proto::access::{Coverage, Identity};
 use crate::proto::mqtt::{AckKind, Publish, QoS, ReasonCode, SHARE_PREFIX};
 use crate::proto::output::ConnectionId;
 use crate::proto::sampled::Sampled;
+use crate::proto::time::Timestamp;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Of what went wrong, what is told in the log.
@@ -53,6 +55,18 @@ impl ShardState {
         };
         let (client_id, peer) = self.strangers.describe(id.index);
         tracing::warn!(%why, client_id, ?peer, untold, "not let in");
+    }
+
+    /// Says in the log that nobody from there is let in, now and then.
+    pub(super) fn note_address_turned_away(
+        &mut self,
+        peer: SocketAddr,
+        why: ProtocolError,
+        now: Timestamp,
+    ) {
+        if let Some(untold) = self.told_faults.not_let_in.tell(now) {
+            tracing::warn!(%why, %peer, untold, "not let in: closed before its handshake");
+        }
     }
 
     /// Says in the log that a client broke the protocol, now and then.

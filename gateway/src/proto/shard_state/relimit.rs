@@ -24,6 +24,7 @@ impl ShardState {
         limits.publish_bytes_rate_max = new.publish_bytes_rate_max;
         limits.publish_rate_grace_s = new.publish_rate_grace_s;
         limits.flapping_connects_max = new.flapping_connects_max;
+        limits.address_failures_max = new.address_failures_max;
         limits.flapping_window_s = new.flapping_window_s;
         limits.flapping_ban_s = new.flapping_ban_s;
         limits.banned_client_ids.clone_from(&new.banned_client_ids);

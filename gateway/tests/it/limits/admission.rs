@@ -3,8 +3,11 @@
 use crate::packets::{framed, sized};
 use crate::sim::{SimClient, SimNode, SimSettings};
 use gateway::config::parse_network;
+use gateway::proto::access::{Authentication, AuthenticationRequest, Identity, Proof, Refusal};
 use gateway::proto::limits::Limits;
+use gateway::proto::time::Timestamp;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// CONNECT of 5.0 or 3.1.1, clean and without keep alive.
@@ -168,6 +171,93 @@ fn a_client_that_connects_too_often_is_not_let_in_for_a_while() {
         node.advance(Duration::from_secs(4));
     }
     assert_eq!(knock(&mut node, 5, "moth").1, Some(0), "another window");
+}
+
+/// A password that is the user name is right.
+fn who(request: &AuthenticationRequest) -> Authentication {
+    let user_name = request.user_name.clone().ok_or(Refusal::NoCredentials)?;
+    if request.password.as_deref() != Some(user_name.as_bytes()) {
+        return Err(Refusal::BadCredentials);
+    }
+    Ok(Arc::new(Identity {
+        user_name: Some(user_name),
+        acl: None,
+        proof: Proof::None,
+        expires_at: Timestamp::NEVER,
+    }))
+}
+
+/// The answer to a CONNECT of 5.0 from an address.
+fn login(
+    node: &mut SimNode,
+    address: &str,
+    client_id: &str,
+    (user, password): (&str, &str),
+) -> Option<u8> {
+    let client = node.connect_from(address.parse().unwrap());
+    let head = [0, 4, b'M', b'Q', b'T', b'T', 5, 0xC2, 0, 0, 0];
+    let texts = [client_id, user, password].map(sized).concat();
+    node.send(client, &framed(0x10, &[&head[..], &texts].concat()));
+    let code = code(node, client);
+    if !node.is_closed(client) {
+        node.drop_connection(client);
+    }
+    code
+}
+
+const ANNA: (&str, &str) = ("anna", "anna");
+const OTTO: (&str, &str) = ("otto", "otto");
+const WRONG: (&str, &str) = ("anna", "wrong");
+
+#[test]
+fn a_stranger_who_names_a_client_id_keeps_nobody_out() {
+    let limits = Limits { authenticate: true, flapping_connects_max: 3, ..Limits::default() };
+    let settings = SimSettings { limits, authenticate: Some(who), ..SimSettings::default() };
+    let mut node = SimNode::with(settings);
+    let here = "192.0.2.1";
+    for _ in 0..20 {
+        assert_eq!(login(&mut node, here, "moth", WRONG), Some(0x86));
+    }
+    // A user that is known has a count of its own.
+    for expected in [0, 0, 0, 0x8A, 0x8A] {
+        assert_eq!(login(&mut node, here, "moth", OTTO), Some(expected));
+    }
+    assert_eq!(login(&mut node, here, "owl", OTTO), Some(0));
+    for expected in [0, 0, 0, 0x8A] {
+        assert_eq!(login(&mut node, here, "moth", ANNA), Some(expected));
+    }
+    assert_eq!(node.shard(0).state().counters().connects_turned_away, 3);
+}
+
+#[test]
+fn an_address_with_wrong_credentials_too_often_is_not_let_in_for_a_while() {
+    let limits = Limits {
+        authenticate: true,
+        address_failures_max: 3,
+        flapping_window_s: 10,
+        flapping_ban_s: 30,
+        ..Limits::default()
+    };
+    let settings = SimSettings { limits, authenticate: Some(who), ..SimSettings::default() };
+    let mut node = SimNode::with(settings);
+    let (here, there) = ("2001:db8::1", "2001:db8:0:1::1");
+    for round in 0..3 {
+        assert_eq!(login(&mut node, here, "c", WRONG), Some(0x86), "{round}");
+        assert_eq!(login(&mut node, here, "c", ANNA), Some(0), "{round}");
+    }
+    node.advance(Duration::from_secs(11));
+    for _ in 0..4 {
+        assert_eq!(login(&mut node, here, "c", WRONG), Some(0x86), "another window");
+    }
+    assert_eq!(login(&mut node, here, "c", ANNA), Some(0x8A));
+    assert_eq!(login(&mut node, "2001:db8::2", "c", ANNA), Some(0x8A), "the same network");
+    assert_eq!(login(&mut node, there, "c", ANNA), Some(0));
+    node.advance(Duration::from_secs(29));
+    assert_eq!(login(&mut node, here, "c", ANNA), Some(0x8A));
+    node.advance(Duration::from_secs(2));
+    assert_eq!(login(&mut node, here, "c", ANNA), Some(0));
+    let counters = node.shard(0).state().counters();
+    assert_eq!((counters.connects_denied, counters.connects_turned_away), (7, 3));
 }
 
 /// PUBLISH of QoS 1.

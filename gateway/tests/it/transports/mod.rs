@@ -1,6 +1,7 @@
 //! MQTT over everything that carries it: the same exchanges over each, and what each adds.
 
 mod attacks;
+mod banned;
 mod certificate_login;
 mod certificates;
 mod clients;
