@@ -287,6 +287,8 @@ impl Families<'_> {
         self.counter("gateway_clients_sent_elsewhere_total", help, |r| r.counters.sent_elsewhere);
         let help = "CONNECT packets that had to wait for their turn.";
         self.counter("gateway_connects_delayed_total", help, |r| r.counters.connects_delayed);
+        let help = "How often a client was not sent to for a while, because of its rate.";
+        self.counter("gateway_deliver_paced_total", help, |r| r.counters.deliver_paced);
         let help = "How often a client was not read for a while because it publishes too fast.";
         self.counter("gateway_publish_paced_total", help, |r| r.counters.publish_paced);
         let help = "How often the event loop became so late that CONNECT packets wait.";

@@ -149,6 +149,17 @@ limits! {
     ///
     /// Cost: none.
     publish_rate_grace_s: u16, "seconds", 60, 0 to 65_535;
+    /// PUBLISH packets a client is sent in a second, with a second's worth at once. What is beyond waits
+    /// in the log, or is dropped and counted at QoS 0, as for a client that reads too slowly. 0 for any
+    /// number.
+    ///
+    /// Cost: some 100 bytes a client that is sent to, and what it has not got is read from the log.
+    deliver_rate_max: u32, "PUBLISH packets a second and client", 0, 0 to 1_000_000_000;
+    /// Bytes of PUBLISH packets a client is sent in a second, as `deliver_rate_max`; a larger packet
+    /// passes and is waited for afterwards. 0 for any number.
+    ///
+    /// Cost: as `deliver_rate_max`.
+    deliver_bytes_rate_max: u32, "bytes a second and client", 0, 0 to 4_294_967_295;
     /// CONNECT packets of one client id in `flapping_window_s`. With one more the client is not let in
     /// for `flapping_ban_s`: Banned (5.0), not authorized (before). Where clients prove who they are,
     /// those of each user are counted apart, and only once it is known who sent them: who names the

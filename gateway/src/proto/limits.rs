@@ -54,6 +54,10 @@ pub struct Limits {
     pub publish_rate_max: u32,
     /// Bytes of PUBLISH packets a second of one client; 0 for any number.
     pub publish_bytes_rate_max: u32,
+    /// PUBLISH packets a second to one client; 0 for any number.
+    pub deliver_rate_max: u32,
+    /// Bytes of PUBLISH packets a second to one client; 0 for any number.
+    pub deliver_bytes_rate_max: u32,
     /// Seconds a client may be faster all the time before it is let go; 0 for ever.
     pub publish_rate_grace_s: u16,
     /// CONNECT packets of one client in `flapping_window_s`; 0 for any number.
@@ -135,6 +139,8 @@ impl Default for Limits {
             publish_rate_max: 0,
             publish_bytes_rate_max: 0,
             publish_rate_grace_s: 60,
+            deliver_rate_max: 0,
+            deliver_bytes_rate_max: 0,
             flapping_connects_max: 0,
             address_failures_max: 0,
             flapping_window_s: 60,

@@ -6,6 +6,7 @@
 //! ```
 
 use super::deliver::Terms;
+use super::deliver_pace::Rates;
 use super::encode::{Delivery, Written, write_publish};
 use super::publish::write_ack;
 use super::{Context, GroupRequest, Request, ShardState, StoredSession};
@@ -223,6 +224,11 @@ impl ShardState {
     pub(super) fn send_unsent(&mut self, index: u32, context: &mut Context<'_>) {
         let mut place = 0;
         loop {
+            let sent_again = self.session(index).and_then(|session| {
+                let unsent = session.outbound.as_ref()?.unsent.get(place)?;
+                session.connection.filter(|_| unsent.dup)
+            });
+            let is_turn = sent_again.is_none_or(|id| self.is_turn_of_delivery(id, context.now));
             let Some(session) = self.session_mut(index) else {
                 return;
             };
@@ -249,6 +255,9 @@ impl ShardState {
             }
             if !needs_content(sent.step) {
                 outbound.sent(packet_id);
+            } else if !is_turn {
+                // What is sent for the first time was paid for when it was recorded.
+                return;
             } else if outbound.is_all_held() {
                 return;
             } else if outbound.is_held(sent.partition) {
@@ -373,6 +382,7 @@ impl ShardState {
             _ => None,
         };
         let message = message.filter(|message| !self.is_read_denied(index, message.topic));
+        let is_paid = !dup;
         let written = message.map_or(Written::Dropped, |message| {
             let identifiers = if sent.origin.is_shared() {
                 self.shared_identifiers(index, sent.origin, &message)
@@ -388,7 +398,7 @@ impl ShardState {
                 packet_id: Some(sent.packet_id),
                 identifiers: &identifiers,
             };
-            self.write(index, &delivery, context)
+            self.write(index, &delivery, is_paid, context)
         });
         if written == Written::Dropped {
             self.record_completed(index, sent.packet_id, context);
@@ -403,13 +413,27 @@ impl ShardState {
         true
     }
 
-    fn write(&mut self, index: u32, delivery: &Delivery<'_>, context: &mut Context<'_>) -> Written {
-        let Self { sessions, counters, scratch, .. } = self;
+    /// Writes a PUBLISH; `is_paid`: the rates of the client know of it.
+    pub(super) fn write(
+        &mut self,
+        index: u32,
+        delivery: &Delivery<'_>,
+        is_paid: bool,
+        context: &mut Context<'_>,
+    ) -> Written {
+        let Self { sessions, counters, scratch, limits, deliver_paces, .. } = self;
         let slot = sessions.get_mut(index as usize);
         let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
             return Written::Dropped;
         };
-        write_publish(session, delivery, context.now, scratch, context.outbox, counters)
+        let (connection, now) = (session.connection, context.now);
+        let waiting = connection.map_or(0, |id| context.outbox.pending_bytes(id.index));
+        let written = write_publish(session, delivery, now, scratch, context.outbox, counters);
+        if let Some(id) = connection.filter(|_| !is_paid) {
+            let bytes = context.outbox.pending_bytes(id.index) - waiting;
+            deliver_paces.pay(id, Rates::of(limits), bytes, now);
+        }
+        written
     }
 
     /// It is recorded that this QoS 2 message may have been sent, so now it may.
@@ -502,7 +526,7 @@ impl ShardState {
                 let (message, identifiers, packet_id) = (&message, &identifiers[..], None);
                 let delivery =
                     Delivery { message, qos, retain, dup: false, packet_id, identifiers };
-                self.write(index, &delivery, context);
+                self.write(index, &delivery, false, context);
             }
             return;
         }

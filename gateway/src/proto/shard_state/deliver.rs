@@ -1,5 +1,6 @@
 //! A message meets the subscriptions of this shard. Source: MQTT 5.0 §3.3.4, §4.3, §4.6.
 
+use super::deliver_pace::Rates;
 use super::encode::{Delivery, Written, write_publish, write_shared};
 use super::waiting::Waiting;
 use super::{Context, ShardState};
@@ -157,7 +158,7 @@ impl ShardState {
         is_shared: bool,
         context: &mut Context<'_>,
     ) {
-        let Self { sessions, counters, scratch, fan_out, limits, .. } = self;
+        let Self { sessions, counters, scratch, fan_out, limits, deliver_paces, .. } = self;
         let slot = sessions.get_mut(index as usize);
         let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
             return;
@@ -169,7 +170,11 @@ impl ShardState {
             counters.read_denied += 1;
             return;
         }
-        if context.outbox.pending_bytes(connection.index) >= limits.client_write_bytes_max {
+        let waiting = context.outbox.pending_bytes(connection.index);
+        let rates = Rates::of(limits);
+        if waiting >= limits.client_write_bytes_max
+            || deliver_paces.wait_ms(connection, rates, context.now) > 0
+        {
             counters.dropped_slow += 1;
             return;
         }
@@ -194,6 +199,8 @@ impl ShardState {
         } else {
             write_publish(session, &delivery, context.now, scratch, context.outbox, counters);
         }
+        let written = context.outbox.pending_bytes(connection.index) - waiting;
+        deliver_paces.pay(connection, rates, written, context.now);
     }
 
     /// QoS 1 and 2, live: in flight if there is room, else noted, else the session falls behind.
@@ -255,8 +262,9 @@ impl ShardState {
         );
     }
 
-    /// Whether one more QoS 1 or 2 message may be sent to the session now.
-    pub(super) fn has_room(&self, index: u32, context: &Context<'_>) -> bool {
+    /// Whether one more QoS 1 or 2 message may be sent to the session now. If its rate says no, it is
+    /// looked at again when it says yes; if its window or its outbox does, when there is room.
+    pub(super) fn has_room(&mut self, index: u32, context: &Context<'_>) -> bool {
         let Some(session) = self.session(index) else {
             return false;
         };
@@ -266,6 +274,7 @@ impl ShardState {
         let in_window = session.outbound.as_ref().map_or(0, |outbound| outbound.in_window());
         in_window < usize::from(session.connected.window)
             && context.outbox.pending_bytes(connection.index) < self.limits.client_write_bytes_max
+            && self.is_turn_of_delivery(connection, context.now)
     }
 
     /// Remembers that the session may have an `Outbound`, for the floor and for freeing it.
@@ -287,7 +296,7 @@ impl ShardState {
         context: &mut Context<'_>,
     ) {
         self.track_outbound(index);
-        let Self { sessions, counters, scratch, fan_out, .. } = self;
+        let Self { sessions, counters, scratch, fan_out, limits, deliver_paces, .. } = self;
         let slot = sessions.get_mut(index as usize);
         let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
             return;
@@ -323,6 +332,10 @@ impl ShardState {
                 self.settle_unsent(index, terms.origin, (partition, sequence), context);
                 return;
             }
+        }
+        if let Some(connection) = session.connection {
+            let bytes = message.topic.len() + message.properties.len() + message.payload.len();
+            deliver_paces.pay(connection, Rates::of(limits), bytes, context.now);
         }
         let Terms { retain, origin, .. } = terms;
         let sent = InFlight { packet_id, step, retain, origin, partition, sequence };

@@ -13,6 +13,7 @@ mod catch_up;
 pub mod comings;
 mod connect;
 mod deliver;
+mod deliver_pace;
 mod disconnect;
 mod elsewhere;
 mod encode;
@@ -64,6 +65,7 @@ use ahash::RandomState;
 use authenticate::Strangers;
 use comings::Comings;
 use connect::PendingConnect;
+use deliver_pace::DeliverPaces;
 use encode::FanOut;
 use goodbye::Goodbye;
 use hashbrown::HashTable;
@@ -160,6 +162,8 @@ pub struct Counters {
     pub connects_turned_away: u64,
     /// How often a client was not read because it publishes too fast.
     pub publish_paced: u64,
+    /// How often a client was not sent to because it is sent too fast.
+    pub deliver_paced: u64,
     /// Clients that have proven anew who they are.
     pub reauthentications: u64,
     /// Clients that wanted to, and have not.
@@ -224,6 +228,7 @@ pub struct ShardState {
     by_client: HashTable<u32>,
     admission: Admission,
     paces: Paces,
+    deliver_paces: DeliverPaces,
     strangers: Strangers,
     comings: Comings,
     told_faults: ToldFaults,
@@ -297,6 +302,7 @@ impl ShardState {
             by_client: HashTable::new(),
             admission: Admission::default(),
             paces: Paces::new(now),
+            deliver_paces: DeliverPaces::new(now),
             strangers: Strangers::default(),
             comings: Comings::default(),
             told_faults: ToldFaults::default(),
@@ -544,6 +550,7 @@ impl ShardState {
         self.keep_alives.clear(id.index);
         self.forget_stranger(id.index);
         self.paces.forget(id);
+        self.deliver_paces.forget(id);
         context.outbox.traces.end_connection(id.index, context.now);
         self.retained_rooms.remove(&id);
         let session = connection.session;
@@ -566,7 +573,8 @@ impl ShardState {
             return Timestamp::START;
         }
         let store_retry = self.store_retry.due.unwrap_or(Timestamp::NEVER);
-        let paced = self.paces.next_timeout().min(self.admission_due());
+        let paced = self.paces.next_timeout().min(self.deliver_paces.next_timeout());
+        let paced = paced.min(self.admission_due());
         let goodbye = self.goodbye.as_ref().map_or(Timestamp::NEVER, Goodbye::due);
         let store_retry = store_retry.min(self.retained_requests.next_timeout());
         let own = self.keep_alives.next_timeout().min(self.floor_due).min(store_retry);
@@ -587,6 +595,7 @@ impl ShardState {
         self.recheck_slice(context);
         self.admit_waiting(context);
         self.resume_paced(context);
+        self.resume_deliveries(context);
         if context.now >= self.floor_due {
             self.record_floor(context);
         }

@@ -23,6 +23,8 @@ impl ShardState {
         limits.publish_rate_max = new.publish_rate_max;
         limits.publish_bytes_rate_max = new.publish_bytes_rate_max;
         limits.publish_rate_grace_s = new.publish_rate_grace_s;
+        limits.deliver_rate_max = new.deliver_rate_max;
+        limits.deliver_bytes_rate_max = new.deliver_bytes_rate_max;
         limits.flapping_connects_max = new.flapping_connects_max;
         limits.address_failures_max = new.address_failures_max;
         limits.flapping_window_s = new.flapping_window_s;

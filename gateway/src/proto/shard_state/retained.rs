@@ -374,11 +374,6 @@ impl ShardState {
         identifier: u32,
         context: &mut Context<'_>,
     ) {
-        let Self { sessions, counters, scratch, .. } = self;
-        let slot = sessions.get_mut(index as usize);
-        let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
-            return;
-        };
         let identifiers = [identifier];
         let delivery = super::encode::Delivery {
             message,
@@ -388,13 +383,7 @@ impl ShardState {
             packet_id: None,
             identifiers: if identifier == 0 { &[] } else { &identifiers },
         };
-        super::encode::write_publish(
-            session,
-            &delivery,
-            context.now,
-            scratch,
-            context.outbox,
-            counters,
-        );
+        // A page goes at once, and the next when it is paid for.
+        self.write(index, &delivery, false, context);
     }
 }

@@ -1,6 +1,7 @@
 //! What happens at the limits of a whole node: quotas, retention, queues, a store that fails.
 
 mod admission;
+mod deliver_rate;
 mod mesh;
 mod packets;
 mod quota;
