@@ -7,7 +7,7 @@
 # Needs `make build` and `make tools`. Each broker is started anew for each run and runs alone (they
 # stand in brokers-alone.sh). Back ends send commands to the devices, QoS 1, each device has a will
 # (WILLS=no: none); a profile's times in seconds are divided by the factor in the table, links are as
-# they are. Writes a report of each run, raw.jsonl (results without their series) and summary.md; the
+# they are. Writes a report of each run, raw.jsonl (results without what happened each second) and summary.md; the
 # README is written by hand. Exits with 1 if a contract was not held.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,6 +47,10 @@ for broker in "${brokers[@]}"; do
 import json, sys
 result = json.load(open(sys.argv[1]))
 result.pop("series", None)
+result["fleet"]["phases"] = [{"name": phase.get("name"), "counts": phase["counts"]}
+                             for phase in result["fleet"]["phases"]]
+for host in result["hosts"]:
+    host.pop("points")
 for process in result["processes"]:
     points = process.pop("points")
     process["cpu_s"] = round(points[-1]["cpu_s"] - points[0]["cpu_s"], 2)
