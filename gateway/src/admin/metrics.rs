@@ -453,6 +453,12 @@ impl Families<'_> {
         self.counter("gateway_session_leases_lost_total", help, move |report| {
             links(report).map_or(0, |counters| counters.leases_lost)
         });
+        let help =
+            "Looks for retained messages of a new subscription, by whether a server was asked.";
+        self.by(("gateway_retained_looks_total", Kind::Counter, help), "answered", move |report| {
+            let counters = links(report).unwrap_or_default();
+            [("known", counters.retained_known), ("asked", counters.retained_asked)]
+        });
         let help = "Publishes that a server refused for now.";
         self.counter("gateway_link_refusals_total", help, move |report| {
             links(report).map_or(0, |counters| counters.refused)

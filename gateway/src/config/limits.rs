@@ -335,6 +335,11 @@ limits! {
     ///
     /// Cost: itself, on disk.
     retained_bytes_max: u64, "bytes a node", 10_737_418_240, 0 to 1_099_511_627_776;
+    /// Questions for the retained messages of new subscriptions that are under way. The next ones wait
+    /// their turn.
+    ///
+    /// Cost: some 1 KB each; those that wait, 60 bytes.
+    retained_looks_max: u32, "questions a shard", 1_024, 1 to 65_536;
     /// Bytes appended to a shard's log and not yet committed. Beyond that its publishers are
     /// not read.
     ///

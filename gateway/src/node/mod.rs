@@ -513,6 +513,7 @@ fn core_limits(config: &Config) -> Limits {
         topic_alias_maximum_out: limits.topic_alias_maximum_out,
         subscriptions_per_session_max: limits.subscriptions_per_session_max,
         shared_per_session_max: limits.shared_per_session_max,
+        retained_looks_max: limits.retained_looks_max,
         authenticate: config.auth.is_needed(),
         authentications_waiting_max: limits.authentications_waiting_max,
         sessions_bound: config.auth.sessions_bound_to_user,

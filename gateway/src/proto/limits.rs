@@ -89,6 +89,8 @@ pub struct Limits {
     pub keep_alive_max_s: u16,
     /// Retained messages asked for at a time, a session.
     pub retained_page_max: u32,
+    /// Questions for retained messages of new subscriptions that are under way, a shard.
+    pub retained_looks_max: u32,
     /// Connections of a shard told a second that the node ends; 0 tells all at once.
     pub goodbyes_per_s: u32,
     /// Where clients are sent when the node ends. Source: MQTT 5.0 §4.11.
@@ -155,6 +157,7 @@ impl Default for Limits {
             session_expiry_max_s: u32::MAX,
             keep_alive_max_s: 0,
             retained_page_max: 1_024,
+            retained_looks_max: 1_024,
             goodbyes_per_s: 0,
             server_reference: None,
             qos2_deltas_max: 256,

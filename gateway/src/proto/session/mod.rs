@@ -18,7 +18,7 @@ pub use answers::Answers;
 pub use inbound::{Inbound, InboundQos2, InboundStep};
 pub use outbound::{
     Ahead, Behind, HELD_MAX, InFlight, InFlightStep, Outbound, Queued, QueuedFor, ReadBack,
-    Refetching, RetainedRequest, SubscriptionStart, Unsent,
+    Refetching, RetainedRequest, RetainedStarts, SubscriptionStart, Unsent,
 };
 pub use shared::{GroupId, Origin, Place, SharedSubscription};
 

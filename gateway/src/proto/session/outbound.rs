@@ -16,6 +16,7 @@ use crate::proto::routing::FilterId;
 use crate::proto::shard_state::Replayed;
 use crate::proto::time::Timestamp;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// How far an outbound exchange is. Source: MQTT 5.0 §4.3.2-3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +193,16 @@ pub struct Refetching {
 /// So many messages that wait for content take no place in a client's window; others do.
 pub const HELD_MAX: u16 = 1_024;
 
+/// From where on what matches a subscription reaches its session as a message, per partition. Many that
+/// were made at the same time have the same.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RetainedStarts {
+    /// Of QoS 1 and 2.
+    pub acknowledged: Vec<Sequence>,
+    /// Of QoS 0 messages, which are live before they are committed; what is earlier is waited for.
+    pub unacknowledged: Vec<Sequence>,
+}
+
 /// Retained messages that a subscription is still to be sent, page by page.
 #[derive(Debug)]
 pub struct RetainedRequest {
@@ -201,13 +212,10 @@ pub struct RetainedRequest {
     pub qos: QoS,
     /// Its Subscription Identifier, 0 for none.
     pub identifier: u32,
-    /// Per partition, from where on what matches reaches the session as a message.
-    pub starts: Vec<Sequence>,
+    /// See [`RetainedStarts`].
+    pub starts: Arc<RetainedStarts>,
     /// What reached it as a message before those were known.
-    pub delivered: Vec<(PartitionId, Sequence)>,
-    /// As `starts`, for QoS 0 messages, which are live before they are committed; what is earlier
-    /// is waited for.
-    pub unacknowledged_starts: Vec<Sequence>,
+    pub delivered: Box<[(PartitionId, Sequence)]>,
     /// Where the next page begins: see `from` of [`crate::proto::shard_state::Request::Retained`].
     pub from: Box<str>,
     /// It is the second look, for what was on its way to be retained at the first.

@@ -139,7 +139,7 @@ impl ShardState {
         if message.retain
             && let Some((partition, sequence)) = place
         {
-            self.retained_requests.note_delivered(index, partition, sequence);
+            self.retained_requests.looks.note_delivered(index, partition, sequence);
         }
         match place {
             Some((partition, sequence)) if qos > QoS::AtMostOnce => {

@@ -58,6 +58,7 @@ impl ShardState {
         self.lanes.are_all_committed()
             && self.pending_connects.is_empty()
             && self.shared_subscribes.is_empty()
+            && self.retained_requests.looks.is_line_empty()
             && self.background.len() == self.store_retry.background.len()
             && !self.connections.iter().any(waits)
             && !sessions.any(changes)

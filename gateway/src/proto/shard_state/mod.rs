@@ -23,6 +23,7 @@ mod goodbye;
 mod hand_over;
 pub mod inspect;
 mod lanes;
+mod looks;
 mod outbound_acks;
 mod pace;
 mod permit;
@@ -576,7 +577,7 @@ impl ShardState {
         let paced = self.paces.next_timeout().min(self.deliver_paces.next_timeout());
         let paced = paced.min(self.admission_due());
         let goodbye = self.goodbye.as_ref().map_or(Timestamp::NEVER, Goodbye::due);
-        let store_retry = store_retry.min(self.retained_requests.next_timeout());
+        let store_retry = store_retry.min(self.retained_requests.looks.next_timeout());
         let own = self.keep_alives.next_timeout().min(self.floor_due).min(store_retry);
         let rebalance = self.rebalancing.as_ref().map_or(Timestamp::NEVER, Rebalancing::due);
         own.min(paced).min(goodbye).min(rebalance)

@@ -4,35 +4,24 @@
 //! a page at a time, and for the next when the client has taken what came. What is newer than the
 //! subscription was or will be delivered live, and is skipped here.
 
+use super::looks::{Look, Looks, text_hash};
 use super::{Context, Request, RetainedMessage, RetainedPage, ShardState};
-use crate::proto::mqtt::{QoS, SubscriptionOptions};
+use crate::proto::mqtt::QoS;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
-use crate::proto::session::{Queued, QueuedFor, RetainedRequest, Stage, Ticket};
+use crate::proto::routing::{Subscriber, SubscriberKind};
+use crate::proto::session::{Queued, QueuedFor, RetainedRequest, RetainedStarts, Stage, Ticket};
 use crate::proto::time::Timestamp;
 use ahash::AHashMap;
-use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Requests for retained messages that are on their way.
 #[derive(Debug, Default)]
 pub(super) struct RetainedRequests {
     last_id: u64,
-    /// For subscriptions whose SUBACK has to wait.
-    early: AHashMap<u64, (Ticket, RetainedRequest)>,
-    /// Of sessions with requests in `early`: how many, and what reached the session meanwhile.
-    delivered: AHashMap<u32, Delivered>,
+    pub(super) looks: Looks,
     /// Asked of the upstream and not answered, with the session.
     asked: AHashMap<u64, u32>,
-    /// To be looked at a second time, in order; at most [`SECOND_LOOKS_MAX`].
-    again: VecDeque<(Timestamp, Ticket, RetainedRequest)>,
-}
-
-/// See [`RetainedRequests`].
-#[derive(Debug, Default)]
-struct Delivered {
-    requests: u32,
-    places: Vec<(PartitionId, Sequence)>,
 }
 
 /// Questions the store could not answer, to be asked again.
@@ -50,10 +39,8 @@ const STORE_RETRY: Duration = Duration::from_secs(1);
 /// in between found what was retained before. So there is a second look, for a message that took no
 /// longer than this from the one to the other.
 const SECOND_LOOK: Duration = Duration::from_secs(10);
-/// Second looks that wait, some 300 bytes each; when there are more, the first is not waited for.
-const SECOND_LOOKS_MAX: usize = 65_536;
-/// Messages of a session remembered while it waits for SUBACK; what is beyond may come a second time.
-const DELIVERED_MAX: usize = 1_024;
+/// Second looks are due at multiples of this, so that those of many are one.
+const SECOND_LOOK_STEP_MS: u64 = 1_000;
 
 /// Then a subscription does without the retained messages it asked for.
 const RETAINED_FAILURES_MAX: u8 = 5;
@@ -62,50 +49,8 @@ impl RetainedRequests {
     /// Drops requests that were never made.
     pub(super) fn forget(&mut self, ids: &[u64]) {
         for id in ids {
-            self.take_early(*id);
+            self.looks.take_early(*id);
         }
-    }
-
-    /// A message with the RETAIN flag reaches a session, now or from a replay.
-    pub(super) fn note_delivered(
-        &mut self,
-        session: u32,
-        partition: PartitionId,
-        sequence: Sequence,
-    ) {
-        if self.delivered.is_empty() {
-            return;
-        }
-        if let Some(Delivered { places, .. }) = self.delivered.get_mut(&session)
-            && places.len() < DELIVERED_MAX
-        {
-            places.push((partition, sequence));
-        }
-    }
-
-    fn add_early(&mut self, id: u64, ticket: Ticket, request: RetainedRequest) {
-        self.delivered.entry(ticket.session).or_default().requests += 1;
-        self.early.insert(id, (ticket, request));
-    }
-
-    /// A request, with what reached the session since.
-    fn take_early(&mut self, id: u64) -> Option<(Ticket, RetainedRequest)> {
-        let (ticket, mut request) = self.early.remove(&id)?;
-        if let Some(delivered) = self.delivered.get_mut(&ticket.session) {
-            delivered.requests -= 1;
-            if delivered.requests == 0 {
-                request.delivered = std::mem::take(&mut delivered.places);
-                self.delivered.remove(&ticket.session);
-            } else {
-                request.delivered.clone_from(&delivered.places);
-            }
-        }
-        Some((ticket, request))
-    }
-
-    /// When something is to be looked at a second time.
-    pub(super) fn next_timeout(&self) -> Timestamp {
-        self.again.front().map_or(Timestamp::NEVER, |(due, ..)| *due)
     }
 
     fn next_id(&mut self) -> u64 {
@@ -120,35 +65,35 @@ impl ShardState {
         &mut self,
         index: u32,
         filter: &str,
-        options: SubscriptionOptions,
-        identifier: u32,
+        qos: QoS,
         context: &Context<'_>,
     ) -> Option<u64> {
         let ticket = self.ticket(index)?;
+        let filter_id = self.tree.find(filter)?;
         let outbound = self.session(index).and_then(|session| session.outbound.as_ref());
         // What the session reads of a partition where it is behind, it reads from the subscription on.
         let retained_start = |partition| {
             let is_behind = outbound.is_some_and(|outbound| outbound.cursor(partition).is_some());
-            match is_behind && options.qos > QoS::AtMostOnce {
+            match is_behind && qos > QoS::AtMostOnce {
                 true => context.upstream.feed_start(partition),
                 false => context.upstream.retained_start(partition),
             }
         };
         let retained_end = |partition| context.upstream.retained_end(partition);
-        let request = RetainedRequest {
-            filter: filter.into(),
-            qos: options.qos,
-            identifier,
-            starts: self.partitions().map(retained_start).collect(),
-            delivered: Vec::new(),
-            unacknowledged_starts: self.partitions().map(retained_end).collect(),
-            from: "".into(),
-            is_second: false,
-            asked: None,
-            failures: 0,
+        let starts = RetainedStarts {
+            acknowledged: self.partitions().map(retained_start).collect(),
+            unacknowledged: self.partitions().map(retained_end).collect(),
+        };
+        let look = Look {
+            ticket,
+            filter: filter_id,
+            text_hash: text_hash(filter),
+            starts: self.retained_requests.looks.share_starts(starts),
+            delivered: Box::default(),
+            again_from: None,
         };
         let id = self.retained_requests.next_id();
-        self.retained_requests.add_early(id, ticket, request);
+        self.retained_requests.looks.add_early(id, look);
         Some(id)
     }
 
@@ -164,42 +109,75 @@ impl ShardState {
 
     /// The SUBACK of a subscription went out: its retained messages may follow.
     pub(super) fn request_retained(&mut self, id: u64, context: &mut Context<'_>) {
-        let Some((ticket, mut request)) = self.retained_requests.take_early(id) else {
+        let Some(mut look) = self.retained_requests.looks.take_early(id) else {
             return;
         };
-        self.track_outbound(ticket.session);
-        let Some(session) = self.session_of(ticket) else {
+        let is_read = self.granted_qos(&look) > Some(QoS::AtMostOnce);
+        let Some(session) = self.session_of(look.ticket) else {
             return;
         };
-        for (partition, start) in (0..).map(PartitionId).zip(&mut request.starts) {
-            let is_read = request.qos > QoS::AtMostOnce;
-            let outbound = session.outbound.as_ref().filter(|_| is_read);
+        let outbound = session.outbound.as_ref().filter(|_| is_read);
+        let settle = |(partition, start): (PartitionId, &Sequence)| {
             let cursor = outbound.and_then(|outbound| outbound.cursor(partition));
             let settled = context.upstream.settled_start(partition);
-            *start = settled.into_iter().chain(cursor).fold(*start, Sequence::min);
-        }
-        self.line_up(ticket, request, context);
+            settled.into_iter().chain(cursor).fold(*start, Sequence::min)
+        };
+        let RetainedStarts { acknowledged, unacknowledged } = &*look.starts;
+        let starts = RetainedStarts {
+            acknowledged: (0..).map(PartitionId).zip(acknowledged).map(settle).collect(),
+            unacknowledged: unacknowledged.clone(),
+        };
+        look.starts = self.retained_requests.looks.share_starts(starts);
+        self.look(look, context);
     }
 
     /// What was on its way to be retained when a subscription looked is there by now.
     pub(super) fn look_at_retained_again(&mut self, context: &mut Context<'_>) {
-        while self.retained_requests.next_timeout() <= context.now
-            || self.retained_requests.again.len() > SECOND_LOOKS_MAX
-        {
-            let Some((_, ticket, request)) = self.retained_requests.again.pop_front() else {
-                return;
-            };
-            let is_online = self.session_of(ticket).is_some_and(|one| one.stage == Stage::Online);
-            if is_online && self.has_subscription(ticket.session, &request.filter) {
-                self.line_up(ticket, request, context);
+        while let Some(look) = self.retained_requests.looks.take_due(context.now) {
+            let is_online =
+                self.session_of(look.ticket).is_some_and(|one| one.stage == Stage::Online);
+            if is_online && self.subscription_of(&look).is_some() {
+                self.look(look, context);
             }
         }
     }
 
-    fn line_up(&mut self, ticket: Ticket, request: RetainedRequest, context: &mut Context<'_>) {
+    /// A look is in line, behind those that came before.
+    fn look(&mut self, look: Look, context: &mut Context<'_>) {
+        if let Some(look) = self.retained_requests.looks.line_up(look) {
+            self.begin_look(look, context);
+        }
+        self.begin_looks(context);
+    }
+
+    /// Those in line have their turn, as far as questions may be under way.
+    fn begin_looks(&mut self, context: &mut Context<'_>) {
+        while self.retained_requests.asked.len() < self.limits.retained_looks_max as usize
+            && let Some(look) = self.retained_requests.looks.next()
+        {
+            self.begin_look(look, context);
+        }
+    }
+
+    fn begin_look(&mut self, look: Look, context: &mut Context<'_>) {
+        let Some((subscriber, filter)) = self.subscription_of(&look) else {
+            return;
+        };
+        let Look { ticket, starts, delivered, again_from, .. } = look;
         self.track_outbound(ticket.session);
         let Some(session) = self.session_of(ticket) else {
             return;
+        };
+        let request = RetainedRequest {
+            filter: filter.into(),
+            qos: subscriber.options.qos(),
+            identifier: subscriber.identifier,
+            starts,
+            delivered,
+            is_second: again_from.is_some(),
+            from: again_from.as_deref().unwrap_or_default().into(),
+            asked: None,
+            failures: 0,
         };
         // Subscribing again and again without reading must not make the line longer.
         let waiting = &mut session.outbound_mut().retained;
@@ -208,6 +186,19 @@ impl ShardState {
         });
         waiting.push_back(request);
         self.drain(ticket.session, context);
+    }
+
+    /// The subscription that a look is for, as long as it is there, and its filter.
+    fn subscription_of(&self, look: &Look) -> Option<(Subscriber, String)> {
+        let session = look.ticket.session;
+        let subscriber = self.tree.subscriber(look.filter, SubscriberKind::Session, session)?;
+        let mut filter = String::new();
+        self.tree.write_filter(look.filter, &mut filter);
+        (text_hash(&filter) == look.text_hash).then_some((subscriber, filter))
+    }
+
+    fn granted_qos(&self, look: &Look) -> Option<QoS> {
+        self.subscription_of(look).map(|(subscriber, _)| subscriber.options.qos())
     }
 
     /// Asks for the next page of retained messages, if a subscription of the session waits for one.
@@ -227,16 +218,27 @@ impl ShardState {
         request.asked = Some(id);
         retained_requests.asked.insert(id, index);
         let (filter, from) = (request.filter.clone(), request.from.clone());
-        let after = request.unacknowledged_starts.clone();
+        let after = request.starts.unacknowledged.clone();
         context.upstream.request(Request::Retained { id, filter, from, after, count_max });
     }
 
     /// The answer to [`Request::Retained`].
     pub fn handle_retained(&mut self, id: u64, page: RetainedPage, context: &mut Context<'_>) {
-        let RetainedPage { messages, next, again } = page;
         let Some(index) = self.retained_requests.asked.remove(&id) else {
             return;
         };
+        self.take_retained(index, id, page, context);
+        self.begin_looks(context);
+    }
+
+    fn take_retained(
+        &mut self,
+        index: u32,
+        id: u64,
+        page: RetainedPage,
+        context: &mut Context<'_>,
+    ) {
+        let RetainedPage { messages, next, again } = page;
         let Some(session) = self.session_mut(index) else {
             return;
         };
@@ -258,9 +260,7 @@ impl ShardState {
                 request.from = next;
                 session.outbound_mut().retained.push_front(request);
             } else if let (Some(from), Some(ticket)) = (again, self.ticket(index)) {
-                (request.from, request.is_second) = (from, true);
-                let due = context.now.after(SECOND_LOOK);
-                self.retained_requests.again.push_back((due, ticket, request));
+                self.look_again(ticket, request, &from, context.now);
             }
         }
         self.drain(index, context);
@@ -270,12 +270,30 @@ impl ShardState {
         }
     }
 
+    fn look_again(&mut self, ticket: Ticket, request: RetainedRequest, from: &str, now: Timestamp) {
+        let RetainedRequest { filter, starts, delivered, .. } = request;
+        let Some(filter_id) = self.tree.find(&filter) else {
+            return;
+        };
+        let looks = &mut self.retained_requests.looks;
+        let text_hash = text_hash(&filter);
+        let again_from = Some(looks.share_from(from));
+        let look = Look { ticket, filter: filter_id, text_hash, starts, delivered, again_from };
+        let due = now.after(SECOND_LOOK).0.next_multiple_of(SECOND_LOOK_STEP_MS);
+        looks.look_again(Timestamp(due), look);
+    }
+
     /// The store could not answer [`Request::Retained`]: the page is asked for again later.
     pub fn handle_retained_failed(&mut self, id: u64, context: &mut Context<'_>) {
         self.counters.store_failures += 1;
         let Some(index) = self.retained_requests.asked.remove(&id) else {
             return;
         };
+        self.retry_retained(index, id, context);
+        self.begin_looks(context);
+    }
+
+    fn retry_retained(&mut self, index: u32, id: u64, context: &mut Context<'_>) {
         let Some(ticket) = self.ticket(index) else {
             return;
         };
@@ -332,8 +350,8 @@ impl ShardState {
             return;
         }
         let starts = match message.qos {
-            QoS::AtMostOnce if !request.is_second => &request.unacknowledged_starts,
-            QoS::AtMostOnce | QoS::AtLeastOnce | QoS::ExactlyOnce => &request.starts,
+            QoS::AtMostOnce if !request.is_second => &request.starts.unacknowledged,
+            QoS::AtMostOnce | QoS::AtLeastOnce | QoS::ExactlyOnce => &request.starts.acknowledged,
         };
         let start = starts.get(usize::from(partition.0));
         if start.is_some_and(|start| sequence >= *start)

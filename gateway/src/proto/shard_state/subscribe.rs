@@ -176,7 +176,7 @@ impl ShardState {
         if !wants_retained {
             return None;
         }
-        self.want_retained(index, filter, options, identifier, context)
+        self.want_retained(index, filter, options.qos, context)
     }
 
     pub(super) fn has_subscription(&self, index: u32, filter: &str) -> bool {

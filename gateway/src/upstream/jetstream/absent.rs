@@ -42,6 +42,7 @@ impl JetStream {
                 (search.map(|search| search.next), false)
             }
             Purpose::Retained(query) => (retained.reached(query).map(Start::At), true),
+            Purpose::Known => (Some(Start::At(partition.known.next())), true),
             // The put fails where another one is there; the rest is read up to a mark.
             Purpose::RetainedLast(_)
             | Purpose::First { .. }

@@ -113,7 +113,11 @@ impl JetStream {
                 let (purpose, from) = (Purpose::Stored(search.token), search.next);
                 let batch = NonZeroU16::new(SEARCH_BATCH).expect("not 0");
                 let subject = Some(subject.into_boxed_slice());
-                partition.ask(Scan { purpose, from, subject, batch }, false, *now);
+                partition.ask(
+                    Scan { purpose, from, subject, batch, last_only: false },
+                    false,
+                    *now,
+                );
             }
         }
         searches.append(&mut partition.searches);

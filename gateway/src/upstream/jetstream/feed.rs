@@ -92,7 +92,8 @@ impl JetStream {
             let from = partition.feed.fed.max(Sequence(1));
             let batch = NonZeroU16::new(FEED_BATCH).expect("not 0");
             let from = Start::At(from);
-            let scan = Scan { purpose: Purpose::Feed, from, subject: None, batch };
+            let scan =
+                Scan { purpose: Purpose::Feed, from, subject: None, batch, last_only: false };
             partition.ask(scan, false, now);
             return;
         }

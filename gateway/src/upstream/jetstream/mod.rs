@@ -34,6 +34,7 @@ mod confirmed;
 mod feed;
 mod inbox;
 mod intents;
+mod known;
 mod partition;
 mod place;
 mod replay;

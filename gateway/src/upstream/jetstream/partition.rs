@@ -7,6 +7,7 @@ use super::control::{
 use super::direct_get::Start;
 use super::inbox::{Inbox, Token};
 use super::interest::{FilterPlace, Interest};
+use super::known::Known;
 use super::lane::{Append, Lane, LaneLimits};
 use super::link::{Fence, Link, LinkSettings};
 use super::place;
@@ -186,6 +187,7 @@ pub(super) struct Partition {
     pub(super) requests: Requests,
     pub(super) replays: Replays,
     pub(super) searches: Vec<Search>,
+    pub(super) known: Known,
     pub(super) status: Option<PartitionStatus>,
     /// In order.
     pub(super) fences: VecDeque<OpenFence>,
@@ -288,6 +290,7 @@ impl Partition {
             requests: Requests::default(),
             replays: Replays::new(limits.page_bytes_max),
             searches: Vec::new(),
+            known: Known::default(),
             status: None,
             fences: VecDeque::new(),
             passed: Fence::default(),
@@ -365,6 +368,7 @@ impl Partition {
         self.requests.clear();
         self.replays.lose_answers();
         self.searches.iter_mut().for_each(|search| search.asked = false);
+        self.known.forget();
         self.sources.clear();
     }
 
@@ -443,6 +447,17 @@ impl Partition {
         scan.request().encode(api, reply_to, &mut self.out);
     }
 
+    /// Looks at the retained messages that are not known; `last` is the last question for some.
+    pub(super) fn ask_known(&mut self, last: u64, now: Timestamp) {
+        let (from, count) = self.known.look(last, now);
+        let (purpose, from) = (Purpose::Known, Start::At(from));
+        let batch = NonZeroU16::new(count).unwrap_or(NonZeroU16::MIN);
+        // All there are; a leader that is asked whether there are no more wants it in words.
+        let all = || format!("{}.>", retained_prefix(self.id)).into_bytes().into_boxed_slice();
+        let subject = self.is_replicated().then(all);
+        self.ask(Scan { purpose, from, subject, batch, last_only: false }, true, now);
+    }
+
     /// Notes a question, and calls `put` to write it.
     pub(super) fn ask_with(
         &mut self,
@@ -498,7 +513,7 @@ impl Partition {
     pub(super) fn ask_first(&mut self, time: StoreTime, replay: Option<u64>, now: Timestamp) {
         let (purpose, from) = (Purpose::First { replay }, Start::Since(time));
         let batch = NonZeroU16::MIN;
-        self.ask(Scan { purpose, from, subject: None, batch }, false, now);
+        self.ask(Scan { purpose, from, subject: None, batch, last_only: false }, false, now);
     }
 
     /// Asks where the stream ends, if anyone wants to know.
@@ -525,7 +540,7 @@ impl Partition {
         let lane = self.lane.next_timeout();
         let searches = self.searches.iter().filter(|search| !search.asked);
         let searches = searches.map(|search| search.retry_at).min().unwrap_or(Timestamp::NEVER);
-        let replays = self.replays.next_timeout().min(searches);
+        let replays = self.replays.next_timeout().min(searches).min(self.known.next_timeout());
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())
     }
 

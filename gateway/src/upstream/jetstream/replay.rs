@@ -187,6 +187,7 @@ impl Replays {
             Purpose::Feed
             | Purpose::First { replay: None }
             | Purpose::Retained(_)
+            | Purpose::Known
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
         }
@@ -241,6 +242,7 @@ impl Replays {
             | Purpose::Feed
             | Purpose::First { .. }
             | Purpose::Retained(_)
+            | Purpose::Known
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
         }
@@ -270,6 +272,7 @@ impl Replays {
             Purpose::Feed
             | Purpose::First { .. }
             | Purpose::Retained(_)
+            | Purpose::Known
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
         }
@@ -318,6 +321,7 @@ impl Replays {
             Purpose::Feed
             | Purpose::First { .. }
             | Purpose::Retained(_)
+            | Purpose::Known
             | Purpose::RetainedLast(_)
             | Purpose::Stored(_) => {}
         }
@@ -485,7 +489,7 @@ impl Partition {
                     let purpose = Purpose::Fetch { fetch: fetch.id, sequence };
                     let batch = NonZeroU16::MIN;
                     let from = Start::At(sequence);
-                    let scan = Scan { purpose, from, subject: None, batch };
+                    let scan = Scan { purpose, from, subject: None, batch, last_only: false };
                     self.ask(scan, false, now);
                 }
             }
@@ -608,7 +612,7 @@ impl Partition {
             let purpose = Purpose::Subject { replay: replay.id, place };
             let subject = Some(read.subject.clone());
             let from = Start::At(replay.next);
-            let scan = Scan { purpose, from, subject, batch };
+            let scan = Scan { purpose, from, subject, batch, last_only: false };
             self.ask(scan, false, now);
         }
     }
@@ -641,7 +645,7 @@ impl Partition {
             let from = page.complete_to.max(first);
             let batch = NonZeroU16::new(BATCH).expect("not 0");
             let (purpose, from) = (Purpose::Page(number), Start::At(from));
-            let scan = Scan { purpose, from, subject: None, batch };
+            let scan = Scan { purpose, from, subject: None, batch, last_only: false };
             self.ask(scan, false, now);
         }
         false

@@ -28,7 +28,7 @@ pub enum Pending {
     Session(SessionRequest),
 }
 
-/// A question for stored messages. All are of one kind, so that all answers are read in one way.
+/// A question for stored messages.
 #[derive(Clone, Debug)]
 pub struct Scan {
     /// Who asked.
@@ -39,10 +39,14 @@ pub struct Scan {
     pub subject: Option<Box<[u8]>>,
     /// At most so many.
     pub batch: NonZeroU16,
+    /// Only the last message of the subject, which has no wildcards then: costs a server least.
+    pub last_only: bool,
 }
 
 /// Bytes of the messages that answer one question, but for one that is larger by itself.
 const BYTES_MAX: u32 = 4 * 1_024 * 1_024;
+/// The same where only their subjects are wanted.
+const KNOWN_BYTES_MAX: u32 = 128 * 1_024;
 
 /// Who asked for stored messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ pub enum Purpose {
     },
     /// A new subscription that wants retained messages.
     Retained(u64),
+    /// The shard, to know which retained messages there are: see [`super::known`].
+    Known,
     /// The retained message that the one of this publish is to replace.
     RetainedLast(Token),
     /// Where the message of this publish is, if it was stored before a crash.
@@ -82,12 +88,16 @@ impl Scan {
     /// The request as it is sent, and against which answers are read.
     #[must_use]
     pub fn request(&self) -> DirectGet<'_> {
-        DirectGet::Scan {
-            from: self.from,
-            subject: self.subject.as_deref().map(Subject::from_checked),
-            batch: self.batch,
-            bytes_max: Some(BYTES_MAX),
+        let subject = self.subject.as_deref().map(Subject::from_checked);
+        if let Some(subject) = subject.filter(|_| self.last_only) {
+            return DirectGet::Last { subject };
         }
+        let bytes_max = match self.purpose {
+            // Their content is of no use.
+            Purpose::Known => KNOWN_BYTES_MAX,
+            _ => BYTES_MAX,
+        };
+        DirectGet::Scan { from: self.from, subject, batch: self.batch, bytes_max: Some(bytes_max) }
     }
 }
 

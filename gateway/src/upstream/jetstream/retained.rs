@@ -9,6 +9,7 @@
 
 use super::direct_get::Start;
 use super::inbox::Token;
+use super::known::{Looked, Word};
 use super::partition::{Partition, RETRY, message_of};
 use super::place::outside;
 use super::publish::{
@@ -21,6 +22,7 @@ use crate::proto::bridge::message_headers::read_message;
 use crate::proto::nats::{Headers, Message as NatsMessage};
 use crate::proto::partition::Sequence;
 use crate::proto::record::Record;
+use crate::proto::routing::has_wildcard;
 use crate::proto::shard_state::{RetainedMessage, RetainedPage};
 use std::collections::HashMap;
 use std::num::NonZeroU16;
@@ -29,6 +31,8 @@ use std::num::NonZeroU16;
 #[derive(Debug, Default)]
 pub(super) struct RetainedQueries {
     queries: HashMap<u64, Query, ahash::RandomState>,
+    /// The last that came; they are numbered in that order.
+    last: u64,
 }
 
 #[derive(Debug)]
@@ -36,6 +40,9 @@ struct Query {
     filter: Box<str>,
     cursor: Cursor,
     walk: Walk,
+    count_max: u32,
+    /// A server was asked; otherwise it waits for a look of [`super::known`].
+    is_asked: bool,
     found: Vec<RetainedMessage>,
 }
 
@@ -74,6 +81,13 @@ impl Cursor {
     }
 }
 
+/// See [`Walk::step`].
+enum Step {
+    Next(Cursor, Walk),
+    /// With where a second look begins, after the first.
+    End(Option<Box<str>>),
+}
+
 impl Walk {
     /// Where a page begins, out of what [`Walk::text`] has made; with two signs that are in no number.
     fn parse(text: &str) -> Option<(Cursor, Self)> {
@@ -85,6 +99,26 @@ impl Walk {
         let cursor = cursors.next()??;
         let others = cursors.collect::<Option<Vec<_>>>()?;
         Some((cursor, if is_second { Self::Second(others) } else { Self::First(others) }))
+    }
+
+    /// A subject was looked through up to `cursor`, or cannot be; `next` is behind it. The next has its
+    /// turn.
+    fn step(self, cursor: Cursor, next: Option<Cursor>) -> Step {
+        match self {
+            Self::First(mut seen) => {
+                seen.push(cursor);
+                if let Some(next) = next {
+                    return Step::Next(next, Self::First(seen));
+                }
+                let first = seen.remove(0);
+                seen.reverse();
+                Step::End(Some(Self::Second(seen).text(first)))
+            }
+            Self::Second(mut open) => match open.pop() {
+                Some(next) => Step::Next(next, Self::Second(open)),
+                None => Step::End(None),
+            },
+        }
     }
 
     fn text(&self, cursor: Cursor) -> Box<str> {
@@ -144,7 +178,7 @@ impl JetStream {
         let (purpose, batch) = (Purpose::RetainedLast(token), NonZeroU16::MIN);
         let subject = Some(subject.into_boxed_slice());
         let from = Start::At(Sequence(1));
-        partition.ask(Scan { purpose, from, subject, batch }, true, now);
+        partition.ask(Scan { purpose, from, subject, batch, last_only: false }, true, now);
     }
 
     /// What is retained now is known: its place among the retained, and its headers.
@@ -215,28 +249,155 @@ impl JetStream {
         let places = self.places_of(&filter);
         let first = Cursor { place: places.start, subject: 0, from: Sequence(1) };
         let (cursor, walk) = Walk::parse(from).unwrap_or((first, Walk::First(Vec::new())));
-        let now = self.now;
-        let Some(partition) = self.partitions.get_mut(cursor.place).filter(|one| one.ready) else {
-            // Where others have some, too, one that is away must not keep them back.
-            if places.len() > 1 {
-                self.counters.retained_skipped += 1;
-                self.end_page(id, &filter, cursor, walk, Vec::new());
-            } else {
-                self.out.retained_failed.push(id);
+        for place in places {
+            self.partitions.get_mut(place).into_iter().for_each(|one| one.known.earn());
+        }
+        let (is_asked, found) = (false, Vec::new());
+        self.retained.last = id;
+        self.retained
+            .queries
+            .insert(id, Query { filter, cursor, walk, count_max, is_asked, found });
+        self.proceed(id);
+    }
+
+    /// Takes a question past what is known to have nothing for it; asks, or lets it wait, where it ends.
+    fn proceed(&mut self, id: u64) {
+        while let Some(query) = self.retained.queries.get(&id) {
+            let Cursor { place, subject, from } = query.cursor;
+            let partition = self.partitions.get_mut(place).filter(|one| one.ready);
+            let Some(partition) = partition else {
+                self.pass_by(id);
+                continue;
+            };
+            let mut buffer = Vec::new();
+            let found = retained_subject(partition, &query.filter, subject, &mut buffer);
+            let Some(subject) = found else {
+                self.retained.queries.remove(&id);
+                self.out.retained.push((id, RetainedPage::default()));
+                return;
+            };
+            match partition.known.word(id, &subject, from, self.now) {
+                Word::Nothing => {
+                    self.counters.retained_known += 1;
+                    let next = partition.known.next().max(from);
+                    self.step(id, next);
+                }
+                Word::Something => {
+                    self.ask_server(id, subject);
+                    return;
+                }
+                Word::Wait => {
+                    self.wait_for_looks(id, place);
+                    return;
+                }
             }
+        }
+    }
+
+    /// The partition at which a question is, is away. Where others have some, too, it must not keep them
+    /// back.
+    fn pass_by(&mut self, id: u64) {
+        let query = self.retained.queries.get(&id);
+        if let Some(query) = query.filter(|query| has_wildcard(&query.filter))
+            && self.partitions.len() > 1
+        {
+            let from = query.cursor.from;
+            self.counters.retained_skipped += 1;
+            self.step(id, from);
+        } else {
+            self.out.retained_failed.extend(self.retained.fail(id));
+        }
+    }
+
+    /// A question is done with its subject at its place, up to `end`, without a message.
+    fn step(&mut self, id: u64, end: Sequence) {
+        let Some(Query { filter, cursor, walk, .. }) = self.retained.queries.get(&id) else {
             return;
         };
-        let mut buffer = Vec::new();
-        let Some(subject) = retained_subject(partition, &filter, cursor.subject, &mut buffer)
-        else {
-            self.out.retained.push((id, RetainedPage::default()));
+        let cursor = Cursor { from: end, ..*cursor };
+        match walk.clone().step(cursor, self.next_subject(filter, cursor)) {
+            Step::Next(cursor, walk) => {
+                if let Some(query) = self.retained.queries.get_mut(&id) {
+                    (query.cursor, query.walk) = (cursor, walk);
+                }
+            }
+            Step::End(again) => {
+                let found = self.retained.queries.remove(&id).map(|query| query.found);
+                let messages = found.unwrap_or_default();
+                self.out.retained.push((id, RetainedPage { messages, next: None, again }));
+            }
+        }
+    }
+
+    /// All that is still to be looked through is looked at at once.
+    fn wait_for_looks(&mut self, id: u64, first: usize) {
+        let now = self.now;
+        let Some(query) = self.retained.queries.get(&id) else {
             return;
         };
-        let batch = u16::try_from(count_max).ok().and_then(NonZeroU16::new);
+        let others = match &query.walk {
+            Walk::First(_) => (first + 1..self.places_of(&query.filter).end).collect(),
+            Walk::Second(open) => open.iter().map(|cursor| cursor.place).collect::<Vec<_>>(),
+        };
+        for place in [first].into_iter().chain(others) {
+            if let Some(partition) = self.partitions.get_mut(place).filter(|one| one.ready)
+                && (place == first || partition.known.is_open(id, now))
+            {
+                partition.known.wait(id);
+            }
+        }
+    }
+
+    /// Asks a server for what a question wants next.
+    fn ask_server(&mut self, id: u64, subject: Box<[u8]>) {
+        let now = self.now;
+        let Some(query) = self.retained.queries.get_mut(&id) else {
+            return;
+        };
+        let Some(partition) = self.partitions.get_mut(query.cursor.place) else {
+            return;
+        };
+        query.is_asked = true;
+        self.counters.retained_asked += 1;
+        let batch = u16::try_from(query.count_max).ok().and_then(NonZeroU16::new);
         let (purpose, batch) = (Purpose::Retained(id), batch.unwrap_or(BATCH_MAX).min(BATCH_MAX));
-        let scan = Scan { purpose, from: Start::At(cursor.from), subject: Some(subject), batch };
-        partition.ask(scan, true, now);
-        self.retained.queries.insert(id, Query { filter, cursor, walk, found: Vec::new() });
+        let last_only = !has_wildcard(&query.filter);
+        let (from, subject) = (Start::At(query.cursor.from), Some(subject));
+        partition.ask(Scan { purpose, from, subject, batch, last_only }, true, now);
+    }
+
+    /// Looks at what is new in a partition, if somebody waits for that.
+    pub(super) fn look(&mut self, place: usize) {
+        let now = self.now;
+        let last = self.retained.last;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        if partition.ready && partition.known.is_due(now) {
+            partition.ask_known(last, now);
+        }
+    }
+
+    /// A look has brought all it asked for.
+    pub(super) fn end_look(&mut self, place: usize, more: bool) {
+        let (now, last) = (self.now, self.retained.last);
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        match partition.known.looked(more, now) {
+            Looked::More => partition.ask_known(last, now),
+            Looked::Over(waited) => self.go_on(place, waited),
+        }
+    }
+
+    /// Questions that waited for a look at a partition go on, if they are there by now.
+    pub(super) fn go_on(&mut self, place: usize, waited: Vec<u64>) {
+        for id in waited {
+            let query = self.retained.queries.get(&id);
+            if query.is_some_and(|query| query.cursor.place == place && !query.is_asked) {
+                self.proceed(id);
+            }
+        }
     }
 
     pub(super) fn take_retained(
@@ -252,6 +413,10 @@ impl JetStream {
         let Some(query) = self.retained.queries.get_mut(&id) else {
             return;
         };
+        if stored.sequence < query.cursor.from {
+            // The last of its subject, which was seen before.
+            return;
+        }
         query.cursor.from = stored.sequence.next();
         let Some(sequence) = retained_sequence(message.headers) else {
             self.counters.unreadable += 1;
@@ -276,41 +441,17 @@ impl JetStream {
 
     /// A page is complete; with `more` its subject has more.
     pub(super) fn end_retained(&mut self, id: u64, more: bool) {
-        let Some(Query { filter, cursor, walk, found }) = self.retained.queries.remove(&id) else {
+        let Some(Query { filter, cursor, walk, found: messages, .. }) =
+            self.retained.queries.remove(&id)
+        else {
             return;
         };
-        if more {
-            let page = RetainedPage { messages: found, next: Some(walk.text(cursor)), again: None };
-            self.out.retained.push((id, page));
+        let (next, again) = if more {
+            (Some(walk.text(cursor)), None)
         } else {
-            self.end_page(id, &filter, cursor, walk, found);
-        }
-    }
-
-    /// A subject was looked through up to `cursor`, or cannot be: the next has its turn.
-    fn end_page(
-        &mut self,
-        id: u64,
-        filter: &str,
-        cursor: Cursor,
-        walk: Walk,
-        messages: Vec<RetainedMessage>,
-    ) {
-        let (next, again) = match walk {
-            Walk::First(mut seen) => {
-                seen.push(cursor);
-                match self.next_subject(filter, cursor) {
-                    Some(next) => (Some(Walk::First(seen).text(next)), None),
-                    None => {
-                        let first = seen.remove(0);
-                        seen.reverse();
-                        (None, Some(Walk::Second(seen).text(first)))
-                    }
-                }
-            }
-            Walk::Second(mut open) => {
-                let next = open.pop();
-                (next.map(|next| Walk::Second(open).text(next)), None)
+            match walk.step(cursor, self.next_subject(&filter, cursor)) {
+                Step::Next(cursor, walk) => (Some(walk.text(cursor)), None),
+                Step::End(again) => (None, again),
             }
         };
         self.out.retained.push((id, RetainedPage { messages, next, again }));

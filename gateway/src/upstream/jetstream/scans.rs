@@ -20,10 +20,19 @@ impl JetStream {
     ) -> bool {
         let more = match scan.request().read(message.headers, message.payload) {
             Ok(Answer::Message(stored)) => {
-                return self.handle_found(place, scan.purpose, &stored, message, deliver);
+                let more = self.handle_found(place, scan.purpose, &stored, message, deliver);
+                if more && scan.last_only {
+                    self.end_scan(place, scan.purpose, false, deliver);
+                }
+                return more && !scan.last_only;
             }
             Ok(Answer::End { pending_count, last_sequence, .. }) => {
                 self.pass_over(place, scan.purpose, last_sequence);
+                if scan.purpose == Purpose::Known
+                    && let Some(partition) = self.partitions.get_mut(place)
+                {
+                    partition.known.note_backlog(pending_count);
+                }
                 pending_count > 0
             }
             Ok(Answer::NotFound) => false,
@@ -80,6 +89,7 @@ impl JetStream {
             }
             Purpose::First { replay } => self.begin(place, replay, None, deliver),
             Purpose::Retained(query) => self.end_retained(query, more),
+            Purpose::Known => self.end_look(place, more),
             Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
             Purpose::Stored(token) => self.end_search(place, token, more),
             Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
@@ -111,6 +121,7 @@ impl JetStream {
             | Purpose::Fetch { .. }
             | Purpose::First { .. }
             | Purpose::Retained(_)
+            | Purpose::Known
             | Purpose::RetainedLast(_) => partition.replays.pass_over(purpose, sequence),
         }
     }
@@ -126,6 +137,10 @@ impl JetStream {
                 partition.marks.fail(now.after(RETRY));
             }
             Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),
+            Purpose::Known => {
+                let waited = partition.known.fail(now.after(RETRY));
+                self.go_on(place, waited);
+            }
             Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
             Purpose::Stored(token) => {
                 let search = partition.searches.iter_mut().find(|search| search.token == token);
@@ -162,6 +177,13 @@ impl JetStream {
             }
             Purpose::Retained(query) => {
                 self.take_retained(place, query, stored, message);
+                return true;
+            }
+            Purpose::Known => {
+                if let Some(partition) = self.partitions.get_mut(place) {
+                    let (is_cleared, bytes) = (message.payload.is_empty(), message.payload.len());
+                    partition.known.take(stored.subject, stored.sequence, is_cleared, bytes);
+                }
                 return true;
             }
             Purpose::Stored(token) => {

@@ -117,6 +117,10 @@ pub struct JetStreamCounters {
     pub links_lost: u64,
     /// Partitions whose retained messages a subscription did not get, as they were away.
     pub retained_skipped: u64,
+    /// Looks for retained messages, of a subscription in a partition, that needed no question.
+    pub retained_known: u64,
+    /// Questions that they needed.
+    pub retained_asked: u64,
     /// Publishes that a server refused for now.
     pub refused: u64,
     /// Sessions of gateways that were dead, looked after.
@@ -559,6 +563,7 @@ impl JetStream {
         for place in 0..self.partitions.len() {
             self.drive_link(place);
             self.search(place);
+            self.look(place);
             let Some(partition) = self.partitions.get_mut(place) else {
                 continue;
             };

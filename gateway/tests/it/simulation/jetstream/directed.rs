@@ -404,3 +404,96 @@ fn what_is_about_to_be_retained_reaches_who_has_just_subscribed() {
         world.finish();
     }
 }
+
+impl World {
+    fn read_count(&self) -> u64 {
+        self.servers.iter().map(|server| server.model.read_count).sum()
+    }
+
+    /// Clients that come to want the retained messages of a topic.
+    fn newcomers(&mut self, count: usize, topic: &'static str) -> std::ops::Range<usize> {
+        let first = self.actors.len();
+        for number in first..first + count {
+            let wanted = vec![(topic, QoS::AtLeastOnce)];
+            let actor = self.add(format!("newcomer-{number}"), false, wanted, false);
+            self.actors[actor].client.profile.wants_retained = true;
+            self.connect(actor);
+        }
+        first..first + count
+    }
+}
+
+/// However many subscribe: of the questions that each of them had, two are left for all.
+#[test]
+fn where_nothing_is_retained_a_subscription_costs_no_question() {
+    for replicas in [1, 3] {
+        let mut world = World::calm(replicas, false);
+        world.seconds(2);
+        let before = world.read_count();
+        world.newcomers(50, "r/1");
+        world.run(Reads::Answered);
+        world.newcomers(50, "r/+");
+        world.seconds(20);
+        let asked = world.read_count() - before;
+        // Of both partitions, at the first and the second look, the leader, too, with replicas.
+        assert!(asked <= if replicas == 1 { 12 } else { 24 }, "{asked}, {replicas} replicas");
+        let counters = world.node(0).shard(0).jetstream().unwrap().counters;
+        // Two looks of each, those with a wildcard in both partitions.
+        assert_eq!((counters.retained_known, counters.retained_asked), (300, 0));
+    }
+}
+
+/// The limit is for questions under way; who waits has its turn when they are answered.
+#[test]
+fn so_many_looks_for_retained_messages_are_under_way_and_no_more() {
+    const LOOKS_MAX: u32 = 3;
+    let change = |settings: SimSettings| SimSettings {
+        limits: Limits { retained_looks_max: LOOKS_MAX, ..settings.limits },
+        ..settings
+    };
+    let mut world = World::with_settings(1, 7, false, change);
+    world.servers.iter_mut().for_each(|server| server.replicas = 1);
+    let [_, publisher] = wants_retained(&mut world, QoS::AtLeastOnce);
+    let message = world.publish(publisher, "r/1", QoS::AtLeastOnce);
+    world.seconds(2);
+    // From here on it is known that there is something to ask for.
+    world.newcomers(1, "r/1");
+    world.seconds(1);
+    let server = World::partition_of("r/1");
+    let late = world.newcomers(10, "r/1");
+    world.run(Reads::Withheld);
+    assert_eq!(world.servers[server].model.asked_count(), LOOKS_MAX as usize);
+    world.run(Reads::Answered);
+    for actor in late {
+        assert_eq!(world.actors[actor].retained, [message]);
+    }
+}
+
+/// What a gateway has read of the retained messages is not what there is: another one adds to it.
+#[test]
+fn what_another_gateway_has_just_retained_is_found() {
+    for replicas in [1, 3] {
+        let mut world = World::with(2, 7, false);
+        world.servers.iter_mut().for_each(|server| server.replicas = replicas);
+        let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+        world.seconds(2);
+        assert_eq!(world.actors[publisher].gateway, 0);
+        for topic in ["r/1", "r/2", "r/1"] {
+            let name = format!("idle-{}", world.actors.len());
+            let idle = world.add(name, false, vec![("a/1", QoS::AtMostOnce)], false);
+            world.actors[idle].gateway = 1;
+            world.actors[idle].client.profile.wants_retained = true;
+            world.seconds(1);
+            let message = world.publish(publisher, topic, QoS::AtLeastOnce);
+            while !world.ledger.is_acknowledged(message) {
+                world.settle().unwrap_or_else(|Broken(what)| panic!("{what}"));
+            }
+            let late =
+                world.add(format!("late-{message}"), false, vec![(topic, QoS::AtLeastOnce)], false);
+            world.actors[late].gateway = 1;
+            world.actors[late].client.profile.wants_retained = true;
+            world.seconds(2);
+            assert_eq!(world.actors[late].retained, [message], "{topic}, {replicas} replicas");
+        }
+    }
+}

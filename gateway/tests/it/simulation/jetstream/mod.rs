@@ -52,6 +52,26 @@ fn run_shared(seed: u64, weather: Weather) -> Result<usize, Broken> {
     Ok(world.ledger.acknowledged_count())
 }
 
+/// In the middle of a storm, again and again: what gateways know of retained messages is never too old.
+#[test]
+fn who_subscribes_gets_what_was_retained_before() {
+    let run = |seed: u64| {
+        let mut world = World::new(2, seed);
+        world.populate(3, 0);
+        for _ in 0..8 {
+            for _ in 0..STEPS / 8 {
+                world.step(STORM)?;
+            }
+            world.heal_and_check_retained()?;
+        }
+        Ok(world.ledger.acknowledged_count())
+    };
+    let seeds = seeds(SEEDS_DEFAULT / 2);
+    let count = seeds.clone().count();
+    let acknowledged = run_all(seeds, run);
+    assert!(acknowledged > count * 20, "only {acknowledged} messages in {count} runs");
+}
+
 /// Clients come back to any of two gateways, which die now and then.
 #[test]
 fn sessions_are_the_same_at_any_gateway() {

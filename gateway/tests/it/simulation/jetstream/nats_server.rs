@@ -401,6 +401,11 @@ impl NatsServer {
         self.elections += 1;
     }
 
+    /// Direct Gets that were not looked up yet.
+    pub(crate) fn asked_count(&self) -> usize {
+        self.asked.len()
+    }
+
     /// How many subscriptions all clients have.
     pub(crate) fn subscription_count(&self) -> usize {
         self.clients.values().map(|client| client.subscriptions.len()).sum()
