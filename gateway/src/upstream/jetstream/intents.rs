@@ -4,7 +4,8 @@ use super::inbox::Token;
 use super::shard::JetStream;
 use crate::proto::partition::{Lane, Sequence};
 use crate::proto::shard_state::AppendToken;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 /// By the lane of the records, in order: number of the record, place of the partition, publish.
 #[derive(Debug, Default)]
@@ -64,6 +65,48 @@ impl JetStream {
         if append.is_some_and(|append| append.sent.is_none()) {
             partition.searches.retain(|search| search.token != token);
             self.end_append(place, token, Sequence::ZERO);
+        }
+    }
+
+    /// Another gateway has these sessions, and their wills with them. What was never sent from here would
+    /// be stored a second time, much later than servers remember names.
+    pub(super) fn abandon_wills(&mut self, lost: &[Arc<str>]) {
+        if self.wills.is_empty() || lost.is_empty() {
+            return;
+        }
+        let lost: HashSet<&str> = lost.iter().map(|client_id| &**client_id).collect();
+        let of_lost = self.wills.iter().filter(|(_, (client_id, _))| lost.contains(&**client_id));
+        let tokens: Vec<(usize, Token)> = of_lost.map(|(key, _)| *key).collect();
+        for (place, token) in tokens {
+            self.abandon(place, token);
+        }
+    }
+
+    /// A link is back, and wills wait for it whose clients may be another gateway's by now. Those are
+    /// published once it is known that they are not.
+    pub(super) fn hold_back_wills(&mut self, place: usize) {
+        let Self { partitions, wills, sessions: Some(sessions), now, .. } = self else {
+            return;
+        };
+        let Some(partition) = partitions.get(place) else {
+            return;
+        };
+        let is_unsent = |token| partition.lane.get(token).is_some_and(|one| one.sent.is_none());
+        let is_in_doubt = |((at, token), (client_id, _)): &(&(usize, Token), &(Box<str>, _))| {
+            *at == place && is_unsent(*token) && !sessions.is_held(client_id, *now)
+        };
+        let in_doubt = wills.iter().filter(is_in_doubt);
+        let in_doubt: Vec<_> =
+            in_doubt.map(|(key, (client_id, id))| (*key, client_id.clone(), *id)).collect();
+        for ((place, token), client_id, id) in in_doubt {
+            if self
+                .sessions
+                .as_mut()
+                .is_some_and(|one| one.hold_back_will(&client_id, id, self.now))
+            {
+                self.wills.remove(&(place, token));
+                self.abandon(place, token);
+            }
         }
     }
 }

@@ -468,6 +468,7 @@ impl JetStream {
         }
         tracing::info!(partition = id.0, server, address = ?partition.address, "link: ready");
         partition.attach(interest, |filter| has_wildcard(filter) || ring.owner(filter) == id);
+        self.hold_back_wills(place);
         self.send_due(place);
         self.attach_groups(place);
         self.attach_sessions(place);

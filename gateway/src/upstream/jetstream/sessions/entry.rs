@@ -336,6 +336,16 @@ impl Entry {
         }
     }
 
+    /// It is not on its way any more: the next write of the record, if it is ours, publishes it.
+    pub(super) fn hold_back_will(&mut self, id: MessageId) -> bool {
+        let Some((_, is_on_its_way)) = self.wills.iter_mut().find(|(will, _)| will.id == id) else {
+            return false;
+        };
+        *is_on_its_way = false;
+        self.is_dirty |= self.is_claimed;
+        true
+    }
+
     /// It is stored.
     pub(super) fn forget_will(&mut self, id: MessageId) {
         let before = self.wills.len();

@@ -371,6 +371,26 @@ impl Sessions {
         true
     }
 
+    /// It was not sent, and is published again when the record is known to be this owner's. Whether it has
+    /// one.
+    pub(super) fn hold_back_will(
+        &mut self,
+        client_id: &str,
+        id: MessageId,
+        now: Timestamp,
+    ) -> bool {
+        let Some((client_id, _)) = self.entries.get_key_value(client_id) else {
+            return false;
+        };
+        let client_id = client_id.clone();
+        let mut is_held_back = false;
+        self.with(&client_id, now, |entry, _| {
+            is_held_back = entry.hold_back_will(id);
+            Outcome::default()
+        });
+        is_held_back
+    }
+
     /// It is stored.
     pub(super) fn forget_will(&mut self, client_id: &str, id: MessageId, now: Timestamp) {
         if let Some((client_id, _)) = self.entries.get_key_value(client_id) {

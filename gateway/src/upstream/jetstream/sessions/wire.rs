@@ -331,7 +331,9 @@ impl JetStream {
                 encode_publish(connected, None, &payload, &mut partition.out);
             }
         }
-        self.out.sessions.append(sessions.take_out());
+        let out = sessions.take_out();
+        self.abandon_wills(&out.lost);
+        self.out.sessions.append(out);
         self.sessions = Some(sessions);
     }
 
