@@ -340,6 +340,7 @@ fn access_hook() -> ReloadHook {
         "jwt_jwks_file",
         "jwt_algorithm",
         "jwt_user_claim",
+        "jwt_client_id_claim",
         "jwt_issuer",
         "jwt_audience",
         "banned_users",

@@ -271,6 +271,7 @@ impl Families<'_> {
             let counters = &report.counters;
             [
                 ("connect", counters.connects_denied),
+                ("client_id", counters.client_ids_denied),
                 ("session_of_another_user", counters.sessions_denied),
                 ("publish", counters.publish_denied),
                 ("will", counters.will_denied),

@@ -7,6 +7,10 @@
 //! topic deny rooms/attic/#
 //! pattern write devices/%u/state    for everybody: %u is the user name, %c the client id
 //! ```
+//! A client chooses its client id by itself: `%c` is only as good as what binds it to the user, which is
+//! `client_id_is_user_name`, `jwt_client_id_claim`, or that the session of that name is another's already.
+//! Rules with `%c` that allow something are for clients that have proven a user name.
+//!
 //! Words are divided by blanks; a topic filter is the rest of its line and may contain blanks. Lines
 //! that begin with `#` count for nothing. In which order rules count is said in `proto/access/acl.rs`.
 

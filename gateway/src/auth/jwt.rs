@@ -7,6 +7,7 @@
 //! | claim | |
 //! |---|---|
 //! | `sub`, or `jwt_user_claim` | the user name; a User Name in CONNECT has to be the same |
+//! | as `jwt_client_id_claim` says | the client id that CONNECT has to have, where it is configured |
 //! | `exp` | needed; the connection ends with it |
 //! | `nbf` | not before |
 //! | `iss`, `aud` | as configured, if they are |
@@ -31,6 +32,7 @@ use std::sync::Arc;
 pub(super) struct Tokens {
     keys: Vec<Key>,
     user_claim: String,
+    client_id_claim: Option<String>,
     issuer: Option<String>,
     audience: Option<String>,
 }
@@ -83,6 +85,7 @@ impl Tokens {
         config.knows_tokens().then(|| Self {
             keys,
             user_claim: config.jwt_user_claim.clone(),
+            client_id_claim: config.jwt_client_id_claim.clone(),
             issuer: config.jwt_issuer.clone(),
             audience: config.jwt_audience.clone(),
         })
@@ -121,7 +124,10 @@ impl Tokens {
         let identity = verified.and_then(|(tag, claims)| {
             let identity = self.identity(&claims, tag, now, rules_of)?;
             let is_same = request.user_name.is_none() || request.user_name == identity.user_name;
-            is_same.then_some(identity)
+            let is_for_client = self.client_id_claim.as_ref().is_none_or(|claim| {
+                claims.get(claim).and_then(Value::as_str) == Some(&*request.client_id)
+            });
+            (is_same && is_for_client).then_some(identity)
         });
         identity.map_or(Said::Wrong, |identity| Said::Known(Arc::new(identity)))
     }

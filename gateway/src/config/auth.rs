@@ -24,6 +24,8 @@ pub struct AuthConfig {
     pub jwt_jwks_file: Option<PathBuf>,
     /// The claim that has the user name. Default `sub`.
     pub jwt_user_claim: String,
+    /// The claim that has the client id that CONNECT has to have. Default none: any will do.
+    pub jwt_client_id_claim: Option<String>,
     /// What the claim `iss` has to be. Default anything.
     pub jwt_issuer: Option<String>,
     /// What has to be among the claim `aud`. Default anything.
@@ -38,6 +40,8 @@ pub struct AuthConfig {
     pub acl_file: Option<PathBuf>,
     /// Whether a session is for the user only that made it. Default yes.
     pub sessions_bound_to_user: bool,
+    /// Whether a client that is known has to have its user name as client id. Default no.
+    pub client_id_is_user_name: bool,
     /// Client ids that are not let in, at most [`BANNED_MAX`].
     pub banned_client_ids: Vec<String>,
     /// Users that are not let in, at most [`BANNED_MAX`]. Whoever proves to be one hears that.

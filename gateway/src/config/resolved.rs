@@ -393,10 +393,12 @@ impl Resolver<'_> {
             jwt_jwks_file,
             jwt_algorithm: self.jwt_algorithm(),
             jwt_user_claim: self.text("jwt_user_claim").unwrap_or_else(|| "sub".to_owned()),
+            jwt_client_id_claim: self.text("jwt_client_id_claim"),
             jwt_issuer: self.text("jwt_issuer"),
             jwt_audience: self.text("jwt_audience"),
             acl_file: self.file("acl_file"),
             sessions_bound_to_user: self.truth("sessions_bound_to_user", true),
+            client_id_is_user_name: self.truth("client_id_is_user_name", false),
             banned_client_ids: self.banned("banned_client_ids", "a client id", some_text),
             banned_users: self.banned("banned_users", "a user name", some_text),
             banned_addresses: self.banned(

@@ -97,11 +97,13 @@ impl Config {
             }
         }
         writeln!(out, "sessions_bound_to_user = {}", auth.sessions_bound_to_user)?;
+        writeln!(out, "client_id_is_user_name = {}", auth.client_id_is_user_name)?;
         if auth.knows_tokens() {
             writeln!(out, "jwt_algorithm = \"{:?}\"", auth.jwt_algorithm)?;
             writeln!(out, "jwt_user_claim = {}", quoted(&auth.jwt_user_claim))?;
         }
         for (key, text) in [
+            ("jwt_client_id_claim", &auth.jwt_client_id_claim),
             ("jwt_issuer", &auth.jwt_issuer),
             ("jwt_audience", &auth.jwt_audience),
             ("http_auth_url", &auth.http_auth_url),

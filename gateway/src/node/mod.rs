@@ -479,6 +479,7 @@ fn partial_bytes_max(config: &Config) -> usize {
 
 /// The keys that [`Gateway::reload_limits`] puts in force.
 pub const LIVE_LIMITS: &[&str] = &[
+    "client_id_is_user_name",
     "banned_client_ids",
     "banned_addresses",
     "subscribe_refused",
@@ -517,6 +518,7 @@ fn core_limits(config: &Config) -> Limits {
         authenticate: config.auth.is_needed(),
         authentications_waiting_max: limits.authentications_waiting_max,
         sessions_bound: config.auth.sessions_bound_to_user,
+        client_id_is_user_name: config.auth.client_id_is_user_name,
         sessions_anywhere: config.sessions == Sessions::Shared,
         connect_rate_max: limits.connect_rate_max,
         address_connect_rate_max: limits.address_connect_rate_max,

@@ -37,6 +37,8 @@ pub struct Limits {
     pub authentications_waiting_max: u32,
     /// Whether a session is for the user only that made it.
     pub sessions_bound: bool,
+    /// Whether a client of which the user is known has to have its name as client id.
+    pub client_id_is_user_name: bool,
     /// Any gateway can go on with a session.
     pub sessions_anywhere: bool,
     /// CONNECT packets a second; 0 for any number.
@@ -132,6 +134,7 @@ impl Default for Limits {
             authenticate: false,
             authentications_waiting_max: 16_384,
             sessions_bound: true,
+            client_id_is_user_name: false,
             sessions_anywhere: false,
             connect_rate_max: 0,
             address_connect_rate_max: 0,

@@ -28,7 +28,8 @@ const RSA_TOKEN: &str = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhbm5hIi
 fn tokens(text: &str, algorithm: Algorithm) -> Tokens {
     let key = single_key(text, algorithm).unwrap();
     let keys = vec![Key { id: None, algorithm, key, tag: 7 }];
-    Tokens { keys, user_claim: "sub".to_owned(), issuer: None, audience: None }
+    let user_claim = "sub".to_owned();
+    Tokens { keys, user_claim, client_id_claim: None, issuer: None, audience: None }
 }
 
 fn hs256() -> Tokens {
@@ -98,6 +99,17 @@ fn claims_that_are_missing_or_over_do_not_count() {
     ] {
         check_wrong(&hs256(), &signed(&claims));
     }
+}
+
+#[test]
+fn a_token_names_the_client_id_where_that_is_asked_for() {
+    let bound = Tokens { client_id_claim: Some("cid".to_owned()), ..hs256() };
+    let claims = |cid: Value| json!({"sub": "anna", "exp": NOW_S + 60, "cid": cid});
+    check_known(&bound, &signed(&claims("c".into())));
+    for wrong in [json!("d"), json!(""), json!("C"), json!(["c"]), Value::Null] {
+        check_wrong(&bound, &signed(&claims(wrong)));
+    }
+    check_wrong(&bound, &signed(&json!({"sub": "anna", "exp": NOW_S + 60})));
 }
 
 #[test]

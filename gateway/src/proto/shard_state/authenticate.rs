@@ -169,6 +169,13 @@ impl ShardState {
         };
         let Stranger { mut pending, .. } = *stranger;
         assert!(pending.has_proven_all(), "who has to prove something gets a challenge first");
+        let user_name = identity.user_name.as_deref();
+        if self.limits.client_id_is_user_name && user_name.is_some_and(|name| name != &*client_id) {
+            self.counters.client_ids_denied += 1;
+            self.note_denied("client id", &client_id, user_name, "", context);
+            self.refuse(id, ProtocolError::ClientIdentifierNotValid, context);
+            return;
+        }
         if let Some(topic) = pending.denied_will(&client_id, &identity) {
             self.counters.will_denied += 1;
             self.note_denied("will", &client_id, identity.user_name.as_deref(), topic, context);

@@ -141,6 +141,8 @@ pub struct Counters {
     pub store_failures: u64,
     /// CONNECT packets refused because it was not known who sent them.
     pub connects_denied: u64,
+    /// CONNECT packets refused because the client id is not the user's.
+    pub client_ids_denied: u64,
     /// CONNECT packets refused because the session is another user's.
     pub sessions_denied: u64,
     /// PUBLISH packets the client was not allowed to send.

@@ -29,6 +29,7 @@ impl ShardState {
         limits.address_failures_max = new.address_failures_max;
         limits.flapping_window_s = new.flapping_window_s;
         limits.flapping_ban_s = new.flapping_ban_s;
+        limits.client_id_is_user_name = new.client_id_is_user_name;
         limits.banned_client_ids.clone_from(&new.banned_client_ids);
         limits.banned_addresses.clone_from(&new.banned_addresses);
         limits.subscribe_refused.clone_from(&new.subscribe_refused);

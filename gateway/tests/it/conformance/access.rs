@@ -474,6 +474,29 @@ fn a_session_is_for_the_user_that_made_it() {
     });
 }
 
+/// MQTT 5.0 §3.2.2.2; MQTT 3.1.1 §3.2.2.3.
+#[test]
+fn a_client_id_is_the_user_name_where_that_is_asked_for() {
+    let mut settings = settings();
+    settings.limits.client_id_is_user_name = true;
+    everywhere_with(settings, |mut scene| {
+        for client_id in ["a", "Anna", "anna ", "otto", ""] {
+            refused(&mut scene, As { client_id, ..ANNA }, 2, 0x85);
+        }
+        let (anna, _) = enter(&mut scene, As { client_id: "anna", ..ANNA });
+        for topic in ["id/anna/x", "user/anna/x"] {
+            scene.publish(anna, topic, b"own");
+        }
+        publish_in_vain(&mut scene, anna, "id/otto/x", 0);
+        // Who proves nothing has no name, and gets nothing by the one of another.
+        let (nobody, _) = enter(&mut scene, As { client_id: "otto", ..NOBODY });
+        publish_in_vain(&mut scene, nobody, "id/otto/x", 0);
+        let (otto, _) = enter(&mut scene, As { client_id: "otto", ..OTTO });
+        assert!(scene.node.is_closed(nobody) && !scene.node.is_closed(otto));
+        assert_eq!(scene.sum(|counters| counters.client_ids_denied), 5, "{}", scene.label());
+    });
+}
+
 #[test]
 fn sessions_are_everybodys_where_that_is_wanted() {
     let mut settings = settings();
