@@ -7,6 +7,7 @@ use super::fault::{self, FileFault};
 use super::http::CalloutSettings;
 use super::jwt::{Said, Tokens};
 use super::password_file::{PasswordFile, PasswordHash};
+use super::thread::Clocks;
 use crate::config::{AuthMethod, Config};
 use crate::proto::access::{
     Acl, Authentication, AuthenticationRequest, Challenge, ClientFirst, Identity, Proof, Recheck,
@@ -197,11 +198,7 @@ impl Directory {
 
     /// How to ask over HTTP, if that is one of the methods.
     #[must_use]
-    pub fn callout_settings(
-        &self,
-        config: &Config,
-        clock: &Arc<dyn Fn() -> Timestamp + Send + Sync>,
-    ) -> Option<CalloutSettings> {
+    pub fn callout_settings(&self, config: &Config, clock: &Clocks) -> Option<CalloutSettings> {
         let limits = &config.limits;
         let (authority, token) = &self.callout;
         self.methods.contains(&AuthMethod::Http).then(|| CalloutSettings {
@@ -213,7 +210,7 @@ impl Directory {
             queue_max: limits.authentications_waiting_max as usize,
             cache: Duration::from_secs(limits.http_auth_cache_s.into()),
             cache_max: limits.authentication_cache_max as usize,
-            clock: Arc::clone(clock),
+            clock: clock.clone(),
         })
     }
 

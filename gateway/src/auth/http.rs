@@ -15,7 +15,7 @@
 
 use super::directory::Directory;
 use super::jwt::rules_in;
-use super::thread::{AuthenticationJob, Shards};
+use super::thread::{AuthenticationJob, Clocks, Shards};
 use crate::proto::access::{Authentication, AuthenticationRequest, Identity, Proof, Refusal};
 use crate::proto::output::ShardIndex;
 use crate::proto::time::Timestamp;
@@ -56,7 +56,7 @@ pub struct CalloutSettings {
     /// Whom to remember at most.
     pub cache_max: usize,
     /// The time.
-    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    pub clock: Clocks,
 }
 
 /// A question on its way to the thread.
@@ -204,17 +204,18 @@ impl Callout {
     }
 
     async fn answer(&self, question: Question) {
-        let now = (self.settings.clock)();
+        let now = (self.settings.clock.steady)();
         let tag = self.tag(&question.request);
+        let wall = (self.settings.clock.wall)();
         let known = self.remembered.borrow().get(&tag, now);
+        let known = known.filter(|identity| wall < identity.expires_at);
         let verdict = match known {
             Some(identity) => Verdict::Allowed(identity),
             None => self.ask(&question).await,
         };
         let answer: Authentication = match verdict {
             Verdict::Allowed(identity) => {
-                let until = (self.settings.clock)().after(self.settings.cache);
-                let until = until.min(identity.expires_at);
+                let until = (self.settings.clock.steady)().after(self.settings.cache);
                 let is_remembered = !self.settings.cache.is_zero();
                 let half_max = if is_remembered { self.settings.cache_max / 2 } else { 0 };
                 self.remembered.borrow_mut().note(tag, &identity, until, half_max);

@@ -25,7 +25,8 @@ pub use fault::FileFault;
 pub use http::CalloutSettings;
 pub use password_file::{PasswordFile, PasswordHash};
 pub use thread::{
-    AuthenticationJob, AuthenticationQueues, AuthenticationThreads, Shards, ThreadSettings,
+    AuthenticationJob, AuthenticationQueues, AuthenticationThreads, Clocks, ReadClock, Shards,
+    ThreadSettings,
 };
 
 /// Marks passwords and keys, so that it shows whether one is still the same: in this process after a

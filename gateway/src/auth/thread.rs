@@ -17,6 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What an authentication thread is asked to do.
 #[derive(Debug)]
@@ -43,11 +44,32 @@ pub enum AuthenticationJob {
     Stop,
 }
 
+/// Reads a clock.
+pub type ReadClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The clocks that count for who may be connected.
+#[derive(Clone)]
+pub struct Clocks {
+    /// What shards go by: it never jumps.
+    pub steady: ReadClock,
+    /// What the operating system says. Proofs that end go by this one, as those who made them do.
+    pub wall: ReadClock,
+}
+
+impl Clocks {
+    /// How far the wall clock is ahead of what shards go by, milliseconds.
+    fn wall_ahead_ms(&self) -> i64 {
+        let (wall, steady) = ((self.wall)().0, (self.steady)().0);
+        i64::try_from(wall.abs_diff(steady))
+            .map_or(0, |apart| if wall < steady { -apart } else { apart })
+    }
+}
+
 /// How the threads work.
 #[derive(Clone)]
 pub struct ThreadSettings {
     /// The time.
-    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    pub clock: Clocks,
     /// Threads.
     pub threads: u16,
     /// Questions that wait at most, a thread.
@@ -63,6 +85,9 @@ pub trait Shards: Send + Sync {
 
     /// What the client of a connection has to prove.
     fn challenge(&self, shard: ShardIndex, connection: ConnectionId, challenge: Box<Challenge>);
+
+    /// The wall clock was set: it is so many milliseconds ahead of what shards go by.
+    fn wall_clock(&self, ahead_ms: i64);
 
     /// Those who are connected are to be looked at again. Every answer from before was given before.
     fn recheck(&self, directory: &Arc<Directory>);
@@ -100,15 +125,17 @@ impl AuthenticationThreads {
         let callout = callout.transpose()?;
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
         let count = settings.threads.max(1);
-        for _ in 0..count {
+        for number in 0..count {
             let (sender, receiver) = flume::bounded(settings.queue_max.max(1));
             let cache = Cache::new(settings.cache_max / usize::from(count));
             let cache = cache.map_err(|_| io::Error::other("no randomness"))?;
             let (directory, shards) = (Arc::clone(directory), Arc::clone(shards));
-            let clock = Arc::clone(&settings.clock);
+            let clock = settings.clock.clone();
+            let watched =
+                (number == 0).then(|| Watched { looked_at: (clock.steady)(), ahead_ms: 0 });
             let callout = callout.as_ref().map(CalloutThread::queue);
             let own = sender.clone();
-            let mut worker = Worker { directory, cache, shards, clock, callout, own };
+            let mut worker = Worker { directory, cache, shards, clock, callout, own, watched };
             let thread = std::thread::Builder::new().name("authentication".to_owned());
             threads.push(thread.spawn(move || worker.run(&receiver))?);
             queues.push(sender);
@@ -179,15 +206,40 @@ struct Worker {
     directory: Arc<Directory>,
     cache: Cache,
     shards: Arc<dyn Shards>,
-    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    clock: Clocks,
     callout: Option<CalloutQueue>,
     /// Where this thread is asked.
     own: flume::Sender<AuthenticationJob>,
+    /// One of the threads watches the wall clock.
+    watched: Option<Watched>,
+}
+
+/// How often the wall clock is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What it may be off by, compared with what shards were told, until they are told anew: less than the
+/// second in which tokens count.
+const AHEAD_MS_MAX: u64 = 500;
+
+/// The wall clock as it was last looked at.
+struct Watched {
+    looked_at: Timestamp,
+    /// What the shards know of it.
+    ahead_ms: i64,
 }
 
 impl Worker {
     fn run(&mut self, jobs: &flume::Receiver<AuthenticationJob>) {
-        while let Ok(job) = jobs.recv() {
+        loop {
+            let job = match &self.watched {
+                Some(_) => jobs.recv_timeout(LOOK_INTERVAL),
+                None => jobs.recv().map_err(|_| flume::RecvTimeoutError::Disconnected),
+            };
+            self.watch_clock();
+            let job = match job {
+                Ok(job) => job,
+                Err(flume::RecvTimeoutError::Timeout) => continue,
+                Err(flume::RecvTimeoutError::Disconnected) => return,
+            };
             match job {
                 AuthenticationJob::Ask { shard, request } => self.ask(shard, request),
                 AuthenticationJob::GoOn { shard, request, next } => {
@@ -206,6 +258,22 @@ impl Worker {
                 }
                 AuthenticationJob::Stop => return,
             }
+        }
+    }
+
+    /// Tells the shards if the wall clock was set.
+    fn watch_clock(&mut self) {
+        let Some(watched) = &mut self.watched else { return };
+        let now = (self.clock.steady)();
+        if now < watched.looked_at.after(LOOK_INTERVAL) {
+            return;
+        }
+        watched.looked_at = now;
+        let ahead_ms = self.clock.wall_ahead_ms();
+        if ahead_ms.abs_diff(watched.ahead_ms) >= AHEAD_MS_MAX {
+            watched.ahead_ms = ahead_ms;
+            tracing::info!(ahead_ms, "the wall clock was set: tokens are judged by it");
+            self.shards.wall_clock(ahead_ms);
         }
     }
 
@@ -230,7 +298,8 @@ impl Worker {
     fn authenticate(&mut self, shard: ShardIndex, request: AuthenticationRequest, from: usize) {
         let connection = request.connection;
         let answer =
-            match self.directory.authenticate(&request, (self.clock)(), from, &mut self.cache) {
+            match self.directory.authenticate(&request, (self.clock.wall)(), from, &mut self.cache)
+            {
                 Step::Answer(answer) => answer,
                 Step::Callout(next) => {
                     let callout = self.callout.as_ref().expect("it is there if it is a method");

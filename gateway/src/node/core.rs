@@ -230,6 +230,9 @@ impl ShardCore {
                     jetstream.handle_news(*news);
                 }
             }
+            NodeMessage::WallClock(ahead_ms) => {
+                self.with(io, |state, context| state.handle_wall_clock(ahead_ms, context));
+            }
             NodeMessage::LimitsChanged(limits) => self.change_limits(&limits, &|_| None, io),
             NodeMessage::Inquire(_) => {
                 unreachable!("the handler answers what is asked from outside")

@@ -18,7 +18,7 @@ pub mod segments;
 mod tls_reload;
 
 use self::core::ShardCore;
-use crate::auth::{AuthenticationThreads, Directory, FileFault, Shards, ThreadSettings};
+use crate::auth::{AuthenticationThreads, Clocks, Directory, FileFault, Shards, ThreadSettings};
 use crate::config::{AuthMethod, Config, Durability, Listen, Sessions, TlsFault};
 use crate::proto::access;
 use crate::proto::limits::Limits;
@@ -374,7 +374,8 @@ fn authentication_threads(
         return Ok(None);
     }
     let shards: Arc<dyn Shards> = Arc::new(Told(senders.to_vec()));
-    let clock: Arc<dyn Fn() -> Timestamp + Send + Sync> = Arc::new(move || clock.now());
+    let clock =
+        Clocks { steady: Arc::new(move || clock.now()), wall: Arc::new(move || clock.wall()) };
     let callout = directory.callout_settings(config, &clock);
     let settings = ThreadSettings {
         clock,
@@ -402,6 +403,12 @@ impl Shards for Told {
     ) {
         if let Some(sender) = self.0.get(usize::from(shard.0)) {
             let _ = sender.send(NodeMessage::Challenged(connection, challenge));
+        }
+    }
+
+    fn wall_clock(&self, ahead_ms: i64) {
+        for sender in &self.0 {
+            let _ = sender.send(NodeMessage::WallClock(ahead_ms));
         }
     }
 

@@ -27,6 +27,14 @@ impl Clock {
         Timestamp(self.start_ms.saturating_add(u64::try_from(elapsed).unwrap_or(u64::MAX)))
     }
 
+    /// What the wall clock says now, whoever may have set it since the start.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that may")]
+    pub fn wall(&self) -> Timestamp {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(wall.as_millis()).unwrap_or(0))
+    }
+
     /// Microseconds since the start; the same on every shard of a node.
     #[must_use]
     pub fn micros(&self) -> u64 {

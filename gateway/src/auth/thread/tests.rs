@@ -10,12 +10,16 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+
+/// Where the clocks begin: 2001.
+const START_MS: u64 = 1_000_000_000_000;
 
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Whom the threads answer.
-struct Heard(flume::Sender<Authentication>);
+struct Heard(flume::Sender<Authentication>, flume::Sender<i64>);
 
 impl Shards for Heard {
     fn answer(&self, _: ShardIndex, _: ConnectionId, answer: Authentication) {
@@ -26,6 +30,10 @@ impl Shards for Heard {
         unreachable!("nobody asks for one");
     }
 
+    fn wall_clock(&self, ahead_ms: i64) {
+        self.1.send(ahead_ms).unwrap();
+    }
+
     fn recheck(&self, _: &Arc<Directory>) {}
 }
 
@@ -33,6 +41,10 @@ impl Shards for Heard {
 struct Scene {
     threads: AuthenticationThreads,
     answers: flume::Receiver<Authentication>,
+    /// How far ahead the wall clock was said to be.
+    ahead_ms: flume::Receiver<i64>,
+    /// Both clocks: the steady one, and the wall's.
+    clocks: [Arc<AtomicU64>; 2],
     /// What was asked over HTTP.
     questions: flume::Receiver<Value>,
     password_file: PathBuf,
@@ -59,12 +71,19 @@ impl Scene {
         let config = config(methods, address, &password_file);
         let directory = Arc::new(Directory::load(&config).unwrap());
         let (heard, answers) = flume::unbounded();
-        let clock: Arc<dyn Fn() -> Timestamp + Send + Sync> = Arc::new(|| Timestamp(1_000));
+        let (told, ahead_ms) = flume::unbounded();
+        let clocks = [(); 2].map(|()| Arc::new(AtomicU64::new(START_MS)));
+        let [steady, wall] = clocks.each_ref().map(|clock| {
+            let clock = Arc::clone(clock);
+            Arc::new(move || Timestamp(clock.load(Ordering::Relaxed))) as ReadClock
+        });
+        let clock = Clocks { steady, wall };
         let callout = directory.callout_settings(&config, &clock);
         let settings = ThreadSettings { clock, threads: 1, queue_max: 8, cache_max: 64 };
-        let shards: Arc<dyn Shards> = Arc::new(Heard(heard));
+        let shards: Arc<dyn Shards> = Arc::new(Heard(heard, told));
         let threads = AuthenticationThreads::spawn(&directory, &settings, callout, &shards);
-        Self { threads: threads.unwrap(), answers, questions, password_file }
+        let threads = threads.unwrap();
+        Self { threads, answers, ahead_ms, clocks, questions, password_file }
     }
 
     fn ask(&self, client: &Client) -> Authentication {
@@ -80,6 +99,7 @@ impl Scene {
 
     fn stop(self) {
         self.threads.stop();
+        let _ = std::fs::remove_file(self.password_file.with_extension("key"));
         std::fs::remove_file(self.password_file).unwrap();
     }
 }
@@ -93,6 +113,12 @@ fn config(methods: &[AuthMethod], address: SocketAddr, password_file: &Path) -> 
     config.auth.methods = methods.to_vec();
     config.auth.password_file = Some(password_file.to_path_buf());
     config.auth.http_auth_url = Some(format!("http://{address}/"));
+    if methods.contains(&AuthMethod::Jwt) {
+        let key = password_file.with_extension("key");
+        std::fs::write(&key, SECRET).unwrap();
+        config.auth.jwt_key_file = Some(key);
+        config.auth.jwt_algorithm = jsonwebtoken::Algorithm::HS256;
+    }
     config
 }
 
@@ -213,5 +239,40 @@ fn a_certificate_alone_is_asked_about_and_names_the_user() {
     assert_eq!(scene.ask(&nobody), Err(Refusal::NoCredentials));
     let unnamed = Client { user: None, certificate: Some(""), ..ANNA };
     assert_eq!(scene.ask(&unnamed), Err(Refusal::NoCredentials));
+    scene.stop();
+}
+
+/// Signs the tokens here.
+const SECRET: &str = "not so secret";
+
+#[test]
+fn tokens_are_judged_by_the_wall_clock_whenever_it_is_set() {
+    let scene = Scene::start(&[AuthMethod::Jwt], |_| unreachable!("nobody is asked over HTTP"));
+    let [steady, wall] = &scene.clocks;
+    let (start_s, hour_ms) = (START_MS / 1_000, 3_600_000);
+    let claims = json!({"sub": "anna", "exp": start_s + 1_800, "nbf": start_s - 1_800});
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET.as_bytes());
+    let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).unwrap();
+    let knock = || {
+        let mut request = ANNA.request();
+        request.password = Some(token.as_bytes().into());
+        assert!(scene.threads.queues().try_ask(ShardIndex(0), request).is_none());
+        scene.answers.recv_timeout(ANSWER_WAIT_MAX).unwrap().map(|identity| identity.expires_at)
+    };
+    let expires_at = Timestamp(START_MS + hour_ms / 2);
+    assert_eq!(knock(), Ok(expires_at));
+    for (set_to, answer) in [
+        (START_MS + hour_ms, Err(Refusal::BadCredentials)),
+        (START_MS - hour_ms, Err(Refusal::BadCredentials)),
+        (START_MS, Ok(expires_at)),
+    ] {
+        wall.store(set_to, Ordering::Relaxed);
+        assert_eq!(knock(), answer, "at once");
+        // The thread looks once a second, by the other clock.
+        steady.fetch_add(1_000, Ordering::Relaxed);
+        let apart =
+            i64::try_from(set_to).unwrap() - i64::try_from(steady.load(Ordering::Relaxed)).unwrap();
+        assert_eq!(scene.ahead_ms.recv_timeout(ANSWER_WAIT_MAX), Ok(apart));
+    }
     scene.stop();
 }

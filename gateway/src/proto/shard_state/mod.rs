@@ -41,6 +41,7 @@ mod subscribe;
 mod talkers;
 mod upstream;
 mod waiting;
+mod wall_clock;
 
 pub use connect::home_shard;
 pub use fault::ProtocolError;
@@ -226,6 +227,8 @@ pub struct ShardState {
     random_counter: u64,
     connections: Vec<Connection>,
     keep_alives: Wheel,
+    /// How far the wall clock, by which proofs end, is ahead of the time of events.
+    wall_ahead_ms: i64,
     sessions: Vec<SessionSlot>,
     vacant_sessions: Vec<u32>,
     by_client: HashTable<u32>,
@@ -300,6 +303,7 @@ impl ShardState {
             limits,
             connections: Vec::new(),
             keep_alives: Wheel::new(now, KEEP_ALIVE_TICK_MS, KEEP_ALIVE_SLOTS),
+            wall_ahead_ms: 0,
             sessions: Vec::new(),
             vacant_sessions: Vec::new(),
             by_client: HashTable::new(),
@@ -645,7 +649,8 @@ impl ShardState {
                 let Some(session) = self.session(connection.session) else {
                     return;
                 };
-                if session.identity.as_ref().is_some_and(|one| one.expires_at <= context.now) {
+                let expires_at = session.identity.as_ref().map(|one| one.expires_at);
+                if expires_at.is_some_and(|at| self.on_own_clock(at) <= context.now) {
                     self.refuse(id, ProtocolError::NotAuthorized, context);
                 } else if !connection.held && self.silence_end(connection) <= context.now {
                     self.refuse(id, ProtocolError::KeepAliveTimeout, context);
@@ -682,7 +687,7 @@ impl ShardState {
         let expires_at = session.identity.as_ref().map_or(Timestamp::NEVER, |one| one.expires_at);
         let expires_at = match expires_at {
             Timestamp::NEVER => Timestamp::NEVER,
-            at => at.min(now.after(WATCH_MAX)),
+            at => self.on_own_clock(at).min(now.after(WATCH_MAX)),
         };
         match silent_at.min(expires_at).min(self.anew_until(id)) {
             Timestamp::NEVER => self.keep_alives.clear(id.index),

@@ -59,6 +59,8 @@ pub enum NodeMessage {
     Challenged(ConnectionId, Box<Challenge>),
     /// From the last authentication thread that has heard of it: what is known of clients has changed.
     AccessChanged(Arc<dyn Recheck>),
+    /// From an authentication thread: so many milliseconds the wall clock is ahead of the shards' own.
+    WallClock(i64),
     /// From the thread that reads the configuration again: bans and rates are these now.
     LimitsChanged(Arc<Limits>),
     /// From a thread that looks at the shard.
@@ -89,6 +91,7 @@ impl NodeMessage {
             | Self::Authenticated(..)
             | Self::Challenged(..)
             | Self::AccessChanged(_)
+            | Self::WallClock(_)
             | Self::LimitsChanged(_)
             | Self::Inquire(_) => 0,
         };

@@ -570,6 +570,30 @@ fn a_connection_ends_with_the_proof_it_rests_on() {
     });
 }
 
+/// The wall clock is set while a client is connected: forward beyond the end of its proof, and back.
+#[test]
+fn a_proof_ends_by_the_wall_clock_also_when_that_is_set() {
+    everywhere(|mut scene| {
+        let brief = As { user: Some(("anna", "brief")), ..ANNA };
+        let (first, _) = enter(&mut scene, brief);
+        scene.node.set_wall_clock(-3_000);
+        scene.node.advance(Duration::from_secs(7));
+        scene.check(first, &[0xC0, 0], &[0xD0, 0]);
+        scene.node.advance(Duration::from_secs(2));
+        let goodbye = scene.either(&[], &[0xE0, 1, 0x87]).to_vec();
+        scene.expect(first, &goodbye);
+        assert!(scene.node.is_closed(first), "{}", scene.label());
+
+        let mut scene = Scene::with(scene.speaks, scene.node.settings.clone());
+        let (brief, _) = enter(&mut scene, brief);
+        let (otto, _) = enter(&mut scene, OTTO);
+        scene.node.set_wall_clock(3_600_000);
+        scene.node.advance(Duration::from_secs(1));
+        scene.expect(brief, &goodbye);
+        assert!(scene.node.is_closed(brief) && !scene.node.is_closed(otto), "{}", scene.label());
+    });
+}
+
 #[test]
 fn names_that_could_widen_a_pattern_get_nothing_by_it() {
     everywhere(|mut scene| {

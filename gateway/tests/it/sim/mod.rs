@@ -428,6 +428,14 @@ impl SimNode {
         self.run();
     }
 
+    /// The wall clock was set: it is so far ahead of what shards go by.
+    pub(crate) fn set_wall_clock(&mut self, ahead_ms: i64) {
+        for shard in &mut self.shards {
+            shard.core.message(NodeMessage::WallClock(ahead_ms), &mut shard.io);
+        }
+        self.run();
+    }
+
     /// What is known of clients has changed.
     pub(crate) fn change_access(&mut self, source: &Arc<dyn Recheck>) {
         for shard in &mut self.shards {
