@@ -190,6 +190,7 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
     reload.add(log_hook(log));
     reload.add(access_hook());
     reload.add(limits_hook());
+    reload.add(tls_hook());
     let Some(gateway) =
         serve(gateway, &next_event, &mut reload, &admin, (config, environment, &binary))?
     else {
@@ -220,8 +221,10 @@ fn serve(
         match events.recv().context("nobody waits for signals any more")? {
             Event::Signal(SIGHUP) => {
                 systemd::notify("RELOADING=1");
-                gateway.reload_tls();
-                read_again(reload, &mut gateway, environment);
+                if !read_again(reload, &mut gateway, environment) {
+                    // Files may have changed all the same.
+                    gateway.reload_tls();
+                }
                 systemd::notify("READY=1");
             }
             Event::Signal(_) => return Ok(Some(gateway)),
@@ -299,14 +302,18 @@ fn hand_over(
 }
 
 /// Reads flags and file again and puts in force what can be. A configuration with faults changes
-/// nothing.
-fn read_again(reload: &mut Reload, gateway: &mut Gateway, environment: &Environment) {
+/// nothing; returns whether it has none.
+fn read_again(reload: &mut Reload, gateway: &mut Gateway, environment: &Environment) -> bool {
     match Request::from_command_line(std::env::args_os(), environment) {
-        Request::Run(config) => reload.apply(gateway, &config),
+        Request::Run(config) => {
+            reload.apply(gateway, &config);
+            true
+        }
         Request::Refuse(faults) => {
             for fault in faults.lines() {
                 tracing::error!(fault, "configuration not reloaded");
             }
+            false
         }
         _ => unreachable!("the same flags asked to run before"),
     }
@@ -344,6 +351,24 @@ fn access_hook() -> ReloadHook {
         "jwt_issuer",
         "jwt_audience",
         "banned_users",
+    ];
+    ReloadHook { keys, apply: Box::new(apply) }
+}
+
+/// What TLS listeners show and ask for.
+fn tls_hook() -> ReloadHook {
+    let apply = |gateway: &mut Gateway, config: &Config| gateway.apply_tls(config);
+    let keys = &[
+        "tls_cert",
+        "tls_key",
+        "tls_certificates",
+        "tls_client_ca",
+        "tls_client_cert",
+        "tls_client_crl",
+        "tls_client_identity",
+        "tls_min_version",
+        "tls_ticket_keys",
+        "limits.tls_ticket_lifetime_s",
     ];
     ReloadHook { keys, apply: Box::new(apply) }
 }

@@ -247,6 +247,24 @@ impl Gateway {
         }
     }
 
+    /// Puts certificates, keys, authorities and what else is configured of TLS in force, for
+    /// connections that begin from here on. Blocks while files are read.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be used, or that it needs a restart: which listeners speak TLS is settled at
+    /// start. Then everything stays as it was.
+    pub fn apply_tls(&self, config: &Config) -> Result<(), Vec<String>> {
+        match (&self.tls, &config.tls) {
+            (Some(running), Some(tls)) => running
+                .apply(tls)
+                .map_err(|faults| faults.iter().map(ToString::to_string).collect()),
+            (None, None) => Ok(()),
+            (Some(_), None) => Err(vec!["that no listener speaks TLS needs a restart".to_owned()]),
+            (None, Some(_)) => Err(vec!["that a listener speaks TLS needs a restart".to_owned()]),
+        }
+    }
+
     /// The addresses bound, in the order of the configuration.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {

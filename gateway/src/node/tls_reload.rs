@@ -26,6 +26,8 @@ pub(super) struct TlsReload {
 
 enum Order {
     Reload,
+    /// Other files, or the same, asked for in another way; whether they can be used.
+    Use(Box<TlsConfig>, Sender<Result<(), Vec<TlsFault>>>),
     Stop,
 }
 
@@ -81,6 +83,18 @@ impl TlsReload {
         let _ = self.tell.send(Order::Reload);
     }
 
+    /// Puts another configuration in force; blocks while it is loaded.
+    ///
+    /// # Errors
+    ///
+    /// Every file that cannot be used. Then all stays as it was.
+    pub(super) fn apply(&self, config: &TlsConfig) -> Result<(), Vec<TlsFault>> {
+        let (told, outcome) = channel();
+        let _ = self.tell.send(Order::Use(Box::new(config.clone()), told));
+        // A thread that has ended is that of a node that ends.
+        outcome.recv().unwrap_or(Ok(()))
+    }
+
     /// Ends the thread.
     pub(super) fn stop(self) {
         let _ = self.tell.send(Order::Stop);
@@ -94,6 +108,9 @@ impl Watched {
             match orders.recv_timeout(LOOK_INTERVAL) {
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(Order::Reload) => self.load("told to"),
+                Ok(Order::Use(config, told)) => {
+                    let _ = told.send(self.apply(*config));
+                }
                 Err(RecvTimeoutError::Timeout) => self.look_around(),
             }
         }
@@ -113,6 +130,19 @@ impl Watched {
                 self.load("ticket keys are due");
             }
         }
+    }
+
+    fn apply(&mut self, config: TlsConfig) -> Result<(), Vec<TlsFault>> {
+        // Looked at first: what changes while they are read is loaded at the next look.
+        let seen = config.files().map(|path| look(path)).collect();
+        let server = config.load(&self.keys)?;
+        if config.ticket_lifetime_s != self.config.ticket_lifetime_s {
+            self.looks_left = looks(config.ticket_lifetime_s);
+        }
+        (self.config, self.seen) = (config, seen);
+        self.server.store(Arc::new(server));
+        tracing::info!(why = "told to", "TLS files loaded");
+        Ok(())
     }
 
     fn load(&mut self, why: &str) {

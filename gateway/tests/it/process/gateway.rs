@@ -92,6 +92,17 @@ impl Gateway {
         Self::start_in(data, flags, &[])
     }
 
+    /// A gateway that has no other flags than the name of this file.
+    pub(crate) fn start_configured(data: &Path, file: &Path, address: SocketAddr) -> Self {
+        let mut command = gateway_command();
+        command.arg("--config").arg(file).arg("--data").arg(data).args(["--admin", "none"]);
+        let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let log = lines_of(process.stderr.take().expect("it is piped"));
+        let mut gateway = Self { process, address, log, seen: Vec::new(), data: None };
+        gateway.wait_for_lines("listening", 1);
+        gateway
+    }
+
     fn start_in(data: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         for _ in 0..PORT_TRIES {
             let address = free_address();

@@ -1,12 +1,13 @@
 //! Files that change while the gateway runs.
 
-use super::certificates::Authority;
+use super::certificates::{Authority, Issued};
 use super::proxied::socket_from;
 use super::tls::tls_gateway;
 use super::wire::{Client, Socket, client_config, tls_over, tls_session};
 use crate::packets::{framed, sized};
-use crate::process::gateway::{Gateway, TempDirectory, gateway_command};
+use crate::process::gateway::{Gateway, TempDirectory, free_address, gateway_command};
 use crate::process::raw_client::{V5, connect};
+use rustls::HandshakeKind;
 use std::fs;
 use std::net::SocketAddr;
 
@@ -53,6 +54,101 @@ fn a_new_certificate_is_shown_without_dropping_anyone() {
     client.ping();
     drop(client);
     gateway.kill();
+}
+
+/// Other files, and the other keys of TLS: for connections that begin afterwards.
+#[test]
+fn what_is_configured_of_tls_is_put_in_force_without_a_restart() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let [first, second, third] =
+        ["first", "second", "third"].map(|name| authority.server(name, &["localhost"]));
+    let device = clients.client("device");
+    let keys = authority.directory().join("keys");
+    fs::write(&keys, format!("{}\n", "QUJD".repeat(16))).unwrap();
+    let (directory, address) = (TempDirectory::new(), free_address());
+    let file = directory.path().join("gateway.toml");
+    let configure = |text: String| fs::write(&file, text).unwrap();
+    let pair =
+        |issued: &Issued| format!("tls_cert = {:?}\ntls_key = {:?}\n", issued.cert, issued.key);
+    configure(pair(&first));
+    let listen = format!("mqtts://{address}");
+    let flags = ["--config", file.to_str().unwrap(), "--listen", &listen, "--shards", "2"];
+    let mut gateway = Gateway::start(&flags);
+    let shown = |certificate: Option<&Issued>| {
+        let tls = client_config(&authority, certificate);
+        let (_, mut client) = tls_session(address, &tls, "client")?;
+        client.ping();
+        let stream = tls_over(Socket::open(address), &tls, "localhost").unwrap();
+        std::io::Result::Ok(stream.conn.peer_certificates().unwrap().to_vec())
+    };
+    // The sessions of this one are taken up with tickets all along.
+    let kept = client_config(&authority, None);
+    let (_, mut stays) = tls_session(address, &kept, "stays").unwrap();
+    assert_eq!(shown(None).unwrap(), first.chain);
+
+    // Other paths.
+    configure(pair(&second));
+    gateway.hang_up();
+    gateway.wait_for_lines("configuration reloaded", 1);
+    assert_eq!(shown(None).unwrap(), second.chain);
+    assert_eq!(tls_session(address, &kept, "kept").unwrap().0, HandshakeKind::Resumed);
+    let log = gateway.log();
+    assert!(log.contains("\"tls_certificates\"") && !log.contains("only a restart"), "{log}");
+
+    // Certificates of clients, a version, other keys of tickets.
+    let ca = clients.file();
+    configure(format!(
+        "tls_client_ca = {ca:?}\ntls_min_version = \"1.3\"\ntls_ticket_keys = {keys:?}\n{}\
+         [limits]\ntls_ticket_lifetime_s = 600\n",
+        pair(&second)
+    ));
+    gateway.hang_up();
+    gateway.wait_for_lines("configuration reloaded", 2);
+    shown(None).unwrap_err();
+    assert_eq!(shown(Some(&device)).unwrap(), second.chain);
+    for key in ["tls_client_ca", "tls_min_version", "tls_ticket_keys", "tls_ticket_lifetime_s"] {
+        assert!(gateway.log().contains(&format!("{key}\"")), "{key} in {}", gateway.log());
+    }
+    assert!(!gateway.log().contains("only a restart"), "{}", gateway.log());
+
+    // A fault anywhere: nothing changes, and files that are named now are watched all the same.
+    configure(format!("tls_client_ca = {ca:?}\n{}", pair(&third).replace("third.key", "none")));
+    gateway.hang_up();
+    gateway.wait_for_lines("configuration not reloaded", 1);
+    assert_eq!(shown(Some(&device)).unwrap(), second.chain);
+    fs::rename(&third.cert, &second.cert).unwrap();
+    fs::rename(&third.key, &second.key).unwrap();
+    gateway.wait_for_lines("files changed", 1);
+    assert_eq!(shown(Some(&device)).unwrap(), third.chain);
+
+    stays.ping();
+    drop(stays);
+    gateway.kill();
+}
+
+#[test]
+fn that_tls_begins_or_ends_is_said_to_need_a_restart() {
+    let authority = Authority::new();
+    let server = authority.server("server", &["localhost"]);
+    let (directory, address) = (TempDirectory::new(), free_address());
+    let file = directory.path().join("gateway.toml");
+    let plain = free_address();
+    let with_tls = format!(
+        "listen = [\"mqtt://{plain}\", \"mqtts://{address}\"]\ntls_cert = {:?}\ntls_key = {:?}\n",
+        server.cert, server.key
+    );
+    let without = format!("listen = \"mqtt://{plain}\"\n");
+    for (before, after) in [(&with_tls, &without), (&without, &with_tls)] {
+        fs::write(&file, before).unwrap();
+        let data = TempDirectory::new();
+        let mut gateway = Gateway::start_configured(data.path(), &file, plain);
+        fs::write(&file, after).unwrap();
+        gateway.hang_up();
+        gateway.wait_for_lines("TLS needs a restart", 1);
+        gateway.wait_for_lines("only a restart puts these in force", 1);
+        assert!(gateway.log().contains("\"listen\""), "{}", gateway.log());
+        gateway.kill();
+    }
 }
 
 /// A client of 5.0 that comes from `source`, and the Reason Code of CONNACK.
