@@ -359,8 +359,6 @@ fn access_hook() -> ReloadHook {
 fn tls_hook() -> ReloadHook {
     let apply = |gateway: &mut Gateway, config: &Config| gateway.apply_tls(config);
     let keys = &[
-        "tls_cert",
-        "tls_key",
         "tls_certificates",
         "tls_client_ca",
         "tls_client_cert",

@@ -77,6 +77,10 @@ fn limits_section() -> Roff {
             "{}; default {}, {} to {}{power}",
             limit.unit, limit.default, limit.min, limit.max
         ))]);
+        for paragraph in limit.paragraphs() {
+            roff.control("IP", []);
+            roff.text([roman(paragraph.replace('`', ""))]);
+        }
     }
     roff.control("SH", ["EXIT STATUS"]);
     roff.text([roman(

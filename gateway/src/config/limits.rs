@@ -21,6 +21,17 @@ pub struct LimitSpec {
     pub max: u64,
     /// Whether the value must be a power of two.
     pub power_of_two: bool,
+    /// What it is, what happens at it, and what it costs: paragraphs of lines, the last one of them
+    /// with the cost.
+    pub text: &'static str,
+}
+
+impl LimitSpec {
+    /// Its paragraphs, each on one line.
+    pub fn paragraphs(&self) -> impl Iterator<Item = String> {
+        let paragraphs = self.text.split("\n\n");
+        paragraphs.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
 }
 
 /// Declares [`Limits`] and [`LIMITS`] from one list.
@@ -57,6 +68,7 @@ macro_rules! limits {
                 min: $min,
                 max: $max,
                 power_of_two: limits!(@power_of_two $($power $of $two)?),
+                text: concat!($($doc, "\n"),+),
             },
         )+];
 
@@ -383,15 +395,16 @@ limits! {
     /// Batches one shard may have under way to another. Beyond that they gather in one more batch
     /// on the sender's side, which goes when there is room: see `mesh_bytes_max`.
     ///
-    /// Cost: 16 bytes each; the messages are shared, not copied.
+    /// Cost: 32 bytes each, for each pair of shards from the start on; the messages are shared, not
+    /// copied.
     mesh_batches_max: u16, "batches a pair of shards", 1_024, 2 to 32_768;
     /// Bytes in the batch that gathers for a shard whose `mesh_batches_max` are under way. Beyond
     /// that the sending shard holds its publishers, and QoS 0 for that shard is dropped and counted.
     ///
     /// What is in its log already comes on top, so up to `append_bytes_max` more.
     ///
-    /// Cost: itself, in memory, unless the log's tail has it anyway; not part of the check against
-    /// the machine's memory, because the first pair at the limit holds the shard's publishers.
+    /// Cost: itself, in memory, unless the log's tail has it anyway. The first pair at the limit holds
+    /// the shard's publishers, so all of them at once are warned of at start and not refused.
     mesh_bytes_max: u32, "bytes a pair of shards", 16_777_216, 65_536 to 1_073_741_824;
     /// Requests and folds that wait for the storage thread, a shard. Beyond that the shard holds
     /// its publishers.
@@ -410,10 +423,10 @@ limits! {
     session_filter_bytes: u32, "bytes a node", 4_194_304, 1_024 to 1_073_741_824, power of two;
     /// What waiting for more may add to the way of a message from shard to shard while messages come
     /// in a stream: shards then wake by the clock, not for each message, so that one costs less CPU.
-    /// With `durability = "fsync"` or `"interval"` each write and sync of the log may add as much.
-    /// 0 turns it off.
+    /// 0 turns it off. A lone client that waits for each answer is not delayed.
     ///
-    /// A lone client that waits for each answer is not delayed.
+    /// Cost: itself, in latency; with `durability = "fsync"` or `"interval"` as much again for each write
+    /// and sync of the log.
     gather_wait_us: u32, "microseconds", 1_000, 0 to 10_000;
     /// Clients told a second that the gateway ends, so that whoever they connect to next can keep
     /// up. 0 tells all at once.

@@ -10,12 +10,22 @@ const IDLE_CONNECTION_BYTES: u64 = 3_900 + 512;
 /// What the gateway takes for the keys of an idle TLS connection, at most; measured 3,900.
 const IDLE_TLS_BYTES: u64 = 5_120;
 
+/// What a queue between two shards takes for a batch that may be under way, whether there is one.
+const MESH_SLOT_BYTES: u64 = 32;
+/// What the gateway takes for TLS that is being set up, beside what the client sends; measured 10,000.
+const SETUP_TLS_BYTES: u64 = 12_288;
+
 /// Memory the gateway takes, by when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryBounds {
     /// Buffers that are there from the start or fill under load, whoever is connected: receive
-    /// buffers, uncommitted appends, log tails, the interest table, the session filter.
+    /// buffers, uncommitted appends, log tails, the queues between shards, the interest table, the
+    /// session filter.
     pub fixed_bytes: u64,
+    /// What gathers for shards that cannot keep up: `mesh_bytes_max` for each pair.
+    pub mesh_bytes: u64,
+    /// One connection that is being set up, before its client is known: its handshake, and a CONNECT.
+    pub stranger_bytes: u64,
     /// `connections_max` connections that are idle, kernel memory included.
     pub idle_connections_bytes: u64,
     /// One connection at its limits: a packet half received, an outbox full.
@@ -29,8 +39,12 @@ impl MemoryBounds {
         let receive = u64::from(limits.receive_buffers) * u64::from(limits.receive_buffer_bytes);
         let shard = receive + u64::from(limits.append_bytes_max) + u64::from(limits.tail_bytes_max);
         let log = if log_in_memory { limits.retention_bytes } else { 0 };
+        let pairs = u64::from(shards) * u64::from(shards.saturating_sub(1));
         Self {
+            mesh_bytes: pairs * u64::from(limits.mesh_bytes_max),
+            stranger_bytes: u64::from(limits.connect_packet_bytes_max),
             fixed_bytes: shard * u64::from(shards)
+                + pairs * u64::from(limits.mesh_batches_max) * MESH_SLOT_BYTES
                 + u64::from(limits.interest_slots) * 8
                 + u64::from(limits.session_filter_bytes)
                 + log,
@@ -44,17 +58,24 @@ impl MemoryBounds {
     #[must_use]
     pub(super) fn with_tls(self, limits: &Limits) -> Self {
         let keys = u64::from(limits.connections_max) * IDLE_TLS_BYTES;
-        Self { idle_connections_bytes: self.idle_connections_bytes + keys, ..self }
+        let setup = u64::from(limits.handshake_bytes_max) + SETUP_TLS_BYTES;
+        Self {
+            idle_connections_bytes: self.idle_connections_bytes + keys,
+            // What came of a handshake is gone when CONNECT comes.
+            stranger_bytes: self.stranger_bytes.max(setup),
+            ..self
+        }
     }
 
     /// One line for the log if `connections_max` idle connections do not fit `memory_bytes`.
     #[must_use]
     pub fn warning(&self, memory_bytes: u64) -> Option<String> {
-        let needed = self.fixed_bytes.saturating_add(self.idle_connections_bytes);
+        let fixed = self.fixed_bytes.saturating_add(self.mesh_bytes);
+        let needed = fixed.saturating_add(self.idle_connections_bytes);
         (needed > memory_bytes).then(|| {
             format!(
-                "limits.connections_max idle connections and the fixed buffers need {} MiB, the \
-                 machine has {} MiB: memory will run out first",
+                "limits.connections_max idle connections, the fixed buffers and what may gather between \
+                 shards need {} MiB, the machine has {} MiB: memory will run out first",
                 needed >> 20,
                 memory_bytes >> 20
             )
@@ -126,7 +147,7 @@ pub(super) fn check_memory(
             expected: format!(
                 "fixed buffers of at most {share} bytes, three quarters of memory, not {}: lower \
                  shards, receive_buffers, receive_buffer_bytes, append_bytes_max, \
-                 tail_bytes_max, interest_slots, session_filter_bytes, or with durability memory retention_bytes",
+                 tail_bytes_max, mesh_batches_max, interest_slots, session_filter_bytes, or with durability memory retention_bytes",
                 bounds.fixed_bytes
             ),
             origin: Origin::Default,

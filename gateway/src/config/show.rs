@@ -75,6 +75,16 @@ impl Config {
         )?;
         writeln!(
             out,
+            "# at most {} bytes more that gather between shards of which one cannot keep up;",
+            bounds.mesh_bytes
+        )?;
+        writeln!(
+            out,
+            "# at most {} bytes for a connection whose client is not known yet;",
+            bounds.stranger_bytes
+        )?;
+        writeln!(
+            out,
             "# at most {} bytes more for a connection that sends a large packet and does not read.",
             bounds.busy_connection_bytes
         )

@@ -169,16 +169,18 @@ fn flags_win_over_the_file() {
 
 #[test]
 fn files_of_users_and_rules_are_named_by_flag_or_file() {
-    let text = "password_file = \"users\"\nacl_file = \"rules\"\nsessions_bound_to_user = false\n";
+    let text = "password_file = \"users\"\nacl_file = \"rules\"\nsessions_bound_to_user = false\n\
+                client_id_is_user_name = true\n";
     let config = resolve_file(text).unwrap();
     assert_eq!(config.auth.password_file, Some(PathBuf::from("users")));
     assert_eq!(config.auth.acl_file, Some(PathBuf::from("rules")));
     assert!(!config.auth.sessions_bound_to_user && config.auth.is_needed());
+    assert!(config.auth.client_id_is_user_name);
     assert!(config.to_toml().contains(text), "{}", config.to_toml());
     assert_eq!(config.auth.methods, [AuthMethod::Password]);
     let config = running(&["--acl-file", "rules"]);
     assert!(config.auth.is_needed() && !config.auth.knows_users());
-    assert!(config.auth.sessions_bound_to_user);
+    assert!(config.auth.sessions_bound_to_user && !config.auth.client_id_is_user_name);
     check_refused(&["--password-file", ""], &["password_file = \"\" (flag): expected a file"]);
 }
 
@@ -534,9 +536,10 @@ fn buffers_that_do_not_fit_memory_are_refused() {
         Config::resolve(&given, &small, &mut faults);
         faults
     };
-    // 96 MiB may be fixed: 2 x (4 + append + 8) + 8 + 4, so append may be 30 MiB.
-    assert_eq!(resolve(30 << 20), []);
-    let faults = resolve((30 << 20) + 1);
+    // 96 MiB may be fixed: 2 x (4 + append + 8) + 8 + 4, and 2 x 32 KiB for the queues between shards.
+    let append = (30 << 20) - (32 << 10);
+    assert_eq!(resolve(append), []);
+    let faults = resolve(append + 1);
     assert_eq!(faults.len(), 1);
     assert!(faults[0].to_string().starts_with("limits: expected fixed buffers of at most"));
 }
@@ -544,10 +547,48 @@ fn buffers_that_do_not_fit_memory_are_refused() {
 #[test]
 fn idle_connections_beyond_memory_give_a_warning() {
     let bounds = running(&["--limit", "connections_max=1000"]).memory_bounds();
-    assert_eq!(bounds.fixed_bytes, 2 * ((4 << 20) + (16 << 20) + (8 << 20)) + (12 << 20));
+    let queues = 2 * 1_024 * 32;
+    assert_eq!(bounds.fixed_bytes, 2 * ((4 << 20) + (16 << 20) + (8 << 20)) + (12 << 20) + queues);
+    assert_eq!(bounds.mesh_bytes, 2 * (16 << 20), "each of two shards for the other");
+    assert_eq!(bounds.stranger_bytes, 65_536);
     assert_eq!(bounds.idle_connections_bytes, 1_000 * (3_900 + 512));
     assert_eq!(bounds.busy_connection_bytes, 2 << 20);
-    let needed = bounds.fixed_bytes + bounds.idle_connections_bytes;
+    let needed = bounds.fixed_bytes + bounds.mesh_bytes + bounds.idle_connections_bytes;
     assert_eq!(bounds.warning(needed), None);
     assert!(bounds.warning(needed - 1).is_some_and(|line| line.contains("connections_max")));
+}
+
+#[test]
+fn what_a_stranger_may_make_us_hold_is_told() {
+    let bounds = |flags: &[&str]| running(flags).memory_bounds();
+    let connect = ["--limit", "connect_packet_bytes_max=300000"];
+    assert_eq!(bounds(&connect).stranger_bytes, 300_000);
+    let with_tls = bounds(&[]).with_tls(&running(&[]).limits);
+    assert_eq!(with_tls.stranger_bytes, 65_536 + 12_288, "a handshake is more than a CONNECT");
+    assert_eq!(bounds(&connect).with_tls(&running(&[]).limits).stranger_bytes, 300_000);
+    let printed = running(&[]).to_toml();
+    assert!(printed.contains("# at most 65536 bytes for a connection whose client is not known"));
+    assert!(printed.contains("# at most 33554432 bytes more that gather between shards"));
+}
+
+#[test]
+fn every_limit_says_what_it_is_and_what_it_costs() {
+    for limit in LIMITS {
+        let paragraphs: Vec<String> = limit.paragraphs().collect();
+        let [first, .., last] = &paragraphs[..] else { panic!("{}: {paragraphs:?}", limit.key) };
+        assert!(first.len() > 20 && first.ends_with('.'), "{}: {first}", limit.key);
+        assert!(last.starts_with("Cost: ") && last.ends_with('.'), "{}: {last}", limit.key);
+    }
+}
+
+#[test]
+fn the_manual_page_says_of_every_limit_what_it_costs() {
+    let directory = std::env::temp_dir().join(format!("gateway-documents-{}", std::process::id()));
+    documents::write_own_documents(&directory).unwrap();
+    let page = std::fs::read_to_string(directory.join("gateway.1")).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(page.matches("\nCost: ").count(), LIMITS.len());
+    for limit in LIMITS {
+        assert!(page.contains(&limit.key.to_string()), "{}", limit.key);
+    }
 }
