@@ -1,6 +1,7 @@
 //! MQTT over everything that carries it: the same exchanges over each, and what each adds.
 
 mod attacks;
+mod attacks_on_rules;
 mod banned;
 mod certificate_login;
 mod certificates;
@@ -12,6 +13,7 @@ mod proxied;
 mod reload;
 pub(crate) mod replay;
 mod resumption;
+mod target;
 mod tls;
 mod tools;
 mod upgrade;
