@@ -96,7 +96,7 @@ impl Layout {
             wills: scenario.wills,
             first_device,
             back_ends,
-            probes: scenario.probes,
+            probes: part(scenario.probes, lane, lanes),
             devices,
             topics,
         }
@@ -357,7 +357,7 @@ mod tests {
 
     fn layout(workload: Workload, devices: u32, lane: u32, lanes: u32) -> Layout {
         let scenario =
-            Scenario { workload, devices, back_ends: 2, probes: 1, ..Scenario::example() };
+            Scenario { workload, devices, back_ends: 2, probes: lanes, ..Scenario::example() };
         Layout::new(&scenario, 1, lane, lanes)
     }
 
@@ -372,6 +372,13 @@ mod tests {
             }
         }
         assert_eq!(fates, []);
+    }
+
+    #[test]
+    fn probes_are_spread_over_the_lanes() {
+        let scenario = Scenario { probes: 2, ..Scenario::example() };
+        let probes = (0..3).map(|lane| Layout::new(&scenario, 1, lane, 3).probes);
+        assert_eq!(probes.collect::<Vec<_>>(), [1, 1, 0]);
     }
 
     #[test]

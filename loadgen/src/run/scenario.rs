@@ -30,7 +30,7 @@ pub(crate) struct Scenario {
     pub(crate) devices: u32,
     /// Programs in the data centre, on a wire, where the workload has such.
     pub(crate) back_ends: u32,
-    /// Clients on a wire that listen to themselves, ten times a second, in each worker.
+    /// Clients on a wire that listen to themselves, ten times a second, spread over the workers.
     pub(crate) probes: u32,
     /// QoS of publishes and subscriptions.
     pub(crate) qos: u8,
