@@ -8,7 +8,7 @@
 use super::direct_get::Start;
 use super::partition::{FeedStage, RETRY, message_of};
 use super::place::outside;
-use super::publish::{mark_sequence, read_publish_answer};
+use super::publish::{PublishAnswer, mark_sequence, read_publish_answer};
 use super::requests::{Purpose, Scan};
 use super::shard::{Deliver, JetStream, encoded, is_delivered};
 use super::stored::{NotStored, StoreTime, Stored};
@@ -31,16 +31,40 @@ impl JetStream {
         message: &NatsMessage<'_>,
         deliver: &mut Deliver<'_>,
     ) {
-        let now = self.now;
-        let Some(partition) = self.partitions.get_mut(place) else {
-            return;
-        };
         let answer = read_publish_answer(message.headers, message.payload);
-        let Some(end) = answer.as_ref().ok().and_then(mark_sequence) else {
-            tracing::debug!(partition = partition.id.0, ?answer, "mark: no answer yet");
+        if let Some(end) = answer.as_ref().ok().and_then(mark_sequence) {
+            self.take_end(place, number, end, true, deliver);
+            return;
+        }
+        tracing::debug!(place, ?answer, "mark: no answer yet");
+        match answer {
+            // It is full, as a rule.
+            Ok(PublishAnswer::Refused(_)) => self.ask_end(place, number),
+            _ => self.fail_mark(place),
+        }
+    }
+
+    /// Nobody says for now where the stream ends.
+    pub(super) fn fail_mark(&mut self, place: usize) {
+        let now = self.now;
+        if let Some(partition) = self.partitions.get_mut(place) {
             partition.marks.fail(now.after(RETRY));
             partition.pass_fences();
-            self.pass_fences();
+        }
+        self.pass_fences();
+    }
+
+    /// The stream ends there. With `is_in_line` everything up to there that this shard subscribes to has
+    /// come.
+    pub(super) fn take_end(
+        &mut self,
+        place: usize,
+        number: u64,
+        end: Sequence,
+        is_in_line: bool,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
         let end_before = partition.marks.end;
@@ -61,7 +85,9 @@ impl JetStream {
         }
         partition.pass_fences();
         match partition.feed.stage {
-            FeedStage::Live => partition.feed.fed = end.next().max(partition.feed.fed),
+            FeedStage::Live if is_in_line => {
+                partition.feed.fed = end.next().max(partition.feed.fed);
+            }
             FeedStage::ExpectMark(mark) if partition.marks.answered >= mark => {
                 let until = end.next();
                 // What was fed beyond was of a stream that is no more.
@@ -69,7 +95,10 @@ impl JetStream {
                 partition.feed.stage = FeedStage::Reading { until };
                 self.read_on(place, deliver);
             }
-            FeedStage::ExpectMark(_) | FeedStage::Detached | FeedStage::Reading { .. } => {}
+            FeedStage::Live
+            | FeedStage::ExpectMark(_)
+            | FeedStage::Detached
+            | FeedStage::Reading { .. } => {}
         }
         self.pass_fences();
     }

@@ -41,6 +41,7 @@ mod replay;
 mod retained;
 mod scans;
 mod shared;
+mod stream_end;
 mod window;
 
 pub use backoff::Backoff;

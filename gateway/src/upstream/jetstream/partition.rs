@@ -198,6 +198,8 @@ pub(super) struct Partition {
     pub(super) sources: HashMap<Box<[u8]>, u64, ahash::RandomState>,
     pub(super) live: TopicPrefix,
     pub(super) retained: TopicPrefix,
+    /// Where the leader is asked how the stream is.
+    pub(super) info: String,
     direct_get: String,
     retained_direct_get: String,
     message_get: String,
@@ -298,6 +300,7 @@ impl Partition {
             sources: HashMap::default(),
             live: prefix(&format!("{}.{STORED_PREFIX}", live_prefix(id))),
             retained: prefix(&format!("{}.{STORED_PREFIX}", retained_prefix(id))),
+            info: format!("$JS.API.STREAM.INFO.{}", stream_name(id)),
             direct_get: format!("$JS.API.DIRECT.GET.{}", stream_name(id)),
             retained_direct_get: format!("$JS.API.DIRECT.GET.{}", retained_stream_name(id)),
             message_get: format!("$JS.API.STREAM.MSG.GET.{}", stream_name(id)),

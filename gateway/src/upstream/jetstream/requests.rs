@@ -16,6 +16,8 @@ use std::time::Duration;
 pub enum Pending {
     /// Where the stream ends, and the question's number: see [`super::publish::encode_mark`].
     Mark(u64),
+    /// The same, of the leader, as the stream does not take that mark: see [`super::stream_end`].
+    End(u64),
     /// Stored messages.
     Scan(Scan),
     /// Whether the leader has none where a server had none: see [`super::absent`].

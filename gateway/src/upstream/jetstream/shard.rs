@@ -524,6 +524,7 @@ impl JetStream {
         };
         match pending {
             Pending::Mark(number) => self.handle_mark(place, number, message, deliver),
+            Pending::End(number) => self.handle_end(place, number, message, deliver),
             Pending::Consumer(group) => self.handle_consumer(place, group, message),
             Pending::Session(request) => {
                 if self.handle_session_answer(place, &request, message)
@@ -857,7 +858,12 @@ impl JetStream {
         // the feed is read.
         let is_told = partition.feed.stage != FeedStage::Live || partition.marks.is_answered();
         let fed = partition.feed.fed;
-        (is_told && fed > Sequence::ZERO).then(|| place::outside(fed))
+        let start = match partition.feed.stage {
+            // The feed may be less far where the leader was asked instead.
+            FeedStage::Live => partition.marks.end.next().max(fed),
+            _ => fed,
+        };
+        (is_told && fed > Sequence::ZERO).then(|| place::outside(start))
     }
 }
 

@@ -1,5 +1,6 @@
 //! One sub-cluster of three servers: its leader dies, steps down, or stands still.
 
+use super::device::Device;
 use super::party::{DURABLE, Party, parameter};
 use super::site::Node;
 use crate::nats::server::{Connection, NatsServer};
@@ -82,6 +83,47 @@ fn a_leader_that_is_killed_takes_nothing_with_it() {
     }
     cluster.party.publish_until_acknowledged("with three", 50);
     cluster.party.all_arrived();
+}
+
+/// A full stream takes no message, and so no mark.
+#[test]
+fn a_gateway_that_starts_when_the_stream_is_full_goes_live() {
+    let servers = NatsServer::start_cluster();
+    let directory = TempDirectory::new();
+    let file = directory.path().join("gateway.toml");
+    let urls = servers.each_ref().map(|server| format!("\"nats://{}\"", server.address()));
+    let urls = urls.join(", ");
+    let text =
+        format!("[[nats]]\nname = \"a\"\nservers = [{urls}]\nreplicas = 3\nmax_bytes = 100000\n");
+    std::fs::write(&file, text).unwrap();
+    let start = |id: &str| {
+        let flags = ["--config", file.to_str().unwrap(), "--shards", "2", "--gateway-id", id];
+        let mut node = Node::start_with(flags.map(str::to_owned).to_vec());
+        node.wait_until_live(1);
+        node
+    };
+    // It makes the stream.
+    start("g1").stop();
+    let mut connection: Connection = servers[0].connect();
+    let is_refused = |connection: &mut Connection, bytes: usize| {
+        connection.request("mqtt.fill", &"x".repeat(bytes)).contains("\"error\"")
+    };
+    for bytes in [20_000, 1_000, 1] {
+        while !is_refused(&mut connection, bytes) {}
+    }
+    // The marks of the first make room when they expire.
+    let marks = r#"{"subjects_filter":"mqtt$.>"}"#;
+    while connection.api("$JS.API.STREAM.INFO.MQTT_0", marks).contains("%mark")
+        || !is_refused(&mut connection, 1)
+    {}
+    let mut node = start("g2");
+    let address = node.address().unwrap();
+    let mut subscriber = Device::brief(address, "subscriber");
+    subscriber.listen(&["a"], QoS::AtLeastOnce);
+    connection.api("$JS.API.STREAM.PURGE.MQTT_0", "");
+    Device::brief(address, "publisher").publish("a", QoS::AtLeastOnce, "x");
+    assert_eq!(subscriber.message().text(), "x");
+    node.stop();
 }
 
 /// `STILL_SECONDS` says how long.

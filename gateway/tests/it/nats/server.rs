@@ -230,14 +230,19 @@ impl Connection {
 
     /// One request of the JetStream API; returns the JSON of its answer.
     pub(crate) fn api(&mut self, subject: &str, body: &str) -> String {
+        let text = self.request(subject, body);
+        assert!(!text.contains("\"error\""), "{text}");
+        text
+    }
+
+    /// One request; returns the payload of its answer.
+    pub(crate) fn request(&mut self, subject: &str, body: &str) -> String {
         let mut reply = Vec::new();
         let (_, reply_to) = self.reply_to(&mut reply);
         let subject = Subject::literal(subject).unwrap();
         encode_publish(subject, Some(reply_to), body.as_bytes(), &mut self.out);
         let answer = self.answers(1).pop().unwrap();
-        let text = String::from_utf8(answer.payload).unwrap();
-        assert!(!text.contains("\"error\""), "{text}");
-        text
+        String::from_utf8(answer.payload).unwrap()
     }
 
     fn read(

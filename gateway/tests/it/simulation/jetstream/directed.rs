@@ -497,3 +497,33 @@ fn what_another_gateway_has_just_retained_is_found() {
         }
     }
 }
+
+/// A stream with replicas is full, and takes no mark.
+#[test]
+fn a_new_link_to_a_full_stream_goes_live() {
+    let mut world = World::calm(3, false);
+    let [topic, other] = World::neighbours();
+    let server = World::partition_of(topic);
+    let sub = world.add("sub".to_owned(), true, vec![(topic, QoS::AtLeastOnce)], false);
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.seconds(4);
+    world.cut(sub);
+    world.run(Reads::Answered);
+    let missed = world.publish(publisher, topic, QoS::AtLeastOnce);
+    world.run(Reads::Answered);
+    assert!(world.ledger.is_acknowledged(missed));
+    world.servers[server].model.messages.count_max = 0;
+    world.crash(0);
+    world.seconds(20);
+    assert!(!world.ledger.is_missing(missed), "it reads back");
+    let late = world.add("late".to_owned(), true, vec![(other, QoS::AtLeastOnce)], false);
+    world.seconds(2);
+    let first = world.publish(publisher, other, QoS::AtLeastOnce);
+    world.seconds(2);
+    assert!(!world.ledger.is_acknowledged(first), "it is full");
+    // Somebody makes room.
+    world.servers[server].model.messages.count_max = u64::MAX;
+    world.seconds(15);
+    assert!(world.ledger.is_acknowledged(first) && !world.ledger.is_missing(first), "{late}");
+    world.finish();
+}

@@ -62,6 +62,8 @@ struct Read {
     stream: usize,
     /// The leader is asked, not any server.
     of_leader: bool,
+    /// How the stream is.
+    is_info: bool,
     reply_to: Vec<u8>,
     body: Vec<u8>,
 }
@@ -488,7 +490,8 @@ impl NatsServer {
     ) {
         let stream = self.stream_of(subject);
         let direct = subject.strip_prefix(b"$JS.API.DIRECT.GET.");
-        let read = direct.or_else(|| subject.strip_prefix(b"$JS.API.STREAM.MSG.GET."));
+        let info = subject.strip_prefix(b"$JS.API.STREAM.INFO.");
+        let read = direct.or_else(|| subject.strip_prefix(b"$JS.API.STREAM.MSG.GET.")).or(info);
         if !self.has_streams && (stream.is_some() || read.is_some()) {
             self.say_nobody_listens(subject, reply_to.expect("streams answer"));
         } else if let Some(name) = read {
@@ -496,8 +499,8 @@ impl NatsServer {
                 (0..STREAMS).filter(|which| self.stream(*which).name.as_bytes() == name);
             let stream = streams.next().expect("a stream that is there");
             let reply_to = reply_to.expect("a question").to_vec();
-            let (of_leader, body) = (direct.is_none(), payload.to_vec());
-            self.asked.push(Read { stream, of_leader, reply_to, body });
+            let (of_leader, is_info, body) = (direct.is_none(), info.is_some(), payload.to_vec());
+            self.asked.push(Read { stream, of_leader, is_info, reply_to, body });
         } else if let Some(which) = stream {
             let now = self.now;
             let (answer, republished) =
@@ -617,7 +620,10 @@ impl NatsServer {
             true => VecDeque::from([Delivery {
                 subject: read.reply_to.clone(),
                 headers: Vec::new(),
-                payload: stream.get(&read.body).into_bytes(),
+                payload: match read.is_info {
+                    true => format!(r#"{{"state":{{"last_seq":{}}}}}"#, stream.last).into_bytes(),
+                    false => stream.get(&read.body).into_bytes(),
+                },
             }]),
             false => stream.read(&read, end, self.batch_max),
         };
