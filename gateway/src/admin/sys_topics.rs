@@ -1,8 +1,9 @@
 //! The topics under `$SYS/broker/`, named as mosquitto names them, so that dashboards made for it work.
 //!
-//! Published at QoS 0 to the subscribers of this gateway each interval, and neither stored nor
-//! retained: a new subscriber hears them within the interval. A filter that begins with a wildcard
-//! does not match them. Source: MQTT 5.0 §4.7.2; mosquitto(8), "BROKER STATUS".
+//! Published at QoS 0 to the subscribers of this gateway each interval, and stored nowhere. A new
+//! subscriber hears those of the last interval at once, with RETAIN, as they are retained in mosquitto. A
+//! filter that begins with a wildcard does not match them. Source: MQTT 5.0 §4.7.2; mosquitto(8),
+//! "BROKER STATUS".
 
 use super::AdminState;
 use crate::node::NodeReport;
@@ -104,7 +105,7 @@ impl SysTopics {
             let Some(node) = state.node.load_full() else { continue };
             let totals = Totals::of(&node.reports().await);
             let messages = topics.messages(node.now(), totals, node.node_report());
-            node.publish_to_subscribers(&messages);
+            node.publish_status(&messages);
         }
     }
 

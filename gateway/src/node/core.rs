@@ -202,6 +202,11 @@ impl ShardCore {
         match message {
             NodeMessage::Feed { chunk, offsets } => self.handle_feed(chunk, &offsets, io),
             NodeMessage::Volatile { bytes, offsets } => self.handle_volatile(&bytes, &offsets, io),
+            NodeMessage::Status { bytes, offsets } => {
+                self.handle_volatile(&bytes, &offsets, io);
+                let bodies = offsets.iter().filter_map(|offset| body_at(&bytes, *offset as usize));
+                self.state.set_status(bodies.collect());
+            }
             NodeMessage::Watermark { partition, end } => self.handle_watermark(partition, end, io),
             NodeMessage::Ask(ask) => self.upstream.ask(*ask),
             NodeMessage::Replayed(ticket, replayed) => {
@@ -697,10 +702,20 @@ impl ShardCore {
 }
 
 fn volatile_at(bytes: &Bytes, offset: usize) -> Option<Message<'_>> {
-    let rest = bytes.get(offset..)?;
-    let length = u32::from_le_bytes(*rest.first_chunk()?) as usize;
-    match Record::decode(rest.get(4..4 + length)?)? {
+    match Record::decode(bytes.get(body_range(bytes, offset)?)?)? {
         Record::Message(message) => Some(message),
         _ => None,
     }
+}
+
+/// The same, not looked into.
+fn body_at(bytes: &Bytes, offset: usize) -> Option<Bytes> {
+    let range = body_range(bytes, offset)?;
+    (range.end <= bytes.len()).then(|| bytes.slice(range))
+}
+
+/// Where the body is whose length is at `offset`.
+fn body_range(bytes: &Bytes, offset: usize) -> Option<std::ops::Range<usize>> {
+    let length = u32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?) as usize;
+    Some(offset + 4..offset + 4 + length)
 }

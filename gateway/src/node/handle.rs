@@ -125,9 +125,9 @@ impl NodeHandle {
         answered(Some(answer)).await
     }
 
-    /// Gives QoS 0 messages of the node itself to the subscribers of its shards. What a shard has no
-    /// room for is left out.
-    pub fn publish_to_subscribers(&self, messages: &[(String, String)]) {
+    /// Gives QoS 0 messages of the node itself to the subscribers of its shards, and to those that
+    /// subscribe until the next call, as retained ones. What a shard has no room for is left out.
+    pub fn publish_status(&self, messages: &[(String, String)]) {
         let (mut bytes, mut offsets, mut body) = (Vec::new(), Vec::new(), Vec::new());
         for (topic, payload) in messages {
             let message = Message {
@@ -152,7 +152,7 @@ impl NodeHandle {
         for shard in &self.senders {
             let (bytes, offsets) = (bytes.clone(), offsets.clone());
             // A shard whose queue is full has more important things to do.
-            let _ = shard.try_send(NodeMessage::Volatile { bytes, offsets });
+            let _ = shard.try_send(NodeMessage::Status { bytes, offsets });
         }
     }
 

@@ -272,6 +272,8 @@ pub struct ShardState {
     outbound_gauges: OutboundGauges,
     /// Of the last look at those with messages on their way, slowest first.
     slowest: Vec<gauges::Slow>,
+    /// What the node said last of itself: bodies of QoS 0 messages under `$SYS/`.
+    status: Vec<bytes::Bytes>,
     talkers: Talkers,
     /// Clients whose packets are shown to an operator, with the number of the trace.
     traced: Vec<(Box<str>, u32)>,
@@ -338,6 +340,7 @@ impl ShardState {
             stages: TransportCounts::default(),
             outbound_gauges: OutboundGauges::default(),
             slowest: Vec::new(),
+            status: Vec::new(),
             talkers: Talkers::default(),
             traced: Vec::new(),
             goodbye: None,

@@ -2,17 +2,19 @@
 //!
 //! The values are the upstream's; the shard asks for those that match a filter when SUBACK went out,
 //! a page at a time, and for the next when the client has taken what came. What is newer than the
-//! subscription was or will be delivered live, and is skipped here.
+//! subscription was or will be delivered live, and is skipped here. What the node says of itself under
+//! `$SYS/` is kept here, and nobody else may publish there.
 
 use super::looks::{Look, Looks, text_hash};
 use super::{Context, Request, RetainedMessage, RetainedPage, ShardState};
 use crate::proto::mqtt::QoS;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
-use crate::proto::routing::{Subscriber, SubscriberKind};
+use crate::proto::routing::{Subscriber, SubscriberKind, filter_matches};
 use crate::proto::session::{Queued, QueuedFor, RetainedRequest, RetainedStarts, Stage, Ticket};
 use crate::proto::time::Timestamp;
 use ahash::AHashMap;
+use bytes::Bytes;
 use std::time::Duration;
 
 /// Requests for retained messages that are on their way.
@@ -31,6 +33,11 @@ pub(super) struct StoreRetry {
     /// Sessions that wait for retained messages.
     retained: Vec<Ticket>,
     pub(super) due: Option<Timestamp>,
+}
+
+/// Whether only what the node says of itself matches.
+fn is_of_the_node(filter: &str) -> bool {
+    filter == "$SYS" || filter.starts_with("$SYS/")
 }
 
 /// How long a failing store is left alone.
@@ -112,6 +119,12 @@ impl ShardState {
         let Some(mut look) = self.retained_requests.looks.take_early(id) else {
             return;
         };
+        if let Some((subscriber, filter)) = self.subscription_of(&look)
+            && is_of_the_node(&filter)
+        {
+            self.send_status(look.ticket, &filter, subscriber.identifier, context);
+            return;
+        }
         let is_read = self.granted_qos(&look) > Some(QoS::AtMostOnce);
         let Some(session) = self.session_of(look.ticket) else {
             return;
@@ -129,6 +142,31 @@ impl ShardState {
         };
         look.starts = self.retained_requests.looks.share_starts(starts);
         self.look(look, context);
+    }
+
+    /// What the node says of itself until the next call, for subscriptions that are made.
+    pub fn set_status(&mut self, bodies: Vec<Bytes>) {
+        self.status = bodies;
+    }
+
+    /// A few dozen short messages, at once.
+    fn send_status(
+        &mut self,
+        ticket: Ticket,
+        filter: &str,
+        identifier: u32,
+        context: &mut Context<'_>,
+    ) {
+        let index = ticket.session;
+        if !self.session_of(ticket).is_some_and(|one| one.stage == Stage::Online) {
+            return;
+        }
+        for body in self.status.clone() {
+            let Some(Record::Message(message)) = Record::decode(&body) else { continue };
+            if filter_matches(filter, message.topic) && !self.is_read_denied(index, message.topic) {
+                self.send_retained(index, &message, identifier, context);
+            }
+        }
     }
 
     /// What was on its way to be retained when a subscription looked is there by now.

@@ -31,6 +31,14 @@ pub enum NodeMessage {
         /// Byte offsets of lengths.
         offsets: Vec<u32>,
     },
+    /// What the node says of itself now, for subscribers there are and for those that come: bodies behind
+    /// their length at `offsets`, as in `Volatile`.
+    Status {
+        /// Shared with the other receivers.
+        bytes: Bytes,
+        /// Byte offsets of lengths.
+        offsets: Vec<u32>,
+    },
     /// Everything of the sender's partition before `end` was sent, as far as it concerns the
     /// receiver.
     Watermark {
@@ -74,7 +82,9 @@ impl NodeMessage {
     pub fn bytes(&self) -> usize {
         let content = match self {
             Self::Feed { chunk, offsets } => chunk.bytes.len() + offsets.len() * 4,
-            Self::Volatile { bytes, offsets } => bytes.len() + offsets.len() * 4,
+            Self::Volatile { bytes, offsets } | Self::Status { bytes, offsets } => {
+                bytes.len() + offsets.len() * 4
+            }
             Self::Replayed(_, replayed) => {
                 replayed.messages.iter().map(|(_, body)| body.len()).sum()
             }
