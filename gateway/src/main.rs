@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use gateway::admin::upgrade::{Successor, UpgradeRequest, UpgradeSocket};
-use gateway::admin::{Admin, AttachedAdmin, doctor, drain, rebalance, upgrade};
+use gateway::admin::{Admin, AttachedAdmin, TokenControl, doctor, drain, rebalance, upgrade};
 use gateway::auth::{Directory, FileFault};
 use gateway::config::{Config, EXIT_REFUSED, Environment, Request, documents};
 use gateway::logging::LogControl;
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         }
         Request::ShowRing(config) => exit(show_ring(&config)),
         Request::Documents(directory) => {
-            exit(documents::write_own_documents(&directory).map_err(Into::into))
+            exit(documents::write_own_documents(&directory, LIVE_LIMITS).map_err(Into::into))
         }
         Request::Passwd(request) => exit(gateway::auth::passwd::run(&request)),
         Request::Check(config) => match Directory::load(&config) {
@@ -191,6 +191,7 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
     reload.add(access_hook());
     reload.add(limits_hook());
     reload.add(tls_hook());
+    reload.add(token_hook(admin.token_control()));
     let Some(gateway) =
         serve(gateway, &next_event, &mut reload, &admin, (config, environment, &binary))?
     else {
@@ -225,6 +226,7 @@ fn serve(
                     // Files may have changed all the same.
                     gateway.reload_tls();
                 }
+                admin.show_values(reload.in_force());
                 systemd::notify("READY=1");
             }
             Event::Signal(_) => return Ok(Some(gateway)),
@@ -371,7 +373,13 @@ fn tls_hook() -> ReloadHook {
     ReloadHook { keys, apply: Box::new(apply) }
 }
 
-/// Bans and rates.
+/// What the admin server asks for.
+fn token_hook(token: TokenControl) -> ReloadHook {
+    let apply = move |_: &mut Gateway, config: &Config| token.take(config);
+    ReloadHook { keys: &["admin_token_file"], apply: Box::new(apply) }
+}
+
+/// Bans, rates, and what is only compared when something is asked for.
 fn limits_hook() -> ReloadHook {
     let apply = |gateway: &mut Gateway, config: &Config| {
         gateway.reload_limits(config);

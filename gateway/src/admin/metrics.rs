@@ -4,7 +4,7 @@ use super::AdminState;
 use super::exposition::{Exposition, Kind};
 use super::process::Process;
 use super::server::fault;
-use crate::config::Config;
+use crate::config::{Config, LIMITS};
 use crate::node::NodeReport;
 use crate::proto::engine_counters::EngineCounters;
 use crate::proto::mqtt::PacketType;
@@ -25,19 +25,22 @@ pub(super) async fn serve(State(state): State<Arc<AdminState>>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, fault("starting")).into_response();
     };
     let shards = node.reports().await;
-    let text = text(&state.config, node.node_report(), &shards, Process::read());
+    let (config, in_force) = (&state.config, state.in_force.load());
+    let text = text(config, &in_force, node.node_report(), &shards, Process::read());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
 /// The whole text. A shard that did not answer has no samples: it has not started over.
 fn text(
     config: &Config,
+    in_force: &toml::Table,
     node: NodeReport,
     shards: &[Option<Box<ShardReport>>],
     process: Option<Process>,
 ) -> String {
     let mut out = Exposition::default();
     write_node(config, node, &mut out);
+    write_limits(in_force, &mut out);
     out.family("gateway_shard_responding", Kind::Gauge, "1 if the shard answered this scrape.");
     for (shard, report) in (0_u16..).zip(shards) {
         out.sample(&[("shard", &shard)], u8::from(report.is_some()));
@@ -82,9 +85,16 @@ fn write_node(config: &Config, node: NodeReport, out: &mut Exposition) {
         out.family(name, Kind::Gauge, help);
         out.sample(&[], value);
     }
+}
+
+fn write_limits(in_force: &toml::Table, out: &mut Exposition) {
     out.family("gateway_limit", Kind::Gauge, "Every limit in force, by its key.");
-    for (limit, value) in config.limits.values() {
-        out.sample(&[("key", &limit.key), ("unit", &limit.unit)], value);
+    let limits = in_force.get("limits").and_then(toml::Value::as_table);
+    for limit in LIMITS {
+        let value = limits.and_then(|limits| limits.get(limit.key)?.as_integer());
+        if let Some(value) = value {
+            out.sample(&[("key", &limit.key), ("unit", &limit.unit)], value);
+        }
     }
 }
 

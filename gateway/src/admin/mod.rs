@@ -21,11 +21,11 @@ pub mod upgrade;
 pub use drain::{DrainError, drain, rebalance};
 pub use upgrade::{UpgradeError, upgrade};
 
-use crate::config::Config;
+use crate::config::{AdminToken, Config};
 use crate::logging::LogControl;
 use crate::node::NodeHandle;
 use crate::systemd;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -38,7 +38,12 @@ use tokio::sync::oneshot;
 
 /// What requests are answered from.
 struct AdminState {
+    /// Of the start. What a reload may change of it is below.
     config: Config,
+    /// Every value in force, by key.
+    in_force: ArcSwap<toml::Table>,
+    /// What who asks has to know.
+    token: ArcSwapOption<AdminToken>,
     log: LogControl,
     /// Set once the node runs; another one where an upgrade did not come to its end.
     node: ArcSwapOption<NodeHandle>,
@@ -113,7 +118,11 @@ impl Admin {
         let kept = wanted.zip(kept.map(OwnedFd::from));
         let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let (node, draining) = (ArcSwapOption::empty(), AtomicBool::new(false));
-        let state = Arc::new(AdminState { config: config.clone(), log, node, draining });
+        let in_force = ArcSwap::from_pointee(toml::from_str(&config.to_toml()).unwrap_or_default());
+        let token = config.admin.as_ref().and_then(|admin| admin.token.clone());
+        let token = ArcSwapOption::from_pointee(token);
+        let config = config.clone();
+        let state = Arc::new(AdminState { config, in_force, token, log, node, draining });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -169,6 +178,17 @@ impl AttachedAdmin {
         self.listening.as_ref().map(|(address, socket)| (*address, socket.as_fd()))
     }
 
+    /// The configuration was read again, and these values are in force from here on.
+    pub fn show_values(&self, in_force: toml::Table) {
+        self.state.in_force.store(Arc::new(in_force));
+    }
+
+    /// Who may change the token while it runs.
+    #[must_use]
+    pub fn token_control(&self) -> TokenControl {
+        TokenControl(Arc::clone(&self.state))
+    }
+
     /// The node stops: from here on it is not ready.
     pub fn set_draining(&self) {
         self.state.draining.store(true, Ordering::Relaxed);
@@ -179,6 +199,33 @@ impl AttachedAdmin {
         drop(self.stop);
         // A panic in it has been printed, and ended the process where panics abort.
         let _ = self.thread.join();
+    }
+}
+
+/// Changes the token of a server that runs.
+pub struct TokenControl(Arc<AdminState>);
+
+impl TokenControl {
+    /// Asks for the token of `config` from here on, or for none.
+    ///
+    /// # Errors
+    ///
+    /// Others than this machine reach the address in force, and there would be no token.
+    pub fn take(&self, config: &Config) -> Result<(), Vec<String>> {
+        let Some(listens) = &self.0.config.admin else { return Ok(()) };
+        let token = config.admin.as_ref().and_then(|admin| admin.token.clone());
+        if token.is_none() && !listens.address.ip().is_loopback() {
+            let (address, key) = (listens.address, "admin_token_file");
+            return Err(vec![format!("{key}: {address} is in force, and needs a token")]);
+        }
+        let before = self.0.token.swap(token.clone().map(Arc::new));
+        if before.as_deref() != token.as_ref() {
+            tracing::info!(
+                is_asked_for = token.is_some(),
+                "the token of the admin server is another"
+            );
+        }
+        Ok(())
     }
 }
 

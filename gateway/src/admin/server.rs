@@ -1,7 +1,6 @@
 //! The HTTP server: one thread, who may ask, how many at a time.
 
 use super::{AdminState, api, metrics};
-use crate::config::AdminConfig;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -97,7 +96,7 @@ async fn readyz(State(state): State<Arc<AdminState>>) -> (StatusCode, String) {
 
 /// Lets only those pass who know the token, if there is one.
 async fn authorize(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
-    let token = state.config.admin.as_ref().and_then(|admin| admin.token.as_ref());
+    let token = state.token.load_full();
     let given = bearer(request.headers());
     if token.is_some_and(|token| !given.is_some_and(|given| token.matches(given))) {
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
@@ -119,8 +118,7 @@ async fn refuse_foreign(
     request: Request,
     next: Next,
 ) -> Response {
-    let AdminConfig { token, .. } = state.config.admin.as_ref().expect("it is being served");
-    if token.is_none() && !is_own(request.headers()) {
+    if state.token.load().is_none() && !is_own(request.headers()) {
         let body = fault("ask for this server by its address or localhost, from its own pages");
         return (StatusCode::FORBIDDEN, body).into_response();
     }

@@ -8,15 +8,16 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-/// Writes the documents of the gateway's own command line: see [`write_documents`].
+/// Writes the documents of the gateway's own command line: see [`write_documents`]. `live` are the keys
+/// that SIGHUP puts in force.
 ///
 /// # Errors
 ///
 /// As [`write_documents`].
-pub fn write_own_documents(directory: &Path) -> io::Result<()> {
+pub fn write_own_documents(directory: &Path, live: &[&str]) -> io::Result<()> {
     write_documents(super::args::Args::command(), directory)?;
     let mut page = File::options().append(true).open(directory.join("gateway.1"))?;
-    limits_section().to_writer(&mut page)
+    limits_section(live).to_writer(&mut page)
 }
 
 /// Writes into `directory`, which is made: `NAME.1` and `NAME-SUBCOMMAND.1` for man, and `NAME.bash`,
@@ -63,7 +64,7 @@ fn for_ever(text: &str) -> &'static str {
 }
 
 /// What `--limit` takes.
-fn limits_section() -> Roff {
+fn limits_section(live: &[&str]) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["LIMITS"]);
     roff.text([roman(
@@ -73,8 +74,10 @@ fn limits_section() -> Roff {
         roff.control("TP", []);
         roff.text([bold(limit.key)]);
         let power = if limit.power_of_two { ", a power of two" } else { "" };
+        let is_live = live.iter().any(|key| key.strip_prefix("limits.") == Some(limit.key));
+        let reload = if is_live { "; SIGHUP puts a change in force" } else { "" };
         roff.text([roman(format!(
-            "{}; default {}, {} to {}{power}",
+            "{}; default {}, {} to {}{power}{reload}",
             limit.unit, limit.default, limit.min, limit.max
         ))]);
         for paragraph in limit.paragraphs() {
@@ -89,7 +92,8 @@ fn limits_section() -> Roff {
     roff.control("SH", ["SIGNALS"]);
     roff.text([roman(
         "SIGTERM, SIGINT: tells clients, records sessions and ends; a second one ends at once. SIGHUP: \
-         reads the configuration and the files it names again.",
+         reads the configuration and the files it names again, and logs which of the changed keys need a \
+         restart.",
     )]);
     roff
 }

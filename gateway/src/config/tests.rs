@@ -584,10 +584,11 @@ fn every_limit_says_what_it_is_and_what_it_costs() {
 #[test]
 fn the_manual_page_says_of_every_limit_what_it_costs() {
     let directory = std::env::temp_dir().join(format!("gateway-documents-{}", std::process::id()));
-    documents::write_own_documents(&directory).unwrap();
+    documents::write_own_documents(&directory, &["limits.connect_timeout_s"]).unwrap();
     let page = std::fs::read_to_string(directory.join("gateway.1")).unwrap();
     std::fs::remove_dir_all(&directory).unwrap();
     assert_eq!(page.matches("\nCost: ").count(), LIMITS.len());
+    assert_eq!(page.matches("; SIGHUP puts a change in force").count(), 1);
     for limit in LIMITS {
         assert!(page.contains(&limit.key.to_string()), "{}", limit.key);
     }

@@ -300,7 +300,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Puts bans and rates in force, those of [`LIVE_LIMITS`]; who is banned now is let go.
+    /// Puts the limits of [`LIVE_LIMITS`] in force; who is banned now is let go.
     pub fn reload_limits(&self, config: &Config) {
         let limits = Arc::new(core_limits(config));
         for sender in &self.handle.senders {
@@ -523,6 +523,15 @@ pub const LIVE_LIMITS: &[&str] = &[
     "limits.address_failures_max",
     "limits.flapping_window_s",
     "limits.flapping_ban_s",
+    "limits.connect_packet_bytes_max",
+    "limits.connect_timeout_s",
+    "limits.topic_alias_maximum_out",
+    "limits.subscriptions_per_session_max",
+    "limits.shared_per_session_max",
+    "limits.topic_levels_max",
+    "limits.session_expiry_max_s",
+    "limits.keep_alive_max_s",
+    "limits.drain_connections_per_s",
 ];
 
 fn core_limits(config: &Config) -> Limits {

@@ -68,8 +68,31 @@ impl Reload {
         let left: Vec<_> =
             keys.iter().filter(|key| !is_looked_after(key)).filter(differs).collect();
         if !left.is_empty() {
-            tracing::warn!(keys = ?left, "changed, but only a restart puts these in force");
+            tracing::warn!(needs_a_restart = ?left, "changed, but only a restart puts these in force");
         }
+    }
+}
+
+impl Reload {
+    /// Every value in force, as `check-config` prints them.
+    #[must_use]
+    pub fn in_force(&self) -> toml::Table {
+        let mut all = toml::Table::new();
+        for (key, value) in &self.in_force {
+            match key.split_once('.') {
+                None => {
+                    all.insert(key.clone(), value.clone());
+                }
+                Some((table, key)) => {
+                    let inner = all.entry(table).or_insert_with(|| toml::Table::new().into());
+                    inner
+                        .as_table_mut()
+                        .expect("no value has a table's name")
+                        .insert(key.to_owned(), value.clone());
+                }
+            }
+        }
+        all
     }
 }
 

@@ -19,12 +19,7 @@ pub(super) async fn overview(State(state): State<Shared>) -> Answer {
     let node = running(&state)?;
     let (reports, whole) = (node.reports().await, node.node_report());
     let process = super::super::process::Process::read().unwrap_or_default();
-    let limits: serde_json::Map<String, Value> = state
-        .config
-        .limits
-        .values()
-        .map(|(spec, value)| (spec.key.to_owned(), value.into()))
-        .collect();
+    let limits = json!(state.in_force.load().get("limits"));
     let listen: Vec<String> = state.config.listen.iter().map(ToString::to_string).collect();
     let shards = (0_u16..).zip(&reports).map(|(shard, report)| match report {
         None => json!({ "shard": shard, "responding": false }),
@@ -169,10 +164,8 @@ pub(super) async fn partitions(State(state): State<Shared>) -> Answer {
 }
 
 /// Every value in force, as `gateway check-config` prints them: no secret is among them.
-pub(super) async fn config(State(state): State<Shared>) -> Answer {
-    let text = state.config.to_toml();
-    let values = toml::from_str::<Value>(&text);
-    values.map(Json).map_err(|_| ApiError::Silent("the configuration cannot be shown"))
+pub(super) async fn config(State(state): State<Shared>) -> Json<Value> {
+    Json(json!(**state.in_force.load()))
 }
 
 /// How much is logged.

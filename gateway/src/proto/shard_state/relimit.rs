@@ -1,4 +1,5 @@
-//! Limits that change while clients are connected: bans and rates.
+//! Limits that change while clients are connected: bans, rates, and what is only compared when something
+//! is asked for. What a client was told at its CONNECT stays as it was for the connection.
 
 use super::{ConnectionStage, Context, ProtocolError, ShardState};
 use crate::proto::limits::Limits;
@@ -6,7 +7,7 @@ use crate::proto::output::ConnectionId;
 use std::net::IpAddr;
 
 impl ShardState {
-    /// Takes bans and rates over from `new`, and nothing else. Who is connected and banned now is let
+    /// Takes over from `new` what can change, and nothing else. Who is connected and banned now is let
     /// go; `address_of` knows where connections come from.
     pub fn handle_limits_changed(
         &mut self,
@@ -30,6 +31,15 @@ impl ShardState {
         limits.flapping_window_s = new.flapping_window_s;
         limits.flapping_ban_s = new.flapping_ban_s;
         limits.client_id_is_user_name = new.client_id_is_user_name;
+        limits.connect_packet_bytes_max = new.connect_packet_bytes_max;
+        limits.connect_timeout_s = new.connect_timeout_s;
+        limits.topic_alias_maximum_out = new.topic_alias_maximum_out;
+        limits.subscriptions_per_session_max = new.subscriptions_per_session_max;
+        limits.shared_per_session_max = new.shared_per_session_max;
+        limits.topic_levels_max = new.topic_levels_max;
+        limits.session_expiry_max_s = new.session_expiry_max_s;
+        limits.keep_alive_max_s = new.keep_alive_max_s;
+        limits.goodbyes_per_s = new.goodbyes_per_s;
         limits.banned_client_ids.clone_from(&new.banned_client_ids);
         limits.banned_addresses.clone_from(&new.banned_addresses);
         limits.subscribe_refused.clone_from(&new.subscribe_refused);

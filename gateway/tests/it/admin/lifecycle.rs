@@ -1,11 +1,12 @@
 //! Drain, reload, and what the service manager hears.
 
-use super::http::get;
+use super::http::{get, request};
 use super::metrics::Samples;
 use super::start;
 use crate::process::gateway::{Gateway, PATIENCE, TempDirectory, gateway_command};
-use crate::process::raw_client::{RawClient, V3_1_1, V5, connect};
+use crate::process::raw_client::{RawClient, V3_1_1, V5, connect, subscribe};
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
 
@@ -112,8 +113,7 @@ fn sighup_puts_in_force_what_can_be_and_names_the_rest() {
     gateway.wait_for_lines("only a restart", 1);
     let log = gateway.log();
     let line = log.lines().find(|line| line.contains("only a restart")).unwrap();
-    assert!(line.contains("limits.receive_maximum") && line.contains("shards"), "{line}");
-    assert!(!line.contains("\"log\""), "{line}");
+    assert!(line.contains(r#"needs_a_restart=["limits.receive_maximum", "shards"]"#), "{line}");
     drop(RawClient::connected(gateway.address(), V5, "gone"));
     gateway.wait_for_lines("connection closed", 1);
     let mut taken = RawClient::connected(gateway.address(), V5, "taken");
@@ -136,6 +136,118 @@ fn sighup_puts_in_force_what_can_be_and_names_the_rest() {
     gateway.hang_up();
     gateway.wait_for_lines("configuration not reloaded", 1);
     assert_eq!(get(gateway.admin_address(), "/api/v1/log").body, "{\"level\":\"debug\"}");
+    gateway.kill();
+}
+
+/// Each key that can change while clients are connected, and what it does then.
+#[test]
+fn sighup_changes_what_is_only_compared_when_it_is_asked_for() {
+    let directory = TempDirectory::new();
+    let (file, token) = (directory.path().join("gateway.toml"), directory.path().join("token"));
+    let former = "shards = 1\n[limits]\nsubscriptions_per_session_max = 100\n";
+    fs::write(&file, former).unwrap();
+    let mut gateway = start(&["--config", file.to_str().unwrap()]);
+    let (address, admin) = (gateway.address(), gateway.admin_address());
+    let mut client = RawClient::connected(address, V5, "client");
+    let subscribed = |client: &mut RawClient, filter: &str| {
+        client.send(&subscribe(V5, &[filter], 0));
+        let (kind, body) = client.packet();
+        assert_eq!(kind, 0x90, "SUBACK");
+        *body.last().unwrap()
+    };
+    assert_eq!(subscribed(&mut client, "a/b/c"), 0);
+    fs::write(&token, "first-token-of-enough-bytes\n").unwrap();
+    let limits = [
+        "connect_packet_bytes_max = 300",
+        "connect_timeout_s = 1",
+        "topic_alias_maximum_out = 0",
+        "subscriptions_per_session_max = 2",
+        "shared_per_session_max = 1",
+        "topic_levels_max = 8",
+        "session_expiry_max_s = 7",
+        "keep_alive_max_s = 9",
+        "drain_connections_per_s = 1000",
+    ];
+    let text = format!(
+        "shards = 1\nserver_reference = \"other:1\"\nadmin_token_file = {token:?}\n[limits]\n{}\n",
+        limits.join("\n")
+    );
+    fs::write(&file, text).unwrap();
+    gateway.hang_up();
+    gateway.wait_for_lines("configuration reloaded", 1);
+    let log = gateway.log();
+    assert!(!log.contains("needs_a_restart"), "{log}");
+    let taken = log.lines().find(|line| line.contains("configuration reloaded")).unwrap();
+    for limit in limits {
+        let key = format!("\"limits.{}\"", limit.split(' ').next().unwrap());
+        assert!(taken.contains(&key), "{key}: {taken}");
+    }
+    for key in ["server_reference", "admin_token_file"] {
+        assert!(taken.contains(&format!("\"{key}\"")), "{key}: {taken}");
+    }
+
+    // Who is connected is measured by the new ones, too.
+    assert_eq!(subscribed(&mut client, "1/2/3/4/5/6/7/8/9"), 0x8f, "Topic Filter invalid");
+    assert_eq!(subscribed(&mut client, "a/b"), 0);
+    assert_eq!(subscribed(&mut client, "a/c"), 0x97, "Quota exceeded");
+    // Session Expiry Interval and Keep Alive as they were granted.
+    let mut new = RawClient::open(address);
+    new.send(&connect(V5, "new", &[0x11, 0, 0, 1, 0]));
+    let (kind, body) = new.packet();
+    assert_eq!(kind, 0x20, "CONNACK");
+    assert!(body.windows(5).any(|five| five == [0x11, 0, 0, 0, 7]), "{body:x?}");
+    assert!(body.windows(3).any(|three| three == [0x13, 0, 9]), "{body:x?}");
+    let mut large = RawClient::open(address);
+    large.send(&connect(V5, &"x".repeat(400), &[]));
+    let is_let_in = |(kind, body): &(u8, Vec<u8>)| *kind == 0x20 && body[1] == 0;
+    assert!(!large.packets_to_the_end().iter().any(is_let_in));
+    let mut silent = RawClient::open(address);
+    assert_eq!(silent.packets_to_the_end(), [], "within a second, not ten");
+
+    // The token is asked for from now on, and another is when the file has another.
+    assert_eq!(get(admin, "/api/v1/config").status, 401);
+    let known = |token: &str, path: &str| {
+        request(admin, "GET", path, &[&format!("Authorization: Bearer {token}")], "")
+    };
+    let config = known("first-token-of-enough-bytes", "/api/v1/config");
+    assert_eq!(config.status, 200);
+    let config: serde_json::Value = serde_json::from_str(&config.body).unwrap();
+    assert_eq!(config["limits"]["keep_alive_max_s"], 9, "what is in force is shown");
+    assert_eq!(config["server_reference"], "other:1");
+    fs::write(&token, "second-token-of-enough-bytes\n").unwrap();
+    gateway.hang_up();
+    gateway.wait_for_lines("configuration reloaded", 2);
+    assert!(!gateway.log().contains("needs_a_restart"), "{}", gateway.log());
+    assert_eq!(known("first-token-of-enough-bytes", "/metrics").status, 401);
+    let metrics = known("second-token-of-enough-bytes", "/metrics").body;
+    let limit = metrics.lines().find(|line| line.contains("key=\"keep_alive_max_s\"")).unwrap();
+    assert!(limit.ends_with(" 9"), "{limit}");
+    gateway.terminate();
+    let mut body = vec![0x9d, 10, 0x1c, 0, 7];
+    body.extend_from_slice(b"other:1");
+    assert_eq!(new.packets_to_the_end(), [(0xe0, body)], "Server moved, and where");
+    drop((client, new));
+    gateway.finish();
+}
+
+/// Others reach the address: without a token they would see everything.
+#[test]
+fn a_token_that_is_needed_stays() {
+    let directory = TempDirectory::new();
+    let (file, token) = (directory.path().join("gateway.toml"), directory.path().join("token"));
+    fs::write(&token, "a-token-of-enough-bytes\n").unwrap();
+    let text = |admin: &str, rest: &str| format!("shards = 1\nadmin = \"{admin}\"\n{rest}");
+    let with_token = format!("admin_token_file = {token:?}\n");
+    fs::write(&file, text("0.0.0.0:0", &with_token)).unwrap();
+    // The flag of the helper would win over the file.
+    let mut gateway = Gateway::start_without_admin_flag(&["--config", file.to_str().unwrap()]);
+    let admin = SocketAddr::from(([127, 0, 0, 1], gateway.admin_address().port()));
+    assert_eq!(get(admin, "/metrics").status, 401);
+    fs::write(&file, text("127.0.0.1:0", "")).unwrap();
+    gateway.hang_up();
+    gateway.wait_for_lines("is in force, and needs a token", 1);
+    gateway.wait_for_lines(r#"needs_a_restart=["admin"]"#, 1);
+    assert_eq!(get(admin, "/metrics").status, 401);
     gateway.kill();
 }
 

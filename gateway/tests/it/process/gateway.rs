@@ -17,6 +17,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Ports tried before a free one is given up: another process may take one in between.
 const PORT_TRIES: u32 = 8;
 
+/// Stands for no flag.
+const ADMIN_BY_FILE: &str = "";
+
 /// A directory that is gone after the test.
 pub(crate) struct TempDirectory(PathBuf);
 
@@ -103,6 +106,11 @@ impl Gateway {
         gateway
     }
 
+    /// The same without `--admin`: what the file says is in force.
+    pub(crate) fn start_without_admin_flag(flags: &[&str]) -> Self {
+        Self::start(&[flags, &[ADMIN_BY_FILE]].concat())
+    }
+
     fn start_in(data: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         for _ in 0..PORT_TRIES {
             let address = free_address();
@@ -126,11 +134,14 @@ impl Gateway {
         let mut command = gateway_command();
         command.envs(environment.iter().copied());
         command.arg("--listen").arg(format!("mqtt://{address}")).arg("--data").arg(data);
-        if !flags.contains(&"--admin") {
+        if !flags.contains(&"--admin") && !flags.contains(&ADMIN_BY_FILE) {
             // The default address is one for the whole machine.
             command.args(["--admin", "none"]);
         }
-        command.args(flags).stderr(Stdio::piped()).stdout(Stdio::null());
+        command
+            .args(flags.iter().filter(|flag| **flag != ADMIN_BY_FILE))
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null());
         let mut process = command.spawn().unwrap();
         let log = lines_of(process.stderr.take().expect("it is piped"));
         Self { process, address, log, seen: Vec::new(), data: None }
