@@ -13,6 +13,7 @@ use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::comings::{Came, Went};
+use crate::proto::shard_state::inspect::GroupView;
 use crate::proto::shard_state::{
     AppendToken, Context, Due, RetainedMessage, RetainedPage, ShardState, StoredSession,
 };
@@ -140,6 +141,15 @@ impl ShardCore {
     /// See [`ShardState::admits_address`].
     pub fn admits_address(&mut self, peer: SocketAddr, now: Timestamp) -> bool {
         self.state.admits_address(peer, now)
+    }
+
+    /// Groups of shared subscriptions that get messages of `topic`, as far as this shard knows them.
+    #[must_use]
+    pub fn groups_of(&self, topic: &str) -> Vec<GroupView> {
+        match &self.jetstream {
+            Some(jetstream) => jetstream.groups_of(topic),
+            None => self.upstream.groups_of(topic),
+        }
     }
 
     /// Shows the packets of a client to [`Traces`](crate::proto::trace::Traces) of the outbox.

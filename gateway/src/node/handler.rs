@@ -138,24 +138,6 @@ impl MqttShard {
         self.tell_disk(io.shard, io.now);
     }
 
-    /// Says in the log how the shard's own log fares, at each change.
-    fn tell_disk(&mut self, shard: ShardIndex, now: Timestamp) {
-        match self.disk.look(self.core.upstream.own_log(), now) {
-            None => {}
-            Some(DiskState { health: Health::Good, holds: None }) => {
-                tracing::info!(shard = shard.0, "the log is written again, publishers go on");
-            }
-            Some(DiskState { health, holds }) => {
-                tracing::warn!(
-                    shard = shard.0,
-                    ?health,
-                    ?holds,
-                    "the log's disk needs attention: what is not written is not acknowledged"
-                );
-            }
-        }
-    }
-
     /// Answers at once, from what is there. Who asked may have given up: then nobody hears it.
     fn inquire(&mut self, inquiry: Inquiry, io: &mut Io<NodeMessage>) {
         let now = io.now;
@@ -185,7 +167,9 @@ impl MqttShard {
                 let _ = answer.send(view.map(Box::new));
             }
             Inquiry::Subscribers(topic, answer) => {
-                let _ = answer.send(state.subscribers(&topic));
+                let mut page = state.subscribers(&topic);
+                page.groups = core.groups_of(&topic);
+                let _ = answer.send(page);
             }
             Inquiry::Slowest(answer) => {
                 let _ = answer.send(state.slowest(&around));

@@ -6,7 +6,7 @@ use crate::config::Sessions;
 use crate::node::NodeHandle;
 use crate::proto::output::ShardIndex;
 use crate::proto::session::record::SessionRecord;
-use crate::proto::shard_state::inspect::{ROWS_MAX, SessionRow, SessionsQuery};
+use crate::proto::shard_state::inspect::{GroupView, ROWS_MAX, SessionRow, SessionsQuery};
 use crate::upstream::embedded::store::Space;
 use crate::upstream::embedded::store::fold::SessionValue;
 use crate::upstream::inquiry::{Inquiry, TraceRequest};
@@ -18,6 +18,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_lite::StreamExt as _;
 use serde::Deserialize;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -206,7 +207,8 @@ pub(super) struct SubscribersQuery {
     topic: String,
 }
 
-/// Who gets messages of a topic: subscriptions that match it, shared ones left out.
+/// Who gets messages of a topic: subscriptions that match it, and groups of shared ones, of which one
+/// member gets each message.
 pub(super) async fn subscribers(
     State(state): State<Shared>,
     Query(query): Query<SubscribersQuery>,
@@ -218,8 +220,19 @@ pub(super) async fn subscribers(
     let topic: Box<str> = query.topic.into();
     let pages = all(&node, |answer| Inquiry::Subscribers(topic.clone(), answer)).await;
     let count: usize = pages.iter().map(|page| page.count).sum();
-    let rows: Vec<_> = pages.into_iter().flat_map(|page| page.subscribers).collect();
-    Ok(Json(json!({ "count": count, "rows": rows })))
+    let (mut rows, mut groups) = (Vec::new(), BTreeMap::new());
+    for page in pages {
+        rows.extend(page.subscribers);
+        for GroupView { share_name, filter, members } in page.groups {
+            // With JetStream each shard knows the members it has.
+            *groups.entry((share_name, filter)).or_insert(0) += members;
+        }
+    }
+    let groups = groups.into_iter();
+    let groups =
+        groups.map(|((share_name, filter), members)| GroupView { share_name, filter, members });
+    let groups: Vec<_> = groups.collect();
+    Ok(Json(json!({ "count": count, "rows": rows, "group_count": groups.len(), "groups": groups })))
 }
 
 /// Asks every shard; those that do not answer are left out.

@@ -184,6 +184,28 @@ pub struct SubscribersPage {
     pub subscribers: Vec<SubscriberView>,
     /// All of them.
     pub count: usize,
+    /// Groups that get the topic, too: of each message one member. Filled in by whoever has them.
+    pub groups: Vec<GroupView>,
+}
+
+/// A group of a shared subscription that matches a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GroupView {
+    /// Its ShareName.
+    pub share_name: String,
+    /// Its topic filter.
+    pub filter: String,
+    /// Clients of this gateway that take its messages now.
+    pub members: usize,
+}
+
+impl GroupView {
+    /// Of a group named `ShareName/filter`.
+    #[must_use]
+    pub fn new(name: &str, members: usize) -> Self {
+        let (share_name, filter) = name.split_once('/').unwrap_or((name, ""));
+        Self { share_name: share_name.to_owned(), filter: filter.to_owned(), members }
+    }
 }
 
 /// One subscription that matches a topic.
@@ -286,7 +308,7 @@ impl ShardState {
             })
         };
         let subscribers = matches.iter().take(PARTS_MAX).filter_map(view).collect();
-        SubscribersPage { subscribers, count: matches.len() }
+        SubscribersPage { subscribers, count: matches.len(), groups: Vec::new() }
     }
 
     /// The sessions that were furthest behind, or had most on their way, when that was looked at last:

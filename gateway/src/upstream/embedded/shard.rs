@@ -23,6 +23,7 @@ use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::routing::InterestOwner;
 use crate::proto::session::shared::filter_of;
 use crate::proto::session::{GroupId, Ticket};
+use crate::proto::shard_state::inspect::GroupView;
 use crate::proto::shard_state::{AppendToken, GroupRequest, Request, Upstream};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
@@ -468,6 +469,12 @@ impl Embedded {
             body.into()
         });
         self.perform_groups();
+    }
+
+    /// Groups of shared subscriptions that live here and get messages of `topic`.
+    #[must_use]
+    pub fn groups_of(&self, topic: &str) -> Vec<GroupView> {
+        self.groups.matching(topic)
     }
 
     /// Another shard's partition was fed to here.

@@ -23,8 +23,10 @@ use crate::proto::nats::{
     Message as NatsMessage, Subject, encode_subscribe, encode_unsubscribe, put_decimal,
 };
 use crate::proto::record::Message;
+use crate::proto::routing::filter_matches;
 use crate::proto::session::shared::filter_of;
 use crate::proto::session::{GroupId, Place, Ticket};
+use crate::proto::shard_state::inspect::GroupView;
 use crate::proto::shard_state::{GroupRequest, Joined, SharedMessage};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
@@ -151,6 +153,13 @@ impl SharedGroups {
         }
     }
 
+    /// Groups with members on this shard that get messages of `topic`.
+    pub(super) fn matching(&self, topic: &str) -> Vec<GroupView> {
+        let views =
+            self.groups.values().map(|group| GroupView::new(&group.name, group.members.len()));
+        views.filter(|view| filter_matches(&view.filter, topic)).collect()
+    }
+
     /// The link of a partition is lost: what it was asked is asked again. Messages given out stay
     /// with their members; they are acknowledged over the next link.
     pub(super) fn lose(&mut self, place: usize) {
@@ -204,6 +213,12 @@ impl Member {
 }
 
 impl JetStream {
+    /// Groups of shared subscriptions with members on this shard that get messages of `topic`.
+    #[must_use]
+    pub fn groups_of(&self, topic: &str) -> Vec<GroupView> {
+        self.shared.matching(topic)
+    }
+
     /// A session says something to a group.
     pub(super) fn tell_group(&mut self, request: GroupRequest) {
         match request {

@@ -132,7 +132,17 @@ fn a_session_is_shown_in_full_connected_and_stored() {
 
     let found = json_of(admin, "/api/v1/subscribers?topic=t/9");
     assert_eq!((&found["count"], &found["rows"][0]["client_id"]), (&json!(1), &json!("a/b")));
+    assert_eq!((&found["group_count"], &found["groups"]), (&json!(0), &json!([])));
     assert_eq!(json_of(admin, "/api/v1/subscribers?topic=u")["count"], 0);
+    let mut other = RawClient::connected(gateway.address(), V5, "other");
+    other.send(&subscribe(V5, &["$share/g/+", "$share/h/s"], 0));
+    assert_eq!(other.packet().0, 0x90);
+    let found = json_of(admin, "/api/v1/subscribers?topic=s");
+    let group = |name: &str, filter: &str, members: u32| json!({"share_name": name, "filter": filter, "members": members});
+    let groups = json!([group("g", "+", 1), group("g", "s", 1), group("h", "s", 1)]);
+    assert_eq!((&found["count"], &found["groups"]), (&json!(0), &groups));
+    assert_eq!(found["group_count"], 3);
+    drop(other);
     assert_eq!(get(admin, "/api/v1/subscribers?topic=t/%23").status, 400);
 
     // It leaves memory once it is recorded, which the next CONNECT of another waits for in no way.

@@ -15,6 +15,7 @@ use crate::proto::output::ShardIndex;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::session::shared::filter_of;
 use crate::proto::session::{GroupId, Outbound, Place, Queued, QueuedFor, Ticket};
+use crate::proto::shard_state::inspect::GroupView;
 use crate::proto::shard_state::{Replayed, SharedMessage};
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -88,6 +89,11 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// For operators.
+    pub(super) fn view(&self) -> GroupView {
+        GroupView::new(&self.name, self.members.len())
+    }
+
     /// A group that begins at `starts`, by partition.
     pub(super) fn new(id: GroupId, name: &str, starts: Vec<Sequence>) -> Self {
         Self {

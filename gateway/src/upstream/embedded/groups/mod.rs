@@ -15,6 +15,7 @@ use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::Message;
 use crate::proto::routing::{PackedOptions, Subscriber, SubscriberKind, SubscriptionTree};
 use crate::proto::session::{GroupId, Place, Ticket};
+use crate::proto::shard_state::inspect::GroupView;
 use crate::proto::shard_state::{GroupRequest, Joined, Replayed, SharedMessage, home_shard};
 use ahash::AHashMap;
 use bytes::Bytes;
@@ -343,6 +344,14 @@ impl Groups {
                 group.offer_unacknowledged(&body, out);
             }
         }
+    }
+
+    /// Groups that get messages of `topic`: name, and members that take them now.
+    pub(super) fn matching(&self, topic: &str) -> Vec<GroupView> {
+        let mut matches = Vec::new();
+        self.tree.matches(topic, &mut matches);
+        let groups = matches.iter().filter_map(group_of).filter_map(|id| self.groups.get(&id));
+        groups.map(Group::view).collect()
     }
 
     fn find_matches(&mut self, topic: &str) {
