@@ -14,6 +14,7 @@ use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::comings::{Came, Went};
 use crate::proto::shard_state::inspect::GroupView;
+use crate::proto::shard_state::slow::SlowNews;
 use crate::proto::shard_state::{
     AppendToken, Context, Due, RetainedMessage, RetainedPage, ShardState, StoredSession,
 };
@@ -150,6 +151,11 @@ impl ShardCore {
             Some(jetstream) => jetstream.groups_of(topic),
             None => self.upstream.groups_of(topic),
         }
+    }
+
+    /// Subscribers that became slow, or well again, since the last call.
+    pub fn take_slow_news(&mut self) -> Vec<SlowNews> {
+        self.state.take_slow_news()
     }
 
     /// Shows the packets of a client to [`Traces`](crate::proto::trace::Traces) of the outbox.

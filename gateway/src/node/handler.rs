@@ -12,6 +12,7 @@ use crate::proto::output::{Action, ConnectionId, ShardIndex};
 use crate::proto::partition::PartitionId;
 use crate::proto::shard_state::comings::{Came, Went};
 use crate::proto::shard_state::inspect::Around;
+use crate::proto::shard_state::slow::{SlowNews, SlowState};
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::disk_watch::{DiskState, DiskWatch};
 use crate::upstream::embedded::log::{Health, LogIo};
@@ -136,6 +137,51 @@ impl MqttShard {
         }
         self.tell_came();
         self.tell_disk(io.shard, io.now);
+        self.tell_slow();
+    }
+
+    /// Says in the log which subscribers are slow, and when they are no more.
+    fn tell_slow(&mut self) {
+        for SlowNews { client_id, state, untold } in self.core.take_slow_news() {
+            match state {
+                SlowState::Behind { lag } => {
+                    tracing::warn!(
+                        client_id,
+                        lag,
+                        untold,
+                        "subscriber is slow: it comes no closer to what is published"
+                    );
+                }
+                SlowState::Dropping => {
+                    tracing::warn!(
+                        client_id,
+                        untold,
+                        "subscriber is slow: QoS 0 messages for it are dropped"
+                    );
+                }
+                SlowState::Well { dropped } => {
+                    tracing::info!(client_id, dropped, "subscriber has caught up");
+                }
+            }
+        }
+    }
+
+    /// Says in the log how the shard's own log fares, at each change.
+    fn tell_disk(&mut self, shard: ShardIndex, now: Timestamp) {
+        match self.disk.look(self.core.upstream.own_log(), now) {
+            None => {}
+            Some(DiskState { health: Health::Good, holds: None }) => {
+                tracing::info!(shard = shard.0, "the log is written again, publishers go on");
+            }
+            Some(DiskState { health, holds }) => {
+                tracing::warn!(
+                    shard = shard.0,
+                    ?health,
+                    ?holds,
+                    "the log's disk needs attention: what is not written is not acknowledged"
+                );
+            }
+        }
     }
 
     /// Answers at once, from what is there. Who asked may have given up: then nobody hears it.

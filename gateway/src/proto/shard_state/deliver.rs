@@ -158,7 +158,7 @@ impl ShardState {
         is_shared: bool,
         context: &mut Context<'_>,
     ) {
-        let Self { sessions, counters, scratch, fan_out, limits, deliver_paces, .. } = self;
+        let Self { sessions, counters, scratch, fan_out, limits, deliver_paces, slow, .. } = self;
         let slot = sessions.get_mut(index as usize);
         let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
             return;
@@ -176,6 +176,11 @@ impl ShardState {
             || deliver_paces.wait_ms(connection, rates, context.now) > 0
         {
             counters.dropped_slow += 1;
+            // Who may not be sent more is none that does not take it.
+            if waiting >= limits.client_write_bytes_max {
+                slow.note_dropped(index, session.epoch);
+                self.schedule_floor(context.now);
+            }
             return;
         }
         let delivery = Delivery {

@@ -37,6 +37,7 @@ mod retained;
 mod retained_room;
 mod saving;
 mod shared;
+pub mod slow;
 mod subscribe;
 mod talkers;
 mod upstream;
@@ -272,6 +273,7 @@ pub struct ShardState {
     outbound_gauges: OutboundGauges,
     /// Of the last look at those with messages on their way, slowest first.
     slowest: Vec<gauges::Slow>,
+    slow: slow::SlowWatch,
     /// What the node said last of itself: bodies of QoS 0 messages under `$SYS/`.
     status: Vec<bytes::Bytes>,
     talkers: Talkers,
@@ -340,6 +342,7 @@ impl ShardState {
             stages: TransportCounts::default(),
             outbound_gauges: OutboundGauges::default(),
             slowest: Vec::new(),
+            slow: slow::SlowWatch::default(),
             status: Vec::new(),
             talkers: Talkers::default(),
             traced: Vec::new(),

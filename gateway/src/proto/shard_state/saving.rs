@@ -188,7 +188,8 @@ impl ShardState {
         if self.past_watermarks.len() > SLOW_FLOORS {
             self.past_watermarks.pop_front();
         }
-        if !self.with_outbound.is_empty() {
+        self.tell_slow(context);
+        if !self.with_outbound.is_empty() || self.slow.is_watching() {
             self.schedule_floor(context.now);
         }
     }
@@ -201,7 +202,7 @@ impl ShardState {
         tracked.sort_unstable();
         tracked.dedup();
         tracked.retain(|&index| {
-            let Self { sessions, watermarks, .. } = self;
+            let Self { sessions, watermarks, slow, .. } = self;
             let slot = sessions.get_mut(index as usize);
             let Some(session) = slot.and_then(|slot| slot.session.as_deref_mut()) else {
                 return false;
@@ -214,6 +215,9 @@ impl ShardState {
                 let lag = gauges.add(outbound, watermarks);
                 let measure = (lag, outbound.in_flight.len() + outbound.queue.len());
                 note_slow(&mut slowest, Slow { session: index, epoch: session.epoch, measure });
+                if session.stage == Stage::Online && !outbound.behind.is_empty() {
+                    slow.note_behind(index, session.epoch, lag);
+                }
             }
             let is_candidate = session.stage == Stage::Online && session.is_persistent();
             let (has_outbound, follows) = (session.outbound.is_some(), session.follows_floor);

@@ -4,7 +4,7 @@ use super::http::{get, request};
 use super::metrics::Samples;
 use super::start;
 use crate::process::gateway::{Gateway, PATIENCE, TempDirectory, gateway_command};
-use crate::process::raw_client::{RawClient, V3_1_1, V5, connect, subscribe};
+use crate::process::raw_client::{RawClient, V3_1_1, V5, connect, publish, subscribe};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
@@ -249,6 +249,52 @@ fn a_token_that_is_needed_stays() {
     gateway.wait_for_lines(r#"needs_a_restart=["admin"]"#, 1);
     assert_eq!(get(admin, "/metrics").status, 401);
     gateway.kill();
+}
+
+#[test]
+fn a_slow_subscriber_is_in_the_log_when_it_becomes_slow_and_when_it_is_no_more() {
+    let limits = ["inflight_max=2", "pending_max=4"];
+    let limits: Vec<&str> = limits.iter().flat_map(|limit| ["--limit", limit]).collect();
+    let mut gateway = start(&[&["--shards", "1"], &limits[..]].concat());
+    let mut slow = RawClient::connected(gateway.address(), V5, "slow");
+    slow.send(&subscribe(V5, &["t"], 1));
+    assert_eq!(slow.packet().0, 0x90, "SUBACK");
+    let mut publisher = RawClient::connected(gateway.address(), V5, "publisher");
+    for packet_id in 1..=50 {
+        publisher.send(&publish(V5, "t", Some(packet_id), &[], b"x"));
+        assert_eq!(publisher.packet().0, 0x40, "PUBACK");
+    }
+    gateway.wait_for_lines("subscriber is slow: it comes no closer", 1);
+    assert!(!gateway.log().contains("caught up"), "{}", gateway.log());
+    for _ in 0..50 {
+        let (kind, body) = slow.packet();
+        assert_eq!(kind & 0xf0, 0x30, "PUBLISH");
+        slow.send(&[0x40, 2, body[3], body[4]]);
+    }
+    gateway.wait_for_lines("subscriber has caught up", 1);
+    let log = gateway.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("subscriber ")).collect();
+    assert_eq!(told.len(), 2, "each change once: {told:?}");
+    assert!(told.iter().all(|line| line.contains("client_id=\"slow\"")), "{told:?}");
+
+    // At QoS 0, and nobody reads.
+    let mut deaf = RawClient::connected(gateway.address(), V5, "deaf");
+    deaf.send(&subscribe(V5, &["noise"], 0));
+    assert_eq!(deaf.packet().0, 0x90, "SUBACK");
+    let payload = vec![b'x'; 60_000];
+    while Samples::scrape(gateway.admin_address())
+        .sum("gateway_dropped_total", &["reason=\"slow_client\""])
+        < 1.0
+    {
+        for _ in 0..50 {
+            publisher.send(&publish(V5, "noise", None, &[], &payload));
+        }
+        publisher.send(&[0xc0, 0]);
+        assert_eq!(publisher.packet().0, 0xd0, "PINGRESP");
+    }
+    gateway.wait_for_lines("QoS 0 messages for it are dropped", 1);
+    drop((slow, publisher, deaf));
+    gateway.stop();
 }
 
 #[test]
