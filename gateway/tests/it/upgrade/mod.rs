@@ -58,7 +58,7 @@ pub(crate) fn heir_of(output: &Output) -> Heir {
 }
 
 #[track_caller]
-fn why_not(output: &Output) -> String {
+pub(crate) fn why_not(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
