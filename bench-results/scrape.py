@@ -4,9 +4,10 @@
 Usage: bench-results/scrape.py OUTPUT_FOLDER [DEVICES] [PAIRS]
 
 Needs `make build` and `ulimit -n` above DEVICES (default 15,000). Runs a storm (all devices lose power and
-come back) PAIRS times without and with somebody who asks for /metrics, the status page's overview,
-a page of clients and the slowest subscribers every second, each on a gateway of its own. Of the runs with:
-holds the gateway's counters against the load generator's, which count on the other end of the wire. Of
+come back) PAIRS times without and with somebody who asks for the status page and all it asks for, /metrics and
+a page of clients every second, each on a gateway of its own, in turn. Of the runs with:
+holds the gateway's counters, in /metrics and in the page's overview, against the load generator's, which count on
+the other end of the wire. Of
 all: latency of the acknowledgement and CPU of the gateway. Writes raw.jsonl and summary.md.
 """
 
@@ -27,7 +28,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GATEWAY = ROOT / "target/release/gateway"
 LOADGEN = ROOT / "target/release/loadgen"
-ASKED = ("/metrics", "/api/v1/overview", "/api/v1/clients?limit=100", "/api/v1/slowest", "/api/v1/talkers")
+ASKED = ("/", "/metrics", "/api/v1/overview", "/api/v1/clients?limit=100", "/api/v1/slowest", "/api/v1/talkers")
 
 
 def free_port():
@@ -100,15 +101,15 @@ def run(devices, asks):
             asker.over.set()
             if asks:
                 asker.join()
-            metrics = get(admin, "/metrics")
+            metrics, overview = get(admin, "/metrics"), json.loads(get(admin, "/api/v1/overview"))
             result = json.loads(pathlib.Path(f"{out}/result.json").read_text())
-            return row(result, metrics, asks, asker)
+            return row(result, metrics, overview, asks, asker)
         finally:
             gateway.send_signal(signal.SIGTERM)
             gateway.wait(60)
 
 
-def row(result, metrics, asks, asker):
+def row(result, metrics, overview, asks, asker):
     phases = {phase["name"]: phase for phase in result["fleet"]["phases"]}
     counts = [phase["counts"] for phase in phases.values()]
     broker = next(process for process in result["processes"] if process["role"] == "broker")
@@ -134,6 +135,10 @@ def row(result, metrics, asks, asker):
             "published": total(metrics, "gateway_publish_received_total"),
             "delivered": total(metrics, "gateway_publish_sent_total"),
         },
+        "page": {
+            "connects": sum(shard["connects"] for shard in overview["shards"]),
+            "published": sum(sum(shard["publish_received"]) for shard in overview["shards"]),
+        },
         "answer_ms": {"median": statistics.median(asker.took_ms), "max": max(asker.took_ms)} if asks else None,
     }
 
@@ -153,13 +158,13 @@ def summary(rows):
                     f"| {spread([one['cpu_s'] for one in some])} | {spread(p99[0])} | {spread(p99[1])} |")
     text += ["", "What the gateway counted, and what the load generator did, in each run with questions. A half-open "
              "connection counts until its device is back; what was sent to it nobody hears, and it is sent again.", "",
-             "| connections at most, of | CONNECT, of | PUBLISH in, of | PUBLISH out, of them heard "
+             "| connections at most, of | CONNECT in /metrics, on the page, of | PUBLISH in, on the page, of | PUBLISH out, of them heard "
              "| an answer takes, ms, median and longest |", "|---|---|---|---|---|"]
     for one in (one for one in rows if one["asks"]):
-        gateway, loadgen, answer = one["gateway"], one["loadgen"], one["answer_ms"]
+        gateway, page, loadgen, answer = one["gateway"], one["page"], one["loadgen"], one["answer_ms"]
         text.append(
-            f"| {gateway['connected_max']:,} of {loadgen['connected']:,} | {gateway['connects']:,} of {loadgen['connects']:,} "
-            f"| {gateway['published']:,} of {loadgen['published']:,} "
+            f"| {gateway['connected_max']:,} of {loadgen['connected']:,} | {gateway['connects']:,}, {page['connects']:,} of {loadgen['connects']:,} "
+            f"| {gateway['published']:,}, {page['published']:,} of {loadgen['published']:,} "
             f"| {gateway['delivered']:,}, {loadgen['delivered'] + loadgen['duplicated'] + loadgen['wills']:,} "
             f"| {answer['median']:.1f}, {answer['max']:.1f} |")
     return "\n".join(text) + "\n"
