@@ -115,11 +115,12 @@ fn sighup_puts_in_force_what_can_be_and_names_the_rest() {
     let line = log.lines().find(|line| line.contains("only a restart")).unwrap();
     assert!(line.contains(r#"needs_a_restart=["limits.receive_maximum", "shards"]"#), "{line}");
     drop(RawClient::connected(gateway.address(), V5, "gone"));
-    gateway.wait_for_lines("connection closed", 1);
+    // Not that of whoever looked whether it listens.
+    gateway.wait_for_lines(r#"connection closed client_id="gone""#, 1);
     let mut taken = RawClient::connected(gateway.address(), V5, "taken");
     let other = RawClient::connected(gateway.address(), V5, "taken");
     assert_eq!(taken.packets_to_the_end(), [(0xE0, vec![0x8E])]);
-    gateway.wait_for_lines("connection closed", 2);
+    gateway.wait_for_lines(r#"connection closed client_id="taken""#, 1);
     let log = gateway.log();
     for (what, client_id, parts) in [
         ("client connected", "gone", ["session_present=false", "peer=Some(127.0.0.1:"]),
