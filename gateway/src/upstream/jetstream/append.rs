@@ -4,11 +4,12 @@
 use super::direct_get::Start;
 use super::inbox::Token;
 use super::lane::Append;
+use super::lanes::LaneNumber;
 use super::partition::{FeedStage, Search, message_of};
 use super::place;
 use super::publish::{MESSAGE_ID, PublishAnswer, read_publish_answer};
 use super::requests::{Purpose, Scan};
-use super::shard::{JetStream, lane_of};
+use super::shard::JetStream;
 use super::stored::Stored;
 use crate::proto::nats::{Headers, Message as NatsMessage};
 use crate::proto::partition::Sequence;
@@ -30,12 +31,12 @@ impl JetStream {
 
     /// Stores a message that has a name.
     pub(super) fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
-        let (place, token, send) = self.push(message, id, true);
+        let (place, token, send) = self.push(message, id, 0, true);
         let Self { partitions, stored, now, .. } = self;
         if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
             partition.send(token, stored, *now);
         }
-        AppendToken { lane: lane_of(place), number: token.0 }
+        self.append_token(place, token)
     }
 
     /// Stores a will; the record of its client, if there is one, has it until then.
@@ -44,7 +45,7 @@ impl JetStream {
         let now = self.now;
         let is_noted =
             self.sessions.as_mut().is_some_and(|sessions| sessions.note_will(client_id, will, now));
-        let (place, token, send) = self.push(message, will.id, true);
+        let (place, token, send) = self.push(message, will.id, 0, true);
         if is_noted {
             self.wills.insert((place, token), (client_id.into(), will.id));
         }
@@ -52,7 +53,7 @@ impl JetStream {
         if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
             partition.send(token, stored, *now);
         }
-        AppendToken { lane: lane_of(place), number: token.0 }
+        self.append_token(place, token)
     }
 
     /// Stores a message once `recorded` is committed.
@@ -62,10 +63,11 @@ impl JetStream {
         id: MessageId,
         recorded: AppendToken,
     ) -> AppendToken {
-        let (place, token, _) = self.push(message, id, false);
+        let number = self.recording_lane(message.publisher);
+        let (place, token, _) = self.push(message, id, number, false);
         self.intents.push(recorded, place, token);
         self.note_intent(message, place, token);
-        AppendToken { lane: lane_of(place), number: token.0 }
+        self.append_token(place, token)
     }
 
     /// Stores a message unless it is there already, at `from` or later.
@@ -75,15 +77,28 @@ impl JetStream {
         id: MessageId,
         from: Sequence,
     ) -> AppendToken {
-        let (place, token, _) = self.push(message, id, false);
+        let number = self.recording_lane(message.publisher);
+        let (place, token, _) = self.push(message, id, number, false);
         self.note_intent(message, place, token);
         if let Some(partition) = self.partitions.get_mut(place) {
             partition.searches.push(Search::new(token, place::inside(from)));
         }
-        AppendToken { lane: lane_of(place), number: token.0 }
+        self.append_token(place, token)
     }
 
-    fn push(&mut self, message: &Message<'_>, id: MessageId, ready: bool) -> (usize, Token, bool) {
+    /// The lane of what is stored once something is recorded of the session of `client_id`. The node's own
+    /// log is never away.
+    fn recording_lane(&self, client_id: &str) -> LaneNumber {
+        if self.has_sessions() { 1 + self.owner(client_id) as u64 } else { 0 }
+    }
+
+    fn push(
+        &mut self,
+        message: &Message<'_>,
+        id: MessageId,
+        number: LaneNumber,
+        ready: bool,
+    ) -> (usize, Token, bool) {
         let place = self.owner(message.topic);
         let mut body = Vec::with_capacity(message.encoded_bytes());
         message.encode(&mut body);
@@ -92,7 +107,7 @@ impl JetStream {
         let append = Append { body, id, topic_hash, ready, sent, stored, pushed_at };
         let now = self.now;
         let partition = self.partitions.get_mut(place).expect("the owner is a partition");
-        let (token, send) = partition.lane.push(append, now);
+        let (token, send) = partition.lane.push(number, append, now);
         (place, token, send)
     }
 
@@ -222,7 +237,7 @@ impl JetStream {
         if let Some(next) = next.filter(|_| partition.ready) {
             partition.send(next, stored, *now);
         }
-        let released = partition.lane.release();
+        let released = partition.lane.release(token);
         if !self.wills.is_empty()
             && let Some((client_id, id)) = self.wills.remove(&(place, token))
             && let Some(sessions) = &mut self.sessions
@@ -230,7 +245,7 @@ impl JetStream {
             sessions.forget_will(&client_id, id, self.now);
         }
         if let Some(last) = released {
-            self.out.appended.push(AppendToken { lane: lane_of(place), number: last.0 });
+            self.out.appended.push(self.append_token(place, last));
         }
     }
 }

@@ -35,6 +35,7 @@ mod feed;
 mod inbox;
 mod intents;
 mod known;
+mod lanes;
 mod partition;
 mod place;
 mod replay;

@@ -8,7 +8,8 @@ use super::direct_get::Start;
 use super::inbox::{Inbox, Token};
 use super::interest::{FilterPlace, Interest};
 use super::known::Known;
-use super::lane::{Append, Lane, LaneLimits};
+use super::lane::{Append, LaneLimits};
+use super::lanes::Lanes;
 use super::link::{Fence, Link, LinkSettings};
 use super::place;
 use super::publish::{encode_append, encode_mark};
@@ -180,7 +181,7 @@ pub(super) struct Partition {
     pub(super) pending_acks: Vec<u8>,
     /// For the link, in order.
     pub(super) out: Vec<u8>,
-    pub(super) lane: Lane,
+    pub(super) lane: Lanes,
     pub(super) feed: Feed,
     pub(super) tail: Tail,
     pub(super) marks: Marks,
@@ -278,7 +279,7 @@ impl Partition {
             group_prefix: Vec::new(),
             pending_acks: Vec::new(),
             out: Vec::new(),
-            lane: Lane::new(limits.lane),
+            lane: Lanes::new(limits.lane),
             feed: Feed {
                 stage: FeedStage::Detached,
                 fed: Sequence::ZERO,

@@ -8,6 +8,7 @@ use super::direct_get::Start;
 use super::inbox::Token;
 use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
+use super::lanes::Lanes;
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
 use super::partition::{
     ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Partition, PartitionLimits, RETRY,
@@ -784,9 +785,26 @@ impl JetStream {
     }
 
     pub(super) fn is_congested(&self, lane: Lane) -> bool {
-        let place = lane.0.checked_sub(FIRST_LANE).map(usize::from);
-        let partition = place.and_then(|place| self.partitions.get(place));
-        partition.is_some_and(|partition| partition.lane.is_full())
+        let Some(place) = lane.0.checked_sub(FIRST_LANE).map(usize::from) else {
+            return false;
+        };
+        let count = self.partitions.len();
+        let (place, number) = match place.checked_sub(2 * count) {
+            None => (place, 0),
+            Some(recording) => (recording % count, 1 + recording / count),
+        };
+        let partition = self.partitions.get(place);
+        let is_full = |one: &Partition| one.lane.is_full(0) || one.lane.is_full(number as u64);
+        partition.is_some_and(is_full)
+    }
+
+    /// What a publish is called outside. First come the partitions, then the sessions of each, then what
+    /// waits for something to be recorded, by where that is.
+    pub(super) fn append_token(&self, place: usize, token: Token) -> AppendToken {
+        let count = self.partitions.len();
+        let number = usize::try_from(Lanes::number_of(token)).expect("below 128");
+        let place = if number == 0 { place } else { (1 + number) * count + place };
+        AppendToken { lane: lane_of(place), number: token.0 }
     }
 
     pub(super) fn start_replay(

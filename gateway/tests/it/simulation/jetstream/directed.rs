@@ -527,3 +527,37 @@ fn a_new_link_to_a_full_stream_goes_live() {
     assert!(world.ledger.is_acknowledged(first) && !world.ledger.is_missing(first), "{late}");
     world.finish();
 }
+
+/// Publishers whose sessions are recorded at a sub-cluster that is away hold nobody else's messages.
+#[test]
+fn who_waits_for_a_record_of_an_away_sub_cluster_keeps_back_nobody_else() {
+    let mut world = World::with(1, 7, true);
+    world.servers.iter_mut().for_each(|server| server.replicas = 1);
+    let [topic, _] = World::apart();
+    let healthy = World::partition_of(topic);
+    let name = |home: usize| {
+        let mut names = (0..).map(|number| format!("client-{number}"));
+        names.find(|name| World::partition_of(name) == home).expect("any home has names")
+    };
+    let stuck = world.add(name(1 - healthy), true, Vec::new(), true);
+    let other = world.add(name(healthy), true, Vec::new(), true);
+    for publisher in [stuck, other] {
+        world.actors[publisher].client.profile.window = 2_000;
+        world.actors[publisher].client.profile.version = ProtocolVersion::V3_1_1;
+    }
+    world.seconds(4);
+    world.stop_server(1 - healthy, false);
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        waiting.push(world.publish(stuck, topic, QoS::ExactlyOnce));
+    }
+    world.run(Reads::Answered);
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let message = world.publish(other, topic, qos);
+        world.run(Reads::Answered);
+        assert!(world.ledger.is_acknowledged(message), "{qos:?}");
+    }
+    assert!(waiting.iter().all(|one| !world.ledger.is_acknowledged(*one)));
+    let world = world.finish();
+    assert!(waiting.iter().all(|one| world.ledger.is_acknowledged(*one)));
+}
