@@ -36,7 +36,9 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
 /// accepts: it inherits this.
 ///
 /// What was sent and is not acknowledged for `user_timeout` ends a connection, and so does a peer that
-/// was silent for `keepalive` and then does not answer. Zero leaves each as the kernel has it.
+/// was silent for `keepalive` and then does not answer: the first question, where `user_timeout` is over
+/// by then, as the kernel counts that from the peer's last word (tcp(7), TCP_USER_TIMEOUT). Zero leaves
+/// each as the kernel has it.
 ///
 /// # Errors
 ///
