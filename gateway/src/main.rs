@@ -30,7 +30,8 @@ fn main() -> ExitCode {
         }
         Request::ShowRing(config) => exit(show_ring(&config)),
         Request::Documents(directory) => {
-            exit(documents::write_own_documents(&directory, LIVE_LIMITS).map_err(Into::into))
+            let live = [LIVE_LIMITS, TLS_KEYS].concat();
+            exit(documents::write_own_documents(&directory, &live).map_err(Into::into))
         }
         Request::Passwd(request) => exit(gateway::auth::passwd::run(&request)),
         Request::Check(config) => match Directory::load(&config) {
@@ -357,20 +358,22 @@ fn access_hook() -> ReloadHook {
     ReloadHook { keys, apply: Box::new(apply) }
 }
 
+/// The keys of [`tls_hook`].
+const TLS_KEYS: &[&str] = &[
+    "tls_certificates",
+    "tls_client_ca",
+    "tls_client_cert",
+    "tls_client_crl",
+    "tls_client_identity",
+    "tls_min_version",
+    "tls_ticket_keys",
+    "limits.tls_ticket_lifetime_s",
+];
+
 /// What TLS listeners show and ask for.
 fn tls_hook() -> ReloadHook {
     let apply = |gateway: &mut Gateway, config: &Config| gateway.apply_tls(config);
-    let keys = &[
-        "tls_certificates",
-        "tls_client_ca",
-        "tls_client_cert",
-        "tls_client_crl",
-        "tls_client_identity",
-        "tls_min_version",
-        "tls_ticket_keys",
-        "limits.tls_ticket_lifetime_s",
-    ];
-    ReloadHook { keys, apply: Box::new(apply) }
+    ReloadHook { keys: TLS_KEYS, apply: Box::new(apply) }
 }
 
 /// What the admin server asks for.
