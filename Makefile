@@ -34,11 +34,11 @@ cluster: ## run three sub-clusters of one nats-server until ctrl-C; R3=1: one of
 	@DATA="$(DATA)" R3="$(R3)" .ci/cluster
 
 test: tools ## all tests, and each benchmark once with tiny inputs
-	cargo test --locked --workspace
+	GATEWAY_EVERY_TRANSPORT=1 cargo test --locked --workspace
 	cargo test --locked --workspace --benches -- --test
 	.ci/package-test target/debug
 
-transports: ## the conformance tests over each transport in turn; `make test` takes one for each test
+transports: ## the conformance tests alone, over each transport in turn, as in `make test`
 	GATEWAY_EVERY_TRANSPORT=1 cargo test --locked --package gateway --test it -- conformance::
 
 check: ## formatting, lints and documentation, warnings refused
