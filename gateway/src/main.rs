@@ -233,7 +233,7 @@ fn serve(
             Event::Signal(_) => return Ok(Some(gateway)),
             Event::Upgrade(mut request) => {
                 let binary = request.binary.take().unwrap_or_else(|| binary.clone());
-                match hand_over(gateway, request, admin, config, &binary)? {
+                match hand_over(gateway, request, admin, (config, reload), &binary)? {
                     Some(remains) => gateway = remains,
                     None => return Ok(None),
                 }
@@ -256,7 +256,7 @@ fn hand_over(
     gateway: Gateway,
     mut request: UpgradeRequest,
     admin: &AttachedAdmin,
-    config: &Config,
+    (config, reload): (&Config, &mut Reload),
     binary: &std::path::Path,
 ) -> anyhow::Result<Option<Gateway>> {
     if let Err(why) = upgrade::is_possible(config) {
@@ -296,6 +296,7 @@ fn hand_over(
             systemd::notify(&format!("MAINPID={}", std::process::id()));
             let mut gateway = Gateway::prepare(config, directory, hand_over, None)
                 .context("cannot go on after an upgrade that failed")?;
+            reload.restore(&mut gateway);
             gateway.go();
             admin.show(gateway.handle());
             request.fail(&why);

@@ -23,6 +23,8 @@ pub type ApplyConfig = dyn FnMut(&mut Gateway, &Config) -> Result<(), Vec<String
 pub struct Reload {
     in_force: Values,
     hooks: Vec<ReloadHook>,
+    /// The last one that was taken, as far as it could be.
+    taken: Option<Box<Config>>,
 }
 
 type Values = BTreeMap<String, toml::Value>;
@@ -31,12 +33,22 @@ impl Reload {
     /// Of a gateway that started with `config`.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self { in_force: values(config), hooks: Vec::new() }
+        Self { in_force: values(config), hooks: Vec::new(), taken: None }
     }
 
     /// Adds a part that can take changes.
     pub fn add(&mut self, hook: ReloadHook) {
         self.hooks.push(hook);
+    }
+
+    /// Puts what was taken so far in force again, in a gateway that was made of the configuration this
+    /// process started with: an upgrade came to nothing.
+    pub fn restore(&mut self, gateway: &mut Gateway) {
+        let Some(config) = &self.taken else { return };
+        for hook in &mut self.hooks {
+            // What it could not take was said when it was new.
+            let _ = (hook.apply)(gateway, config);
+        }
     }
 
     /// Puts in force what can be, and logs what cannot.
@@ -61,6 +73,7 @@ impl Reload {
                 };
             }
         }
+        self.taken = Some(Box::new(config.clone()));
         tracing::info!(changed = ?taken, "configuration reloaded");
         let is_looked_after = |key: &str| self.hooks.iter().any(|hook| hook.keys.contains(&key));
         let keys: BTreeSet<&String> = self.in_force.keys().chain(new.keys()).collect();

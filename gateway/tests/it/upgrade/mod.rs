@@ -4,7 +4,7 @@ pub(crate) mod fleet;
 
 use crate::packets::framed;
 use crate::process::gateway::{Gateway, PATIENCE, TempDirectory, gateway_command};
-use crate::process::raw_client::{RawClient, V5, publish, push_text, subscribe};
+use crate::process::raw_client::{RawClient, V5, connect, publish, push_text, subscribe};
 use fleet::Fleet;
 use rustix::net::sockopt::set_socket_passcred;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -207,6 +207,32 @@ fn the_old_process_goes_on_if_the_new_one_ends_with_everything() {
     let heir = heir_of(&upgrade_under(&mut fleet, &data, &[]));
     fleet.all_arrived();
     drop((fleet, heir));
+    assert_eq!(gateway.wait().code(), Some(0), "{}", gateway.log());
+}
+
+/// The gateway that goes on is made anew, of the configuration at start and of what SIGHUP has put in
+/// force since.
+#[test]
+fn what_was_reloaded_stays_when_the_old_process_goes_on() {
+    let directory = TempDirectory::new();
+    let (data, file) = (directory.path().join("data"), directory.path().join("gateway.toml"));
+    fs::write(&file, "").unwrap();
+    let flags = ["--shards", "2", "--config", file.to_str().unwrap()];
+    let mut gateway = Gateway::start_on(&data, &flags);
+    fs::write(&file, "banned_client_ids = \"bad\"\n").unwrap();
+    gateway.hang_up();
+    gateway.wait_for_lines("configuration reloaded", 1);
+    // What stands there and nobody has asked to be read does not count.
+    fs::write(&file, "banned_client_ids = \"good\"\n").unwrap();
+    let binary = after_ready(directory.path(), "exit 1");
+    let why = why_not(&upgrade(&data, &["--binary", binary.to_str().unwrap()]));
+    assert!(why.contains("exit code 1"), "{why}");
+    drop(RawClient::connected(gateway.address(), V5, "good"));
+    let mut bad = RawClient::open(gateway.address());
+    bad.send(&connect(V5, "bad", &[]));
+    assert_eq!(bad.packet().1[1], 0x8a, "Banned");
+    drop(bad);
+    gateway.terminate();
     assert_eq!(gateway.wait().code(), Some(0), "{}", gateway.log());
 }
 
