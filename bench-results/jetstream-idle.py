@@ -67,10 +67,10 @@ def start_server(folder, name):
     return process, port
 
 
-def start_gateway(gateway, folder, servers):
+def start_gateway(gateway, folder, servers, *flags):
     port = free_port()
     command = [gateway, "--listen", f"mqtt://127.0.0.1:{port}", "--data", f"{folder}/gateway",
-               "--shards", "1", "--log", "error"]
+               "--shards", "1", "--log", "error", *flags]
     for name, (_, nats_port) in servers.items():
         command += ["--nats", f"{name}=nats://127.0.0.1:{nats_port}"]
     process = subprocess.Popen(command)
