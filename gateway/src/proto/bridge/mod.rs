@@ -6,6 +6,7 @@
 
 pub mod message_headers;
 pub mod ring;
+pub mod ring_change;
 pub mod ring_table;
 pub mod topic_subject;
 
