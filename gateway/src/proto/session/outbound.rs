@@ -393,6 +393,16 @@ impl Outbound {
         self.has_read(partition, sequence)
     }
 
+    /// Whether the session has not all yet of what comes before a partition: see
+    /// [`crate::proto::shard_state::Upstream::comes_after`].
+    #[must_use]
+    pub fn comes_too_early(&self, comes_after: &[(PartitionId, Sequence)]) -> bool {
+        comes_after.iter().any(|(of, end)| {
+            self.cursor(*of).is_some_and(|cursor| cursor < *end)
+                || self.refetching.iter().any(|one| one.partition == *of)
+        })
+    }
+
     fn has_read(&self, partition: PartitionId, sequence: Sequence) -> bool {
         let is_in = |part: &ReadBack| {
             part.partition == partition && (part.from..part.to).contains(&sequence)
@@ -458,7 +468,19 @@ impl Outbound {
     /// What is to be read next where the session is behind, its queue being empty: partition, from
     /// where, and how many messages. In all partitions at once, so that their messages can be put in
     /// order.
-    pub fn take_reads(&mut self, pending_max: u32) -> Vec<(PartitionId, Sequence, u32)> {
+    ///
+    /// `comes_after` is what [`crate::proto::shard_state::Upstream::comes_after`] says.
+    pub fn take_reads<'a>(
+        &mut self,
+        pending_max: u32,
+        comes_after: impl Fn(PartitionId) -> &'a [(PartitionId, Sequence)],
+    ) -> Vec<(PartitionId, Sequence, u32)> {
+        let too_early: Vec<PartitionId> =
+            self.behind.iter().map(|behind| behind.partition).collect();
+        let too_early: Vec<PartitionId> = too_early
+            .into_iter()
+            .filter(|partition| self.comes_too_early(comes_after(*partition)))
+            .collect();
         let partitions = u32::try_from(self.behind.len()).expect("partition ids are u16");
         let count_max = (pending_max / partitions.max(1)).max(1);
         let Self { behind, refetching, .. } = self;
@@ -467,7 +489,10 @@ impl Outbound {
         };
         // What is read of a partition that waits would only fill the queue.
         let needs_reading = |behind: &&mut Behind| {
-            behind.ahead.is_empty() && !behind.asked && !is_held(behind.partition)
+            behind.ahead.is_empty()
+                && !behind.asked
+                && !is_held(behind.partition)
+                && !too_early.contains(&behind.partition)
         };
         let read = |behind: &mut Behind| {
             behind.asked = true;
@@ -615,7 +640,7 @@ mod tests {
     }
 
     fn read(outbound: &mut Outbound, next: u64, read_to: u64, end: bool) {
-        assert!(!outbound.take_reads(10).is_empty());
+        assert!(!outbound.take_reads(10, |_| &[]).is_empty());
         assert!(outbound.take_replayed(replayed(next, read_to, end)));
         outbound.queue_ahead(P);
     }
@@ -645,6 +670,33 @@ mod tests {
         assert!(!outbound.is_empty());
         outbound.forget_passed(&[Sequence(40)]);
         assert!(outbound.is_empty());
+    }
+
+    #[test]
+    fn what_was_taken_over_is_read_behind_what_it_was_taken_from() {
+        const TAKER: PartitionId = PartitionId(1);
+        let after = |partition| match partition {
+            TAKER => [(P, Sequence(20))].as_slice(),
+            _ => &[],
+        };
+        let asked = |outbound: &mut Outbound| {
+            let reads = outbound.take_reads(10, after).into_iter();
+            reads.map(|(partition, from, _)| (partition, from.0)).collect::<Vec<_>>()
+        };
+        let mut outbound = Outbound::default();
+        outbound.come_back(P, Sequence(8));
+        outbound.come_back(TAKER, Sequence(1));
+        assert_eq!(asked(&mut outbound), [(P, 8)]);
+        assert!(outbound.comes_too_early(after(TAKER)) && !outbound.comes_too_early(after(P)));
+        assert!(outbound.take_replayed(replayed(19, 19, false)));
+        outbound.queue_ahead(P);
+        assert_eq!(asked(&mut outbound), [(P, 19)], "one is missing");
+        assert!(outbound.take_replayed(replayed(20, 20, false)));
+        outbound.queue_ahead(P);
+        assert_eq!(asked(&mut outbound), [(P, 20), (TAKER, 1)]);
+        let held = Refetching { partition: P, held: 1, is_apart: true };
+        outbound.refetching.push(held);
+        assert!(outbound.comes_too_early(after(TAKER)), "what was in flight goes again first");
     }
 
     #[test]

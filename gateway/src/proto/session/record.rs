@@ -313,6 +313,12 @@ pub fn settle(record: &mut SessionRecord, floor: &[(PartitionId, Sequence)]) {
             *cursor = (*cursor).max(*floor);
         }
     }
+    // A partition that came later than the record; the floor is of all that the shard has.
+    for place in floor {
+        if record.cursors.iter().all(|(of, _)| *of != place.0) {
+            record.cursors.push(*place);
+        }
+    }
     let below = |partition: PartitionId, sequence: Sequence| {
         floor.iter().any(|(of, floor)| *of == partition && sequence < *floor)
     };

@@ -238,6 +238,10 @@ impl ShardState {
             if outbound.completed.contains(&(partition, sequence)) {
                 return;
             }
+            if outbound.comes_too_early(context.upstream.comes_after(partition)) {
+                outbound.fall_behind(partition, sequence);
+                return;
+            }
             if outbound.is_waiting(partition) {
                 note(outbound, partition, sequence, pending_max);
                 return;

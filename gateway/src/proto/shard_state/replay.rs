@@ -29,7 +29,8 @@ impl ShardState {
             outbound.behind.clear();
             return;
         }
-        for (partition, from, count_max) in outbound.take_reads(pending_max) {
+        let comes_after = |partition| context.upstream.comes_after(partition);
+        for (partition, from, count_max) in outbound.take_reads(pending_max, comes_after) {
             let filters = filters.clone();
             let replay = Request::Replay { ticket, partition, from, filters, count_max };
             context.upstream.request(replay);

@@ -127,6 +127,12 @@ pub trait Upstream {
         false
     }
 
+    /// What a session has to have of other partitions before it takes anything of `partition`, which has
+    /// taken topics over from them: everything before these places.
+    fn comes_after(&self, _partition: PartitionId) -> &[(PartitionId, Sequence)] {
+        &[]
+    }
+
     /// The partition of which this shard is fed everything, whatever it is interested in.
     fn own_partition(&self) -> Option<PartitionId>;
 }

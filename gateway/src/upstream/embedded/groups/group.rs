@@ -438,7 +438,7 @@ impl Group {
     fn read_on(&mut self, limits: &GroupLimits, out: &mut Vec<GroupOut>) {
         let pending_max = u32::try_from(limits.pending_max).unwrap_or(u32::MAX);
         let group = self.id;
-        for (partition, from, count_max) in self.outbound.take_reads(pending_max) {
+        for (partition, from, count_max) in self.outbound.take_reads(pending_max, |_| &[]) {
             out.push(GroupOut::Replay { group, partition, from, count_max });
         }
     }
