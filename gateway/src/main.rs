@@ -4,12 +4,13 @@ use anyhow::Context as _;
 use gateway::admin::upgrade::{Successor, UpgradeRequest, UpgradeSocket};
 use gateway::admin::{Admin, AttachedAdmin, TokenControl, doctor, drain, rebalance, upgrade};
 use gateway::auth::{Directory, FileFault};
-use gateway::config::{Config, EXIT_REFUSED, Environment, Request, documents};
+use gateway::config::{Config, EXIT_REFUSED, Environment, Request, RingRequest, documents};
 use gateway::logging::LogControl;
 use gateway::node::hand_over::{Line, Received};
 use gateway::node::reload::{Reload, ReloadHook};
 use gateway::node::{Gateway, Ground, LIVE_LIMITS};
 use gateway::systemd;
+use gateway::upstream::jetstream::control::{AddToRing, add_to_ring, forget_gateway, show_ring};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write as _;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
             let _ = std::io::stderr().write_all(text.as_bytes());
             ExitCode::from(EXIT_REFUSED)
         }
-        Request::ShowRing(config) => exit(show_ring(&config)),
+        Request::Ring(config, request) => exit(ring(&config, request)),
         Request::Documents(directory) => {
             let live = [LIVE_LIMITS, TLS_KEYS].concat();
             exit(documents::write_own_documents(&directory, &live).map_err(Into::into))
@@ -88,10 +89,29 @@ fn examine(config: &Config, environment: &Environment, json: bool) -> ExitCode {
     }
 }
 
-/// Prints the ring in force.
-fn show_ring(config: &Config) -> anyhow::Result<()> {
-    let text = gateway::upstream::jetstream::control::show_ring(&config.into())?;
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write")
+/// Looks at the ring, or changes it.
+fn ring(config: &Config, request: RingRequest) -> anyhow::Result<()> {
+    let settings = config.into();
+    let mut out = std::io::stdout();
+    match request {
+        RingRequest::Show => {
+            out.write_all(show_ring(&settings)?.as_bytes()).context("cannot write")?;
+        }
+        RingRequest::Add { name, weight, hold_max_s } => {
+            let add = AddToRing { name, weight, hold_s: hold_max_s };
+            // Whether somebody reads along decides nothing.
+            add_to_ring(&settings, &add, |step| drop(writeln!(out, "{step}")))?;
+        }
+        RingRequest::Remove { name } => anyhow::bail!(
+            "{name}: taking a share back is not supported: the topics would go to sub-clusters that \
+             have others, and their order could not be kept"
+        ),
+        RingRequest::Forget { gateway } => {
+            anyhow::ensure!(forget_gateway(&settings, &gateway)? > 0, "{gateway} is not known");
+            writeln!(out, "{gateway} is struck off").context("cannot write")?;
+        }
+    }
+    Ok(())
 }
 
 /// Asks the gateway that runs to send clients elsewhere.
@@ -245,7 +265,7 @@ fn serve(
 /// Takes sockets and clients over from the process before, once all is there that does not need them.
 fn take_over(line: &mut Line, config: &Config) -> anyhow::Result<(Received, Option<Ground>)> {
     line.hear()?;
-    let ground = Ground::lay(config).inspect_err(|error| line.refuse(&error.to_string()))?;
+    let ground = Ground::lay(config, true).inspect_err(|error| line.refuse(&error.to_string()))?;
     line.ready(env!("CARGO_PKG_VERSION"))?;
     Ok((line.take()?, Some(ground)))
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::RingRequest;
 use super::auth::PasswdRequest;
 use super::error::{ConfigError, Origin};
 use super::given::{Given, Written};
@@ -264,10 +265,66 @@ impl From<&Passwd> for PasswdRequest {
     }
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub(super) enum RingAction {
-    /// Print the ring in force, and exit.
+    /// Print the ring in force, who goes by it, and exit.
     Show,
+    /// Give a sub-cluster its share of the topics, while everything runs.
+    ///
+    /// All gateways must have been started with it: that makes it a member of the ring without topics.
+    /// Publishers to what moves wait meanwhile, for about a second. Nothing else moves, and sessions
+    /// stay where they are.
+    Add {
+        /// Its name, as in --nats NAME=nats://...
+        #[arg(value_name = "NAME", value_parser = sub_cluster_name)]
+        name: String,
+        /// Its share in relation to those of others, which have 1 unless they were given more: 1 to 100.
+        #[arg(long, value_name = "N", default_value_t = 1,
+            value_parser = clap::value_parser!(u16).range(1..=100))]
+        weight: u16,
+        /// Publishers to what moves wait for so many seconds at most; then the change is called off. 1 to
+        /// 300.
+        #[arg(long = "hold-max-s", value_name = "N", default_value_t = 30,
+            value_parser = clap::value_parser!(u16).range(1..=300))]
+        hold_max_s: u16,
+    },
+    /// Not supported: sub-clusters can only be added.
+    Remove {
+        /// Its name.
+        #[arg(value_name = "NAME", value_parser = sub_cluster_name)]
+        name: String,
+    },
+    /// Strike off a gateway that is dead and does not come back, so that no change waits for it.
+    ///
+    /// Make sure that it is dead: one that only seemed to be may go on storing messages where nobody
+    /// looks for them, and has to be restarted.
+    Forget {
+        /// Its --gateway-id.
+        #[arg(value_name = "GATEWAY")]
+        gateway: String,
+    },
+}
+
+/// The name of a sub-cluster, without its address: gateways have that from their configuration.
+fn sub_cluster_name(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) => Err(format!(
+            "only the name, {name}: gateways know the address from --nats, with which they must have been \
+             started"
+        )),
+        None => Ok(text.to_owned()),
+    }
+}
+
+impl RingAction {
+    pub(super) fn request(&self) -> RingRequest {
+        match self.clone() {
+            Self::Show => RingRequest::Show,
+            Self::Add { name, weight, hold_max_s } => RingRequest::Add { name, weight, hold_max_s },
+            Self::Remove { name } => RingRequest::Remove { name },
+            Self::Forget { gateway } => RingRequest::Forget { gateway },
+        }
+    }
 }
 
 impl Args {

@@ -56,19 +56,45 @@ pub use tls::{
     TLS_CERTIFICATES_MAX, TLS_CRLS_MAX, TicketKeys, TlsConfig, TlsFault, TlsServer,
 };
 
-use args::{Action, Args, RingAction};
+use args::{Action, Args};
 use given::Given;
 
 /// The exit code for a command line or file that is refused (`EX_USAGE` of sysexits.h).
 pub const EXIT_REFUSED: u8 = 64;
+
+/// What is asked of the ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RingRequest {
+    /// Print it.
+    Show,
+    /// Give a sub-cluster its share.
+    Add {
+        /// Which.
+        name: String,
+        /// In relation to others', 1 to 100.
+        weight: u16,
+        /// Seconds for which publishers to what moves wait at most, 1 to 300.
+        hold_max_s: u16,
+    },
+    /// Take its share from a sub-cluster.
+    Remove {
+        /// Which.
+        name: String,
+    },
+    /// Strike off a gateway that is dead.
+    Forget {
+        /// Its id.
+        gateway: String,
+    },
+}
 
 /// What a command line asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     /// Run with this configuration.
     Run(Box<Config>),
-    /// Read the ring with this configuration and print it.
-    ShowRing(Box<Config>),
+    /// Look at the ring of this configuration, or change it.
+    Ring(Box<Config>, RingRequest),
     /// Print the values in force, if everything they name is sound.
     Check(Box<Config>),
     /// Write or delete a user of a password file.
@@ -134,7 +160,7 @@ impl Request {
         match load(args, environment) {
             Ok(config) => match &args.action {
                 Some(Action::CheckConfig) => Self::Check(Box::new(config)),
-                Some(Action::Ring(RingAction::Show)) => Self::ShowRing(Box::new(config)),
+                Some(Action::Ring(action)) => Self::Ring(Box::new(config), action.request()),
                 Some(Action::Doctor { json }) => {
                     Self::Doctor { config: Box::new(config), json: *json }
                 }

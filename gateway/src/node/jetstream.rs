@@ -15,7 +15,7 @@ use crate::upstream::jetstream::link::{
 };
 use crate::upstream::jetstream::sessions::{LeaseLimits, Owner, STATE_BYTES_MAX};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings, SharedSessions};
-use crate::upstream::jetstream::{PartitionLimits, SharedLimits};
+use crate::upstream::jetstream::{PartitionLimits, ShardReport, SharedLimits};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -106,6 +106,8 @@ fn restrict_record(limits: Limits) -> Limits {
 pub(super) struct Controlled {
     pub(super) control: ControlThread,
     pub(super) ring: Arc<RingTable>,
+    /// Of each shard.
+    reports: Arc<[Arc<ShardReport>]>,
 }
 
 /// What needs neither sockets nor a data directory, and may take long or fail: connections to the servers
@@ -117,17 +119,18 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Blocks until the ring is known.
+    /// Blocks until the ring is known. `is_successor`: for a process that is to take the clients of
+    /// another one, which goes on if that comes to nothing.
     ///
     /// # Errors
     ///
     /// It cannot be had, or a thread cannot.
-    pub fn lay(config: &Config) -> Result<Self, GatewayError> {
+    pub fn lay(config: &Config, is_successor: bool) -> Result<Self, GatewayError> {
         if config.nats.is_empty() {
             return Ok(Self { controlled: None, news: None });
         }
         let (sender, news) = flume::unbounded();
-        let controlled = Controlled::start(config, move |news| {
+        let controlled = Controlled::start(config, is_successor, move |news| {
             // Nobody listens any more at the end.
             let _ = sender.send(news);
         })?;
@@ -155,13 +158,11 @@ impl Controlled {
     /// Starts the control thread, which tells every shard its news, and waits for the ring.
     pub(super) fn start(
         config: &Config,
+        is_successor: bool,
         tell_shards: impl Fn(ControlNews) + Send + 'static,
     ) -> Result<Self, GatewayError> {
-        let settings = ControlSettings {
-            gateway_id: config.gateway_id.clone(),
-            sub_clusters: config.nats.clone(),
-            has_sessions: config.sessions == Sessions::Shared,
-        };
+        let settings = ControlSettings { is_successor, ..ControlSettings::from(config) };
+        let reports = Arc::clone(&settings.reports);
         let (sender, receiver) = channel();
         let tell = move |news: ControlNews| {
             // Nobody listens any more once the gateway has started.
@@ -172,7 +173,7 @@ impl Controlled {
         match wait_for_ring(&receiver) {
             Some(ring) => {
                 wait_for_partitions(&receiver, &ring);
-                Ok(Self { control, ring })
+                Ok(Self { control, ring, reports })
             }
             None => {
                 control.stop();
@@ -185,7 +186,9 @@ impl Controlled {
     pub(super) fn shard(&self, config: &Config, shard: ShardIndex) -> Box<JetStream> {
         let random = ahash::RandomState::new();
         let origin = random.hash_one(("origin", shard.0, std::process::id()));
+        let report = self.reports.get(usize::from(shard.0)).cloned().unwrap_or_default();
         let settings = JetStreamSettings {
+            report,
             ring: Arc::clone(&self.ring),
             links: config.nats.iter().map(|one| link(config, one, shard)).collect(),
             limits: PartitionLimits {
@@ -226,7 +229,7 @@ fn wait_for_ring(receiver: &Receiver<ControlNews>) -> Option<Arc<RingTable>> {
     let mut waited = Duration::ZERO;
     while waited < RING_WAIT {
         match receiver.recv_timeout(RING_WARNING_INTERVAL) {
-            Ok(ControlNews::Ring(ring)) => return Some(ring),
+            Ok(ControlNews::Ring(ring, _)) => return Some(ring),
             Ok(ControlNews::Partition(_)) => {}
             Err(RecvTimeoutError::Timeout) => {
                 waited += RING_WARNING_INTERVAL;
@@ -249,7 +252,7 @@ fn wait_for_partitions(receiver: &Receiver<ControlNews>, ring: &RingTable) {
     while !missing.is_empty() && waited < PARTITION_WAIT {
         match receiver.recv_timeout(PARTITION_WAIT / 16) {
             Ok(ControlNews::Partition(status)) => missing.retain(|one| *one != status.partition),
-            Ok(ControlNews::Ring(_)) => {}
+            Ok(ControlNews::Ring(..)) => {}
             Err(_) => waited += PARTITION_WAIT / 16,
         }
     }

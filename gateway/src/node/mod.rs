@@ -202,7 +202,7 @@ impl Gateway {
         let seed = ahash::RandomState::new().hash_one(clock.now());
         let Ground { controlled, news } = match ground {
             Some(ground) => ground,
-            None => Ground::lay(config)?,
+            None => Ground::lay(config, false)?,
         };
         if let Some(news) = news {
             jetstream::pass_on(news, bound.senders().to_vec()).map_err(GatewayError::Thread)?;

@@ -37,8 +37,8 @@ impl JetStream {
             return false;
         };
         let (from, is_retained) = match scan.purpose {
-            Purpose::Stored(token) => {
-                let search = partition.searches.iter().find(|search| search.token == token);
+            Purpose::Stored(publish) => {
+                let search = partition.searches.iter().find(|search| search.publish == publish);
                 (search.map(|search| search.next), false)
             }
             Purpose::Retained(query) => (retained.reached(query).map(Start::At), true),

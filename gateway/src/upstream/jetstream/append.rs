@@ -2,17 +2,18 @@
 //! what became of them.
 
 use super::direct_get::Start;
+use super::held::HELD_PLACE;
 use super::inbox::Token;
 use super::lane::Append;
 use super::lanes::LaneNumber;
 use super::partition::{FeedStage, Search, message_of};
 use super::place;
 use super::publish::{MESSAGE_ID, PublishAnswer, read_publish_answer};
-use super::requests::{Purpose, Scan};
+use super::requests::{Publish, Purpose, Scan};
 use super::shard::JetStream;
 use super::stored::Stored;
 use crate::proto::nats::{Headers, Message as NatsMessage};
-use crate::proto::partition::Sequence;
+use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId};
 use crate::proto::session::StoredWill;
 use crate::proto::shard_state::AppendToken;
@@ -31,12 +32,8 @@ impl JetStream {
 
     /// Stores a message that has a name.
     pub(super) fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
-        let (place, token, send) = self.push(message, id, 0, true);
-        let Self { partitions, stored, now, .. } = self;
-        if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
-            partition.send(token, stored, *now);
-        }
-        self.append_token(place, token)
+        let (pushed, send) = self.push(message, id, 0, true, None);
+        self.send_pushed(pushed, send)
     }
 
     /// Stores a will; the record of its client, if there is one, has it until then.
@@ -45,15 +42,11 @@ impl JetStream {
         let now = self.now;
         let is_noted =
             self.sessions.as_mut().is_some_and(|sessions| sessions.note_will(client_id, will, now));
-        let (place, token, send) = self.push(message, will.id, 0, true);
+        let (pushed, send) = self.push(message, will.id, 0, true, None);
         if is_noted {
-            self.wills.insert((place, token), (client_id.into(), will.id));
+            self.wills.insert(pushed, (client_id.into(), will.id));
         }
-        let Self { partitions, stored, now, .. } = self;
-        if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
-            partition.send(token, stored, *now);
-        }
-        self.append_token(place, token)
+        self.send_pushed(pushed, send)
     }
 
     /// Stores a message once `recorded` is committed.
@@ -64,7 +57,7 @@ impl JetStream {
         recorded: AppendToken,
     ) -> AppendToken {
         let number = self.recording_lane(message.publisher);
-        let (place, token, _) = self.push(message, id, number, false);
+        let ((place, token), _) = self.push(message, id, number, false, None);
         self.intents.push(recorded, place, token);
         self.note_intent(message, place, token);
         self.append_token(place, token)
@@ -78,65 +71,135 @@ impl JetStream {
         from: Sequence,
     ) -> AppendToken {
         let number = self.recording_lane(message.publisher);
-        let (place, token, _) = self.push(message, id, number, false);
+        let ((place, token), _) = self.push(message, id, number, false, Some(from));
         self.note_intent(message, place, token);
-        if let Some(partition) = self.partitions.get_mut(place) {
-            partition.searches.push(Search::new(token, place::inside(from)));
-        }
         self.append_token(place, token)
     }
 
     /// The lane of what is stored once something is recorded of the session of `client_id`. The node's own
     /// log is never away.
     fn recording_lane(&self, client_id: &str) -> LaneNumber {
-        if self.has_sessions() { 1 + self.owner(client_id) as u64 } else { 0 }
+        if self.has_sessions() { 1 + self.home(client_id) as u64 } else { 0 }
     }
 
+    /// Takes a message into the lane of its partition, or among those held while its topic moves. With
+    /// `from` it is looked for first. Whether it is to be sent now.
     fn push(
         &mut self,
         message: &Message<'_>,
         id: MessageId,
         number: LaneNumber,
         ready: bool,
-    ) -> (usize, Token, bool) {
-        let place = self.owner(message.topic);
+        from: Option<Sequence>,
+    ) -> ((usize, Token), bool) {
         let mut body = Vec::with_capacity(message.encoded_bytes());
         message.encode(&mut body);
         let topic_hash = self.topic_hashes.hash_one(message.topic);
         let (sent, stored, pushed_at) = (None, None, self.now);
         let append = Append { body, id, topic_hash, ready, sent, stored, pushed_at };
+        if self.ring.is_held(message.topic) {
+            return ((HELD_PLACE, self.held.push(append, number, from)), false);
+        }
+        self.push_owned(append, number, from)
+    }
+
+    /// Takes a message into the lane of its partition.
+    pub(super) fn push_owned(
+        &mut self,
+        append: Append,
+        number: LaneNumber,
+        from: Option<Sequence>,
+    ) -> ((usize, Token), bool) {
+        let topic = message_of(&append.body).topic;
+        let place = self.owner(topic);
+        let searches = from.map(|from| self.searches_of(topic, from)).unwrap_or_default();
         let now = self.now;
         let partition = self.partitions.get_mut(place).expect("the owner is a partition");
         let (token, send) = partition.lane.push(number, append, now);
-        (place, token, send)
+        let home = u16::try_from(place).expect("partition ids are u16");
+        self.look_next(Publish { home, token }, searches);
+        ((place, token), send)
+    }
+
+    fn send_pushed(&mut self, (place, token): (usize, Token), send: bool) -> AppendToken {
+        let Self { partitions, stored, now, .. } = self;
+        if let Some(partition) = partitions.get_mut(place).filter(|one| send && one.ready) {
+            partition.send(token, stored, *now);
+        }
+        self.append_token(place, token)
+    }
+
+    /// Where a message of `topic` may be that was recorded when the feed was at `from`: where the topic
+    /// was then, and where it came to since. Whose feed that was is not known.
+    fn searches_of(&self, topic: &str, from: Sequence) -> Vec<(usize, Start)> {
+        let owner = self.ring.owner(topic);
+        let mut holders: Vec<_> = self.ring.holders(topic).collect();
+        // Who is about to have the topic has nothing of it.
+        let owned = holders.iter().position(|holder| *holder == owner).map_or(0, |at| at + 1);
+        holders.truncate(owned);
+        let count = holders.len();
+        let start = |(number, holder): (usize, &PartitionId)| {
+            let is_known = count == 1 || (count == 2 && number == 0);
+            let from = if is_known { place::inside(from) } else { Start::At(Sequence(1)) };
+            self.place(*holder).map(|place| (place, from))
+        };
+        holders.iter().enumerate().filter_map(start).collect()
+    }
+
+    /// Looks for a publish at the next place where it may be, if there is one.
+    fn look_next(&mut self, publish: Publish, mut places: Vec<(usize, Start)>) -> bool {
+        if places.is_empty() {
+            return false;
+        }
+        let (place, start) = places.remove(0);
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return false;
+        };
+        partition.searches.push(Search { later: places, ..Search::new(publish, start) });
+        true
+    }
+
+    /// Nobody looks for a publish any more.
+    pub(super) fn forget_search(&mut self, home: usize, token: Token) {
+        let is_it = |search: &Search| {
+            usize::from(search.publish.home) == home && search.publish.token == token
+        };
+        for partition in &mut self.partitions {
+            partition.searches.retain(|search| !is_it(search));
+        }
+    }
+
+    fn searched(&self, publish: Publish) -> Option<&Append> {
+        self.partitions.get(usize::from(publish.home))?.lane.get(publish.token)
     }
 
     /// Looks for what may have been stored before a crash.
     pub(super) fn search(&mut self, place: usize) {
-        let Self { partitions, stored, now, .. } = self;
-        let Some(partition) = partitions.get_mut(place).filter(|one| one.ready) else {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place).filter(|one| one.ready) else {
             return;
         };
         let mut searches = mem::take(&mut partition.searches);
-        for search in searches.iter_mut().filter(|one| !one.asked && one.retry_at <= *now) {
-            let Some(append) = partition.lane.get(search.token) else {
+        for search in searches.iter_mut().filter(|one| !one.asked && one.retry_at <= now) {
+            let Some(append) = self.searched(search.publish) else {
                 continue;
             };
             let mut subject = Vec::new();
-            if stored.subject(message_of(&append.body).topic, &mut subject).is_ok() {
+            if self.stored.subject(message_of(&append.body).topic, &mut subject).is_ok()
+                && let Some(partition) = self.partitions.get_mut(place)
+            {
                 search.asked = true;
-                let (purpose, from) = (Purpose::Stored(search.token), search.next);
+                let (purpose, from) = (Purpose::Stored(search.publish), search.next);
                 let batch = NonZeroU16::new(SEARCH_BATCH).expect("not 0");
                 let subject = Some(subject.into_boxed_slice());
-                partition.ask(
-                    Scan { purpose, from, subject, batch, last_only: false },
-                    false,
-                    *now,
-                );
+                let scan = Scan { purpose, from, subject, batch, last_only: false };
+                partition.ask(scan, false, now);
             }
         }
-        searches.append(&mut partition.searches);
-        partition.searches = searches;
+        if let Some(partition) = self.partitions.get_mut(place) {
+            searches.append(&mut partition.searches);
+            partition.searches = searches;
+        }
     }
 
     /// A message with the topic of one that may have been stored before a crash. Whether it is not
@@ -144,41 +207,58 @@ impl JetStream {
     pub(super) fn is_another(
         &mut self,
         place: usize,
-        token: Token,
+        publish: Publish,
         stored: &Stored<'_>,
         headers: Headers<'_>,
     ) -> bool {
+        let Some(id) = self.partitions.get(place).map(|partition| partition.id) else {
+            return false;
+        };
+        let is_it = self.searched(publish).is_some_and(|append| {
+            headers.get(MESSAGE_ID) == Some(&append.id.text()[..])
+                && !self.ring.is_void(message_of(&append.body).topic, id, stored.sequence)
+        });
         let Some(partition) = self.partitions.get_mut(place) else {
             return false;
         };
-        let id = partition.lane.get(token).map(|append| append.id.text());
-        let is_it = id.is_some_and(|id| headers.get(MESSAGE_ID) == Some(&id[..]));
         if !is_it {
-            let search = partition.searches.iter_mut().find(|search| search.token == token);
+            let search = partition.searches.iter_mut().find(|search| search.publish == publish);
             if let Some(search) = search {
                 search.next = Start::At(stored.sequence.next());
             }
             return true;
         }
-        partition.searches.retain(|search| search.token != token);
-        self.handle_stored(place, token, stored.sequence);
+        partition.searches.retain(|search| search.publish != publish);
+        let home = usize::from(publish.home);
+        // A place elsewhere is none here: to be retained, it is older than whatever came here.
+        let sequence = if home == place { stored.sequence } else { Sequence::ZERO };
+        self.handle_stored(home, publish.token, sequence);
         false
     }
 
     /// All there is of a topic was looked at, or with `more` not yet.
-    pub(super) fn end_search(&mut self, place: usize, token: Token, more: bool) {
-        let Self { partitions, stored, now, .. } = self;
-        let Some(partition) = partitions.get_mut(place) else {
+    pub(super) fn end_search(&mut self, place: usize, publish: Publish, more: bool) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let Some(at) = partition.searches.iter().position(|search| search.publish == publish)
+        else {
             return;
         };
         if more {
-            let search = partition.searches.iter_mut().find(|search| search.token == token);
-            search.into_iter().for_each(|search| search.asked = false);
+            partition.searches.get_mut(at).into_iter().for_each(|search| search.asked = false);
             return;
         }
-        partition.searches.retain(|search| search.token != token);
-        if partition.lane.make_ready(token, *now) && partition.ready {
-            partition.send(token, stored, *now);
+        let Search { later, .. } = partition.searches.remove(at);
+        if self.look_next(publish, later) {
+            return;
+        }
+        let Self { partitions, stored, now, .. } = self;
+        if let Some(home) = partitions.get_mut(usize::from(publish.home))
+            && home.lane.make_ready(publish.token, *now)
+            && home.ready
+        {
+            home.send(publish.token, stored, *now);
         }
     }
 
@@ -238,8 +318,10 @@ impl JetStream {
             partition.send(next, stored, *now);
         }
         let released = partition.lane.release(token);
+        // Where it was when it was taken in.
+        let taken_in = self.held.end(place, token, &mut self.out.appended);
         if !self.wills.is_empty()
-            && let Some((client_id, id)) = self.wills.remove(&(place, token))
+            && let Some((client_id, id)) = self.wills.remove(&taken_in)
             && let Some(sessions) = &mut self.sessions
         {
             sessions.forget_will(&client_id, id, self.now);

@@ -79,7 +79,12 @@ impl JetStream {
                 "the stream has lost its end: acknowledged messages are gone, and sequences are used again"
             );
             partition.forget_read(end.next());
+            let id = partition.id;
+            self.lower_gates(id, end.next());
         }
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
         if partition.feed.whole_from.is_none() && number >= partition.feed.whole_mark {
             partition.feed.whole_from = Some(end.next());
         }
@@ -98,6 +103,7 @@ impl JetStream {
             FeedStage::Live
             | FeedStage::ExpectMark(_)
             | FeedStage::Detached
+            | FeedStage::Gated
             | FeedStage::Reading { .. } => {}
         }
         self.pass_fences();
@@ -226,7 +232,7 @@ impl JetStream {
             is_new = partition.is_new(sequence);
         }
         self.with_message(&stored, message.headers, message.payload, |this, message| {
-            if !is_delivered(message) {
+            if !is_delivered(message) || this.ring.is_void(message.topic, id, sequence) {
                 return;
             }
             if let Some(partition) = this.partitions.get_mut(place) {

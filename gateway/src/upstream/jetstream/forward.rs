@@ -180,6 +180,10 @@ impl Upstream for Forward<'_> {
         true
     }
 
+    fn comes_after(&self, partition: PartitionId) -> &[(PartitionId, Sequence)] {
+        self.jetstream.comes_after(partition)
+    }
+
     fn own_partition(&self) -> Option<PartitionId> {
         None
     }

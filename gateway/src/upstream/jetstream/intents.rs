@@ -37,6 +37,9 @@ impl JetStream {
     /// Records are committed up to `recorded` of its lane: what waited for them is sent.
     pub fn recorded(&mut self, recorded: AppendToken) {
         while let Some((place, token)) = self.intents.pop(recorded) {
+            let Some((place, token)) = self.held.make_ready(place, token) else {
+                continue;
+            };
             let Self { partitions, stored, now, .. } = self;
             if let Some(partition) = partitions.get_mut(place)
                 && partition.lane.make_ready(token, *now)
@@ -51,19 +54,26 @@ impl JetStream {
     /// sent.
     pub(super) fn cancel_intended(&mut self, recorded: AppendToken) {
         if let Some((place, token)) = self.intents.remove(recorded) {
-            self.end_append(place, token, Sequence::ZERO);
+            match self.held.where_is(place, token) {
+                Some((place, token)) => self.end_append(place, token, Sequence::ZERO),
+                None => self.cancel_held(token),
+            }
         }
     }
 
     /// The session of a publish is no more here. What was never sent is for whoever has the session
     /// next: sent much later from here, it might be stored a second time.
     pub(super) fn abandon(&mut self, place: usize, token: Token) {
+        let Some((place, token)) = self.held.where_is(place, token) else {
+            self.cancel_held(token);
+            return;
+        };
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
         let append = partition.lane.get(token);
         if append.is_some_and(|append| append.sent.is_none()) {
-            partition.searches.retain(|search| search.token != token);
+            self.forget_search(place, token);
             self.end_append(place, token, Sequence::ZERO);
         }
     }
@@ -85,7 +95,7 @@ impl JetStream {
     /// A link is back, and wills wait for it whose clients may be another gateway's by now. Those are
     /// published once it is known that they are not.
     pub(super) fn hold_back_wills(&mut self, place: usize) {
-        let Self { partitions, wills, sessions: Some(sessions), now, .. } = self else {
+        let Self { partitions, wills, held, sessions: Some(sessions), now, .. } = self else {
             return;
         };
         let Some(partition) = partitions.get(place) else {
@@ -93,7 +103,10 @@ impl JetStream {
         };
         let is_unsent = |token| partition.lane.get(token).is_some_and(|one| one.sent.is_none());
         let is_in_doubt = |((at, token), (client_id, _)): &(&(usize, Token), &(Box<str>, _))| {
-            *at == place && is_unsent(*token) && !sessions.is_held(client_id, *now)
+            let is_here = held
+                .where_is(*at, *token)
+                .is_some_and(|(at, token)| at == place && is_unsent(token));
+            is_here && !sessions.is_held(client_id, *now)
         };
         let in_doubt = wills.iter().filter(is_in_doubt);
         let in_doubt: Vec<_> =

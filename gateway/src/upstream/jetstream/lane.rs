@@ -214,6 +214,11 @@ impl Lane {
         self.count >= self.limits.count_max || self.bytes >= self.limits.bytes_max
     }
 
+    /// All that is on its way.
+    pub fn appends(&self) -> impl Iterator<Item = &Append> {
+        self.window.waiting()
+    }
+
     /// What is on its way: how many, and how many bytes.
     #[must_use]
     pub fn load(&self) -> (usize, usize) {

@@ -119,6 +119,11 @@ impl Lanes {
         self.lane(number).is_some_and(Lane::is_full)
     }
 
+    /// All that is on its way.
+    pub(super) fn appends(&self) -> impl Iterator<Item = &Append> {
+        self.lanes.iter().flat_map(Lane::appends)
+    }
+
     pub(super) fn load(&self) -> (usize, usize) {
         let loads = self.lanes.iter().map(Lane::load);
         loads.fold((0, 0), |sum, load| (sum.0 + load.0, sum.1 + load.1))

@@ -6,7 +6,7 @@
 //! ```
 //! Start with [`shard`]. [`publish`], [`batch`] and [`direct_get`] build requests as bytes and read answers
 //! from bytes, [`stored`] reads what a server adds to a stored message, [`Window`] keeps publishes that
-//! wait for their acknowledgement, [`Backoff`] says when to try again. Only [`control`] does I/O, on its
+//! wait for their acknowledgement, `held` those whose topics move, [`Backoff`] says when to try again. Only [`control`] does I/O, on its
 //! own thread; nothing else here knows the time by itself.
 //!
 //! Source: JetStream as nats-server 2.12.0 and 2.15.1 speak it; ADR-31 (Direct Get).
@@ -32,10 +32,12 @@ mod append;
 mod backoff;
 mod confirmed;
 mod feed;
+mod held;
 mod inbox;
 mod intents;
 mod known;
 mod lanes;
+mod moving;
 mod partition;
 mod place;
 mod replay;
@@ -47,6 +49,7 @@ mod window;
 
 pub use backoff::Backoff;
 pub use inbox::{Inbox, Token};
+pub use moving::ShardReport;
 pub use partition::PartitionLimits;
 pub use shared::SharedLimits;
 pub use window::{Outcome, Released, Window};

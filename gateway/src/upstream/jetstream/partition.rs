@@ -14,7 +14,7 @@ use super::link::{Fence, Link, LinkSettings};
 use super::place;
 use super::publish::{encode_append, encode_mark};
 use super::replay::Replays;
-use super::requests::{Pending, Purpose, Requests, Scan};
+use super::requests::{Pending, Publish, Purpose, Requests, Scan};
 use super::shared::SharedLimits;
 use super::stored::{StoreTime, Stored};
 use super::tail::Tail;
@@ -59,6 +59,19 @@ pub(super) struct Feed {
     pub(super) whole_from: Option<Sequence>,
     /// The mark that tells `whole_from`.
     pub(super) whole_mark: u64,
+    /// Whether what comes may be given to the shard.
+    pub(super) gate: Gate,
+}
+
+/// What keeps back the feed of a partition that takes topics over: a topic's messages here come after all
+/// it has where it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    Open,
+    /// The share is held: it is not known yet where it ends in the partitions that give it away.
+    Closed,
+    /// It opens when this shard was fed everything before these.
+    Until(Vec<(PartitionId, Sequence)>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +82,8 @@ pub(super) enum FeedStage {
     ExpectMark(u64),
     /// What came before `until` is being read.
     Reading { until: Sequence },
+    /// Subscribed; nothing is read or given to the shard until the gate opens.
+    Gated,
     /// Everything comes by itself.
     Live,
 }
@@ -212,16 +227,18 @@ pub(super) struct Partition {
 /// A publish that may have been stored before a crash, and how far it was looked for.
 #[derive(Debug)]
 pub(super) struct Search {
-    pub(super) token: Token,
+    pub(super) publish: Publish,
     pub(super) next: Start,
     pub(super) asked: bool,
     /// Not before this.
     pub(super) retry_at: Timestamp,
+    /// Where to look if it is not here: places of partitions, and from where on.
+    pub(super) later: Vec<(usize, Start)>,
 }
 
 impl Search {
-    pub(super) fn new(token: Token, next: Start) -> Self {
-        Self { token, next, asked: false, retry_at: Timestamp::START }
+    pub(super) fn new(publish: Publish, next: Start) -> Self {
+        Self { publish, next, asked: false, retry_at: Timestamp::START, later: Vec::new() }
     }
 }
 
@@ -287,6 +304,7 @@ impl Partition {
                 confirmed: Confirmed::default(),
                 whole_from: None,
                 whole_mark: 0,
+                gate: Gate::Open,
             },
             tail: Tail::new(limits.tail_bytes_max),
             marks: Marks::default(),
@@ -313,10 +331,15 @@ impl Partition {
 
     /// The link can be written to: subscribes, sends what is not acknowledged, and asks where the
     /// stream ends.
-    pub(super) fn attach(&mut self, interest: &Interest, mut owns: impl FnMut(&str) -> bool) {
+    pub(super) fn attach(
+        &mut self,
+        home: u16,
+        interest: &Interest,
+        mut owns: impl FnMut(&str) -> bool,
+    ) {
         (self.ready, self.was_lost) = (true, false);
         // The server may have stored what it did not acknowledge, and forgotten its name since.
-        let search = |(token, next)| Search::new(token, Start::At(next));
+        let search = |(token, next)| Search::new(Publish { home, token }, Start::At(next));
         self.searches.extend(self.lane.doubt().into_iter().map(search));
         self.attempts += 1;
         let inbox = |kind: &str| {
@@ -340,9 +363,33 @@ impl Partition {
         if self.is_replicated() {
             self.feed.fed = self.feed.confirmed.go_back(self.feed.fed);
         }
-        self.feed.stage = FeedStage::ExpectMark(self.marks.want());
+        self.feed.stage = match self.feed.gate {
+            Gate::Open => FeedStage::ExpectMark(self.marks.want()),
+            Gate::Closed | Gate::Until(_) => FeedStage::Gated,
+        };
         self.expect_whole();
         self.tail.restart(Sequence::ZERO);
+    }
+
+    /// Nothing is given to the shard from here on.
+    pub(super) fn close_gate(&mut self, gate: Gate) {
+        self.feed.gate = gate;
+        if self.feed.stage != FeedStage::Detached {
+            self.feed.stage = FeedStage::Gated;
+        }
+    }
+
+    /// What came meanwhile is read, and then what comes is given again.
+    pub(super) fn open_gate(&mut self) {
+        self.feed.gate = Gate::Open;
+        if self.feed.stage == FeedStage::Gated {
+            self.feed.stage = FeedStage::ExpectMark(self.marks.want());
+        }
+    }
+
+    /// Everything before this was given to the shard.
+    pub(super) fn complete_below(&self) -> Sequence {
+        if self.is_replicated() { self.feed.confirmed.below() } else { self.feed.fed }
     }
 
     /// Subscriptions were added: from which place on they bring everything, the next mark tells.

@@ -10,7 +10,7 @@
 use crate::proto::bridge::message_headers::put_headers;
 use crate::proto::nats::json::{self, NotJson, Value};
 use crate::proto::nats::{HeaderInjection, Headers, PublishWriter, Subject};
-use crate::proto::partition::Sequence;
+use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::Message;
 use crate::proto::time::Timestamp;
 
@@ -91,6 +91,17 @@ impl RetainedPut<'_> {
         put_headers(self.message, now, &mut publish);
         publish.finish(self.message.payload);
     }
+}
+
+/// Where a retained message was stored that came here with its topic, from another partition: which, and
+/// at which place there. [`retained_sequence`] is 0 then, so that whatever is published here is later.
+#[must_use]
+pub fn retained_from(headers: Headers<'_>) -> Option<(PartitionId, Sequence)> {
+    let text = headers.get(RETAINED_FROM)?;
+    let dot = memchr::memchr(b'.', text)?;
+    let (partition, sequence) = text.split_at_checked(dot)?;
+    let partition = u16::try_from(json::decimal(partition)?).ok()?;
+    Some((PartitionId(partition), Sequence(json::decimal(sequence.get(1..)?)?)))
 }
 
 /// The place in the partition's stream that [`RetainedPut`] noted.
@@ -307,17 +318,19 @@ fn read_error(error: Value<'_>) -> Result<ApiError<'_>, InvalidAnswer> {
 /// Status of a request that nobody listens to. Source: NATS, "No Responders".
 pub(super) const NO_RESPONDERS: u16 = 503;
 const EXPECTED_LAST_OF_STREAM: &str = "Nats-Expected-Last-Sequence";
-const RETAINED_SEQUENCE: &str = "Gateway-Sequence";
+pub(super) const RETAINED_SEQUENCE: &str = "Gateway-Sequence";
+/// `partition.sequence`
+pub(super) const RETAINED_FROM: &str = "Gateway-From";
 /// Above every sequence, below what a server reads as negative.
 const NO_SEQUENCE: u64 = 1 << 62;
 /// Seconds after which the server removes a mark.
 const MARK_S: u64 = 5;
 /// Seconds for which a retained message that was cleared keeps older ones from coming back.
-const TOMBSTONE_S: u64 = 3_600;
+pub(super) const TOMBSTONE_S: u64 = 3_600;
 /// Names a message: see [`MessageId`](crate::proto::record::MessageId).
 pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
-const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
-const TIME_TO_LIVE: &str = "Nats-TTL";
+pub(super) const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+pub(super) const TIME_TO_LIVE: &str = "Nats-TTL";
 
 #[cfg(test)]
 mod tests {

@@ -459,6 +459,9 @@ impl Partition {
         }
         self.replays.retry_at = Timestamp::START;
         self.advance_fetches(now, fetched);
+        if self.feed.stage == FeedStage::Gated {
+            return;
+        }
         let mut replays = std::mem::take(&mut self.replays.replays);
         // Who is furthest behind first: then all come to a page while it is kept.
         replays.sort_by_key(|replay| replay.next);

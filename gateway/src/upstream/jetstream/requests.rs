@@ -83,7 +83,16 @@ pub enum Purpose {
     /// The retained message that the one of this publish is to replace.
     RetainedLast(Token),
     /// Where the message of this publish is, if it was stored before a crash.
-    Stored(Token),
+    Stored(Publish),
+}
+
+/// A publish that is looked for, here or where its topic was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Place of the partition in whose lane it is.
+    pub home: u16,
+    /// Its own there.
+    pub token: Token,
 }
 
 impl Scan {

@@ -13,7 +13,7 @@ use super::known::{Looked, Word};
 use super::partition::{Partition, RETRY, message_of};
 use super::place::outside;
 use super::publish::{
-    ApiError, PublishAnswer, RetainedPut, read_publish_answer, retained_sequence,
+    ApiError, PublishAnswer, RetainedPut, read_publish_answer, retained_from, retained_sequence,
 };
 use super::requests::{Pending, Purpose, Scan};
 use super::shard::JetStream;
@@ -246,9 +246,13 @@ impl JetStream {
 
     /// A subscription asks for a page of retained messages.
     pub(super) fn ask_retained(&mut self, id: u64, filter: Box<str>, from: &str, count_max: u32) {
-        let places = self.places_of(&filter);
+        let places = self.owners_of(&filter);
         let first = Cursor { place: places.start, subject: 0, from: Sequence(1) };
-        let (cursor, walk) = Walk::parse(from).unwrap_or((first, Walk::First(Vec::new())));
+        let (mut cursor, mut walk) = Walk::parse(from).unwrap_or((first, Walk::First(Vec::new())));
+        if !places.contains(&cursor.place) {
+            // The topic has moved since.
+            (cursor, walk) = (first, Walk::First(Vec::new()));
+        }
         for place in places {
             self.partitions.get_mut(place).into_iter().for_each(|one| one.known.earn());
         }
@@ -336,7 +340,7 @@ impl JetStream {
             return;
         };
         let others = match &query.walk {
-            Walk::First(_) => (first + 1..self.places_of(&query.filter).end).collect(),
+            Walk::First(_) => (first + 1..self.owners_of(&query.filter).end).collect(),
             Walk::Second(open) => open.iter().map(|cursor| cursor.place).collect::<Vec<_>>(),
         };
         for place in [first].into_iter().chain(others) {
@@ -430,11 +434,16 @@ impl JetStream {
             self.counters.unreadable += 1;
             return;
         };
+        if self.ring.owner(topic) != partition.id {
+            // It moved, and has a copy where it is now.
+            return;
+        }
         let received_at = stored.stored_at.timestamp();
         let read = read_message(topic, message.headers, message.payload, received_at, &mut buffers);
         let mut body = Vec::with_capacity(read.message.encoded_bytes());
         Record::Message(read.message).encode(&mut body);
-        let partition = partition.id;
+        let (partition, sequence) =
+            retained_from(message.headers).unwrap_or((partition.id, sequence));
         let sequence = outside(sequence);
         query.found.push(RetainedMessage { partition, sequence, body: body.into() });
     }
@@ -466,7 +475,7 @@ impl JetStream {
             return Some(above);
         }
         let place = cursor.place + 1;
-        self.places_of(filter).contains(&place).then_some(Cursor { place, subject: 0, from })
+        self.owners_of(filter).contains(&place).then_some(Cursor { place, subject: 0, from })
     }
 }
 

@@ -91,7 +91,7 @@ impl JetStream {
             Purpose::Retained(query) => self.end_retained(query, more),
             Purpose::Known => self.end_look(place, more),
             Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
-            Purpose::Stored(token) => self.end_search(place, token, more),
+            Purpose::Stored(publish) => self.end_search(place, publish, more),
             Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
                 partition.replays.take_end(purpose, more);
             }
@@ -110,8 +110,8 @@ impl JetStream {
                     partition.feed.fed = sequence.next().min(until).max(partition.feed.fed);
                 }
             }
-            Purpose::Stored(token) => {
-                let search = partition.searches.iter_mut().find(|search| search.token == token);
+            Purpose::Stored(publish) => {
+                let search = partition.searches.iter_mut().find(|search| search.publish == publish);
                 if let Some(search) = search {
                     search.next = Start::At(sequence.next());
                 }
@@ -133,7 +133,10 @@ impl JetStream {
         };
         match purpose {
             Purpose::Feed | Purpose::First { replay: None } => {
-                partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
+                // A gate that was closed meanwhile asks anew when it opens.
+                if partition.feed.stage != FeedStage::Gated {
+                    partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
+                }
                 partition.marks.fail(now.after(RETRY));
             }
             Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),
@@ -142,8 +145,8 @@ impl JetStream {
                 self.go_on(place, waited);
             }
             Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
-            Purpose::Stored(token) => {
-                let search = partition.searches.iter_mut().find(|search| search.token == token);
+            Purpose::Stored(publish) => {
+                let search = partition.searches.iter_mut().find(|search| search.publish == publish);
                 if let Some(search) = search {
                     (search.asked, search.retry_at) = (false, now.after(RETRY));
                 }
@@ -186,8 +189,8 @@ impl JetStream {
                 }
                 return true;
             }
-            Purpose::Stored(token) => {
-                return self.is_another(place, token, stored, message.headers);
+            Purpose::Stored(publish) => {
+                return self.is_another(place, publish, stored, message.headers);
             }
             Purpose::Feed | Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {}
         }
@@ -205,6 +208,9 @@ impl JetStream {
         self.pass_over(place, purpose, sequence);
         let id = self.partitions.get(place).map(|partition| partition.id);
         self.with_message(stored, message.headers, message.payload, |this, message| {
+            if id.is_some_and(|id| this.ring.is_void(message.topic, id, sequence)) {
+                return;
+            }
             if is_feed {
                 let is_new = |partition: &mut Partition| partition.is_new(sequence);
                 if let Some(id) = id.filter(|_| is_delivered(message))

@@ -5,14 +5,16 @@
 
 use super::control::{ControlNews, PartitionStatus};
 use super::direct_get::Start;
+use super::held::{HELD_LANE, HELD_PLACE, Held};
 use super::inbox::Token;
 use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
 use super::lanes::Lanes;
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
+use super::moving::ShardReport;
 use super::partition::{
-    ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Partition, PartitionLimits, RETRY,
-    STORED_PREFIX,
+    ACKS_SID, ANSWERS_SID, FeedStage, Gate, MARKS_SID, OpenFence, Partition, PartitionLimits,
+    RETRY, STORED_PREFIX,
 };
 use super::place;
 use super::publish::encode_unacknowledged;
@@ -43,8 +45,8 @@ use std::{io, mem};
 
 /// The lane in which fences behind subscriptions are counted.
 const INTEREST_LANE: Lane = Lane(1);
-/// The lane of the first partition.
-const FIRST_LANE: u16 = 2;
+/// The lane of the first partition, behind [`super::held::HELD_LANE`].
+const FIRST_LANE: u16 = 3;
 
 /// Where a live message is; one of QoS 0 is nowhere.
 pub type MaybePlace = Option<(PartitionId, Sequence)>;
@@ -94,6 +96,8 @@ pub struct JetStreamSettings {
     pub origin: u64,
     /// Sessions are in JetStream, too.
     pub sessions: Option<SharedSessions>,
+    /// Where it says what it knows of the ring.
+    pub report: Arc<ShardReport>,
 }
 
 /// What a shard has to know to have sessions in JetStream.
@@ -134,11 +138,16 @@ pub struct JetStreamCounters {
 #[derive(Debug)]
 pub struct JetStream {
     pub(super) now: Timestamp,
-    ring: Ring,
+    pub(super) ring: Ring,
     pub(super) stored: TopicPrefix,
     /// In the order of the ring.
     pub(super) partitions: Vec<Partition>,
-    interest: Interest,
+    pub(super) interest: Interest,
+    /// Publishes whose topics move.
+    pub(super) held: Held,
+    pub(super) report: Arc<ShardReport>,
+    /// In the order of the partitions: see [`super::forward::Forward`].
+    pub(super) comes_after: Vec<Vec<(PartitionId, Sequence)>>,
     /// Where it is not known yet how a partition is, somebody wants what was stored since then.
     pub(super) wanted_since: Timestamp,
     /// The number of the next fence, and the last of which all are passed.
@@ -175,20 +184,26 @@ impl JetStream {
     /// Links to nobody yet. A member of the ring whose sub-cluster is not configured has none.
     #[must_use]
     pub fn new(settings: &JetStreamSettings, seed: u64) -> Self {
-        let JetStreamSettings { ring, links, limits, inbox_prefix, origin, sessions } = settings;
+        let JetStreamSettings { ring, links, limits, inbox_prefix, origin, sessions, report } =
+            settings;
         let partition = |member: &crate::proto::bridge::ring_table::Member| {
+            // One that is not configured has no topics: nobody says where it is, and nobody goes there.
             let link = links.iter().find(|(link, _)| link.name == member.sub_cluster);
+            let link = link.or_else(|| links.first());
             let (settings, servers) = link.expect("the control thread tells no other ring");
             let prefix = format!("{inbox_prefix}.{}", member.partition.0);
             let seed = seed ^ u64::from(member.partition.0);
             Partition::new(member.partition, Arc::clone(settings), servers, prefix, limits, seed)
         };
-        Self {
+        let mut jetstream = Self {
             now: Timestamp::START,
             ring: Ring::new(ring),
             stored: TopicPrefix::new(STORED_PREFIX).expect("made of letters"),
             partitions: ring.members().iter().map(partition).collect(),
             interest: Interest::default(),
+            held: Held::default(),
+            report: Arc::clone(report),
+            comes_after: Vec::new(),
             wanted_since: Timestamp::NEVER,
             next_fence: 1,
             in_force: 0,
@@ -216,7 +231,15 @@ impl JetStream {
             read: ReadBuffers::default(),
             counters: JetStreamCounters::default(),
             out: JetStreamOut::default(),
+        };
+        jetstream.note_takeovers();
+        if let Some(place) = jetstream.ring.taker().and_then(|taker| jetstream.place(taker))
+            && let Some(partition) = jetstream.partitions.get_mut(place)
+        {
+            partition.close_gate(Gate::Closed);
         }
+        jetstream.report.see(jetstream.ring.epoch());
+        jetstream
     }
 
     /// The time of what happens next.
@@ -247,6 +270,13 @@ impl JetStream {
         place.expect("the ring's members are the partitions")
     }
 
+    /// The place of the partition beside which the session of a client is kept. What takes topics over
+    /// takes no sessions: these stay where they are.
+    pub(super) fn home(&self, client_id: &str) -> usize {
+        let home = self.place(self.ring.first_owner(client_id));
+        home.expect("the ring's members are the partitions")
+    }
+
     pub(super) fn place(&self, id: PartitionId) -> Option<usize> {
         self.partitions.iter().position(|partition| partition.id == id)
     }
@@ -254,8 +284,7 @@ impl JetStream {
     /// The control thread says something.
     pub fn handle_news(&mut self, news: ControlNews) {
         match news {
-            // A ring that changes while it is in use comes with its own steps.
-            ControlNews::Ring(_) => {}
+            ControlNews::Ring(_, ring) => self.handle_ring(ring),
             ControlNews::Partition(status) => self.handle_status(status),
         }
     }
@@ -468,7 +497,10 @@ impl JetStream {
             return;
         }
         tracing::info!(partition = id.0, server, address = ?partition.address, "link: ready");
-        partition.attach(interest, |filter| has_wildcard(filter) || ring.owner(filter) == id);
+        let home = u16::try_from(place).expect("partition ids are u16");
+        partition.attach(home, interest, |filter| {
+            has_wildcard(filter) || ring.holders(filter).any(|holder| holder == id)
+        });
         self.hold_back_wills(place);
         self.send_due(place);
         self.attach_groups(place);
@@ -563,6 +595,7 @@ impl JetStream {
         let now = self.now;
         let mut is_fenced = false;
         self.drive_groups();
+        self.open_gates();
         for place in 0..self.partitions.len() {
             self.drive_link(place);
             self.search(place);
@@ -594,11 +627,7 @@ impl JetStream {
             let JetStreamOut { replayed, fetched, watermarks, .. } = &mut self.out;
             partition.advance_replays(now, replayed, fetched);
             partition.send_mark(now);
-            let fed = match partition.is_replicated() {
-                true => partition.feed.confirmed.below(),
-                false => partition.feed.fed,
-            };
-            let fed = name_of(fed, self.wanted_since);
+            let fed = name_of(partition.complete_below(), self.wanted_since);
             if fed != partition.feed.told {
                 partition.feed.told = fed;
                 watermarks.push((partition.id, fed));
@@ -607,6 +636,7 @@ impl JetStream {
         self.next_fence += u64::from(is_fenced);
         self.pass_fences();
         self.drive_sessions();
+        self.report_drained();
     }
 
     /// Tries again what was not acknowledged in time.
@@ -678,7 +708,8 @@ impl JetStream {
     /// Nothing waits to be stored.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.lane.is_empty())
+        self.held.is_empty()
+            && self.partitions.iter().all(|partition| partition.lane.is_empty())
             && self.sessions.as_ref().is_none_or(Sessions::is_idle)
     }
 
@@ -769,7 +800,15 @@ impl JetStream {
     }
 
     /// The partitions that may have messages for a filter.
-    pub(super) fn places_of(&self, filter: &str) -> std::ops::Range<usize> {
+    pub(super) fn places_of(&self, filter: &str) -> Vec<usize> {
+        if has_wildcard(filter) {
+            return (0..self.partitions.len()).collect();
+        }
+        self.ring.holders(filter).filter_map(|holder| self.place(holder)).collect()
+    }
+
+    /// The partitions that have the topics of a filter now.
+    pub(super) fn owners_of(&self, filter: &str) -> std::ops::Range<usize> {
         if has_wildcard(filter) {
             0..self.partitions.len()
         } else {
@@ -785,6 +824,10 @@ impl JetStream {
     }
 
     pub(super) fn is_congested(&self, lane: Lane) -> bool {
+        if lane == HELD_LANE {
+            // Until the change is complete or called off: who publishes to what moves waits.
+            return !self.held.is_empty();
+        }
         let Some(place) = lane.0.checked_sub(FIRST_LANE).map(usize::from) else {
             return false;
         };
@@ -801,6 +844,9 @@ impl JetStream {
     /// What a publish is called outside. First come the partitions, then the sessions of each, then what
     /// waits for something to be recorded, by where that is.
     pub(super) fn append_token(&self, place: usize, token: Token) -> AppendToken {
+        if place == HELD_PLACE {
+            return AppendToken { lane: HELD_LANE, number: token.0 };
+        }
         let count = self.partitions.len();
         let number = usize::try_from(Lanes::number_of(token)).expect("below 128");
         let place = if number == 0 { place } else { (1 + number) * count + place };

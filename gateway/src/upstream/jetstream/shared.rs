@@ -286,7 +286,8 @@ impl JetStream {
             pulled: 0,
             expires: Timestamp::NEVER,
         };
-        let reads = self.places_of(filter).map(read).collect();
+        let places = self.places_of(filter);
+        let reads = places.iter().copied().map(read).collect();
         let id = self.shared.next_id();
         let group = Group {
             name: name.into(),
@@ -298,7 +299,7 @@ impl JetStream {
             outstanding: BTreeMap::new(),
             joining: Vec::new(),
         };
-        for place in self.places_of(filter) {
+        for place in places {
             if let Some(partition) = self.partitions.get_mut(place) {
                 if partition.ready {
                     subscribe_group(partition, id, &group);
@@ -325,6 +326,31 @@ impl JetStream {
         // Acknowledgements that found no link.
         let pending = std::mem::take(&mut partition.pending_acks);
         partition.out.extend_from_slice(&pending);
+    }
+
+    /// Groups read where their topics are about to be, too.
+    pub(super) fn widen_groups(&mut self) {
+        let names: Vec<_> =
+            self.shared.by_name.iter().map(|(name, id)| (name.clone(), *id)).collect();
+        for (name, id) in names {
+            for place in self.places_of(filter_of(&name)) {
+                let Self { shared, partitions, .. } = self;
+                let (Some(group), Some(partition)) =
+                    (shared.groups.get_mut(&id), partitions.get_mut(place))
+                else {
+                    continue;
+                };
+                if group.reads.iter().any(|read| read.place == place) {
+                    continue;
+                }
+                let (stage, pulled) = (ReadStage::Absent(Timestamp::START), 0);
+                group.reads.push(Read { place, stage, pulled, expires: Timestamp::NEVER });
+                if partition.ready {
+                    subscribe_group(partition, id, group);
+                    partition.has_new_interest = true;
+                }
+            }
+        }
     }
 
     fn part_group(&mut self, name: &str, ticket: Ticket, kept: &[Place]) {
@@ -588,7 +614,8 @@ impl JetStream {
         };
         let (headers, payload) = (message.headers, message.payload);
         let read = read_message(topic, headers, payload, pulled.stored_at, &mut buffers);
-        if !is_delivered(&read.message) {
+        let is_void = self.ring.is_void(topic, partition.id, pulled.sequence);
+        if is_void || !is_delivered(&read.message) {
             encode_acknowledge(reply_to, Acknowledge::Done, &mut partition.out);
             return;
         }

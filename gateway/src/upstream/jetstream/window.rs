@@ -78,6 +78,12 @@ pub struct Released<T> {
 }
 
 impl<T> Window<T> {
+    /// What is not acknowledged, in order.
+    pub fn waiting(&self) -> impl Iterator<Item = &T> {
+        let is_waiting = |slot: &&Slot<T>| !matches!(slot.state, SlotState::Acknowledged(_));
+        self.slots.iter().filter(is_waiting).map(|slot| &slot.publish)
+    }
+
     /// A window for `capacity` publishes, at least 1, that waits `timeout` for each attempt.
     ///
     /// `first` is the first token; whoever makes a window anew with the inbox of an old one goes on

@@ -14,6 +14,7 @@ mod link_cut;
 mod offline;
 mod replicas;
 mod retained;
+mod ring_change;
 mod server_killed;
 mod shared_sessions;
 mod wills;

@@ -137,10 +137,10 @@ impl Node {
 }
 
 /// Of a gateway named `id`, with a sub-cluster at each address.
-fn flags(id: &str, sessions: &str, addresses: &[SocketAddr]) -> Vec<String> {
+pub(super) fn flags(id: &str, sessions: &str, addresses: &[SocketAddr]) -> Vec<String> {
     let mut flags = vec!["--shards".to_owned(), SHARDS.to_string()];
     flags.extend(["--sessions", sessions, "--gateway-id", id].map(str::to_owned));
-    for (name, address) in NAMES.iter().zip(addresses) {
+    for (name, address) in NAMES.iter().chain(&["d"]).zip(addresses) {
         flags.extend(["--nats".to_owned(), format!("{name}=nats://{address}")]);
     }
     flags

@@ -27,7 +27,10 @@ impl Control {
     fn start(sub_clusters: Vec<SubClusterSettings>) -> Self {
         let (told, news) = channel();
         let gateway_id = "test".to_owned();
-        let settings = ControlSettings { gateway_id, sub_clusters, has_sessions: false };
+        let reports = Arc::new([]);
+        let (has_sessions, is_successor) = (false, false);
+        let settings =
+            ControlSettings { gateway_id, sub_clusters, has_sessions, reports, is_successor };
         // A test that has seen enough is gone before the thread.
         let thread = ControlThread::spawn(settings, move |news| drop(told.send(news)));
         Self { thread: Some(thread.unwrap()), news }
@@ -39,7 +42,7 @@ impl Control {
 
     fn ring(&self) -> Arc<RingTable> {
         loop {
-            if let ControlNews::Ring(ring) = self.next() {
+            if let ControlNews::Ring(ring, _) = self.next() {
                 return ring;
             }
         }
@@ -59,7 +62,7 @@ impl Control {
                 {
                     return status;
                 }
-                ControlNews::Partition(_) | ControlNews::Ring(_) => {}
+                ControlNews::Partition(_) | ControlNews::Ring(..) => {}
             }
         }
     }
@@ -213,12 +216,25 @@ fn gateways_find_the_ring_that_the_first_one_made() {
     let second = Control::start(vec![a.clone(), b.clone()]);
     let expected = table(1, &[(0, "a"), (1, "b")]);
     assert_eq!((&*first.ring(), &*second.ring()), (&expected, &expected));
-    // Not in the ring: it carries nothing.
+    // Not in the ring so far: a member without topics, which does not hinder who does not know it.
     let third = Control::start(vec![a, b, sub_cluster("c", &[c.address()])]);
-    assert_eq!(*third.ring(), expected);
-    third.status(0, has_leader);
-    third.status(1, has_leader);
-    assert!(!c.connect().api("$JS.API.STREAM.NAMES", "").contains("MQTT"));
+    let joined = expected.joined(["c"].into_iter()).unwrap().unwrap();
+    assert_eq!((&*third.ring(), &*first.ring()), (&joined, &joined));
+    for partition in 0..3 {
+        third.status(partition, has_leader);
+    }
+}
+
+#[test]
+fn a_sub_cluster_whose_name_sorts_first_makes_no_second_ring() {
+    let (a, b) = (NatsServer::start(), NatsServer::start());
+    let b = sub_cluster("b", &[b.address()]);
+    let first = Control::start(vec![b.clone()]);
+    first.ring();
+    let second = Control::start(vec![b, sub_cluster("a", &[a.address()])]);
+    let told = second.news.recv_timeout(Duration::from_secs(2));
+    assert!(told.is_err(), "{told:?}");
+    assert!(!a.connect().api("$JS.API.STREAM.NAMES", "").contains("gateway_ring"));
 }
 
 #[test]
@@ -227,7 +243,14 @@ fn the_ring_is_shown_and_showing_makes_none() {
     let sub_clusters = vec![sub_cluster("a", &[a.address()]), sub_cluster("b", &[b.address()])];
     let gateway_id = "test".to_owned();
     let has_sessions = false;
-    let settings = ControlSettings { gateway_id, sub_clusters: sub_clusters.clone(), has_sessions };
+    let reports = Arc::new([]);
+    let settings = ControlSettings {
+        gateway_id,
+        sub_clusters: sub_clusters.clone(),
+        has_sessions,
+        reports,
+        is_successor: false,
+    };
     for _ in 0..2 {
         let error = show_ring(&settings).unwrap_err().to_string();
         assert!(error.contains("sub-cluster a") && error.contains("no ring yet"), "{error}");

@@ -3,7 +3,7 @@
 use crate::proto::bridge::ring_table::InvalidRing;
 use crate::proto::partition::PartitionId;
 use async_nats::ConnectErrorKind;
-use async_nats::jetstream::{context, kv};
+use async_nats::jetstream::{context, kv, stream};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -52,6 +52,21 @@ pub(super) enum ControlFault {
     /// Reading the ring.
     #[error("key of the ring: {0}")]
     Entry(#[from] kv::EntryError),
+    /// Asking the leader for a value.
+    #[error("key of the ring: {0}")]
+    Leader(#[from] stream::LastRawMessageError),
+    /// Writing a value that is to replace another one.
+    #[error("key of the ring: {0}")]
+    Update(#[from] kv::UpdateError),
+    /// Writing a value.
+    #[error("what gateways say of the ring: {0}")]
+    Put(#[from] kv::PutError),
+    /// A ring elsewhere than where it would be made.
+    #[error(
+        "the ring is at sub-cluster {at}, and would be looked for at {first}, whose name sorts first: \
+         give that another name"
+    )]
+    RingElsewhere { at: String, first: String },
     /// Writing the first ring.
     #[error("first ring: {0}")]
     Create(#[from] kv::CreateError),
@@ -88,6 +103,9 @@ impl ControlFault {
             | Self::Bucket(_)
             | Self::BucketCreate(_)
             | Self::Entry(_)
+            | Self::Leader(_)
+            | Self::Update(_)
+            | Self::Put(_)
             | Self::Create(_) => true,
             Self::Refused { code, .. } => *code == UNAVAILABLE,
             Self::Answer { .. }
@@ -99,6 +117,7 @@ impl ControlFault {
             | Self::NotText { .. }
             | Self::RingGone { .. }
             | Self::RingOld { .. }
+            | Self::RingElsewhere { .. }
             | Self::RingMoved { .. }
             | Self::NotConfigured { .. } => false,
         }

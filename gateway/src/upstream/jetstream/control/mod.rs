@@ -9,12 +9,17 @@
 //! ring_key ──table──▶ ring_watch ──one task a member──▶ member: servers, streams, status
 //!                        └──────────── tell(ControlNews) ◀───────┘
 //! ```
+//! [`add_to_ring`] is no part of the thread: a command that changes the ring, which the threads of all
+//! gateways follow and say so (`registration`).
 
+mod add;
 mod api;
 mod examine;
 mod fault;
 mod member;
+mod moved_retained;
 mod names;
+mod registration;
 mod requirement;
 mod ring_key;
 mod ring_watch;
@@ -28,12 +33,14 @@ mod sub_cluster;
 mod thread;
 
 use super::stored::StoreTime;
+use crate::proto::bridge::ring::Ring;
 use crate::proto::bridge::ring_table::RingTable;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::time::Timestamp;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use add::{AddToRing, add_to_ring, forget_gateway};
 pub use examine::{Examined, ServerFacts, ServerFault, StreamFacts, examine};
 pub use names::{
     live_prefix, retained_prefix, retained_stream_name, sessions_prefix, sessions_stream_name,
@@ -46,8 +53,9 @@ pub use thread::ControlThread;
 /// What the control thread tells every shard.
 #[derive(Clone, Debug)]
 pub enum ControlNews {
-    /// The ring in force; said before any partition of it, and again when its epoch changes.
-    Ring(Arc<RingTable>),
+    /// The ring in force, and what follows from it; said before any partition of it, and again when its
+    /// epoch changes.
+    Ring(Arc<RingTable>, Ring),
     /// How a partition is; said when something of it changes, and about once a second.
     Partition(PartitionStatus),
 }

@@ -1,17 +1,28 @@
 //! Which ring is in force: reads the key about once a second, and starts what its members need.
+//!
+//! Says in the same bucket what the gateway knows of it ([`super::registration`]), and calls off a change of
+//! which nothing has come in time.
 
 use super::ControlNews;
 use super::fault::{ControlFault, Sampled};
 use super::member::Member;
+use super::registration::{GatewayState, Registration};
+use super::requirement;
 use super::ring_key::RingKey;
 use super::sub_cluster::{self, SubCluster};
 use super::thread::Tell;
+use crate::proto::bridge::ring::Ring;
 use crate::proto::bridge::ring_table::RingTable;
+use crate::proto::nats::Info;
 use crate::proto::partition::PartitionId;
+use crate::upstream::jetstream::ShardReport;
+use async_nats::Client;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// See the module.
 pub(super) struct RingWatch {
@@ -19,19 +30,73 @@ pub(super) struct RingWatch {
     sub_clusters: BTreeMap<String, Rc<SubCluster>>,
     /// Each member keeps sessions, too.
     has_sessions: bool,
+    gateway_id: String,
+    boot: u64,
     tell: Tell,
     in_force: Option<Arc<RingTable>>,
+    /// Since when.
+    changed_at: Instant,
     /// What has a task. A member that a ring leaves out keeps it: sessions may still read there.
     started: BTreeMap<PartitionId, String>,
+    /// Those that the shards have been made with.
+    partitions: Vec<PartitionId>,
+    reports: Arc<[Arc<ShardReport>]>,
+    registered: Rc<RefCell<Farewell>>,
+    /// Former processes of this gateway are struck off.
+    has_replaced: bool,
+}
+
+/// What the gateway has said of the ring, to be taken back when it ends.
+#[derive(Debug, Default)]
+pub(super) struct Farewell {
+    said: Option<(Client, RingKey, Registration)>,
+}
+
+impl Farewell {
+    /// The gateway ends: nobody has to wait for it.
+    pub(super) async fn say(registered: Rc<RefCell<Self>>) {
+        let said = registered.borrow_mut().said.take();
+        if let Some((client, key, registration)) = said
+            && let Err(fault) = registration.end(&client, &key).await
+        {
+            tracing::warn!(%fault, "the ring still has this gateway");
+        }
+    }
+}
+
+/// What a [`RingWatch`] is made of.
+pub(super) struct RingWatchSettings {
+    /// By name; at least one.
+    pub(super) sub_clusters: BTreeMap<String, Rc<SubCluster>>,
+    pub(super) has_sessions: bool,
+    pub(super) gateway_id: String,
+    /// Of each shard.
+    pub(super) reports: Arc<[Arc<ShardReport>]>,
+    /// See [`super::ControlSettings`].
+    pub(super) is_successor: bool,
+    pub(super) registered: Rc<RefCell<Farewell>>,
+    pub(super) tell: Tell,
 }
 
 impl RingWatch {
-    pub(super) fn new(
-        sub_clusters: BTreeMap<String, Rc<SubCluster>>,
-        has_sessions: bool,
-        tell: Tell,
-    ) -> Self {
-        Self { sub_clusters, has_sessions, tell, in_force: None, started: BTreeMap::new() }
+    pub(super) fn new(settings: RingWatchSettings) -> Self {
+        let RingWatchSettings { sub_clusters, has_sessions, gateway_id, .. } = settings;
+        let RingWatchSettings { reports, is_successor, registered, tell, .. } = settings;
+        Self {
+            sub_clusters,
+            has_sessions,
+            boot: ahash::RandomState::new().hash_one(&gateway_id),
+            gateway_id,
+            tell,
+            in_force: None,
+            changed_at: Instant::now(),
+            started: BTreeMap::new(),
+            partitions: Vec::new(),
+            reports,
+            registered,
+            // Who gave this process its clients strikes itself off.
+            has_replaced: is_successor,
+        }
     }
 
     /// Watches for as long as the thread runs.
@@ -43,38 +108,139 @@ impl RingWatch {
             let looked = async {
                 let key = match &mut key {
                     Some(key) => key,
-                    none => none.insert(RingKey::open(client, &first.settings).await?),
+                    none => {
+                        self.check_home().await?;
+                        none.insert(RingKey::open(client, &first.settings).await?)
+                    }
                 };
-                self.look(key).await
+                self.look(client, key).await?;
+                self.register(client, key).await
             };
             match looked.await {
                 Ok(()) if faults.end() => tracing::info!("the ring can be read again"),
                 Ok(()) => {}
                 Err(fault) => sub_cluster::log(&mut faults, first.name(), &fault),
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            let is_changing = self.in_force.as_ref().is_some_and(|one| one.change().is_some());
+            let interval = if is_changing { CHANGE_INTERVAL } else { LOOK_INTERVAL };
+            tokio::time::sleep(interval).await;
         }
     }
 
-    async fn look(&mut self, key: &RingKey) -> Result<(), ControlFault> {
-        let table = match (key.read().await?, &self.in_force) {
-            (Some(table), _) => table,
-            (None, Some(table)) => return Err(ControlFault::RingGone { epoch: table.epoch() }),
-            (None, None) => {
-                key.create(self.sub_clusters.keys().map(String::as_str)).await?;
-                // Whoever wrote it: what is stored counts.
-                match key.read().await? {
-                    Some(table) => table,
-                    None => return Ok(()),
-                }
+    /// Nobody has a ring at a sub-cluster where this gateway would not look for it.
+    async fn check_home(&self) -> Result<(), ControlFault> {
+        let mut all = self.sub_clusters.values();
+        let Some(first) = all.next() else { return Ok(()) };
+        if RingKey::find(first.client().await).await?.is_some() {
+            return Ok(());
+        }
+        for other in all {
+            // One that is away, or too old to have a ring, is not waited for.
+            let Ok(client) = other.connect_once().await else { continue };
+            let info = client.server_info();
+            let info = Info { version: info.version, headers: info.headers, ..Info::default() };
+            if requirement::check([&info].into_iter()).is_err() {
+                continue;
             }
+            if let Ok(Some(_)) = RingKey::find(&client).await {
+                let (at, first) = (other.name().to_owned(), first.name().to_owned());
+                return Err(ControlFault::RingElsewhere { at, first });
+            }
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self, client: &Client, key: &RingKey) -> Result<(), ControlFault> {
+        let table = match (&self.in_force, key.read().await?) {
+            (None, _) => match self.first_look(client, key).await? {
+                Some(table) => table,
+                None => return Ok(()),
+            },
+            (Some(_), Some(table)) => table,
+            (Some(table), None) => return Err(ControlFault::RingGone { epoch: table.epoch() }),
         };
         if self.in_force.as_deref() == Some(&table) {
-            return Ok(());
+            return self.call_off(key, &table).await;
         }
         self.check(&table)?;
         self.put_in_force(table);
         Ok(())
+    }
+
+    /// The ring that this gateway begins with, as the leader has it once it knows of the gateway; with the
+    /// sub-clusters that are configured here as members, if only with nothing.
+    async fn first_look(
+        &self,
+        client: &Client,
+        key: &RingKey,
+    ) -> Result<Option<RingTable>, ControlFault> {
+        if self.registered.borrow().said.is_none() {
+            let registration = Registration::begin(key, &self.gateway_id, self.boot).await?;
+            let said = Some((client.clone(), key.clone(), registration));
+            self.registered.borrow_mut().said = said;
+        }
+        let names = || self.sub_clusters.keys().map(String::as_str);
+        let Some((table, revision)) = key.read_last().await? else {
+            key.create(names()).await?;
+            // Whoever wrote it: what is stored counts.
+            return Ok(key.read_last().await?.map(|(table, _)| table));
+        };
+        let Some(joined) = table.joined(names())? else {
+            return Ok(Some(table));
+        };
+        // Written by somebody else meanwhile, it is looked at again.
+        let is_written = key.replace(&joined, revision).await?;
+        Ok(is_written.then_some(joined))
+    }
+
+    /// Ends a change of which nothing has come in time: what is held goes where it would have gone.
+    async fn call_off(&self, key: &RingKey, table: &RingTable) -> Result<(), ControlFault> {
+        let Some(change) = table.change() else { return Ok(()) };
+        if self.changed_at.elapsed() < Duration::from_secs(change.hold_s.into()) {
+            return Ok(());
+        }
+        if let Some((last, revision)) = key.read_last().await?
+            && last == *table
+            && key.replace(&table.called_off(), revision).await?
+        {
+            tracing::warn!(
+                partition = change.partition.0,
+                hold_s = change.hold_s,
+                "ring: nobody has completed the change, it is called off"
+            );
+        }
+        Ok(())
+    }
+
+    /// Says what the shards know.
+    async fn register(&mut self, client: &Client, key: &RingKey) -> Result<(), ControlFault> {
+        let all = |of: fn(&ShardReport) -> u64| {
+            self.reports.iter().map(|report| of(report)).min().unwrap_or_default()
+        };
+        let partitions = self.partitions.clone();
+        let state = GatewayState {
+            seen: all(ShardReport::seen),
+            drained: all(ShardReport::drained),
+            partitions,
+        };
+        let Some((.., mut registration)) = self.registered.borrow_mut().said.take() else {
+            return Ok(());
+        };
+        let said = registration.say(key, &state).await;
+        let replaced = match !self.has_replaced && state.seen > 0 {
+            true => registration.replace_former(client, key).await,
+            false => Ok(()),
+        };
+        self.has_replaced |= replaced.is_ok() && state.seen > 0;
+        self.registered.borrow_mut().said = Some((client.clone(), key.clone(), registration));
+        if !said? {
+            tracing::error!(
+                gateway = self.gateway_id,
+                "somebody has struck this gateway off the ring as one that is dead: it has to be \
+                 restarted, or the next change of the ring may lose messages"
+            );
+        }
+        replaced
     }
 
     fn check(&self, table: &RingTable) -> Result<(), ControlFault> {
@@ -90,7 +256,11 @@ impl RingWatch {
                 return Err(ControlFault::RingMoved { epoch, partition });
             }
         }
-        let names = table.members().iter().map(|member| member.sub_cluster.as_str());
+        // Those without weight have no topics yet.
+        let needed = table.change().map(|change| change.partition);
+        let members = table.members().iter();
+        let members = members.filter(|one| one.weight > 0 || Some(one.partition) == needed);
+        let names = members.map(|member| member.sub_cluster.as_str());
         let mut missing: Vec<_> =
             names.filter(|name| !self.sub_clusters.contains_key(*name)).collect();
         missing.dedup();
@@ -102,17 +272,17 @@ impl RingWatch {
 
     fn put_in_force(&mut self, table: RingTable) {
         tracing::info!(epoch = table.epoch(), members = table.members().len(), "ring in force");
-        for name in self.sub_clusters.keys() {
-            if !table.members().iter().any(|member| member.sub_cluster == *name) {
-                tracing::warn!(
-                    sub_cluster = name,
-                    epoch = table.epoch(),
-                    "configured, but not in the ring: it carries nothing until it is added"
-                );
-            }
+        for member in table.members().iter().filter(|member| member.weight == 0) {
+            let (name, partition) = (&member.sub_cluster, member.partition.0);
+            tracing::info!(name, partition, "has no topics until it is added to the ring");
         }
         let table = Arc::new(table);
-        (self.tell)(ControlNews::Ring(table.clone()));
+        if self.in_force.is_none() {
+            let is_here = |name: &String| self.sub_clusters.contains_key(name);
+            let members = table.members().iter().filter(|one| is_here(&one.sub_cluster));
+            self.partitions = members.map(|member| member.partition).collect();
+        }
+        (self.tell)(ControlNews::Ring(table.clone(), Ring::new(&table)));
         for member in table.members() {
             let name = &member.sub_cluster;
             let Some(sub_cluster) = self.sub_clusters.get(name) else { continue };
@@ -122,11 +292,13 @@ impl RingWatch {
                 tokio::task::spawn_local(member.run());
             }
         }
-        self.in_force = Some(table);
+        (self.in_force, self.changed_at) = (Some(table), Instant::now());
     }
 }
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while a part of the topics is held.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -164,12 +336,20 @@ mod tests {
         let tell: Tell = {
             let told = told.clone();
             Rc::new(move |news| {
-                let ControlNews::Ring(ring) = news else { panic!("no partition is ready") };
+                let ControlNews::Ring(ring, _) = news else { panic!("no partition is ready") };
                 told.borrow_mut().push(ring.epoch());
             })
         };
         let sub_clusters = [sub_cluster("a"), sub_cluster("b")].into_iter().collect();
-        let mut watch = RingWatch::new(sub_clusters, false, tell);
+        let mut watch = RingWatch::new(RingWatchSettings {
+            sub_clusters,
+            has_sessions: false,
+            gateway_id: "test".to_owned(),
+            reports: Arc::new([]),
+            is_successor: false,
+            registered: Rc::default(),
+            tell,
+        });
         let refusal = |watch: &RingWatch, epoch, members: &[_]| {
             watch.check(&table(epoch, members)).map_err(|fault| fault.to_string())
         };

@@ -2,7 +2,9 @@
 
 use crate::config::{Config, NatsIdentity, SUB_CLUSTER_NAME_BYTES_MAX, Sessions};
 use crate::proto::bridge::ring_table::RingTable;
+use crate::upstream::jetstream::ShardReport;
 use crate::upstream::jetstream::link::Identity;
+use std::sync::Arc;
 
 /// A sub-cluster is to the control thread what was configured.
 pub use crate::config::SubClusterConfig as SubClusterSettings;
@@ -16,6 +18,10 @@ pub struct ControlSettings {
     pub sub_clusters: Vec<SubClusterSettings>,
     /// Sessions are in JetStream, too.
     pub has_sessions: bool,
+    /// What each shard says of the ring.
+    pub reports: Arc<[Arc<ShardReport>]>,
+    /// Another process of the same gateway runs, and may go on if this one does not.
+    pub is_successor: bool,
 }
 
 impl From<&Config> for ControlSettings {
@@ -24,6 +30,8 @@ impl From<&Config> for ControlSettings {
             gateway_id: config.gateway_id.clone(),
             sub_clusters: config.nats.clone(),
             has_sessions: config.sessions == Sessions::Shared,
+            is_successor: false,
+            reports: (0..config.shards).map(|_| Arc::default()).collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::fault::ControlFault;
 use super::names::stream_name;
+use super::registration::{self, Registered};
 use super::ring_key::RingKey;
 use super::settings::ControlSettings;
 use super::sub_cluster::SubCluster;
@@ -29,18 +30,34 @@ pub fn show_ring(settings: &ControlSettings) -> io::Result<String> {
     let tasks = tokio::task::LocalSet::new();
     let read = async {
         tokio::time::timeout(PATIENCE, async {
-            RingKey::find(&sub_cluster.connect_once().await?).await
+            let client = sub_cluster.connect_once().await?;
+            let Some(key) = RingKey::find_bucket(&client).await? else { return Ok(None) };
+            let gateways = registration::registered(&client, &key).await?;
+            Ok(key.read_last().await?.map(|(table, _)| (table, gateways)))
         })
         .await
     };
     match tasks.block_on(&runtime, read) {
-        Ok(Ok(Some(table))) => Ok(written(&table)),
+        Ok(Ok(Some((table, gateways)))) => Ok(written(&table) + &gateways_written(&gateways)),
         Ok(Ok(None)) => {
             Err(failed(&home.name, &"there is no ring yet; the first gateway makes it"))
         }
         Ok(Err(fault)) => Err(failed(&home.name, &(&fault as &ControlFault))),
         Err(_) => Err(failed(&home.name, &"no answer within 10 s")),
     }
+}
+
+fn gateways_written(gateways: &[Registered]) -> String {
+    let mut text = String::new();
+    for gateway in gateways {
+        let name = gateway.gateway();
+        match &gateway.state {
+            Some(state) => writeln!(text, "gateway {name} goes by epoch {}", state.seen),
+            None => writeln!(text, "gateway {name} says what is not understood"),
+        }
+        .expect("writing to a string cannot fail");
+    }
+    text
 }
 
 fn failed(sub_cluster: &str, why: &dyn std::fmt::Display) -> io::Error {
@@ -64,6 +81,18 @@ fn written(table: &RingTable) -> String {
             per_mille % 10
         )
         .expect("writing to a string cannot fail");
+    }
+    for takeover in table.takeovers() {
+        let ends = takeover.ends.iter();
+        let ends = ends.map(|(giver, end)| format!("{} before {}", stream_name(*giver), end.0));
+        let ends = ends.collect::<Vec<_>>().join(", ");
+        writeln!(text, "{} took over from {ends}", stream_name(takeover.partition))
+            .expect("writing to a string cannot fail");
+    }
+    if let Some(change) = table.change() {
+        let (taker, hold_s) = (stream_name(change.partition), change.hold_s);
+        writeln!(text, "{taker} is about to take over: its share is held, for {hold_s} s at most")
+            .expect("writing to a string cannot fail");
     }
     text
 }

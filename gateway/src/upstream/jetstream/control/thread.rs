@@ -1,10 +1,12 @@
 //! The thread itself: from start to stop.
 
-use super::ring_watch::RingWatch;
+use super::ring_watch::{Farewell, RingWatch, RingWatchSettings};
 use super::sub_cluster::SubCluster;
 use super::{ControlNews, ControlSettings};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
@@ -36,9 +38,14 @@ impl ControlThread {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             let tasks = LocalSet::new();
-            tasks.spawn_local(run(settings, Rc::new(tell)));
+            let registered = Rc::new(RefCell::new(Farewell::default()));
+            tasks.spawn_local(run(settings, Rc::new(tell), registered.clone()));
             // The sender that is gone means stop, too.
             let _ = tasks.block_on(&runtime, stopped);
+            let farewell =
+                async { tokio::time::timeout(FAREWELL_MAX, Farewell::say(registered)).await };
+            // Where the ring is away, whoever changes it next asks for this gateway.
+            let _ = tasks.block_on(&runtime, farewell);
             drop(tasks);
             // A look-up that hangs is not waited for.
             runtime.shutdown_background();
@@ -54,8 +61,9 @@ impl ControlThread {
     }
 }
 
-async fn run(settings: ControlSettings, tell: Tell) {
-    let ControlSettings { gateway_id, sub_clusters, has_sessions } = settings;
+async fn run(settings: ControlSettings, tell: Tell, registered: Rc<RefCell<Farewell>>) {
+    let ControlSettings { gateway_id, sub_clusters, has_sessions, reports, is_successor } =
+        settings;
     let sub_clusters = sub_clusters
         .into_iter()
         .map(|settings| {
@@ -63,7 +71,18 @@ async fn run(settings: ControlSettings, tell: Tell) {
             (name, Rc::new(SubCluster::new(&gateway_id, settings)))
         })
         .collect();
-    RingWatch::new(sub_clusters, has_sessions, tell).run().await;
+    let settings = RingWatchSettings {
+        sub_clusters,
+        has_sessions,
+        gateway_id,
+        reports,
+        is_successor,
+        registered,
+        tell,
+    };
+    RingWatch::new(settings).run().await;
 }
 
+/// How long the end of a gateway may wait for the ring.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 const BLOCKING_THREADS_MAX: usize = 4;

@@ -154,7 +154,7 @@ impl JetStream {
         session_use: SessionUse,
         user: SessionUser,
     ) {
-        let (place, now) = (self.owner(client_id), self.now);
+        let (place, now) = (self.home(client_id), self.now);
         let Some(sessions) = &mut self.sessions else {
             return;
         };
@@ -194,7 +194,7 @@ impl JetStream {
                 unreachable!("neither messages nor groups are records of sessions")
             }
         };
-        let place = self.owner(client_id);
+        let place = self.home(client_id);
         let sessions = self.sessions.as_mut().expect("asked only where there are sessions");
         let number = sessions.append(record, client_id, place, now);
         self.session_token(place, number)
@@ -232,7 +232,7 @@ impl JetStream {
         let Some(sessions) = self.sessions.as_ref().filter(|one| one.has(client_id)) else {
             return true;
         };
-        let home = self.partitions.get(self.owner(client_id));
+        let home = self.partitions.get(self.home(client_id));
         home.is_some_and(|home| home.ready) && sessions.is_held(client_id, self.now)
     }
 

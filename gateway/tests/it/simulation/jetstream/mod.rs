@@ -3,6 +3,7 @@
 mod directed;
 mod leases;
 mod nats_server;
+mod ring_change;
 mod world;
 
 use super::run_all;

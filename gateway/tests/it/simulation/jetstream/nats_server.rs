@@ -145,6 +145,34 @@ impl Stream {
         records.filter(|subject| subject.contains(".client")).collect()
     }
 
+    /// Whoever changes the ring writes a copy of a retained message, unless there is one that is as
+    /// late. What it is of is told by `from`.
+    pub(crate) fn copy(&mut self, subject: &[u8], from: &str, message: &StoredMessage) {
+        let number = |one: &StoredMessage| {
+            let from =
+                one.header("Gateway-From").map(|from| String::from_utf8_lossy(from).into_owned());
+            from.and_then(|from| from.split_once('.')?.1.parse::<u64>().ok())
+        };
+        let there = self.kept.iter().find(|(_, one)| one.subject == subject);
+        let place = there.map(|(sequence, _)| *sequence);
+        let later = from.split_once('.').and_then(|(_, place)| place.parse().ok());
+        if there.is_some_and(|(_, one)| number(one).is_none() || number(one) >= later) {
+            return;
+        }
+        place.and_then(|place| self.kept.remove(&place));
+        self.last += 1;
+        let text = String::from_utf8(message.headers.clone()).unwrap();
+        let is_kept = |line: &&str| !line.starts_with("Nats-") && !line.starts_with("Gateway-");
+        let mut headers: String = text.split_inclusive("\r\n").filter(is_kept).collect();
+        headers.push_str(&format!("Gateway-Sequence: 0\r\nGateway-From: {from}\r\n"));
+        let copy = StoredMessage {
+            subject: subject.to_vec(),
+            headers: headers.into_bytes(),
+            ..message.clone()
+        };
+        self.kept.insert(self.last, copy);
+    }
+
     /// What was written so far is on the disk.
     pub(crate) fn sync(&mut self) {
         self.synced = self.last;

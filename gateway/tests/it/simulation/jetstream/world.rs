@@ -1,11 +1,13 @@
 //! Gateways, the servers of two partitions, clients, and the network between all of them.
 
 use super::nats_server::{ClientId, NatsServer};
+use super::ring_change::Coordinator;
 use crate::sim::{SimClient, SimNode, SimSettings};
 use crate::simulation::client::{Client, Event, Profile};
 use crate::simulation::ledger::Ledger;
 use crate::simulation::random::Random;
 use crate::simulation::world::{Broken, some_settings};
+use gateway::proto::bridge::ring::Ring;
 use gateway::proto::bridge::ring_table::{Member, RingTable};
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
 use gateway::proto::partition::{PartitionId, Sequence};
@@ -17,6 +19,7 @@ use gateway::upstream::jetstream::sessions::{LeaseLimits, Owner};
 use gateway::upstream::jetstream::shard::{JetStreamSettings, SharedSessions};
 use gateway::upstream::jetstream::stored::StoreTime;
 use gateway::upstream::jetstream::{PartitionLimits, SharedLimits};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -106,7 +109,7 @@ pub(crate) struct Actor {
 /// See the module.
 pub(crate) struct World {
     /// Each is taken out only while it crashes.
-    gateways: Vec<Option<SimNode>>,
+    pub(super) gateways: Vec<Option<SimNode>>,
     pub(crate) servers: Vec<Server>,
     pub(crate) pipes: Vec<Pipe>,
     pub(crate) actors: Vec<Actor>,
@@ -126,6 +129,8 @@ pub(crate) struct World {
     vanished: Vec<SimClient>,
     /// A gateway from which no server can be reached.
     pub(super) cut_off: Option<usize>,
+    /// Who changes the ring, if anyone does.
+    pub(super) coordinator: Coordinator,
 }
 
 /// The same with sessions in JetStream.
@@ -139,14 +144,37 @@ fn jetstream_shared(settings: &SimSettings, boot: u64) -> JetStreamSettings {
     }
 }
 
+thread_local! {
+    /// What is in force, where it is not what everything begins with.
+    static RING: RefCell<Option<(RingTable, Ring)>> = const { RefCell::new(None) };
+}
+
+/// Gateways that start from now on find this ring; with `None` the one that everything begins with.
+pub(crate) fn set_ring(table: Option<&RingTable>) {
+    let ring = table.map(|table| (table.clone(), Ring::new(table)));
+    RING.with_borrow_mut(|in_force| *in_force = ring);
+}
+
+/// What was set, and what follows from it.
+pub(crate) fn ring_that_was_set() -> Option<(RingTable, Ring)> {
+    RING.with_borrow(Clone::clone)
+}
+
 /// Who has which topics.
 pub(crate) fn ring() -> RingTable {
+    if let Some((table, _)) = ring_that_was_set() {
+        return table;
+    }
+    RingTable::new(1, two_members()).unwrap()
+}
+
+pub(crate) fn two_members() -> Vec<Member> {
     let member = |number: u16| Member {
         partition: PartitionId(number),
         weight: 1,
         sub_cluster: format!("c{number}"),
     };
-    RingTable::new(1, vec![member(0), member(1)]).unwrap()
+    vec![member(0), member(1)]
 }
 
 /// The upstream of a gateway, with limits that the seed makes small or large.
@@ -169,7 +197,7 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
     let origin = (settings.seed << 16) + boot;
     JetStreamSettings {
         ring: Arc::new(ring()),
-        links: vec![link(0), link(1)],
+        links: (0..3).map(link).collect(),
         limits: PartitionLimits {
             lane: LaneLimits {
                 count_max: either(4, 1_000),
@@ -184,6 +212,7 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
         inbox_prefix: format!("_GW.{origin:x}"),
         origin,
         sessions: None,
+        report: Arc::default(),
     }
 }
 
@@ -215,7 +244,7 @@ impl World {
             Some(node)
         };
         let mut random = Random::new(seed);
-        let server = |number: u16| {
+        let mut server = |number: u16| {
             let mut model = NatsServer::new(number);
             // Not far from where a page of the replay ends, for some seeds.
             model.messages.last = *random.pick(&[0, 970, 1_995]);
@@ -225,7 +254,7 @@ impl World {
             Server { model, is_up: true, is_unreachable: false, replicas }
         };
         let mut world = Self {
-            servers: (0..2).map(server).collect(),
+            servers: (0..).zip(ring().members()).map(|(number, _)| server(number)).collect(),
             gateways: (0..gateways).map(node).collect(),
             pipes: Vec::new(),
             actors: Vec::new(),
@@ -239,6 +268,7 @@ impl World {
             frozen: None,
             vanished: Vec::new(),
             cut_off: None,
+            coordinator: Coordinator::default(),
         };
         world.ledger.clients_move = has_sessions;
         world.set_time();
@@ -551,7 +581,7 @@ impl World {
     }
 
     fn hurt_server(&mut self, loses_tails: bool) {
-        let number = usize::try_from(self.random.below(2)).unwrap();
+        let number = self.some_server();
         let what = self.random.below(9);
         let heals = self.random.below(2) == 0;
         let server = &mut self.servers[number];
@@ -577,9 +607,14 @@ impl World {
         ));
     }
 
+    fn some_server(&mut self) -> usize {
+        let count = self.servers.len() as u64;
+        usize::try_from(self.random.below(count)).unwrap()
+    }
+
     /// The leader of a stream with replicas is elected anew, or its followers lag.
     fn hurt_replicas(&mut self) {
-        let number = usize::try_from(self.random.below(2)).unwrap();
+        let number = self.some_server();
         let lag = *self.random.pick(&[0, 1, 4, 20]);
         let elects = self.random.below(2) == 0;
         let Server { model, replicas, .. } = &mut self.servers[number];
@@ -642,7 +677,7 @@ impl World {
 
     /// The control thread tells a gateway how a partition is, or was, or is not.
     fn tell_something(&mut self, gateway: usize) {
-        let number = usize::try_from(self.random.below(2)).unwrap();
+        let number = self.some_server();
         let mut status = self.status(number);
         match self.random.below(20) {
             0 => status.leader = Some(NOWHERE),
@@ -663,6 +698,7 @@ impl World {
     /// Everyone hears the truth.
     pub(crate) fn tell_all(&mut self) {
         for gateway in 0..self.gateways.len() {
+            self.tell_ring(gateway);
             for number in 0..self.servers.len() {
                 let status = self.status(number);
                 self.tell(gateway, status);
@@ -741,7 +777,8 @@ impl World {
                 continue;
             }
             for dial in self.node(gateway).take_dials() {
-                let server = (0..2_u8).find(|number| address(*number) == dial.address);
+                let count = u8::try_from(self.servers.len()).unwrap();
+                let server = (0..count).find(|number| address(*number) == dial.address);
                 let server = server.map(usize::from);
                 let fault = match server.map(|server| &self.servers[server]) {
                     Some(_) if self.cut_off == Some(gateway) => Some(std::io::ErrorKind::TimedOut),
@@ -909,6 +946,7 @@ impl World {
                 self.node(gateway).stall(socket, false);
             }
         }
+        self.finish_change()?;
         for _ in 0..CALM_SECONDS {
             self.calm_second()?;
             if self.is_settled() {
@@ -990,10 +1028,13 @@ impl World {
         let mut newest = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for server in 0..self.servers.len() {
-            let stored: Vec<_> =
-                self.servers[server].model.messages.kept.values().cloned().collect();
-            for message in stored {
+            let stored = self.servers[server].model.messages.kept.iter();
+            let stored: Vec<_> = stored.map(|(at, message)| (*at, message.clone())).collect();
+            for (at, message) in stored {
                 let Some(head) = message.payload.first_chunk() else { continue };
+                if self.is_void(server, at, &message.subject) {
+                    continue;
+                }
                 let id = u64::from_le_bytes(*head);
                 let qos = message.header("Mqtt-QoS").map(<[u8]>::to_vec);
                 let is_first = seen.insert(id);
@@ -1047,7 +1088,9 @@ impl World {
             let of_topic = kept.filter(|(_, one)| one.subject == subject.as_bytes());
             let with_id = of_topic
                 .map(|(at, one)| (*at, u64::from_le_bytes(*one.payload.first_chunk().unwrap())));
-            with_id.collect::<Vec<_>>()
+            let with_id = with_id.filter(|(at, _)| !world.is_void(server, *at, subject.as_bytes()));
+            // Where the topic went, it is later.
+            with_id.map(|(at, id)| ((server, at), id)).collect::<Vec<_>>()
         };
         let all = |world: &Self| {
             (0..world.servers.len()).flat_map(|server| ids(world, server)).collect::<Vec<_>>()
@@ -1083,7 +1126,7 @@ impl World {
         let retained = self.servers.iter().map(|server| server.model.retained.shown());
         let retained: Vec<_> = retained.collect();
         Err(self.broken(&format!(
-            "{topic} at gateway {gateway}: nothing came, and {id} at {last} was retained: {retained:?}"
+            "{topic} at gateway {gateway}: nothing came, and {id} at {last:?} was retained: {retained:?}"
         )))
     }
 
@@ -1174,7 +1217,7 @@ impl World {
         }
     }
 
-    fn broken(&self, what: &str) -> Broken {
+    pub(super) fn broken(&self, what: &str) -> Broken {
         let from = self.trace.len().saturating_sub(TRACE_LINES);
         Broken(format!("{what}\nlast:\n{}", self.trace[from..].join("\n")))
     }

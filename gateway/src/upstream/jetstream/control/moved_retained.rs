@@ -1,0 +1,201 @@
+//! Retained messages go with their topics: each is copied to where its topic goes.
+//!
+//! A copy says where it is from, and has place 0: whatever is published where it is now is later. Only who
+//! changes the ring writes copies, and never over what somebody has published there.
+
+use super::api;
+use super::fault::ControlFault;
+use super::names::{retained_prefix, retained_stream_name};
+use crate::proto::bridge::topic_subject::TopicPrefix;
+use crate::proto::nats::json::decimal;
+use crate::proto::partition::{PartitionId, Sequence};
+use crate::upstream::jetstream::publish::{
+    EXPECTED_LAST, RETAINED_FROM, RETAINED_SEQUENCE, TIME_TO_LIVE, TOMBSTONE_S,
+};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::{Client, HeaderMap};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Copies what is retained, as often as it is asked to.
+#[derive(Debug)]
+pub(super) struct Copier {
+    to: PartitionId,
+    client: Client,
+    /// Up to where each partition was looked through.
+    looked_through: BTreeMap<PartitionId, u64>,
+    count: u64,
+}
+
+impl Copier {
+    pub(super) fn new(to: PartitionId, client: &Client) -> Self {
+        Self { to, client: client.clone(), looked_through: BTreeMap::new(), count: 0 }
+    }
+
+    /// How many were copied.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Copies what `from` has of the topics that move, as far as that was not done.
+    ///
+    /// # Errors
+    ///
+    /// No answer, or an answer that is not understood.
+    pub(super) async fn copy(
+        &mut self,
+        from: PartitionId,
+        client: &Client,
+        moves: impl Fn(&str) -> bool,
+    ) -> Result<(), ControlFault> {
+        let name = retained_stream_name(from);
+        let info = api::request(client, &format!("STREAM.INFO.{name}"), None).await?;
+        let last = info.get("state").and_then(|state| state.get("last_seq")?.as_u64());
+        let last = last.ok_or_else(|| ControlFault::Answer { subject: name.clone() })?;
+        let stream = stream(client, &name).await?;
+        let target = stream_of(&self.client, self.to).await?;
+        let [old, new] = [from, self.to].map(|partition| {
+            let prefix = format!("{}.{STORED}", retained_prefix(partition));
+            TopicPrefix::new(&prefix).expect("made of letters and digits")
+        });
+        let mut next = self.looked_through.get(&from).map_or(1, |through| through + 1);
+        while next <= last {
+            let found =
+                stream.raw_message_builder().sequence(next).next_by_subject(ALL).send().await;
+            let message = match found {
+                Ok(message) => message,
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
+                Err(error) => return Err(error.into()),
+            };
+            next = message.sequence + 1;
+            let (mut topic, mut subject) = (Vec::new(), Vec::new());
+            if let Ok(topic) = old.topic(message.subject.as_bytes(), &mut topic)
+                && moves(topic)
+                && let Ok(subject) = new.subject(topic, &mut subject)
+                && let Ok(subject) = std::str::from_utf8(subject.as_bytes())
+            {
+                self.put(&target, subject, from, &message).await?;
+            }
+        }
+        self.looked_through.insert(from, last);
+        Ok(())
+    }
+
+    /// Writes a copy, unless what is there is as late or later.
+    async fn put(
+        &mut self,
+        target: &Stream,
+        subject: &str,
+        from: PartitionId,
+        message: &StreamMessage,
+    ) -> Result<(), ControlFault> {
+        let Some((headers, place)) = copied_headers(from, message) else { return Ok(()) };
+        loop {
+            let there = match target.get_last_raw_message_by_subject(subject).await {
+                Ok(there) => Some(there),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
+                Err(error) => return Err(error.into()),
+            };
+            if there.as_ref().is_some_and(|there| !is_older(&there.headers, place)) {
+                return Ok(());
+            }
+            let mut headers = headers.clone();
+            headers.insert(EXPECTED_LAST, there.map_or(0, |there| there.sequence).to_string());
+            let request = async_nats::Request::new().headers(headers);
+            let request = request.payload(message.payload.clone());
+            let answer = self.client.send_request(subject.to_owned(), request).await;
+            let answer = answer
+                .map_err(|error| ControlFault::Request { subject: subject.to_owned(), error })?;
+            let answer: Option<Value> = serde_json::from_slice(&answer.payload).ok();
+            let error = answer.as_ref().map(|answer| answer.get("error"));
+            match error {
+                Some(None) => {
+                    self.count += 1;
+                    return Ok(());
+                }
+                Some(Some(error))
+                    if error.get("err_code").and_then(Value::as_u64) == Some(WRONG_LAST) => {}
+                _ => return Err(ControlFault::Answer { subject: subject.to_owned() }),
+            }
+        }
+    }
+}
+
+/// The headers of a copy, and the place of the message in its partition; `None` for what no gateway has
+/// retained.
+fn copied_headers(from: PartitionId, message: &StreamMessage) -> Option<(HeaderMap, Place)> {
+    let place = place_of(from, &message.headers)?;
+    let mut headers = HeaderMap::new();
+    for (name, values) in message.headers.iter() {
+        let name: &str = name.as_ref();
+        if !name.starts_with("Nats-") && ![RETAINED_FROM, RETAINED_SEQUENCE].contains(&name) {
+            for value in values {
+                headers.append(name, value.clone());
+            }
+        }
+    }
+    headers.insert(RETAINED_SEQUENCE, "0");
+    headers.insert(RETAINED_FROM, format!("{}.{}", place.0.0, place.1.0));
+    if message.payload.is_empty() {
+        headers.insert(TIME_TO_LIVE, TOMBSTONE_S.to_string());
+    }
+    Some((headers, place))
+}
+
+type Place = (PartitionId, Sequence);
+
+/// Where a retained message was stored, itself a copy or not.
+fn place_of(partition: PartitionId, headers: &HeaderMap) -> Option<Place> {
+    if let Some(from) = headers.get(RETAINED_FROM) {
+        let (partition, sequence) = from.as_str().split_once('.')?;
+        return Some((PartitionId(partition.parse().ok()?), Sequence(sequence.parse().ok()?)));
+    }
+    let sequence = decimal(headers.get(RETAINED_SEQUENCE)?.as_str().as_bytes())?;
+    Some((partition, Sequence(sequence)))
+}
+
+/// Whether what is there is an earlier copy from the same partition.
+fn is_older(there: &HeaderMap, place: Place) -> bool {
+    there.get(RETAINED_FROM).is_some()
+        && place_of(place.0, there).is_some_and(|(from, sequence)| (from, sequence) < place)
+}
+
+async fn stream(client: &Client, name: &str) -> Result<Stream, ControlFault> {
+    let context = async_nats::jetstream::new(client.clone());
+    let stream = context.get_stream(name).await;
+    stream.map_err(|_| ControlFault::Answer { subject: name.to_owned() })
+}
+
+async fn stream_of(client: &Client, partition: PartitionId) -> Result<Stream, ControlFault> {
+    stream(client, &retained_stream_name(partition)).await
+}
+
+const STORED: &str = "mqtt";
+const ALL: &str = ">";
+/// The server's API: another message was the last of the subject.
+const WRONG_LAST: u64 = 10_071;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        pairs.iter().for_each(|(name, value)| headers.append(*name, *value));
+        headers
+    }
+
+    #[test]
+    fn a_copy_is_older_than_what_is_published_and_newer_than_an_earlier_one() {
+        let place = (PartitionId(3), Sequence(8));
+        let published = headers(&[(RETAINED_SEQUENCE, "1")]);
+        assert!(!is_older(&published, place), "it was published where it is");
+        let copy = |from| headers(&[(RETAINED_SEQUENCE, "0"), (RETAINED_FROM, from)]);
+        assert!(is_older(&copy("3.7"), place) && is_older(&copy("2.90"), place));
+        assert!(!is_older(&copy("3.8"), place) && !is_older(&copy("3.9"), place));
+        assert_eq!(place_of(PartitionId(5), &published), Some((PartitionId(5), Sequence(1))));
+        assert_eq!(place_of(PartitionId(5), &copy("3.7")), Some((PartitionId(3), Sequence(7))));
+        assert_eq!(place_of(PartitionId(5), &headers(&[])), None);
+    }
+}
