@@ -28,6 +28,8 @@ pub(super) struct Held {
     publishes: VecDeque<Publish>,
     /// The token of the first.
     first: u64,
+    /// How many of them are held.
+    waiting: usize,
     /// Where those are that were let go: place and token there, and the token here.
     let_go: HashMap<(usize, Token), u64, ahash::RandomState>,
 }
@@ -49,7 +51,7 @@ enum Publish {
 impl Default for Held {
     fn default() -> Self {
         // Before the first token everything is committed.
-        Self { publishes: VecDeque::new(), first: 1, let_go: HashMap::default() }
+        Self { publishes: VecDeque::new(), first: 1, waiting: 0, let_go: HashMap::default() }
     }
 }
 
@@ -62,12 +64,13 @@ impl Held {
         from: Option<Sequence>,
     ) -> Token {
         self.publishes.push_back(Publish::Held { append, number, from });
+        self.waiting += 1;
         Token(self.first + self.publishes.len() as u64 - 1)
     }
 
     /// Nothing is held.
     pub(super) fn is_empty(&self) -> bool {
-        !self.publishes.iter().any(|publish| matches!(publish, Publish::Held { .. }))
+        self.waiting == 0
     }
 
     fn get_mut(&mut self, token: Token) -> Option<&mut Publish> {
@@ -112,9 +115,7 @@ impl Held {
     }
 
     fn end_here(&mut self, token: Token, appended: &mut Vec<AppendToken>) {
-        if let Some(publish) = self.get_mut(token) {
-            *publish = Publish::Ended;
-        }
+        self.replace(token, Publish::Ended);
         let first = self.first;
         while matches!(self.publishes.front(), Some(Publish::Ended)) {
             self.publishes.pop_front();
@@ -125,32 +126,45 @@ impl Held {
         }
     }
 
-    /// The next publish whose topic is not held any more, and its token.
-    fn take(&mut self, ring: &Ring) -> Option<(Token, Append, LaneNumber, Option<Sequence>)> {
+    /// The next publish at `next` or behind it whose topic is not held any more, and its token.
+    fn take(
+        &mut self,
+        next: Token,
+        ring: &Ring,
+    ) -> Option<(Token, Append, LaneNumber, Option<Sequence>)> {
         let is_free = |publish: &Publish| match publish {
             Publish::Held { append, .. } => !ring.is_held(message_of(&append.body).topic),
             Publish::LetGo(..) | Publish::Ended => false,
         };
-        let at = self.publishes.iter().position(is_free)?;
+        let skipped = usize::try_from(next.0.saturating_sub(self.first)).ok()?;
+        let at = self.publishes.iter().skip(skipped).position(is_free)? + skipped;
         let token = Token(self.first + at as u64);
-        match std::mem::replace(self.publishes.get_mut(at)?, Publish::Ended) {
-            Publish::Held { append, number, from } => Some((token, append, number, from)),
-            Publish::LetGo(..) | Publish::Ended => None,
+        // It has not ended: it is nowhere until it is noted.
+        match self.replace(token, Publish::LetGo(HELD_PLACE, token)) {
+            Some(Publish::Held { append, number, from }) => Some((token, append, number, from)),
+            Some(Publish::LetGo(..) | Publish::Ended) | None => None,
         }
     }
 
     fn note_let_go(&mut self, token: Token, at: (usize, Token)) {
-        if let Some(publish) = self.get_mut(token) {
-            *publish = Publish::LetGo(at.0, at.1);
-        }
+        self.replace(token, Publish::LetGo(at.0, at.1));
         self.let_go.insert(at, token.0);
+    }
+
+    /// What was there, if anything was.
+    fn replace(&mut self, token: Token, by: Publish) -> Option<Publish> {
+        let was = std::mem::replace(self.get_mut(token)?, by);
+        self.waiting -= usize::from(matches!(was, Publish::Held { .. }));
+        Some(was)
     }
 }
 
 impl JetStream {
     /// Sends what is held of topics that are not any more to who has them now, in order.
     pub(super) fn let_go_held(&mut self) {
-        while let Some((token, append, number, from)) = self.held.take(&self.ring) {
+        let mut next = Token(0);
+        while let Some((token, append, number, from)) = self.held.take(next, &self.ring) {
+            next = Token(token.0 + 1);
             let (at, send) = self.push_owned(append, number, from);
             self.held.note_let_go(token, at);
             let Self { partitions, stored, now, .. } = self;
