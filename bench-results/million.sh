@@ -50,7 +50,7 @@ export GOGC=40 GOMEMLIMIT=1300MiB
 DATA="$scratch/cluster" .ci/cluster >"$scratch/cluster.log" 2>&1 &
 pids+=("$!")
 for port in 4222 4322 4422; do wait_for "$port"; done
-mapfile -t servers < <(pgrep -P "${pids[0]}")
+mapfile -t servers < <(pgrep -P "${pids[0]}" -x nats-server)
 
 others=()
 for number in $(seq 0 $((gateways - 1))); do

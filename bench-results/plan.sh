@@ -39,7 +39,7 @@ run() {
     local name=$1 servers=() before after
     shift
     start "$broker" --shards "${SHARDS:-1}"
-    [ "$broker" = embedded ] || mapfile -t servers < <(pgrep -P "${pids[0]}")
+    [ "$broker" = embedded ] || mapfile -t servers < <(pgrep -P "${pids[0]}" -x nats-server)
     before=$(cpu_s "${servers[@]}")
     target/release/loadgen "$@" --target "127.0.0.1:$port" --watch-pid "${pids[-1]}" --quiet \
         --out "$output/runs/$name" >"$scratch/said" || cat "$scratch/said"
