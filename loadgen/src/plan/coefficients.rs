@@ -75,6 +75,8 @@ pub(super) struct MemoryPoint {
     pub(super) connections: f64,
     /// Their subscriptions.
     pub(super) subscriptions: f64,
+    /// Messages had been published by then.
+    pub(super) had_messages: bool,
     /// Resident memory of the broker, bytes.
     pub(super) user_bytes: f64,
     /// Growth of the kernel's memory since the run began, bytes; none where the broker is on
@@ -126,8 +128,9 @@ pub(super) struct Model {
     pub(super) cpu_coefficients: Vec<Coefficient>,
     user: Fit,
     with_subscriptions: bool,
+    messages_bytes: f64,
     kernel: Option<Fit>,
-    /// Of memory: base, connection, subscription if it was measured, then the kernel's.
+    /// Of memory: base, connection, subscription and messages if they were measured, then the kernel's.
     pub(super) memory_coefficients: Vec<Coefficient>,
 }
 
@@ -293,9 +296,11 @@ fn memory_point(result: &RunResult, phase: &Phase) -> Option<MemoryPoint> {
         let end = host.points.iter().rfind(|point| before_end(point.at_s))?;
         Some(as_f64(end.kernel_bytes) - as_f64(start.kernel_bytes))
     });
+    let until_end = result.phases.iter().filter(|before| before.start_s <= phase.start_s);
     Some(MemoryPoint {
         connections: as_f64(connected),
         subscriptions,
+        had_messages: until_end.map(|phase| phase.published).sum::<u64>() > 0,
         user_bytes: as_f64(broker.rss_bytes),
         kernel_bytes,
     })
@@ -317,7 +322,8 @@ impl Model {
         let memory = fit_memory(measured).map_err(|fault| missing.push(fault)).ok();
         match (cpu, memory) {
             (Some((works, cpu, cpu_coefficients)), Some(memory)) => {
-                let Memory { user, with_subscriptions, kernel, coefficients } = memory;
+                let Memory { user, with_subscriptions, messages_bytes, kernel, coefficients } =
+                    memory;
                 let memory_coefficients = coefficients;
                 Ok(Self {
                     works,
@@ -325,6 +331,7 @@ impl Model {
                     cpu_coefficients,
                     user,
                     with_subscriptions,
+                    messages_bytes,
                     kernel,
                     memory_coefficients,
                 })
@@ -355,7 +362,8 @@ impl Model {
     pub(super) fn user_bytes(&self, connections: f64, subscriptions: f64) -> fit::Estimate {
         let mut inputs = vec![1.0, connections];
         inputs.extend(self.with_subscriptions.then_some(subscriptions));
-        self.user.predict(&inputs)
+        let idle = self.user.predict(&inputs);
+        fit::Estimate { value: idle.value + self.messages_bytes, ..idle }
     }
 
     /// Bytes of the kernel of a gateway's machine for its connections; `None`: not measured.
@@ -484,15 +492,29 @@ fn cpu_fault(fault: &FitError, works: &[Work], measured: &Measured) -> Missing {
 struct Memory {
     user: Fit,
     with_subscriptions: bool,
+    messages_bytes: f64,
     kernel: Option<Fit>,
     coefficients: Vec<Coefficient>,
 }
 
-fn fit_memory(measured: &Measured) -> Result<Memory, Missing> {
-    let points = &measured.memory;
+/// Whether a line can be laid through these numbers of connections.
+fn are_apart(points: &[MemoryPoint]) -> bool {
     let numbers: Vec<f64> = points.iter().map(|point| point.connections).collect();
     let (low, high) = range(&numbers);
-    if points.len() < 3 || high < low * 2.0 {
+    points.len() >= 3 && high >= low * 2.0
+}
+
+/// What connections take where nothing was published yet. Buffers and caches of messages do not go
+/// with connections: few that publish much have more than many that do not. The most of that is added
+/// to every gateway.
+fn fit_memory(measured: &Measured) -> Result<Memory, Missing> {
+    let (busy, idle): (Vec<_>, Vec<_>) =
+        measured.memory.iter().copied().partition(|point| point.had_messages);
+    let idle_tells = are_apart(&idle);
+    let points = if idle_tells { &idle } else { &measured.memory };
+    let numbers: Vec<f64> = points.iter().map(|point| point.connections).collect();
+    let (low, high) = range(&numbers);
+    if !are_apart(points) {
         return Err(Missing {
             what: "memory of a connection".to_owned(),
             why: format!(
@@ -563,5 +585,18 @@ fn fit_memory(measured: &Measured) -> Result<Memory, Missing> {
         coefficients
             .extend(estimates.map(|estimate| of("a connection, kernel", estimate, numbers)));
     }
-    Ok(Memory { user, with_subscriptions, kernel, coefficients })
+    let beyond_idle = |point: &MemoryPoint| {
+        let mut inputs = vec![1.0, point.connections];
+        inputs.extend(with_subscriptions.then_some(point.subscriptions));
+        point.user_bytes - user.predict(&inputs).value
+    };
+    let most = busy.iter().map(beyond_idle).fold(0.0, f64::max);
+    let messages_bytes = if idle_tells { most } else { 0.0 };
+    if idle_tells && !busy.is_empty() {
+        let place = coefficients.len() - usize::from(kernel.is_some());
+        let estimate = fit::Estimate { value: messages_bytes, half_width: 0.0 };
+        let of_messages = of("buffers and caches of messages", &estimate, &vec![1.0; busy.len()]);
+        coefficients.insert(place, of_messages);
+    }
+    Ok(Memory { user, with_subscriptions, messages_bytes, kernel, coefficients })
 }

@@ -174,6 +174,20 @@ fn value_of<'p>(plan: &'p Plan, name: &str) -> &'p Coefficient {
     plan.cpu.iter().chain(&plan.memory).find(|coefficient| coefficient.of == name).unwrap()
 }
 
+/// Few connections that publish much have more memory than many that do not.
+#[test]
+fn what_messages_take_is_not_taken_for_a_connections() {
+    let buffers = 30e6;
+    let mut measured = measured(&all_kinds(0.0));
+    for point in measured.memory.iter_mut().filter(|point| point.had_messages) {
+        point.user_bytes += buffers;
+    }
+    let plan = Plan::of(fleet("1000000:tracker-ltem"), &measured).unwrap();
+    let value = |name| value_of(&plan, name).value;
+    assert!((value("a connection, resident") / CONNECTION - 1.0).abs() < 0.01, "{plan}");
+    assert!((value("buffers and caches of messages") / buffers - 1.0).abs() < 0.01, "{plan}");
+}
+
 #[test]
 fn the_costs_that_made_the_runs_are_found() {
     let plan = Plan::of(fleet("1000000:tracker-ltem"), &measured(&all_kinds(0.0))).unwrap();
