@@ -123,8 +123,11 @@ impl Ring {
     /// Whether `topic` is of the share that is held while the change is under way.
     #[must_use]
     pub fn is_held(&self, topic: &str) -> bool {
-        let slot = usize::from(Self::slot(topic));
-        self.coming.as_ref().is_some_and(|(_, owners)| owners.get(slot) != self.owners.get(slot))
+        // Asked of every publish: without a change its topic is not hashed for this.
+        self.coming.as_ref().is_some_and(|(_, owners)| {
+            let slot = usize::from(Self::slot(topic));
+            owners.get(slot) != self.owners.get(slot)
+        })
     }
 
     /// Who is about to take topics over.

@@ -40,7 +40,7 @@ impl Rates {
         Self { messages: limits.deliver_rate_max, bytes: limits.deliver_bytes_rate_max }
     }
 
-    fn is_any(self) -> bool {
+    fn are_unlimited(self) -> bool {
         self.messages == 0 && self.bytes == 0
     }
 }
@@ -70,7 +70,7 @@ impl DeliverPaces {
 
     /// Milliseconds until the client may be sent one more message, 0 for now.
     pub(super) fn wait_ms(&mut self, id: ConnectionId, rates: Rates, now: Timestamp) -> u64 {
-        if rates.is_any() {
+        if rates.are_unlimited() {
             return 0;
         }
         let pace = self.pace(id, rates, now);
@@ -82,7 +82,7 @@ impl DeliverPaces {
 
     /// The client is sent a message of so many bytes; nothing if it was left out.
     pub(super) fn pay(&mut self, id: ConnectionId, rates: Rates, bytes: usize, now: Timestamp) {
-        if rates.is_any() || bytes == 0 {
+        if rates.are_unlimited() || bytes == 0 {
             return;
         }
         let pace = self.pace(id, rates, now);
