@@ -329,14 +329,15 @@ impl Outbound {
         self.lapped && self.in_flight.iter().any(|sent| sent.packet_id == candidate)
     }
 
-    /// The exchange with `packet_id`; acknowledgements come in order, so it is mostly the first.
+    /// The exchange with `packet_id`.
     pub fn find(&mut self, packet_id: PacketId) -> Option<&mut InFlight> {
-        self.in_flight.iter_mut().find(|sent| sent.packet_id == packet_id)
+        let place = place_of(&self.in_flight, packet_id, |sent| sent.packet_id)?;
+        self.in_flight.get_mut(place)
     }
 
     /// Ends the exchange with `packet_id`.
     pub fn remove(&mut self, packet_id: PacketId) -> Option<InFlight> {
-        let place = self.in_flight.iter().position(|sent| sent.packet_id == packet_id)?;
+        let place = place_of(&self.in_flight, packet_id, |sent| sent.packet_id)?;
         if !self.refetching.is_empty() {
             self.let_go(place, packet_id);
         }
@@ -368,7 +369,7 @@ impl Outbound {
     /// Whether the message is still to be sent on this connection.
     #[must_use]
     pub fn is_unsent(&self, packet_id: PacketId) -> bool {
-        self.unsent.iter().any(|unsent| unsent.packet_id == packet_id)
+        place_of(&self.unsent, packet_id, |unsent| unsent.packet_id).is_some()
     }
 
     /// How many messages were sent on this connection and are not finished.
@@ -620,6 +621,19 @@ impl Outbound {
     }
 }
 
+/// Where `packet_id` is in a list whose ids were given in order, as those of the messages in flight
+/// are until ids have gone round: then, and when it is not there, each is looked at.
+fn place_of<T>(
+    list: &VecDeque<T>,
+    packet_id: PacketId,
+    id_of: impl Fn(&T) -> PacketId,
+) -> Option<usize> {
+    let first = id_of(list.front()?);
+    let since_first = |id: PacketId| id.get().wrapping_sub(first.get());
+    let place = list.binary_search_by_key(&since_first(packet_id), |one| since_first(id_of(one)));
+    place.ok().or_else(|| list.iter().position(|one| id_of(one) == packet_id))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -697,6 +711,23 @@ mod tests {
         let held = Refetching { partition: P, held: 1, is_apart: true };
         outbound.refetching.push(held);
         assert!(outbound.comes_too_early(after(TAKER)), "what was in flight goes again first");
+    }
+
+    #[test]
+    fn an_id_is_found_wherever_ids_have_gone_round() {
+        for ids in [
+            &[7_u16, 8, 9, 11][..],
+            &[65_533, 65_535, 1, 2, 9],
+            &[5, 65_530, 65_535, 3, 4, 6, 9],
+            &[9],
+            &[],
+        ] {
+            let list: VecDeque<_> = ids.iter().copied().filter_map(PacketId::new).collect();
+            for id in (1..20).chain(65_525..=65_535) {
+                let place = place_of(&list, PacketId::new(id).unwrap(), |id| *id);
+                assert_eq!(place, ids.iter().position(|one| *one == id), "{id} in {ids:?}");
+            }
+        }
     }
 
     #[test]

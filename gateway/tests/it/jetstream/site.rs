@@ -7,6 +7,7 @@ use gateway::proto::bridge::ring_table::{Member, RingTable};
 use gateway::proto::partition::PartitionId;
 use rustix::process::Signal;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The names of the sub-clusters; the ring numbers their partitions in this order.
@@ -148,15 +149,17 @@ pub(super) fn flags(id: &str, sessions: &str, addresses: &[SocketAddr]) -> Vec<S
 
 /// `count` topics that the sub-cluster at `place` has, kept for the process.
 pub(super) fn topics_at(place: u16, count: usize) -> Vec<&'static str> {
-    let member = |(partition, name): (u16, &str)| Member {
-        partition: PartitionId(partition),
-        weight: 1,
-        sub_cluster: name.to_owned(),
-    };
-    let members = (0..).zip(NAMES).map(member).collect();
-    let ring = Ring::new(&RingTable::new(1, members).unwrap());
+    static RING: LazyLock<Ring> = LazyLock::new(|| {
+        let member = |(partition, name): (u16, &str)| Member {
+            partition: PartitionId(partition),
+            weight: 1,
+            sub_cluster: name.to_owned(),
+        };
+        let members = (0..).zip(NAMES).map(member).collect();
+        Ring::new(&RingTable::new(1, members).unwrap())
+    });
     let names = (0..).map(|number| format!("t{}/{number}", number % 4));
-    let names = names.filter(|name| ring.owner(name) == PartitionId(place)).take(count);
+    let names = names.filter(|name| RING.owner(name) == PartitionId(place)).take(count);
     names.map(|name| &*name.leak()).collect()
 }
 
