@@ -27,7 +27,7 @@ install: build ## programs, manual pages, completions and systemd unit to DESTDI
 deb: build ## a Debian package of both programs, target/deb/mqtt-gateway_VERSION_ARCH.deb
 	.ci/deb target/release target/deb
 
-tools: ## install what tests need: mosquitto, nginx, chromium, paho-mqtt, MQTT.js, nats-server, promtool; fails if one cannot be had
+tools: ## install what tests need: mosquitto and its clients of 2.1, nginx, chromium, paho-mqtt, MQTT.js, nats-server, promtool; fails if one cannot be had
 	.ci/tools
 
 cluster: ## run three sub-clusters of one nats-server until ctrl-C; R3=1: one of three; data in DATA

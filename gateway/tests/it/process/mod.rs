@@ -8,7 +8,7 @@ pub(crate) mod gateway;
 mod greedy;
 pub(crate) mod hostile;
 pub(crate) mod http_auth;
-mod mosquitto;
+pub(crate) mod mosquitto;
 mod quotas;
 pub(crate) mod raw_client;
 pub(crate) mod rust_client;

@@ -8,6 +8,7 @@ mod certificates;
 mod clients;
 mod exchange;
 mod hostile;
+mod mosquitto;
 mod party;
 mod proxied;
 mod reload;
