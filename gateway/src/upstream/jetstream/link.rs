@@ -41,7 +41,7 @@ pub struct LinkSettings {
     pub silence_max: Duration,
     /// The longest mean wait before the next attempt doubles up to twice this. Default 5 s.
     pub reconnect_wait_max: Duration,
-    /// Servers kept of what INFO announces, at most, beside those configured. Default 64.
+    /// Servers kept of those that INFO announced last, at most, beside those configured. Default 64.
     pub announced_servers_max: usize,
 }
 
@@ -183,9 +183,12 @@ enum State {
 pub struct Link {
     settings: Arc<LinkSettings>,
     state: State,
-    /// Those configured first; the next attempt takes the front one.
+    /// The next attempt takes the front one.
     servers: VecDeque<SocketAddr>,
-    configured_count: usize,
+    /// Those of `servers` that are kept, whatever the sub-cluster announces.
+    configured: Box<[SocketAddr]>,
+    /// The last one dialed.
+    dialed: Option<SocketAddr>,
     info: Info,
     limits: DecodeLimits,
     progress: Progress,
@@ -206,7 +209,8 @@ impl Link {
         Self {
             state: State::Waiting { until: Timestamp::START },
             servers: servers.iter().copied().collect(),
-            configured_count: servers.len(),
+            configured: servers.into(),
+            dialed: None,
             info: Info::default(),
             limits: DecodeLimits::default(),
             progress: Progress::default(),
@@ -473,15 +477,23 @@ impl Link {
         Ok(())
     }
 
-    /// Adds the servers that INFO announces. Names are for whoever can resolve them.
+    /// Beside those configured and the one that is there, the servers are those that INFO announces:
+    /// one that has left the sub-cluster is forgotten. Names are for whoever can resolve them.
     fn learn_servers(&mut self) {
-        let announced_max = self.configured_count + self.settings.announced_servers_max;
-        for url in &self.info.connect_urls {
-            if let Ok(address) = url.parse()
-                && self.servers.len() < announced_max
-                && !self.servers.contains(&address)
-            {
-                self.servers.push_back(address);
+        let Self { info, servers, configured, settings, dialed, .. } = self;
+        let announced = info.connect_urls.iter().filter_map(|url| url.parse::<SocketAddr>().ok());
+        let announced: Vec<SocketAddr> = announced.collect();
+        if announced.is_empty() {
+            // A server outside a cluster announces none.
+            return;
+        }
+        servers.retain(|server| {
+            configured.contains(server) || announced.contains(server) || *dialed == Some(*server)
+        });
+        let servers_max = configured.len() + settings.announced_servers_max;
+        for address in announced {
+            if servers.len() < servers_max && !servers.contains(&address) {
+                servers.push_back(address);
             }
         }
     }
@@ -490,6 +502,7 @@ impl Link {
         // A server that fails goes to the end of the line.
         let address = *self.servers.front().expect("a link has servers");
         self.servers.rotate_left(1);
+        self.dialed = Some(address);
         let deadline = now.after(self.settings.connect_timeout);
         self.state = State::Dialing { deadline };
         LinkOut::Dial { address, deadline }

@@ -30,7 +30,7 @@ use crate::proto::bridge::ring_table::RingTable;
 use crate::proto::bridge::topic_subject::TopicPrefix;
 use crate::proto::handler::Dial;
 use crate::proto::mqtt::QoS;
-use crate::proto::nats::{Message as NatsMessage, Subject, put_decimal};
+use crate::proto::nats::{Info, Message as NatsMessage, Subject, put_decimal};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::{Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
@@ -476,9 +476,7 @@ impl JetStream {
                 _ => {}
             },
             LinkEvent::Passed(fence) => self.handle_passed(place, *fence),
-            LinkEvent::Info(info) => {
-                tracing::debug!(place, lame_duck = info.lame_duck_mode, "link: news of the server");
-            }
+            LinkEvent::Info(info) => self.handle_server_news(place, info),
             LinkEvent::Refused(text) => {
                 self.note_refusal(place, &String::from_utf8_lossy(text));
             }
@@ -505,6 +503,18 @@ impl JetStream {
         self.send_due(place);
         self.attach_groups(place);
         self.attach_sessions(place);
+    }
+
+    /// The server says something new of itself. One in lame duck mode has handed what it led to others
+    /// before it says so, and takes no connection from then on: the link follows its leader, as
+    /// after any election, and stays where nobody leads. Source: nats-server 2.15.1, `lameDuckMode`.
+    fn handle_server_news(&mut self, place: usize, info: &Info) {
+        if let Some(partition) = self.partitions.get(place)
+            && info.lame_duck_mode
+        {
+            let (partition, server) = (partition.id.0, info.server_name.as_str());
+            tracing::info!(partition, server, "link: the server is in lame duck mode");
+        }
     }
 
     /// The server refused something and goes on: said once a link, as clients may cause it again and

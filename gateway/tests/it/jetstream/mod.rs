@@ -10,6 +10,7 @@ mod upgrade;
 mod backend;
 mod delivery;
 mod gateway_killed;
+mod lame_duck;
 mod link_cut;
 mod offline;
 mod replicas;

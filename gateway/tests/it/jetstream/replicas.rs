@@ -12,15 +12,18 @@ use std::time::Duration;
 const TOPICS: &[&str] = &["a/1", "a/2", "b/1", "b/2", "c"];
 
 /// Three servers with a copy of everything each, and two gateways.
-struct Cluster {
-    servers: [NatsServer; 3],
-    party: Party,
+pub(super) struct Cluster {
+    pub(super) servers: [NatsServer; 3],
+    pub(super) party: Party,
     _configuration: TempDirectory,
 }
 
 impl Cluster {
     fn start() -> Self {
-        let servers = NatsServer::start_cluster();
+        Self::start_on(NatsServer::start_cluster())
+    }
+
+    pub(super) fn start_on(servers: [NatsServer; 3]) -> Self {
         let directory = TempDirectory::new();
         let file = directory.path().join("gateway.toml");
         let urls = servers.each_ref().map(|server| format!("\"nats://{}\"", server.address()));

@@ -48,6 +48,11 @@ impl NatsServer {
 
     /// Starts three servers n0, n1, n2 that are one cluster.
     pub(crate) fn start_cluster() -> [Self; 3] {
+        Self::start_cluster_with(|_| Vec::new())
+    }
+
+    /// The same with more flags for each.
+    pub(crate) fn start_cluster_with(more: impl Fn(usize) -> Vec<String>) -> [Self; 3] {
         let ports: [u16; 3] = free_ports();
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
         let mut servers = [0, 1, 2].map(|number| {
@@ -55,7 +60,9 @@ impl NatsServer {
                 (format!("n{number}"), format!("nats://127.0.0.1:{}", ports[number]));
             let flags =
                 ["--port", "-1", "--server_name", &name, "--cluster_name", "c", "--cluster"];
-            Self::spawn(&[&flags[..], &[&route, "--routes", &routes]].concat())
+            let more = more(number);
+            let more: Vec<&str> = more.iter().map(String::as_str).collect();
+            Self::spawn(&[&flags[..], &[&route, "--routes", &routes], &more[..]].concat())
         });
         // A server of a cluster is ready only with the others.
         servers.iter_mut().for_each(Self::wait_until_ready);

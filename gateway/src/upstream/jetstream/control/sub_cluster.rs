@@ -34,7 +34,9 @@ impl SubCluster {
 
     /// A connection of its own, from one attempt.
     pub(super) async fn connect_once(&self) -> Result<Client, ControlFault> {
-        self.try_connect().await
+        let (client, events) = self.try_connect().await?;
+        tokio::task::spawn_local(log_events(self.name().to_owned(), None, events));
+        Ok(client)
     }
 
     /// Waits between attempts of this gateway, unlike those of others.
@@ -52,10 +54,12 @@ impl SubCluster {
         let (mut backoff, mut faults) = (self.backoff(), Sampled::default());
         loop {
             match self.try_connect().await {
-                Ok(client) => {
+                Ok((client, events)) => {
                     let server = client.server_info();
                     let (name, version) = (server.server_name, server.version);
                     tracing::info!(sub_cluster = self.name(), server = name, version, "connected");
+                    let moved = Some(client.clone());
+                    tokio::task::spawn_local(log_events(self.name().to_owned(), moved, events));
                     return client;
                 }
                 Err(fault) => log(&mut faults, self.name(), &fault),
@@ -64,7 +68,7 @@ impl SubCluster {
         }
     }
 
-    async fn try_connect(&self) -> Result<Client, ControlFault> {
+    async fn try_connect(&self) -> Result<(Client, mpsc::Receiver<Event>), ControlFault> {
         let servers = self.settings.servers.iter();
         let servers: Vec<ServerAddr> = servers
             .map(|server| format!("nats://{server}").parse())
@@ -89,9 +93,7 @@ impl SubCluster {
                 let _ = events.try_send(event);
                 std::future::ready(())
             });
-        let client = options.connect(servers).await?;
-        tokio::task::spawn_local(log_events(self.name().to_owned(), received));
-        Ok(client)
+        Ok((options.connect(servers).await?, received))
     }
 }
 
@@ -119,10 +121,15 @@ fn with_identity(options: ConnectOptions, identity: &NatsIdentity) -> ConnectOpt
     }
 }
 
-/// Logs what becomes of the connection; ends with it.
-async fn log_events(sub_cluster: String, mut events: mpsc::Receiver<Event>) {
+/// Logs what becomes of the connection; ends with it. `lasting` is the connection if it is to leave a
+/// server in lame duck mode; what holds it here keeps it open.
+async fn log_events(
+    sub_cluster: String,
+    lasting: Option<Client>,
+    mut events: mpsc::Receiver<Event>,
+) {
     let mut faults = Sampled::default();
-    let mut is_lost = false;
+    let (mut is_lost, mut is_leaving) = (false, false);
     while let Some(event) = events.recv().await {
         match event {
             Event::Connected => {
@@ -130,17 +137,30 @@ async fn log_events(sub_cluster: String, mut events: mpsc::Receiver<Event>) {
                     tracing::info!(sub_cluster, "connected again");
                 }
             }
+            Event::Disconnected if std::mem::take(&mut is_leaving) => is_lost = true,
             Event::Disconnected => {
                 is_lost = true;
                 warn(&mut faults, &sub_cluster, "connection lost");
             }
             Event::Draining | Event::Closed => {}
-            Event::LameDuckMode
-            | Event::SlowConsumer(_)
-            | Event::ServerError(_)
-            | Event::ClientError(_) => warn(&mut faults, &sub_cluster, &event.to_string()),
+            Event::LameDuckMode => {
+                is_leaving = leave(&sub_cluster, lasting.as_ref()).await;
+            }
+            Event::SlowConsumer(_) | Event::ServerError(_) | Event::ClientError(_) => {
+                warn(&mut faults, &sub_cluster, &event.to_string());
+            }
         }
     }
+}
+
+/// Leaves a server in lame duck mode for another one, if one is known: it accepts nobody any more, so
+/// the connection does not come back to it. Returns whether it does.
+async fn leave(sub_cluster: &str, client: Option<&Client>) -> bool {
+    let Some(client) = client else { return false };
+    let server = client.server_info().server_name;
+    let has_others = client.server_pool().await.is_ok_and(|servers| servers.len() > 1);
+    tracing::info!(sub_cluster, server, leaves = has_others, "the server is in lame duck mode");
+    has_others && client.force_reconnect().await.is_ok()
 }
 
 /// Logs a fault of `sub_cluster`, sampled.

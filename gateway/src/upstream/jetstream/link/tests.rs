@@ -126,6 +126,31 @@ fn goes_round_the_servers_it_knows_of() {
 }
 
 #[test]
+fn a_server_that_is_not_announced_any_more_is_forgotten() {
+    let mut link = link_with(Identity::None);
+    let mut now = Timestamp(1_000);
+    ready(&mut link, now);
+    let news = b"INFO {\"headers\":true,\"connect_urls\":[\"127.0.0.1:6\",\"127.0.0.1:7\"]}\r\n";
+    receive(&mut link, now, news).unwrap();
+    // Outside a cluster nothing is announced, which says nothing of others.
+    receive(&mut link, now, b"INFO {\"headers\":true}\r\n").unwrap();
+    link.handle_closed(now);
+    let mut tried = Vec::new();
+    for _ in 0..4 {
+        now = link.next_timeout();
+        let Ok(Some(LinkOut::Dial { address, .. })) = link.handle_timeout(now, &mut Vec::new())
+        else {
+            panic!("a link that waits dials");
+        };
+        tried.push(address.port());
+        let refused = std::io::ErrorKind::ConnectionRefused;
+        assert!(link.handle_dialed(now, Err(refused)).is_err());
+    }
+    // 5 was announced before; of 6 and 7 one is kept.
+    assert_eq!(tried, [2, 1, 6, 2]);
+}
+
+#[test]
 fn faults_of_a_server_are_told_apart() {
     for (bytes, fault) in [
         (&b"HELLO\r\n"[..], LinkFault::Malformed(DecodeError::UnknownOperation)),
