@@ -120,6 +120,15 @@ impl Ring {
         all.filter(move |owner| last.replace(*owner) != Some(*owner))
     }
 
+    /// Compares places of messages of one topic: where the topic was first comes first.
+    #[must_use]
+    pub fn order(&self, topic: &str, at: (PartitionId, Sequence)) -> (usize, Sequence) {
+        let (partition, sequence) = at;
+        let place = self.holders(topic).position(|holder| holder == partition);
+        // What is of nowhere comes before all.
+        (place.map_or(0, |place| place + 1), sequence)
+    }
+
     /// Whether `topic` is of the share that is held while the change is under way.
     #[must_use]
     pub fn is_held(&self, topic: &str) -> bool {

@@ -33,6 +33,14 @@ pub enum InFlightStep {
     ExpectPubcomp,
 }
 
+impl InFlightStep {
+    /// Whether a message at this step is sent, for the first time or again.
+    #[must_use]
+    pub fn needs_content(self) -> bool {
+        matches!(self, Self::ExpectPuback | Self::ExpectPubrec)
+    }
+}
+
 /// One message in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InFlight {
@@ -188,6 +196,9 @@ pub struct Refetching {
     pub held: u16,
     /// See [`crate::proto::shard_state::Upstream::partitions_are_apart`].
     pub is_apart: bool,
+    /// It is not this one that was asked, but one that comes before it: see
+    /// [`crate::proto::shard_state::Upstream::comes_after`].
+    pub is_behind: bool,
 }
 
 /// So many messages that wait for content take no place in a client's window; others do.
@@ -280,6 +291,44 @@ impl Outbound {
     #[must_use]
     pub fn is_held(&self, partition: PartitionId) -> bool {
         self.refetching.iter().any(|one| !one.is_apart || one.partition == partition)
+    }
+
+    /// `partition` has said what its messages were: those of others that come behind it wait no more,
+    /// unless [`Outbound::hold_behind`] says so.
+    pub fn refetched(&mut self, partition: PartitionId) {
+        self.refetching.retain(|one| one.partition != partition && !one.is_behind);
+    }
+
+    /// What comes behind a partition that is asked for content waits with it: a topic's messages are sent
+    /// again in their order, also if some of them are where the topic moved to.
+    pub fn hold_behind<'a>(
+        &mut self,
+        partitions: impl Iterator<Item = PartitionId>,
+        comes_after: impl Fn(PartitionId) -> &'a [(PartitionId, Sequence)],
+    ) {
+        self.refetching.retain(|one| !one.is_behind);
+        if self.refetching.is_empty() {
+            return;
+        }
+        let is_asked = |of| self.refetching.iter().any(|one| one.partition == of);
+        let is_behind =
+            |of: &PartitionId| comes_after(*of).iter().any(|(before, _)| is_asked(*before));
+        let hold = |partition| {
+            // What was asked for is counted there.
+            let held = if is_asked(partition) { 0 } else { self.unsent_of(partition) };
+            Refetching { partition, held, is_apart: true, is_behind: true }
+        };
+        let behind: Vec<_> = partitions.filter(is_behind).map(hold).collect();
+        self.refetching.extend(behind);
+    }
+
+    /// How many messages of `partition` are to be sent again, of those that can be held.
+    #[must_use]
+    pub fn unsent_of(&self, partition: PartitionId) -> u16 {
+        let is_of = |sent: &&InFlight| sent.partition == partition && sent.step.needs_content();
+        let unsent = self.in_flight.iter().filter(is_of);
+        let unsent = unsent.filter(|sent| self.is_unsent(sent.packet_id));
+        u16::try_from(unsent.count()).unwrap_or(u16::MAX)
     }
 
     /// Whether everything waits for content that is being asked for.
@@ -708,9 +757,54 @@ mod tests {
         assert!(outbound.take_replayed(replayed(20, 20, false)));
         outbound.queue_ahead(P);
         assert_eq!(asked(&mut outbound), [(P, 20), (TAKER, 1)]);
-        let held = Refetching { partition: P, held: 1, is_apart: true };
+        let (held, is_apart, is_behind) = (1, true, false);
+        let held = Refetching { partition: P, held, is_apart, is_behind };
         outbound.refetching.push(held);
         assert!(outbound.comes_too_early(after(TAKER)), "what was in flight goes again first");
+    }
+
+    #[test]
+    fn what_was_taken_over_is_sent_again_behind_what_it_was_taken_from() {
+        const TAKER: PartitionId = PartitionId(1);
+        const OTHER: PartitionId = PartitionId(2);
+        let after = |partition| match partition {
+            TAKER => [(P, Sequence(20))].as_slice(),
+            _ => &[],
+        };
+        let mut outbound = Outbound::default();
+        for (id, partition) in [(1, P), (2, P), (3, TAKER), (4, OTHER)] {
+            let packet_id = PacketId::new(id).unwrap();
+            outbound.in_flight.push_back(InFlight {
+                packet_id,
+                step: InFlightStep::ExpectPuback,
+                retain: false,
+                origin: Origin::Own,
+                partition,
+                sequence: Sequence(9),
+            });
+            outbound.unsent.push_back(Unsent { packet_id, dup: true });
+        }
+        let asked = |outbound: &Outbound, partition| {
+            let (held, is_apart) = (outbound.unsent_of(partition), true);
+            Refetching { partition, held, is_apart, is_behind: false }
+        };
+        let all = [P, TAKER, OTHER];
+        let held = |outbound: &Outbound| all.map(|partition| outbound.is_held(partition));
+        for partition in [P, TAKER] {
+            let one = asked(&outbound, partition);
+            outbound.refetching.push(one);
+        }
+        outbound.hold_behind(all.into_iter(), after);
+        assert_eq!((held(&outbound), outbound.in_window()), ([true, true, false], 1));
+        outbound.refetched(TAKER);
+        outbound.hold_behind(all.into_iter(), after);
+        assert_eq!((held(&outbound), outbound.in_window()), ([true, true, false], 1), "it waits");
+        // A client may acknowledge what it got on an earlier connection.
+        outbound.remove(PacketId::new(3).unwrap());
+        assert_eq!(outbound.in_window(), 1);
+        outbound.refetched(P);
+        outbound.hold_behind(all.into_iter(), after);
+        assert_eq!((held(&outbound), outbound.in_window()), ([false; 3], 3));
     }
 
     #[test]

@@ -50,7 +50,11 @@ impl ShardState {
         if !stored.steps.is_empty() {
             // Steps are stored by packet id, which says nothing of their order after ids went round
             // or a session was restored before.
-            record.in_flight.sort_by_key(|sent| (sent.partition, sent.sequence));
+            // What has taken topics over comes behind those from which it has them.
+            let before = |partition| context.upstream.comes_after(partition).len();
+            record
+                .in_flight
+                .sort_by_key(|sent| (before(sent.partition), sent.partition, sent.sequence));
         }
         self.track_outbound(index);
         let inbound = stored.steps.iter().filter_map(|step| match step {
@@ -210,7 +214,7 @@ impl ShardState {
         };
         // Those that still wait for their record were never sent, so they come last.
         let again =
-            of_step(|step| needs_content(step) || step == InFlightStep::ExpectPubcomp, true);
+            of_step(|step| step.needs_content() || step == InFlightStep::ExpectPubcomp, true);
         let first = of_step(|step| step == InFlightStep::ExpectSentCommit, false);
         outbound.unsent = again.chain(first).collect();
         self.send_unsent(index, context);
@@ -253,7 +257,7 @@ impl ShardState {
             if sent.step == InFlightStep::ExpectSentCommit || outbound.sent_count() >= window {
                 return;
             }
-            if !needs_content(sent.step) {
+            if !sent.step.needs_content() {
                 outbound.sent(packet_id);
             } else if !is_turn {
                 // What is sent for the first time was paid for when it was recorded.
@@ -270,6 +274,7 @@ impl ShardState {
 
     /// Asks for the content of everything unsent that is not at hand, unless that was done.
     fn fetch_unsent(&mut self, index: u32, context: &mut Context<'_>) {
+        let partitions = self.partitions();
         let Some(session) = self.session_mut(index) else {
             return;
         };
@@ -284,21 +289,21 @@ impl ShardState {
         };
         let in_flight = outbound.in_flight.iter().filter(|sent| !outbound.is_held(sent.partition));
         // Where only PUBREL is left, the log need not hold the message any more.
-        let unsent =
-            in_flight.filter(|sent| needs_content(sent.step) && outbound.is_unsent(sent.packet_id));
+        let unsent = in_flight
+            .filter(|sent| sent.step.needs_content() && outbound.is_unsent(sent.packet_id));
         let unsent: Vec<&InFlight> = unsent.collect();
         let wanted: Vec<&InFlight> =
             unsent.iter().copied().filter(|sent| !is_at_hand(sent)).collect();
         let wanted = by_partition(&wanted);
         let is_apart = context.upstream.partitions_are_apart();
         let refetching = |partition: PartitionId| {
-            let waits = unsent.iter().filter(|sent| is_apart && sent.partition == partition);
-            let held = u16::try_from(waits.count()).unwrap_or(u16::MAX);
-            Refetching { partition, held, is_apart }
+            let held = if is_apart { outbound.unsent_of(partition) } else { 0 };
+            Refetching { partition, held, is_apart, is_behind: false }
         };
         let refetching: Vec<_> =
             wanted.iter().map(|(partition, _)| refetching(*partition)).collect();
         outbound.refetching.extend(refetching);
+        outbound.hold_behind(partitions, |of| context.upstream.comes_after(of));
         for (partition, sequences) in wanted {
             context.upstream.request(Request::Fetch { ticket, partition, sequences });
         }
@@ -322,18 +327,21 @@ impl ShardState {
         bodies: Vec<(Sequence, Option<Box<[u8]>>)>,
         context: &mut Context<'_>,
     ) {
+        let partitions = self.partitions();
         let Some(session) = self.session_of(ticket) else {
             return;
         };
         let Some(outbound) = &mut session.outbound else {
             return;
         };
-        outbound.refetching.retain(|one| one.partition != partition);
+        outbound.refetched(partition);
+        outbound.hold_behind(partitions, |of| context.upstream.comes_after(of));
         let mut gone = Vec::new();
         for (sequence, body) in bodies {
             // A retained message can be in flight once for each filter that asked for it.
             let same = |sent: &&InFlight| {
-                (sent.partition, sent.sequence) == (partition, sequence) && needs_content(sent.step)
+                (sent.partition, sent.sequence) == (partition, sequence)
+                    && sent.step.needs_content()
             };
             let sent: Vec<PacketId> =
                 outbound.in_flight.iter().filter(same).map(|sent| sent.packet_id).collect();
@@ -640,11 +648,6 @@ fn resumed_step(step: InFlightStep) -> InFlightStep {
             InFlightStep::ExpectPubcomp
         }
     }
-}
-
-/// Whether a message at this step is sent, for the first time or again.
-fn needs_content(step: InFlightStep) -> bool {
-    matches!(step, InFlightStep::ExpectPuback | InFlightStep::ExpectPubrec)
 }
 
 fn by_partition(wanted: &[&InFlight]) -> Vec<(PartitionId, Vec<Sequence>)> {

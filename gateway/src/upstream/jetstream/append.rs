@@ -229,10 +229,7 @@ impl JetStream {
             return true;
         }
         partition.searches.retain(|search| search.publish != publish);
-        let home = usize::from(publish.home);
-        // A place elsewhere is none here: to be retained, it is older than whatever came here.
-        let sequence = if home == place { stored.sequence } else { Sequence::ZERO };
-        self.handle_stored(home, publish.token, sequence);
+        self.handle_stored(usize::from(publish.home), publish.token, (id, stored.sequence));
         false
     }
 
@@ -283,7 +280,8 @@ impl JetStream {
                     // Everything before it was republished before it was acknowledged.
                     partition.feed.fed = ack.sequence.next().max(partition.feed.fed);
                 }
-                self.handle_stored(place, token, ack.sequence);
+                let at = (partition.id, ack.sequence);
+                self.handle_stored(place, token, at);
             }
             Ok(answer @ (PublishAnswer::Refused(_) | PublishAnswer::NoResponders)) => {
                 self.counters.refused += 1;
@@ -298,12 +296,12 @@ impl JetStream {
     }
 
     /// A message is stored; one with the RETAIN flag is to be retained, too.
-    fn handle_stored(&mut self, place: usize, token: Token, sequence: Sequence) {
+    fn handle_stored(&mut self, place: usize, token: Token, at: (PartitionId, Sequence)) {
         let append = self.partitions.get(place).and_then(|partition| partition.lane.get(token));
         if append.is_some_and(|append| message_of(&append.body).retain) {
-            self.put_retained(place, token, sequence);
+            self.put_retained(place, token, at);
         } else {
-            self.end_append(place, token, sequence);
+            self.end_append(place, token, at.1);
         }
     }
 

@@ -3,7 +3,7 @@
 use super::inbox::Token;
 use super::window::{Outcome, Window};
 use crate::proto::histogram::Histogram;
-use crate::proto::partition::Sequence;
+use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::MessageId;
 use crate::proto::time::Timestamp;
 use ahash::RandomState;
@@ -23,8 +23,9 @@ pub struct Append {
     pub ready: bool,
     /// It was sent at least once, and is at or behind this if it was stored.
     pub sent: Option<Sequence>,
-    /// Its place in the stream, once that is known and something else is still to be done.
-    pub stored: Option<Sequence>,
+    /// Where it is stored, once that is known and something else is still to be done: the partition, which
+    /// is another one if its topic has moved since, and the place there.
+    pub stored: Option<(PartitionId, Sequence)>,
     /// When it was taken in; set by [`Lane::push`].
     pub pushed_at: Timestamp,
 }
@@ -125,9 +126,9 @@ impl Lane {
 
     /// Notes that `token` is stored, although something else is to be done before it ends: that, and
     /// not the publish, is what is tried again from now on.
-    pub fn note_stored(&mut self, token: Token, sequence: Sequence, now: Timestamp) {
+    pub fn note_stored(&mut self, token: Token, at: (PartitionId, Sequence), now: Timestamp) {
         if let Some(append) = self.window.get_mut(token) {
-            append.stored = Some(sequence);
+            append.stored = Some(at);
             // It may have been found stored before its turn.
             self.window.start(token, now);
         }
@@ -313,12 +314,13 @@ mod tests {
         lane.push(append(7, true), NOW);
         assert_eq!(lane.push(append(7, false), NOW), (Token(2), false));
         assert!(lane.sent(Token(1), Sequence(2)).is_some());
-        lane.note_stored(Token(1), Sequence(5), NOW);
-        lane.note_stored(Token(2), Sequence(4), NOW);
+        let at = |place| (PartitionId(1), Sequence(place));
+        lane.note_stored(Token(1), at(5), NOW);
+        lane.note_stored(Token(2), at(4), NOW);
         assert_eq!(lane.doubt(), []);
         let mut due = Vec::new();
         lane.take_due(NOW, Sequence(2), |token, append| due.push((token, append.stored)));
-        assert_eq!(due, [(Token(1), Some(Sequence(5))), (Token(2), Some(Sequence(4)))]);
+        assert_eq!(due, [(Token(1), Some(at(5))), (Token(2), Some(at(4)))]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use super::inbox::Token;
 use super::lane::{Append, Lane, LaneLimits};
 use crate::proto::histogram::Histogram;
-use crate::proto::partition::Sequence;
+use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::time::Timestamp;
 
 /// See the module. Tokens are those of a lane, with the lane's number in them.
@@ -62,9 +62,14 @@ impl Lanes {
         self.lane_mut(token)?.sent(inside(token), fed)
     }
 
-    pub(super) fn note_stored(&mut self, token: Token, sequence: Sequence, now: Timestamp) {
+    pub(super) fn note_stored(
+        &mut self,
+        token: Token,
+        at: (PartitionId, Sequence),
+        now: Timestamp,
+    ) {
         if let Some(lane) = self.lane_mut(token) {
-            lane.note_stored(inside(token), sequence, now);
+            lane.note_stored(inside(token), at, now);
         }
     }
 

@@ -468,18 +468,18 @@ impl Partition {
     }
 
     /// Writes again what was not acknowledged in time. What is stored and is to be retained is not
-    /// written again, but returned, with its place.
+    /// written again, but returned, with where it is.
     pub(super) fn send_due(
         &mut self,
         stored: &TopicPrefix,
         now: Timestamp,
-    ) -> Vec<(Token, Sequence)> {
+    ) -> Vec<(Token, (PartitionId, Sequence))> {
         let fed = self.known_end();
         let Self { lane, acks, scratch, subject, out, .. } = self;
         let mut to_retain = Vec::new();
         lane.take_due(now, fed, |token, append| {
-            if let Some(sequence) = append.stored {
-                to_retain.push((token, sequence));
+            if let Some(at) = append.stored {
+                to_retain.push((token, at));
                 return;
             }
             let reply_to = acks.reply_to(token, scratch);

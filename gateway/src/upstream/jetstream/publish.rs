@@ -73,8 +73,10 @@ pub struct RetainedPut<'a> {
     pub subject: Subject<'a>,
     /// As it was published; without payload it says that there is none any more.
     pub message: &'a Message<'a>,
-    /// Its place in the partition's stream.
+    /// Its place in the stream of the partition, or of the one that it is `from`.
     pub sequence: Sequence,
+    /// The partition in which it is stored, if that is another one: its topic has moved since.
+    pub from: Option<PartitionId>,
     /// See [`Put::expected_last`].
     pub expected_last: Sequence,
 }
@@ -84,7 +86,13 @@ impl RetainedPut<'_> {
     pub fn encode(&self, reply_to: Subject<'_>, now: Timestamp, out: &mut Vec<u8>) {
         let mut publish = PublishWriter::new(self.subject, Some(reply_to), out);
         publish.header_decimal(EXPECTED_LAST, self.expected_last.0);
-        publish.header_decimal(RETAINED_SEQUENCE, self.sequence.0);
+        if let Some(from) = self.from {
+            publish.header_decimal(RETAINED_SEQUENCE, 0);
+            let from = format!("{}.{}", from.0, self.sequence.0);
+            publish.header(RETAINED_FROM, from.as_bytes()).expect("digits and a dot");
+        } else {
+            publish.header_decimal(RETAINED_SEQUENCE, self.sequence.0);
+        }
         if self.message.payload.is_empty() {
             publish.header_decimal(TIME_TO_LIVE, TOMBSTONE_S);
         }

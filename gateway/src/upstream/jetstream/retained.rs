@@ -20,7 +20,7 @@ use super::shard::JetStream;
 use super::stored::Stored;
 use crate::proto::bridge::message_headers::read_message;
 use crate::proto::nats::{Headers, Message as NatsMessage};
-use crate::proto::partition::Sequence;
+use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::Record;
 use crate::proto::routing::has_wildcard;
 use crate::proto::shard_state::{RetainedMessage, RetainedPage};
@@ -160,19 +160,21 @@ impl RetainedQueries {
 
 impl JetStream {
     /// A message with the RETAIN flag is stored: looks at what is retained before it is put.
-    pub(super) fn put_retained(&mut self, place: usize, token: Token, sequence: Sequence) {
+    ///
+    /// `at` is where it is stored: in the partition at `place`, or in one that had the topic before.
+    pub(super) fn put_retained(&mut self, place: usize, token: Token, at: (PartitionId, Sequence)) {
         let now = self.now;
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        partition.lane.note_stored(token, sequence, now);
+        partition.lane.note_stored(token, at, now);
         let Some(append) = partition.lane.get(token) else {
             return;
         };
         let mut subject = Vec::new();
         if partition.retained.subject(message_of(&append.body).topic, &mut subject).is_err() {
             // Longer than a subject may be, although the message's own is not.
-            self.end_append(place, token, sequence);
+            self.end_append(place, token, at.1);
             return;
         }
         let (purpose, batch) = (Purpose::RetainedLast(token), NonZeroU16::MIN);
@@ -192,19 +194,26 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        let Partition { lane, retained, answers, requests, out, .. } = partition;
+        let Partition { id, lane, retained, answers, requests, out, .. } = partition;
         let Some(append) = lane.get(token) else {
             return;
         };
-        let Some(sequence) = append.stored else {
+        let Some(at) = append.stored else {
             return;
         };
-        let later = last.and_then(|(_, headers)| retained_sequence(headers));
-        if later.is_some_and(|later| later >= sequence) {
-            self.end_append(place, token, sequence);
+        let message = message_of(&append.body);
+        let is_later = |there: Headers<'_>| {
+            let there = retained_from(there).or_else(|| Some((*id, retained_sequence(there)?)));
+            there.is_some_and(|there| {
+                self.ring.order(message.topic, there) >= self.ring.order(message.topic, at)
+            })
+        };
+        if last.is_some_and(|(_, headers)| is_later(headers)) {
+            self.end_append(place, token, at.1);
             return;
         }
-        let message = message_of(&append.body);
+        let (partition, sequence) = at;
+        let from = Some(partition).filter(|partition| partition != id);
         let (mut subject, mut reply) = (Vec::new(), Vec::new());
         let Ok(subject) = retained.subject(message.topic, &mut subject) else {
             return;
@@ -212,7 +221,7 @@ impl JetStream {
         let expected_last = last.map_or(Sequence::ZERO, |(sequence, _)| sequence);
         let request = requests.ask(Pending::RetainedPut(token), now);
         let reply_to = answers.reply_to(request, &mut reply);
-        RetainedPut { subject, message: &message, sequence, expected_last }
+        RetainedPut { subject, message: &message, sequence, from, expected_last }
             .encode(reply_to, now, out);
     }
 
@@ -226,16 +235,16 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        let Some(sequence) = partition.lane.get(token).and_then(|append| append.stored) else {
+        let Some(at) = partition.lane.get(token).and_then(|append| append.stored) else {
             return;
         };
         match read_publish_answer(message.headers, message.payload) {
-            Ok(PublishAnswer::Stored(_)) => self.end_append(place, token, sequence),
+            Ok(PublishAnswer::Stored(_)) => self.end_append(place, token, at.1),
             Ok(PublishAnswer::Refused(error))
                 if error.err_code == ApiError::WRONG_LAST_SEQUENCE =>
             {
                 // Somebody was faster.
-                self.put_retained(place, token, sequence);
+                self.put_retained(place, token, at);
             }
             answer => {
                 tracing::debug!(place, ?answer, "retained message: not stored for now");

@@ -655,8 +655,8 @@ impl JetStream {
         let Some(partition) = partitions.get_mut(place).filter(|partition| partition.ready) else {
             return;
         };
-        for (token, sequence) in partition.send_due(stored, *now) {
-            self.put_retained(place, token, sequence);
+        for (token, at) in partition.send_due(stored, *now) {
+            self.put_retained(place, token, at);
         }
     }
 

@@ -152,7 +152,7 @@ impl<Say: FnMut(&str)> Adding<'_, Say> {
         let ring = Ring::new(&changing);
         let mut copier = Copier::new(plan.change.partition, plan.client(plan.change.partition));
         for giver in plan.givers() {
-            copier.copy(giver, plan.client(giver), |topic| ring.is_held(topic)).await?;
+            copier.copy(giver, plan.client(giver), &ring).await?;
         }
         let count = copier.count();
         (self.say)(&format!("{count} retained messages copied; now the share is held"));
@@ -236,7 +236,7 @@ impl<Say: FnMut(&str)> Adding<'_, Say> {
         }
         let ring = Ring::new(changing);
         for giver in plan.givers() {
-            copier.copy(giver, plan.client(giver), |topic| ring.is_held(topic)).await?;
+            copier.copy(giver, plan.client(giver), &ring).await?;
         }
         for giver in plan.givers() {
             copy_groups(plan, giver, &ring).await?;

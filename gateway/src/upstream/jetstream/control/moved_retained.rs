@@ -6,6 +6,7 @@
 use super::api;
 use super::fault::ControlFault;
 use super::names::{retained_prefix, retained_stream_name};
+use crate::proto::bridge::ring::Ring;
 use crate::proto::bridge::topic_subject::TopicPrefix;
 use crate::proto::nats::json::decimal;
 use crate::proto::partition::{PartitionId, Sequence};
@@ -38,7 +39,7 @@ impl Copier {
         self.count
     }
 
-    /// Copies what `from` has of the topics that move, as far as that was not done.
+    /// Copies what `from` has of the topics that are held by `ring`, as far as that was not done.
     ///
     /// # Errors
     ///
@@ -47,7 +48,7 @@ impl Copier {
         &mut self,
         from: PartitionId,
         client: &Client,
-        moves: impl Fn(&str) -> bool,
+        ring: &Ring,
     ) -> Result<(), ControlFault> {
         let name = retained_stream_name(from);
         let info = api::request(client, &format!("STREAM.INFO.{name}"), None).await?;
@@ -71,11 +72,12 @@ impl Copier {
             next = message.sequence + 1;
             let (mut topic, mut subject) = (Vec::new(), Vec::new());
             if let Ok(topic) = old.topic(message.subject.as_bytes(), &mut topic)
-                && moves(topic)
+                && ring.is_held(topic)
                 && let Ok(subject) = new.subject(topic, &mut subject)
                 && let Ok(subject) = std::str::from_utf8(subject.as_bytes())
             {
-                self.put(&target, subject, from, &message).await?;
+                let order = |place| ring.order(topic, place);
+                self.put(&target, subject, from, &message, order).await?;
             }
         }
         self.looked_through.insert(from, last);
@@ -89,6 +91,7 @@ impl Copier {
         subject: &str,
         from: PartitionId,
         message: &StreamMessage,
+        order: impl Fn(Place) -> (usize, Sequence),
     ) -> Result<(), ControlFault> {
         let Some((headers, place)) = copied_headers(from, message) else { return Ok(()) };
         loop {
@@ -97,7 +100,7 @@ impl Copier {
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
                 Err(error) => return Err(error.into()),
             };
-            if there.as_ref().is_some_and(|there| !is_older(&there.headers, place)) {
+            if there.as_ref().is_some_and(|there| !is_older(&there.headers, place, &order)) {
                 return Ok(());
             }
             let mut headers = headers.clone();
@@ -155,10 +158,10 @@ fn place_of(partition: PartitionId, headers: &HeaderMap) -> Option<Place> {
     Some((partition, Sequence(sequence)))
 }
 
-/// Whether what is there is an earlier copy from the same partition.
-fn is_older(there: &HeaderMap, place: Place) -> bool {
+/// Whether what is there is an earlier copy; `order` is [`Ring::order`] of its topic.
+fn is_older(there: &HeaderMap, place: Place, order: impl Fn(Place) -> (usize, Sequence)) -> bool {
     there.get(RETAINED_FROM).is_some()
-        && place_of(place.0, there).is_some_and(|(from, sequence)| (from, sequence) < place)
+        && place_of(place.0, there).is_some_and(|there| order(there) < order(place))
 }
 
 async fn stream(client: &Client, name: &str) -> Result<Stream, ControlFault> {
@@ -189,11 +192,17 @@ mod tests {
     #[test]
     fn a_copy_is_older_than_what_is_published_and_newer_than_an_earlier_one() {
         let place = (PartitionId(3), Sequence(8));
+        // The topic went from 4 to 3, and goes to 5 now.
+        let order = |(partition, sequence): Place| {
+            let place = [4, 3].iter().position(|one| *one == partition.0);
+            (place.map_or(0, |place| place + 1), sequence)
+        };
+        let is_older = |there: &HeaderMap| is_older(there, place, order);
         let published = headers(&[(RETAINED_SEQUENCE, "1")]);
-        assert!(!is_older(&published, place), "it was published where it is");
+        assert!(!is_older(&published), "it was published where it is");
         let copy = |from| headers(&[(RETAINED_SEQUENCE, "0"), (RETAINED_FROM, from)]);
-        assert!(is_older(&copy("3.7"), place) && is_older(&copy("2.90"), place));
-        assert!(!is_older(&copy("3.8"), place) && !is_older(&copy("3.9"), place));
+        assert!(is_older(&copy("3.7")) && is_older(&copy("4.90")));
+        assert!(!is_older(&copy("3.8")) && !is_older(&copy("3.9")));
         assert_eq!(place_of(PartitionId(5), &published), Some((PartitionId(5), Sequence(1))));
         assert_eq!(place_of(PartitionId(5), &copy("3.7")), Some((PartitionId(3), Sequence(7))));
         assert_eq!(place_of(PartitionId(5), &headers(&[])), None);

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Which of the answers of servers may leave.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reads {
+pub(super) enum Reads {
     Answered,
     /// Direct Get is not answered.
     Withheld,
@@ -26,7 +26,7 @@ enum Reads {
 
 impl World {
     /// Two partitions whose streams have so many replicas, and everyone connected to one gateway.
-    fn calm(replicas: u8, has_sessions: bool) -> Self {
+    pub(super) fn calm(replicas: u8, has_sessions: bool) -> Self {
         let mut world = Self::with(1, 7, has_sessions);
         for server in &mut world.servers {
             server.replicas = replicas;
@@ -34,14 +34,14 @@ impl World {
         world
     }
 
-    fn seconds(&mut self, count: u32) {
+    pub(super) fn seconds(&mut self, count: u32) {
         for _ in 0..count {
             self.calm_second().unwrap_or_else(|Broken(what)| panic!("{what}"));
         }
     }
 
     /// Everything moves that can, but nobody connects who is not.
-    fn run(&mut self, reads: Reads) {
+    pub(super) fn run(&mut self, reads: Reads) {
         self.run_with(reads, true);
     }
 
@@ -99,14 +99,14 @@ impl World {
     }
 
     /// What is stored of a topic.
-    fn stored_on(&self, topic: &str) -> Vec<u64> {
+    pub(super) fn stored_on(&self, topic: &str) -> Vec<u64> {
         let subject = format!("mqtt.{}", topic.replace('/', "."));
         let kept = self.servers[Self::partition_of(topic)].model.messages.kept.values();
         let of_topic = kept.filter(|message| message.subject == subject.as_bytes());
         of_topic.map(|one| u64::from_le_bytes(*one.payload.first_chunk().unwrap())).collect()
     }
 
-    fn finish(mut self) -> Self {
+    pub(super) fn finish(mut self) -> Self {
         self.calm_down().unwrap_or_else(|Broken(what)| panic!("{what}"));
         self
     }

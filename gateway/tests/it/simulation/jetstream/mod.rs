@@ -2,6 +2,7 @@
 
 mod directed;
 mod leases;
+mod moved;
 mod nats_server;
 mod ring_change;
 mod world;

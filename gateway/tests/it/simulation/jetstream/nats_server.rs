@@ -394,6 +394,11 @@ impl NatsServer {
         self.sessions.expire(now);
     }
 
+    /// The time, to print.
+    pub(crate) fn shown_time(&self) -> String {
+        time_stamp(self.now)
+    }
+
     /// A client connects.
     pub(crate) fn open(&mut self, id: ClientId) {
         let info = format!(

@@ -128,9 +128,19 @@ impl World {
     }
 }
 
-fn run(seed: u64, has_sessions: bool, seen: &mut Seen) -> Result<usize, Broken> {
+/// What starts from now on finds two members, and a third without topics.
+pub(super) fn begin_with_three_members() {
     let first = RingTable::new(1, super::world::two_members()).unwrap();
     set_ring(Some(&first.joined(["c2"].into_iter()).unwrap().unwrap()));
+}
+
+/// What starts from now on finds the ring that everything begins with.
+pub(super) fn end() {
+    set_ring(None);
+}
+
+fn run(seed: u64, has_sessions: bool, seen: &mut Seen) -> Result<usize, Broken> {
+    begin_with_three_members();
     let gateways = usize::try_from(1 + seed % 2).unwrap();
     let mut world = World::with(if has_sessions { 2 } else { gateways }, seed, has_sessions);
     world.populate(3, 4);
@@ -172,7 +182,7 @@ fn run_seeds(has_sessions: bool) {
     let count = seeds.clone().count();
     let mut seen = Seen::default();
     let acknowledged = run_all(seeds, |seed| run(seed, has_sessions, &mut seen));
-    set_ring(None);
+    end();
     assert!(acknowledged > count * 10, "only {acknowledged} messages in {count} runs");
     if count > 20 {
         let Seen { in_storm, called_off, moved } = seen;
@@ -183,14 +193,14 @@ fn run_seeds(has_sessions: bool) {
 }
 
 #[test]
-#[ignore = "not finished: with seed 67 what was retained before is missing where it moved"]
+#[ignore = "not finished: it is to pass with several hundred seeds"]
 fn a_share_is_taken_over_in_any_weather() {
     run_seeds(false);
 }
 
 /// The same while clients go from gateway to gateway, and their sessions stay where they are.
 #[test]
-#[ignore = "not finished: with seed 67, and one in three, messages of a topic change places"]
+#[ignore = "not finished: it is to pass with several hundred seeds"]
 fn a_share_is_taken_over_while_sessions_are_shared() {
     run_seeds(true);
 }

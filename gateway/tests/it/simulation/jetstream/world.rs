@@ -438,6 +438,14 @@ impl World {
         self.note(format!("{actor} connects to {gateway}"));
     }
 
+    /// A client reads nothing until its connection is over.
+    pub(crate) fn stall(&mut self, actor: usize) {
+        let Some(socket) = self.actors[actor].socket else { return };
+        self.actors[actor].stalled = true;
+        let gateway = self.actors[actor].gateway;
+        self.node(gateway).stall(socket, true);
+    }
+
     pub(crate) fn cut(&mut self, actor: usize) {
         let Some(socket) = self.actors[actor].socket.take() else { return };
         self.note(format!("{actor} loses its connection"));
@@ -1134,6 +1142,8 @@ impl World {
     pub(crate) fn check_rest(&mut self) -> Result<(), Broken> {
         // A link that is dead is found to be; and so are gateways, and their sessions are looked after.
         let seconds = if self.has_sessions { 90 } else { 15 };
+        // Who was to look a second time for what is retained looks twice where that has moved.
+        let seconds = seconds + if ring().takeovers().is_empty() { 0 } else { 15 };
         for _ in 0..seconds {
             self.calm_second()?;
         }
@@ -1209,7 +1219,7 @@ impl World {
 
     pub(crate) fn note(&mut self, line: String) {
         if std::env::var_os("TRACE").is_some() {
-            eprintln!("{line}");
+            eprintln!("{} {line}", self.servers[0].model.shown_time());
         }
         self.trace.push(line);
         if self.trace.len() > 2 * TRACE_LINES {

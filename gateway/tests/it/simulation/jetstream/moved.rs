@@ -1,0 +1,95 @@
+//! Single interleavings of a ring change, each played out step by step.
+
+use super::super::world::Broken;
+use super::directed::Reads;
+use super::ring_change::{begin_with_three_members, end};
+use super::world::{World, ring};
+use gateway::proto::bridge::ring::Ring;
+use gateway::proto::mqtt::QoS;
+
+/// A topic that moves from partition 1, and one of them that is retained.
+const MOVES: &str = "a/1";
+const RETAINED_MOVES: &str = "r/2";
+
+impl World {
+    /// One gateway, and a member without topics beside the two that have them.
+    fn before_a_change(has_sessions: bool) -> Self {
+        begin_with_three_members();
+        Self::calm(1, has_sessions)
+    }
+
+    /// The share is taken over; nobody connects who is not.
+    fn change_ring(&mut self) {
+        for _ in 0..10 {
+            self.coordinate(false);
+            self.tell_all();
+            self.run(Reads::Answered);
+        }
+        assert!(!ring().takeovers().is_empty(), "it is taken over");
+        let moved = [MOVES, RETAINED_MOVES].map(|topic| Ring::new(&ring()).owner(topic).0);
+        assert_eq!(moved, [2, 2]);
+    }
+
+    fn check(result: Result<(), Broken>) {
+        result.unwrap_or_else(|Broken(what)| panic!("{what}"));
+    }
+}
+
+/// A gateway dies between storing a message and retaining it, and the topic moves before the message
+/// comes again.
+#[test]
+fn what_was_stored_before_its_topic_moved_is_retained_where_it_is_now() {
+    let mut world = World::before_a_change(false);
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.seconds(4);
+    // This one is copied.
+    world.publish(publisher, RETAINED_MOVES, QoS::ExactlyOnce);
+    world.seconds(1);
+    let last = world.publish(publisher, RETAINED_MOVES, QoS::ExactlyOnce);
+    world.run(Reads::Withheld);
+    assert_eq!(world.stored_on(RETAINED_MOVES).last(), Some(&last));
+    assert!(!world.ledger.is_acknowledged(last));
+    world.crash(0);
+    world.change_ring();
+    world.seconds(4);
+    assert!(world.ledger.is_acknowledged(last));
+    World::check(world.check_retained());
+    world.finish();
+    end();
+}
+
+/// Messages of a topic that has moved are in flight from where it was and from where it is, and who has
+/// the later ones is the first to say what they were.
+#[test]
+fn what_is_sent_again_keeps_its_order_after_its_topic_moved() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut world = World::before_a_change(false);
+        let sub = world.add("sub".to_owned(), true, vec![(MOVES, qos)], false);
+        world.actors[sub].client.profile.receive_maximum = 8;
+        let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+        world.seconds(4);
+        world.stall(sub);
+        let first = world.publish(publisher, MOVES, qos);
+        world.run(Reads::Answered);
+        world.change_ring();
+        let second = world.publish(publisher, MOVES, qos);
+        world.run(Reads::Answered);
+        assert!([first, second].iter().all(|one| world.ledger.is_acknowledged(*one)));
+        world.cut(sub);
+        world.run(Reads::Answered);
+        world.crash(0);
+        world.tell_all();
+        world.run(Reads::Answered);
+        world.connect(sub);
+        world.run(Reads::Withheld);
+        let taker = &mut world.servers[2].model;
+        while taker.look_up(0) {}
+        while taker.step_answer(0) {}
+        world.run(Reads::Withheld);
+        assert!([first, second].iter().all(|one| world.ledger.is_missing(*one)), "{qos:?}");
+        world.run(Reads::Answered);
+        assert!([first, second].iter().all(|one| !world.ledger.is_missing(*one)), "{qos:?}");
+        world.finish();
+        end();
+    }
+}
