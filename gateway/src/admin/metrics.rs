@@ -314,7 +314,23 @@ impl Families<'_> {
         self.counter("gateway_retained_given_up_total", help, |r| r.counters.retained_given_up);
     }
 
+    fn events(&mut self) {
+        let links = |report: &ShardReport| report.jetstream.as_ref().map(|links| links.counters);
+        let help = "Events of clients that were told to applications.";
+        self.counter("gateway_events_total", help, |report| {
+            links(report).map_or(0, |links| links.events)
+        });
+        let help = "Events of clients that were not told, by why.";
+        self.by(("gateway_events_dropped_total", Kind::Counter, help), "reason", |report| {
+            [
+                ("over_rate", report.counters.events_over_rate),
+                ("link_away", links(report).map_or(0, |links| links.events_dropped)),
+            ]
+        });
+    }
+
     fn messages(&mut self) {
+        self.events();
         let help = "Messages not delivered to a client, by why.";
         self.by(("gateway_dropped_total", Kind::Counter, help), "reason", |report| {
             let counters = &report.counters;

@@ -90,6 +90,13 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "local|shared")]
     pub(super) sessions: Option<String>,
 
+    /// Something that happens to clients, of which applications are told at the servers of --nats:
+    /// connect, disconnect, subscribe or unsubscribe; may be given several times. [default: none]
+    ///
+    /// Each is a message on mqtt_events.GATEWAY.EVENT.CLIENT, at most once.
+    #[arg(long, global = true, value_name = "EVENT")]
+    pub(super) events: Vec<String>,
+
     /// What this gateway is called in the names of its connections and in message ids.
     ///
     /// 1 to 64 letters, digits, - and _; no two gateways may share one. [default: the host's name]
@@ -371,6 +378,7 @@ impl Args {
             ("listen", &self.listen),
             ("subscribe_refused", &self.subscribe_refused),
             ("balancers", &self.balancer),
+            ("events", &self.events),
         ] {
             if !texts.is_empty() {
                 given.lists.insert(key, texts.iter().map(|text| flag(text)).collect());

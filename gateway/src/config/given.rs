@@ -77,6 +77,7 @@ pub(super) const LISTS: &[&str] = &[
     "tls_client_crl",
     "balancers",
     "websocket_origins",
+    "events",
 ];
 
 /// What a value must be in TOML.

@@ -354,6 +354,11 @@ limits! {
     ///
     /// Cost: some 1 KB each; those that wait, 60 bytes.
     retained_looks_max: u32, "questions a shard", 1_024, 1 to 65_536;
+    /// Events of clients (`events`) that a shard tells in a second. What is beyond is counted and not
+    /// told.
+    ///
+    /// Cost: some 400 bytes each, on the way to the servers.
+    events_rate_max: u32, "events a second and shard", 10_000, 1 to 1_000_000;
     /// Bytes appended to a shard's log and not yet committed. Beyond that its publishers are
     /// not read.
     ///

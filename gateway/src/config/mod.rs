@@ -48,8 +48,8 @@ pub use nats::{
 pub use network::parse_network;
 pub use relations::MemoryBounds;
 pub use resolved::{
-    BALANCERS_MAX, Config, Durability, LogFormat, LogLevel, SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX,
-    SUBSCRIBE_REFUSED_MAX, Sessions, WEBSOCKET_ORIGINS_MAX,
+    BALANCERS_MAX, ClientEvent, Config, Durability, LogFormat, LogLevel,
+    SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX, Sessions, WEBSOCKET_ORIGINS_MAX,
 };
 pub use tls::{
     CertificateFiles, CertificateIdentity, CertificateRefused, ClientCertificates,

@@ -74,6 +74,9 @@ pub struct Config {
     pub nats: Vec<SubClusterConfig>,
     /// Where sessions are. [`Sessions::Local`] without sub-clusters.
     pub sessions: Sessions,
+    /// What happens to clients of which applications at the servers of sub-clusters are told, each kind
+    /// once. Default none; there is none without sub-clusters.
+    pub events: Vec<ClientEvent>,
     /// What this gateway is called: 1 to [`GATEWAY_ID_BYTES_MAX`](super::GATEWAY_ID_BYTES_MAX)
     /// letters, digits, `-` and `_`.
     pub gateway_id: String,
@@ -113,6 +116,19 @@ pub enum Sessions {
     Shared,
 }
 
+/// What happens to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// Its CONNECT is accepted.
+    Connect,
+    /// Its connection ends.
+    Disconnect,
+    /// Subscriptions are granted.
+    Subscribe,
+    /// Subscriptions are ended by UNSUBSCRIBE.
+    Unsubscribe,
+}
+
 /// How much is logged; each level includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
@@ -144,6 +160,15 @@ impl Durability {
 
 impl Sessions {
     const NAMES: &[(&str, Self)] = &[("local", Self::Local), ("shared", Self::Shared)];
+}
+
+impl ClientEvent {
+    const NAMES: &[(&str, Self)] = &[
+        ("connect", Self::Connect),
+        ("disconnect", Self::Disconnect),
+        ("subscribe", Self::Subscribe),
+        ("unsubscribe", Self::Unsubscribe),
+    ];
 }
 
 impl LogLevel {
@@ -189,6 +214,12 @@ impl fmt::Display for LogLevel {
     }
 }
 
+impl fmt::Display for ClientEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(name_of(Self::NAMES, *self))
+    }
+}
+
 impl fmt::Display for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(name_of(Self::NAMES, *self))
@@ -215,6 +246,7 @@ impl Config {
             balancers: resolver.balancers(&listen),
             websocket_origins: resolver.websocket_origins(),
             nats: resolver.nats(&limits),
+            events: resolver.events(),
             gateway_id: resolver.gateway_id(),
             listen,
             data: resolver.data(),
@@ -536,6 +568,27 @@ impl Resolver<'_> {
             self.fault("sessions", written, "sub-clusters with it: --nats or [[nats]]");
         }
         sessions
+    }
+
+    fn events(&mut self) -> Vec<ClientEvent> {
+        let key = "events";
+        let Some(written) = self.given.lists.get(key) else { return Vec::new() };
+        let mut all = Vec::with_capacity(written.len());
+        for item in written {
+            match ClientEvent::NAMES.iter().find(|(name, _)| *name == item.text) {
+                None => self.fault(key, item, "connect, disconnect, subscribe or unsubscribe"),
+                Some((_, event)) if all.contains(event) => {
+                    self.fault(key, item, "each event once");
+                }
+                Some((_, event)) => all.push(*event),
+            }
+        }
+        if let Some(item) = written.first()
+            && self.given.nats.as_ref().is_none_or(Vec::is_empty)
+        {
+            self.fault(key, item, "sub-clusters with it: --nats or [[nats]]");
+        }
+        all
     }
 
     fn log(&mut self) -> LogLevel {

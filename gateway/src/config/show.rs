@@ -50,6 +50,8 @@ impl Config {
             writeln!(out, "admin_token_file = {}", quoted(&token.file.display().to_string()))?;
         }
         writeln!(out, "gateway_id = {}", quoted(&self.gateway_id))?;
+        let events: Vec<_> = self.events.iter().map(|event| quoted(&event.to_string())).collect();
+        writeln!(out, "events = [{}]", events.join(", "))?;
         if !self.nats.is_empty() {
             writeln!(out, "sessions = \"{}\"", self.sessions)?;
         }

@@ -13,7 +13,7 @@ use crate::proto::partition::{Chunk, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::comings::{Came, Went};
-use crate::proto::shard_state::inspect::GroupView;
+use crate::proto::shard_state::inspect::{GroupView, Peer};
 use crate::proto::shard_state::slow::SlowNews;
 use crate::proto::shard_state::{
     AppendToken, Context, Due, RetainedMessage, RetainedPage, ShardState, StoredSession,
@@ -105,6 +105,22 @@ impl ShardCore {
     /// See [`ShardState::take_gone`].
     pub fn take_gone(&mut self, id: ConnectionId) -> Went {
         self.state.take_gone(id)
+    }
+
+    /// See [`ShardState::has_events`].
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        self.state.has_events()
+    }
+
+    /// Tells applications what happened to clients; `peer_of` knows where connections come from. What is
+    /// to be sent then is in the outbox after [`ShardCore::send_to_servers`].
+    pub fn publish_events(&mut self, peer_of: &dyn Fn(ConnectionId) -> Option<Peer>) {
+        for event in self.state.take_events() {
+            if let Some(jetstream) = &mut self.jetstream {
+                jetstream.publish_event(&event, peer_of(event.connection));
+            }
+        }
     }
 
     /// See [`ShardState::note_lag`].
@@ -510,10 +526,7 @@ impl ShardCore {
                 self.handle_group_reply(reply, io);
             }
         }
-        if let Some(jetstream) = &mut self.jetstream {
-            jetstream.take_bytes(|id, bytes| io.outbox.buffer(id.index).append(bytes));
-            jetstream.note_pending(|id| io.outbox.pending_bytes(id.index));
-        }
+        self.send_to_servers(io);
         if self.upstream.have_groups_moved() {
             self.schedule_beacon(io.now);
         }
@@ -523,6 +536,15 @@ impl ShardCore {
         }
         self.upstream.note_waiting(|shard| io.mesh.waiting_bytes(shard));
         self.resume_held(io);
+    }
+
+    /// Moves what waits for servers to where it is sent from.
+    pub fn send_to_servers(&mut self, io: &mut Io<NodeMessage>) {
+        if let Some(jetstream) = &mut self.jetstream {
+            jetstream.take_bytes(|id, bytes| io.outbox.buffer(id.index).append(bytes));
+            jetstream.note_pending(|id| io.outbox.pending_bytes(id.index));
+            io.actions.extend(jetstream.take_ended().into_iter().map(Action::Close));
+        }
     }
 
     /// Lets held publishers go on if what held them is over. It may be over without anything being

@@ -107,10 +107,23 @@ impl MqttShard {
         }
     }
 
+    /// Tells applications what happened to clients, while it is known where they come from.
+    fn tell_events(&mut self) {
+        let Self { core, peers, .. } = self;
+        if core.has_events() {
+            core.publish_events(&|id| peers.get(id));
+        }
+    }
+
     /// End of a sweep: lets the core finish, then starts file operations and sends to the storage
     /// thread.
     fn finish(&mut self, io: &mut Io<NodeMessage>) {
+        self.tell_events();
         self.core.settle(io);
+        if self.core.has_events() {
+            self.tell_events();
+            self.core.send_to_servers(io);
+        }
         self.ask_identities(io);
         let requests = std::mem::take(&mut self.core.upstream.out.io);
         for (partition, request) in requests {
@@ -315,6 +328,8 @@ impl Handler for MqttShard {
     }
 
     fn opened(&mut self, id: ConnectionId, origin: Origin, io: &mut Io<NodeMessage>) {
+        // One that had this place may have ended in the same sweep.
+        self.tell_events();
         self.peers.set(id, &origin, io.now);
         self.core.note_origin(id, origin);
         self.core.opened(id, io);
@@ -335,6 +350,7 @@ impl Handler for MqttShard {
         let (client_id, user, why) = (client_id.as_deref(), user.as_deref(), why.as_deref());
         tracing::debug!(client_id, user, ?peer, ?reason, why, "connection closed");
         self.core.closed(id, io);
+        self.tell_events();
     }
 
     fn writable(&mut self, id: ConnectionId, io: &mut Io<NodeMessage>) {

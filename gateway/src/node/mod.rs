@@ -19,12 +19,13 @@ mod tls_reload;
 
 use self::core::ShardCore;
 use crate::auth::{AuthenticationThreads, Clocks, Directory, FileFault, Shards, ThreadSettings};
-use crate::config::{AuthMethod, Config, Durability, Listen, Sessions, TlsFault};
+use crate::config::{AuthMethod, ClientEvent, Config, Durability, Listen, Sessions, TlsFault};
 use crate::proto::access;
 use crate::proto::limits::Limits;
 use crate::proto::output::{ConnectionId, ShardIndex};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::routing::{InterestOwner, InterestTable};
+use crate::proto::shard_state::events::EventKinds;
 use crate::proto::shard_state::{ShardState, home_shard};
 use crate::proto::time::Timestamp;
 use crate::proto::websocket::WebSocketLimits;
@@ -509,6 +510,8 @@ pub const LIVE_LIMITS: &[&str] = &[
     "banned_addresses",
     "subscribe_refused",
     "server_reference",
+    "events",
+    "limits.events_rate_max",
     "limits.connect_rate_max",
     "limits.address_connect_rate_max",
     "limits.connects_waiting_max",
@@ -571,6 +574,8 @@ fn core_limits(config: &Config) -> Limits {
         banned_client_ids: config.auth.banned_client_ids.clone(),
         banned_addresses: config.auth.banned_addresses.clone(),
         subscribe_refused: config.subscribe_refused.clone(),
+        events: event_kinds(config),
+        events_rate_max: limits.events_rate_max,
         topic_levels_max: limits.topic_levels_max,
         session_expiry_max_s: limits.session_expiry_max_s,
         keep_alive_max_s: limits.keep_alive_max_s,
@@ -581,6 +586,17 @@ fn core_limits(config: &Config) -> Limits {
     match config.nats.is_empty() {
         true => limits,
         false => jetstream::restrict(limits, config.sessions),
+    }
+}
+
+/// Of which events applications are told.
+fn event_kinds(config: &Config) -> EventKinds {
+    let has = |event| config.events.contains(&event);
+    EventKinds {
+        connect: has(ClientEvent::Connect),
+        disconnect: has(ClientEvent::Disconnect),
+        subscribe: has(ClientEvent::Subscribe),
+        unsubscribe: has(ClientEvent::Unsubscribe),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The limits of the core, as the configuration resolved them.
 
+use super::shard_state::events::EventKinds;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -97,6 +98,10 @@ pub struct Limits {
     pub goodbyes_per_s: u32,
     /// Where clients are sent when the node ends. Source: MQTT 5.0 §4.11.
     pub server_reference: Option<Box<str>>,
+    /// Of what happens to clients, what applications are told.
+    pub events: EventKinds,
+    /// Of that, so much a second and shard.
+    pub events_rate_max: u32,
     /// Outbound QoS 2 steps recorded before a session's whole state is recorded anew.
     pub qos2_deltas_max: u16,
 }
@@ -163,6 +168,8 @@ impl Default for Limits {
             retained_looks_max: 1_024,
             goodbyes_per_s: 0,
             server_reference: None,
+            events: EventKinds::default(),
+            events_rate_max: 10_000,
             qos2_deltas_max: 256,
         }
     }

@@ -9,7 +9,7 @@ use super::{
 use crate::config::tests::{
     TemporaryFile, check_file_refused, check_refused, environment, request, resolve_file, running,
 };
-use crate::config::{Environment, Request};
+use crate::config::{ClientEvent, Environment, Request};
 
 /// A user's nkey and a server's, made for this test.
 fn seeds() -> (String, String) {
@@ -186,6 +186,24 @@ fn sessions_are_a_choice_only_with_sub_clusters() {
     check_refused(&["--sessions", "local"], &["expected sub-clusters with it"]);
     check_refused(&["--sessions", "shared"], &["expected sub-clusters with it"]);
     check_refused(&["--nats", "a=nats://h", "--sessions", "both"], &["expected local or shared"]);
+}
+
+#[test]
+fn events_are_told_to_servers_and_to_nobody_else() {
+    let config =
+        running(&["--nats", "a=nats://h", "--events", "disconnect", "--events", "connect"]);
+    assert_eq!(config.events, [ClientEvent::Disconnect, ClientEvent::Connect]);
+    assert!(config.to_toml().contains("\nevents = [\"disconnect\", \"connect\"]\n"));
+    assert_eq!(resolve_file(&config.to_toml()), Ok(config));
+    assert_eq!(running(&["--nats", "a=nats://h"]).events, []);
+    check_refused(&["--events", "connect"], &["expected sub-clusters with it"]);
+    for (events, expected) in [
+        (["connect", "connect"], "expected each event once"),
+        (["connect", "publish"], "expected connect, disconnect, subscribe or unsubscribe"),
+    ] {
+        let flags = ["--nats", "a=nats://h", "--events", events[0], "--events", events[1]];
+        check_refused(&flags, &[expected]);
+    }
 }
 
 #[test]

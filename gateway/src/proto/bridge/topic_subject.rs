@@ -230,7 +230,8 @@ fn is_plain(levels: &[u8]) -> bool {
     !escapes && !doubled && *first != b'/' && *last != b'/'
 }
 
-fn put_token(index: usize, level: &[u8], out: &mut Vec<u8>) {
+/// Appends `level` as a token, behind a dot unless it is the first one. A `/` in it stays as it is.
+pub fn put_token(index: usize, level: &[u8], out: &mut Vec<u8>) {
     if index > 0 {
         out.push(b'.');
     }

@@ -8,6 +8,7 @@
 //!          └─ session being saved ───▶ waits until that is committed, then ExpectState
 //! ```
 
+use super::events::WillFate;
 use super::{
     ConnectionStage, Context, NO_SESSION, ProtocolError, Request, SessionUse, SessionUser,
     ShardState, StoredSession,
@@ -320,7 +321,7 @@ impl ShardState {
             Stage::ExpectState | Stage::ExpectSaved => {
                 if let Some(earlier) = self.pending_connects.remove(&index) {
                     pending.counted |= earlier.counted;
-                    self.drop_connection(earlier.connection, context);
+                    self.drop_connection(earlier.connection, WillFate::None, context);
                 }
                 self.attach(index, &pending);
                 let is_waiting_for_state =
@@ -439,7 +440,8 @@ impl ShardState {
         session.will = None;
         if let Some(former) = former {
             self.write_disconnect(former, ReasonCode::SessionTakenOver, context);
-            self.drop_connection(former, context);
+            let fate = if will.is_some() { WillFate::Published } else { WillFate::None };
+            self.drop_connection(former, fate, context);
         }
         if let Some(will) = will {
             self.publish_will(&client_id, &will, context);
@@ -460,9 +462,15 @@ impl ShardState {
         self.go_online(index, true, context);
     }
 
-    /// Closes a connection that has lost its session.
-    pub(super) fn drop_connection(&mut self, id: ConnectionId, context: &mut Context<'_>) {
+    /// Closes a connection that has lost its session, and `will`.
+    pub(super) fn drop_connection(
+        &mut self,
+        id: ConnectionId,
+        will: WillFate,
+        context: &mut Context<'_>,
+    ) {
         self.note_going(id, "its session is gone");
+        self.note_taken_over(id, will, context);
         if let Some(connection) = self.connection_mut(id) {
             connection.session = NO_SESSION;
             self.end_connection(id, context);
@@ -620,6 +628,7 @@ impl ShardState {
         }
         self.note_came(id, session_present);
         self.write_connack(index, &pending, session_present, context);
+        self.note_connected(index, id, session_present, context);
         self.watch(index, id, context.now);
         if pending.held {
             context.actions.push(Action::Resume(id));

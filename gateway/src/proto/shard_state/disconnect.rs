@@ -1,6 +1,7 @@
 //! The end of a connection, of a session, and what its will and its timers then do.
 //! Source: MQTT 5.0 §3.1.2.5, §3.14, §4.1.
 
+use super::events::End;
 use super::waiting::Waiting;
 use super::{
     AppendToken, BACKGROUND, Context, Due, ProtocolError, Request, SessionUse, SessionUser,
@@ -43,6 +44,7 @@ impl ShardState {
             session.will = None;
         }
         self.note_going(id, format_args!("DISCONNECT: {:?}", disconnect.reason_code));
+        self.note_ending(id, || End::Client(disconnect.reason_code));
         self.end_connection(id, context);
         Ok(())
     }
@@ -78,6 +80,7 @@ impl ShardState {
         if let Some(inbound) = &mut session.inbound {
             inbound.disconnected();
         }
+        self.note_disconnected(index, id, context);
         self.leave(index, context);
     }
 

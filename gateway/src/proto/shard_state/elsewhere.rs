@@ -1,5 +1,6 @@
 //! A session of this shard that another gateway has, or wants. Source: MQTT 5.0 [MQTT-3.1.4-3].
 
+use super::events::WillFate;
 use super::{Context, SessionUser, ShardState, StoredSession};
 use crate::proto::mqtt::ReasonCode;
 use crate::proto::session::record::SessionRecord;
@@ -22,7 +23,7 @@ impl ShardState {
         let former = session.connection.take();
         if let Some(former) = former {
             self.write_disconnect(former, ReasonCode::SessionTakenOver, context);
-            self.drop_connection(former, context);
+            self.drop_connection(former, WillFate::None, context);
         }
         self.part_groups(index, true, context);
         self.remove_subscriptions(index, context);
@@ -65,7 +66,13 @@ impl ShardState {
         }
         if let Some(former) = former {
             self.write_disconnect(former, ReasonCode::SessionTakenOver, context);
-            self.drop_connection(former, context);
+            let is_left = self.session(index).is_some_and(|session| session.will.is_some());
+            let fate = match (&will, is_left) {
+                (Some(_), _) => WillFate::Published,
+                (None, true) => WillFate::Delayed,
+                (None, false) => WillFate::None,
+            };
+            self.drop_connection(former, fate, context);
         }
         if let Some(will) = will {
             self.publish_will(&client_id, &will, context);

@@ -1,5 +1,6 @@
 //! What a client's behaviour can break, and how it hears of it.
 
+use super::events::End;
 use super::{ConnectionStage, Context, NO_SESSION, ShardState};
 use crate::proto::access::Refusal;
 use crate::proto::mqtt::{
@@ -186,6 +187,7 @@ impl ShardState {
             return;
         };
         self.note_going(id, error);
+        self.note_ending(id, || End::by_us(error.reason_code(), &error));
         if error.is_fault() {
             self.counters.faults += 1;
             self.note_fault(id, &error, context);
@@ -255,6 +257,7 @@ impl ShardState {
         self.counters.faults += 1;
         self.note_fault(id, &error, context);
         self.note_going(id, error);
+        self.note_ending(id, || End::by_us(error.reason_code(), &error));
         match connection.stage {
             ConnectionStage::Connected => self.write_disconnect(id, error.reason_code(), context),
             ConnectionStage::ExpectConnect => {

@@ -17,6 +17,7 @@ mod deliver_pace;
 mod disconnect;
 mod elsewhere;
 mod encode;
+pub mod events;
 mod fault;
 mod gauges;
 mod goodbye;
@@ -70,6 +71,7 @@ use comings::Comings;
 use connect::PendingConnect;
 use deliver_pace::DeliverPaces;
 use encode::FanOut;
+use events::Events;
 use goodbye::Goodbye;
 use hashbrown::HashTable;
 use lanes::Lanes;
@@ -173,6 +175,8 @@ pub struct Counters {
     pub reauthentications: u64,
     /// Clients that wanted to, and have not.
     pub reauthentications_denied: u64,
+    /// Events of clients not told because there were too many.
+    pub events_over_rate: u64,
 }
 
 /// A connection as the core sees it; its place is the engine's.
@@ -238,6 +242,7 @@ pub struct ShardState {
     deliver_paces: DeliverPaces,
     strangers: Strangers,
     comings: Comings,
+    events: Events,
     told_faults: ToldFaults,
     rechecking: Option<Box<Rechecking>>,
     /// CONNECTs that wait for the record of the session they continue.
@@ -316,6 +321,7 @@ impl ShardState {
             deliver_paces: DeliverPaces::new(now),
             strangers: Strangers::default(),
             comings: Comings::default(),
+            events: Events::default(),
             told_faults: ToldFaults::default(),
             rechecking: None,
             pending_connects: HashMap::with_hasher(random.clone()),

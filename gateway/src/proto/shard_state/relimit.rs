@@ -43,6 +43,8 @@ impl ShardState {
         limits.banned_client_ids.clone_from(&new.banned_client_ids);
         limits.banned_addresses.clone_from(&new.banned_addresses);
         limits.subscribe_refused.clone_from(&new.subscribe_refused);
+        limits.events = new.events;
+        limits.events_rate_max = new.events_rate_max;
         limits.server_reference.clone_from(&new.server_reference);
         if !limits.wants_origin() {
             // Nobody forgets them one by one any more.

@@ -189,6 +189,9 @@ impl ShardState {
         {
             *code = reason as u8;
         }
+        if group.is_ok() {
+            self.note_joined(&waiting, &name, number, context);
+        }
         if !waiting.waits_for.is_empty() {
             self.shared_subscribes.open.insert(subscribe, waiting);
             return;
@@ -198,6 +201,25 @@ impl ShardState {
             self.subscribed(ticket.session, connection, packet_id, &codes, retained, context);
         } else {
             self.retained_requests.forget(&retained);
+        }
+    }
+
+    /// What backends are told of a shared subscription that a client has just made.
+    fn note_joined(
+        &mut self,
+        waiting: &SharedSubscribe,
+        name: &str,
+        number: u64,
+        context: &Context<'_>,
+    ) {
+        let session = self.session_of(waiting.ticket).filter(|one| one.stage == Stage::Online);
+        let shared = session.and_then(|one| one.shared.iter().find(|one| one.number == number));
+        if let Some(qos) = shared.map(|shared| shared.options.qos())
+            && self.limits.events.subscribe
+        {
+            let filter = format!("{SHARE_PREFIX}{name}");
+            let granted = std::iter::once((&*filter, qos));
+            self.note_subscribed(waiting.ticket.session, waiting.connection, granted, context);
         }
     }
 

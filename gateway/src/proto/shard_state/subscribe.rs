@@ -61,6 +61,13 @@ impl ShardState {
             }
             codes.push(code as u8);
         }
+        let granted = subscribe.filters.iter().zip(&codes);
+        // Groups say for themselves whether they take a member.
+        let granted = granted.filter(|((filter, _), code)| {
+            **code < ReasonCode::UnspecifiedError as u8 && !filter.starts_with(SHARE_PREFIX)
+        });
+        let granted = granted.map(|((filter, options), _)| (filter, options.qos));
+        self.note_subscribed(index, id, granted, context);
         let packet_id = subscribe.packet_id;
         if joins.is_empty() {
             self.subscribed(index, id, packet_id, &codes, retained, context);
@@ -283,6 +290,9 @@ impl ShardState {
         let mut bytes = Vec::new();
         encode_unsuback(&ack, version, &mut bytes);
         codes.iter().for_each(|code| context.outbox.sent.add_code(*code));
+        let ended = unsubscribe.filters.iter().zip(&codes);
+        let ended = ended.filter(|(_, code)| **code == ReasonCode::Success as u8);
+        self.note_unsubscribed(index, id, ended.map(|(filter, _)| filter), context);
         let (interest, retained) = (None, Vec::new());
         let answer = SubscribeAnswer { connection: id, interest, bytes, retained, settled };
         self.answer_when_recorded(index, answer, context);

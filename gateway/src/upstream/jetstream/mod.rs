@@ -31,6 +31,7 @@ mod absent;
 mod append;
 mod backoff;
 mod confirmed;
+mod events;
 mod feed;
 mod held;
 mod inbox;
@@ -48,6 +49,7 @@ mod stream_end;
 mod window;
 
 pub use backoff::Backoff;
+pub use events::EVENTS_PREFIX;
 pub use inbox::{Inbox, Token};
 pub use moving::ShardReport;
 pub use partition::PartitionLimits;

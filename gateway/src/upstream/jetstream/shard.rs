@@ -98,6 +98,8 @@ pub struct JetStreamSettings {
     pub sessions: Option<SharedSessions>,
     /// Where it says what it knows of the ring.
     pub report: Arc<ShardReport>,
+    /// What the gateway is called in the subjects of events: one token.
+    pub gateway: Box<str>,
 }
 
 /// What a shard has to know to have sessions in JetStream.
@@ -132,6 +134,10 @@ pub struct JetStreamCounters {
     pub sessions_adopted: u64,
     /// Leases that other gateways have taken.
     pub leases_lost: u64,
+    /// Events of clients told.
+    pub events: u64,
+    /// Events of clients not told because a link was away or took nothing, or a client id was too long.
+    pub events_dropped: u64,
 }
 
 /// One shard's part of the JetStream upstream.
@@ -155,7 +161,8 @@ pub struct JetStream {
     in_force: u64,
     pub(super) retained: RetainedQueries,
     pub(super) shared: SharedGroups,
-    limits: PartitionLimits,
+    pub(super) limits: PartitionLimits,
+    pub(super) gateway: Box<str>,
     pub(super) origin: u64,
     /// What stands before the number in the reply subject of its messages of QoS 0.
     pub(super) own_source: Vec<u8>,
@@ -171,7 +178,7 @@ pub struct JetStream {
     stopping: bool,
     pub(super) topic_hashes: ahash::RandomState,
     pub(super) topic: Vec<u8>,
-    subject: Vec<u8>,
+    pub(super) subject: Vec<u8>,
     source: Vec<u8>,
     pub(super) read: ReadBuffers,
     /// What happened so far.
@@ -184,8 +191,9 @@ impl JetStream {
     /// Links to nobody yet. A member of the ring whose sub-cluster is not configured has none.
     #[must_use]
     pub fn new(settings: &JetStreamSettings, seed: u64) -> Self {
-        let JetStreamSettings { ring, links, limits, inbox_prefix, origin, sessions, report } =
-            settings;
+        let JetStreamSettings {
+            ring, links, limits, inbox_prefix, origin, sessions, report, ..
+        } = settings;
         let partition = |member: &crate::proto::bridge::ring_table::Member| {
             // One that is not configured has no topics: nobody says where it is, and nobody goes there.
             let link = links.iter().find(|(link, _)| link.name == member.sub_cluster);
@@ -210,6 +218,7 @@ impl JetStream {
             retained: RetainedQueries::default(),
             shared: SharedGroups::new(limits.shared),
             limits: limits.clone(),
+            gateway: settings.gateway.clone(),
             origin: *origin,
             own_source: format!("q.{origin}.").into_bytes(),
             next_message: 0,
@@ -597,9 +606,6 @@ impl JetStream {
             sessions.finish();
         }
         if self.is_over() {
-            self.out
-                .closes
-                .extend(self.partitions.iter_mut().filter_map(|one| one.connection.take()));
             return;
         }
         let now = self.now;
@@ -733,6 +739,22 @@ impl JetStream {
                 partition.out.clear();
             }
         }
+    }
+
+    /// The node ends and nothing waits to be stored: the connections of all links, to be closed when what
+    /// was taken of them is sent. Nobody waits for the last of it, such as events of the clients that were
+    /// told.
+    pub fn take_ended(&mut self) -> Vec<ConnectionId> {
+        if !self.is_over() {
+            return Vec::new();
+        }
+        let partitions = self.partitions.iter_mut();
+        partitions
+            .filter_map(|partition| {
+                partition.ready = false;
+                partition.connection.take()
+            })
+            .collect()
     }
 
     /// How many bytes wait on each link's connection to be sent.

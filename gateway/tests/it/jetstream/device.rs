@@ -2,10 +2,10 @@
 
 use crate::process::gateway::PATIENCE;
 use gateway::proto::mqtt::{
-    AckKind, Connect, DecodeContext, Packet, PacketId, Properties, Property, ProtocolVersion,
-    PublishAck, PublishHeader, QoS, ReasonCode, RetainHandling, Role, SubscriptionOptions, Will,
-    decode, encode_pingreq, encode_publish, encode_publish_ack, encode_subscribe,
-    encode_unsubscribe,
+    AckKind, Connect, DecodeContext, Disconnect, Packet, PacketId, Properties, Property,
+    ProtocolVersion, PublishAck, PublishHeader, QoS, ReasonCode, RetainHandling, Role,
+    SubscriptionOptions, Will, decode, encode_pingreq, encode_publish, encode_publish_ack,
+    encode_subscribe, encode_unsubscribe,
 };
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -246,6 +246,12 @@ impl Device {
     pub(super) fn ping(&mut self) {
         self.send(encode_pingreq);
         assert_eq!(self.answer(), Answer::Pong);
+    }
+
+    /// Ends the connection.
+    pub(super) fn disconnect(&mut self, reason_code: ReasonCode) {
+        let disconnect = Disconnect { reason_code, properties: Properties::NONE };
+        self.send(|out| disconnect.encode(V5, out));
     }
 
     /// Why the gateway ends the connection; messages before that were not read, and are not

@@ -9,6 +9,7 @@ mod upgrade;
 
 mod backend;
 mod delivery;
+mod events;
 mod gateway_killed;
 mod lame_duck;
 mod link_cut;

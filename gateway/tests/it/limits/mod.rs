@@ -2,6 +2,7 @@
 
 mod admission;
 mod deliver_rate;
+mod events;
 mod mesh;
 mod packets;
 mod quota;

@@ -212,6 +212,7 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
         inbox_prefix: format!("_GW.{origin:x}"),
         origin,
         sessions: None,
+        gateway: "simulated".into(),
         report: Arc::default(),
     }
 }
