@@ -212,6 +212,8 @@ pub struct RetainedStarts {
     pub acknowledged: Vec<Sequence>,
     /// Of QoS 0 messages, which are live before they are committed; what is earlier is waited for.
     pub unacknowledged: Vec<Sequence>,
+    /// Of QoS 0 messages whose place is not known: retained ones that the shard was given before.
+    pub came_live: u64,
 }
 
 /// Retained messages that a subscription is still to be sent, page by page.

@@ -37,6 +37,13 @@ impl ShardState {
         matches.clear();
         self.tree.matches(message.topic, &mut matches);
         self.fan_out.reset();
+        if message.retain
+            && place.is_none()
+            && !matches.is_empty()
+            && !context.upstream.places_tell_what_came_live()
+        {
+            self.retained_requests.came_live.note(message);
+        }
         let is_shared = matches.len() > 1;
         for subscriber in &matches {
             let overlaps = is_shared

@@ -9,6 +9,7 @@
 
 mod admission;
 mod authenticate;
+mod came_live;
 mod catch_up;
 pub mod comings;
 mod connect;

@@ -5,6 +5,7 @@
 //! subscription was or will be delivered live, and is skipped here. What the node says of itself under
 //! `$SYS/` is kept here, and nobody else may publish there.
 
+use super::came_live::CameLive;
 use super::looks::{Look, Looks, text_hash};
 use super::{Context, Request, RetainedMessage, RetainedPage, ShardState};
 use crate::proto::mqtt::QoS;
@@ -22,6 +23,7 @@ use std::time::Duration;
 pub(super) struct RetainedRequests {
     last_id: u64,
     pub(super) looks: Looks,
+    pub(super) came_live: CameLive,
     /// Asked of the upstream and not answered, with the session.
     asked: AHashMap<u64, u32>,
 }
@@ -90,6 +92,7 @@ impl ShardState {
         let starts = RetainedStarts {
             acknowledged: self.partitions().map(retained_start).collect(),
             unacknowledged: self.partitions().map(retained_end).collect(),
+            came_live: self.retained_requests.came_live.count(),
         };
         let look = Look {
             ticket,
@@ -135,10 +138,11 @@ impl ShardState {
             let settled = context.upstream.settled_start(partition);
             settled.into_iter().chain(cursor).fold(*start, Sequence::min)
         };
-        let RetainedStarts { acknowledged, unacknowledged } = &*look.starts;
+        let RetainedStarts { acknowledged, unacknowledged, came_live } = &*look.starts;
         let starts = RetainedStarts {
             acknowledged: (0..).map(PartitionId).zip(acknowledged).map(settle).collect(),
             unacknowledged: unacknowledged.clone(),
+            came_live: *came_live,
         };
         look.starts = self.retained_requests.looks.share_starts(starts);
         self.look(look, context);
@@ -394,6 +398,12 @@ impl ShardState {
         let start = starts.get(usize::from(partition.0));
         if start.is_some_and(|start| sequence >= *start)
             || request.delivered.contains(&(partition, sequence))
+        {
+            return;
+        }
+        if message.qos == QoS::AtMostOnce
+            && !context.upstream.places_tell_what_came_live()
+            && self.retained_requests.came_live.has_since(request.starts.came_live, &message)
         {
             return;
         }

@@ -121,6 +121,12 @@ pub trait Upstream {
     /// [`Upstream::add_interest`] came before this call.
     fn retained_end(&self, partition: PartitionId) -> Sequence;
 
+    /// Whether the place of a retained message tells that of QoS 0, too, if it came live. Where it does
+    /// not, [`Upstream::retained_end`] is behind everything.
+    fn places_tell_what_came_live(&self) -> bool {
+        true
+    }
+
     /// A partition may be away while others are there: what waits for one keeps back nothing of others.
     /// Where it is not so, what is sent again keeps its order over all of them.
     fn partitions_are_apart(&self) -> bool {

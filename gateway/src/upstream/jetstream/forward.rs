@@ -176,6 +176,10 @@ impl Upstream for Forward<'_> {
         Sequence(u64::MAX)
     }
 
+    fn places_tell_what_came_live(&self) -> bool {
+        false
+    }
+
     fn partitions_are_apart(&self) -> bool {
         true
     }

@@ -211,3 +211,21 @@ fn a_session_that_comes_back_gets_nothing_from_before_it_subscribed() {
     let message = client.message();
     assert_eq!((message.text(), message.retain), ("missed", false));
 }
+
+/// The question for what is retained is answered within a tenth of a second, and finds what was stored
+/// meanwhile. Of QoS 0 nothing tells where what came live is stored.
+#[test]
+fn what_comes_live_while_a_subscription_looks_comes_once() {
+    let site = Site::start();
+    let nodes = [site.gateway("g1"), site.gateway("g2")];
+    let [here, there] = [0, 1].map(|number| nodes[number].address().unwrap());
+    let mut device = retainer(here);
+    let mut client = Device::brief(there, "client");
+    for number in 0..40 {
+        let topic = format!("live/{number}");
+        client.listen(&[&topic], QoS::AtLeastOnce);
+        device.retain(&topic, ALL_QOS[number % 2], "x");
+        assert!(!client.message().retain, "{topic}");
+        assert_eq!(until_last(&mut client), [], "{topic}");
+    }
+}
