@@ -47,6 +47,9 @@ pub(super) fn ask(config: &Config, out: &mut Examination) {
                     out.good.push(format!(
                         "nats: {name}: {server} lets the gateway in, JetStream is on"
                     ));
+                    if !facts.missing_permissions.is_empty() {
+                        out.findings.push(forbidden(name, server, &facts.missing_permissions));
+                    }
                     known.get_or_insert(facts);
                 }
                 Err(_) if silent.contains(&server) => {}
@@ -65,6 +68,21 @@ fn absent(sub_cluster: &str, server: &NatsServer, error: &str) -> Finding {
         wanted: "a nats-server there".to_owned(),
         why: "publishers of its topics wait until it is back".to_owned(),
         change: "start it, or correct its address and the firewall".to_owned(),
+    }
+}
+
+/// A server whose user for the gateway may not do all that a gateway does.
+fn forbidden(sub_cluster: &str, server: &NatsServer, missing: &[String]) -> Finding {
+    Finding {
+        subject: "nats_permissions",
+        severity: Severity::Must,
+        found: format!(
+            "sub-cluster {sub_cluster}: {server} does not permit {}",
+            missing.join(", ")
+        ),
+        wanted: "the permissions of a gateway".to_owned(),
+        why: "what needs them fails once a client asks for it".to_owned(),
+        change: "the permissions of its user, as in tuning/nats-server.conf".to_owned(),
     }
 }
 

@@ -41,6 +41,7 @@ mod lanes;
 mod moving;
 mod partition;
 mod place;
+mod refusals;
 mod replay;
 mod retained;
 mod scans;

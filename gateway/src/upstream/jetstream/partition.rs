@@ -13,6 +13,7 @@ use super::lanes::Lanes;
 use super::link::{Fence, Link, LinkSettings};
 use super::place;
 use super::publish::{encode_append, encode_mark};
+use super::refusals::Refusals;
 use super::replay::Replays;
 use super::requests::{Pending, Publish, Purpose, Requests, Scan};
 use super::shared::SharedLimits;
@@ -184,8 +185,8 @@ pub(super) struct Partition {
     pub(super) pending_bytes: usize,
     /// Publishes refused since the last that was not.
     pub(super) refused: u32,
-    /// The server has refused something, and that was said.
-    pub(super) has_warned: bool,
+    /// What its servers have refused.
+    pub(super) refusals: Refusals,
     inbox_prefix: String,
     attempts: u64,
     pub(super) acks: Inbox,
@@ -288,7 +289,7 @@ impl Partition {
             was_lost: false,
             pending_bytes: 0,
             refused: 0,
-            has_warned: false,
+            refusals: Refusals::default(),
             attempts: 0,
             acks: inbox("a"),
             answers: inbox("q"),

@@ -487,7 +487,7 @@ impl JetStream {
             LinkEvent::Passed(fence) => self.handle_passed(place, *fence),
             LinkEvent::Info(info) => self.handle_server_news(place, info),
             LinkEvent::Refused(text) => {
-                self.note_refusal(place, &String::from_utf8_lossy(text));
+                self.note_refusal(place, text);
             }
         }
     }
@@ -526,16 +526,16 @@ impl JetStream {
         }
     }
 
-    /// The server refused something and goes on: said once a link, as clients may cause it again and
-    /// again.
-    fn note_refusal(&mut self, place: usize, text: &str) {
+    /// The server refused something and goes on. See [`super::refusals`].
+    fn note_refusal(&mut self, place: usize, text: &[u8]) {
         self.counters.refused += 1;
+        let now = self.now;
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        if !mem::replace(&mut partition.has_warned, true) {
-            let partition = partition.id.0;
-            tracing::warn!(partition, text, "link: refused; further refusals are not logged");
+        if partition.refusals.is_news(text, now) {
+            let (partition, text) = (partition.id.0, text.escape_ascii());
+            tracing::warn!(partition, %text, "link: refused; its kind is not logged for a minute");
         }
     }
 

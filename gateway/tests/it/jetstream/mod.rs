@@ -14,6 +14,7 @@ mod gateway_killed;
 mod lame_duck;
 mod link_cut;
 mod offline;
+mod permissions;
 mod replicas;
 mod retained;
 mod ring_change;

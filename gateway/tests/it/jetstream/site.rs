@@ -85,6 +85,11 @@ impl Node {
         gateway.wait_for_lines("feed: live", count * SHARDS);
     }
 
+    /// Waits until its log has a line with this text.
+    pub(super) fn wait_for_line(&mut self, text: &str) {
+        self.gateway.as_mut().expect("it runs").wait_for_lines(text, 1);
+    }
+
     /// Where it accepts clients, if it runs.
     pub(super) fn address(&self) -> Option<SocketAddr> {
         self.gateway.as_ref().map(Gateway::address)

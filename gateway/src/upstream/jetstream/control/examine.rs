@@ -6,6 +6,7 @@
 
 use super::api::{self, STREAM_NOT_FOUND};
 use super::fault::ControlFault;
+use super::permissions::Needs;
 use super::ring_key::RingKey;
 use super::settings::{ControlSettings, SubClusterSettings};
 use super::sub_cluster::SubCluster;
@@ -39,6 +40,8 @@ pub struct ServerFacts {
     pub is_clustered: bool,
     /// The gateway's streams that are there.
     pub streams: Vec<StreamFacts>,
+    /// What the gateway's user may not do: `publish` or `subscribe`, and a subject.
+    pub missing_permissions: Vec<String>,
 }
 
 /// What a stream that is there promises.
@@ -89,12 +92,25 @@ async fn examine_all(settings: ControlSettings) -> Vec<Examined> {
             let alone = SubClusterSettings { servers: vec![server.clone()], ..sub_cluster.clone() };
             let alone = SubCluster::new(&settings.gateway_id, alone);
             let has_sessions = settings.has_sessions;
+            let needs = needs(&settings, &sub_cluster.name, &its);
             let place = asked.len();
             asked.spawn_local(async move {
-                let said = tokio::time::timeout(PATIENCE, ask(&alone, &its, has_sessions)).await;
-                let said = said.unwrap_or_else(|_| {
+                let said = tokio::time::timeout(PATIENCE, ask(&alone, &its, has_sessions));
+                let said = said.await;
+                let mut said = said.unwrap_or_else(|_| {
                     Err(ServerFault::Silent("no answer within 10 s".to_owned()))
                 });
+                let missing = tokio::time::timeout(PATIENCE, missing(&alone, &needs)).await;
+                if let Some(missing) = missing.ok().flatten().filter(|missing| !missing.is_empty())
+                {
+                    match &mut said {
+                        Ok(facts) => facts.missing_permissions = missing,
+                        Err(ServerFault::Silent(why)) => {
+                            *why = format!("{why}; its user lacks {}", missing.join(", "));
+                        }
+                        Err(ServerFault::Refused(_) | ServerFault::NoJetStream) => {}
+                    }
+                }
                 (place, Examined { sub_cluster: name, server, said })
             });
         }
@@ -130,7 +146,35 @@ async fn ask(
             streams.extend(stream(&client, name).await.map_err(|fault| refusal(&fault))?);
         }
     }
-    Ok(ServerFacts { is_clustered: client.server_info().cluster.is_some(), streams })
+    let is_clustered = client.server_info().cluster.is_some();
+    Ok(ServerFacts { is_clustered, streams, missing_permissions: Vec::new() })
+}
+
+/// What a gateway does at a sub-cluster. Before there is a ring, members are numbered by their names.
+fn needs(settings: &ControlSettings, sub_cluster: &str, partitions: &[PartitionId]) -> Vec<Needs> {
+    let mut names: Vec<&str> = settings.sub_clusters.iter().map(|one| one.name.as_str()).collect();
+    names.sort_unstable();
+    let place = names.iter().position(|name| *name == sub_cluster).unwrap_or_default();
+    let first = [PartitionId(u16::try_from(place).unwrap_or_default())];
+    let partitions = if partitions.is_empty() { &first } else { partitions };
+    let of_partition =
+        |partition: &PartitionId| Needs::of_partition(*partition, settings.has_sessions);
+    let needs = partitions.iter().map(of_partition);
+    needs.chain((place == 0).then(Needs::of_ring)).collect()
+}
+
+/// What of it is not permitted, if the server tells.
+async fn missing(server: &SubCluster, needs: &[Needs]) -> Option<Vec<String>> {
+    let client = server.connect_once().await.ok()?;
+    let mut all = Vec::new();
+    for needs in needs {
+        for missing in needs.missing(&client).await? {
+            if !all.contains(&missing) {
+                all.push(missing);
+            }
+        }
+    }
+    Some(all)
 }
 
 fn refusal(fault: &ControlFault) -> ServerFault {

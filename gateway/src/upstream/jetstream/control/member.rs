@@ -8,6 +8,7 @@
 //! ```
 
 use super::fault::{ControlFault, Sampled};
+use super::permissions::Needs;
 use super::requirement::{self, BATCHED};
 use super::server_names::ServerNames;
 use super::stream_info::StreamInfo;
@@ -21,6 +22,7 @@ use crate::proto::partition::PartitionId;
 use crate::upstream::jetstream::stored::StoreTime;
 use async_nats::{Client, Subscriber};
 use futures_lite::StreamExt as _;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,6 +37,7 @@ pub(super) struct Member {
     told: Option<PartitionStatus>,
     faults: Sampled,
     leader_faults: Sampled,
+    permission_faults: Rc<RefCell<Sampled>>,
 }
 
 impl Member {
@@ -53,6 +56,7 @@ impl Member {
             told: None,
             faults: Sampled::default(),
             leader_faults: Sampled::default(),
+            permission_faults: Rc::default(),
         }
     }
 
@@ -78,6 +82,8 @@ impl Member {
 
     /// Sees to servers and streams. Returns what is said of elections.
     async fn prepare(&mut self, client: &Client) -> Result<Subscriber, ControlFault> {
+        let needs = Needs::of_partition(self.partition, self.has_sessions);
+        needs.check(client, self.sub_cluster.name(), &self.permission_faults);
         self.ask_servers(client).await;
         let connected = client.server_info();
         let connected = Info {

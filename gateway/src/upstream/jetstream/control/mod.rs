@@ -19,6 +19,7 @@ mod fault;
 mod member;
 mod moved_retained;
 mod names;
+mod permissions;
 mod registration;
 mod requirement;
 mod ring_key;

@@ -6,6 +6,7 @@
 use super::ControlNews;
 use super::fault::{ControlFault, Sampled};
 use super::member::Member;
+use super::permissions::Needs;
 use super::registration::{GatewayState, Registration};
 use super::requirement;
 use super::ring_key::RingKey;
@@ -104,6 +105,7 @@ impl RingWatch {
         let Some(first) = self.sub_clusters.values().next().cloned() else { return };
         let client = first.client().await;
         let (mut key, mut faults) = (None, Sampled::default());
+        Needs::of_ring().check(client, first.name(), &Rc::default());
         loop {
             let looked = async {
                 let key = match &mut key {
