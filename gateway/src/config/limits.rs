@@ -253,8 +253,9 @@ limits! {
     /// Cost: a vanished client to which something was sent holds its socket for this long.
     tcp_user_timeout_s: u32, "seconds", 300, 0 to 86_400;
     /// How long a connection may be silent before the kernel asks whether its peer is there. One that
-    /// does not answer is asked five times in as many minutes if `tcp_user_timeout_s` is longer than
-    /// this, and else, as by default, given up after 75 seconds. 0 turns it off: right for devices that
+    /// does not answer is asked five times before it is given up: in a fifth of this time and six minutes
+    /// at most, or, if `tcp_user_timeout_s` is longer than this, until that is over. If this is not longer
+    /// than 1.75 times `tcp_user_timeout_s`, that is waited for. 0 turns it off: right for devices that
     /// sleep longer and keep their connection.
     ///
     /// Cost: a packet to each silent client this often, which wakes a sleeping radio. A vanished client

@@ -26,6 +26,10 @@ pub(super) struct Connection {
     /// Place in `partials` plus one, 0 for none.
     partial: u32,
     pub(super) state: State,
+    /// Looks at it since something was received or sent: see [`super::silence`].
+    pub(super) silent_rounds: u8,
+    /// It has no TCP_USER_TIMEOUT for now.
+    pub(super) is_unwatched: bool,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 16);
@@ -105,6 +109,7 @@ impl Connections {
         let socket = slot.socket.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         let state = std::mem::take(&mut slot.state);
+        (slot.silent_rounds, slot.is_unwatched) = (0, false);
         self.free.push(index);
         let layers = match state.any(State::LAYERED) {
             true => self.layers.get_mut(index as usize).and_then(Option::take),
@@ -153,6 +158,11 @@ impl Connections {
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
         let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
         (0..count).filter_map(|index| self.at(index)).collect()
+    }
+
+    /// How many places there are, taken or free.
+    pub(super) fn places(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
     }
 
     /// How many places are taken.

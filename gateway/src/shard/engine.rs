@@ -19,6 +19,7 @@ use super::mesh::{Moving, Parcel, Port};
 use super::node::EngineConfig;
 use super::ring::{Event, Ring, same_generation};
 use super::setup::Handshakes;
+use super::silence::{PeerWatch, Silence};
 use super::told::Told;
 use super::transport::Scratch;
 use crate::proto::engine_counters::{EngineCounters, EngineReport};
@@ -68,6 +69,7 @@ pub(super) struct Shard<H: Handler> {
     pub(super) control: Arc<Control>,
     pub(super) handing_over: HandingOver,
     pub(super) told: Told,
+    pub(super) silence: Silence,
     listeners: Vec<Listener>,
     stop: Arc<AtomicBool>,
     /// Set once the node is stopping: when connections still open are reset.
@@ -147,6 +149,8 @@ impl<H: Handler> Shard<H> {
         };
         let now = parts.clock.now();
         let gather = Gather::new(parts.shard, config.shards, config.gather_wait, now);
+        let watch = PeerWatch::new(config.tcp_user_timeout, config.tcp_keepalive);
+        let silence = Silence::new(watch, now);
         let mut shard = Self {
             io: Io::new(parts.shard, config.shards, now),
             config,
@@ -168,6 +172,7 @@ impl<H: Handler> Shard<H> {
             scratch: Scratch::default(),
             dialing: Dialing::default(),
             told: Told::default(),
+            silence,
             listeners: parts.listeners.into_iter().map(listener).collect(),
             clock: parts.clock,
             control: parts.control,
@@ -384,6 +389,7 @@ impl<H: Handler> Shard<H> {
         }
         busy |= self.give_up_dialing();
         busy |= self.give_up_setups();
+        self.silence.step(&mut self.connections, now);
         self.accept_again();
         busy
     }
@@ -580,6 +586,7 @@ impl<H: Handler> Shard<H> {
             .next_timeout()
             .min(closing)
             .min(self.dialing.next_deadline())
+            .min(self.silence.next_deadline(&self.connections))
             .min(accepting.unwrap_or(Timestamp::NEVER))
             .min(self.stop_deadline.unwrap_or(Timestamp::NEVER))
     }

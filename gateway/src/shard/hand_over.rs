@@ -308,6 +308,9 @@ impl<H: Handler> Shard<H> {
         self.open_count.fetch_add(1, Ordering::Relaxed);
         self.counters.arrived += 1;
         let id = self.connections.insert(socket);
+        if let Some(connection) = self.connections.get_mut(id) {
+            self.silence.taken_over(connection);
+        }
         self.io.outbox.clear(id.index);
         if !queued.is_empty() {
             self.io.outbox.buffer(id.index).extend_from_slice(&queued);

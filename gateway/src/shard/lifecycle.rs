@@ -142,10 +142,11 @@ impl<H: Handler> Shard<H> {
         result: io::Result<Option<Filled>>,
         more: bool,
     ) {
-        if let Some(connection) = self.connections.get_mut(id)
-            && !more
-        {
-            connection.state.unset(State::RECEIVING);
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.silent_rounds = 0;
+            if !more {
+                connection.state.unset(State::RECEIVING);
+            }
         }
         match result {
             Ok(Some(filled)) => self.offer_filled(id, filled),
@@ -234,6 +235,7 @@ impl<H: Handler> Shard<H> {
             && let Some(connection) = self.connections.get_mut(id)
         {
             connection.state.set(State::SENDING);
+            self.silence.sending(connection);
             self.ring.send(connection.socket(), id, wire, 0);
         } else if state.any(State::LAYERED) && state.any(State::CLOSING) {
             // What was queued could not be said any more.

@@ -4,7 +4,6 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, ipproto, sockopt
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 /// Opens a socket that listens on `address` with others like it (`SO_REUSEPORT`): the kernel
 /// spreads new connections over them. Connections inherit `TCP_NODELAY`.
@@ -31,39 +30,6 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     net::listen(&socket, backlog)?;
     Ok(socket)
 }
-
-/// Lets the kernel give up peers that are gone without a word, on every connection that `socket`
-/// accepts: it inherits this.
-///
-/// What was sent and is not acknowledged for `user_timeout` ends a connection, and so does a peer that
-/// was silent for `keepalive` and then does not answer: the first question, where `user_timeout` is over
-/// by then, as the kernel counts that from the peer's last word (tcp(7), TCP_USER_TIMEOUT). Zero leaves
-/// each as the kernel has it.
-///
-/// # Errors
-///
-/// The operating system's.
-pub fn watch_peers(
-    socket: &OwnedFd,
-    user_timeout: Duration,
-    keepalive: Duration,
-) -> io::Result<()> {
-    if !user_timeout.is_zero() {
-        let milliseconds = u32::try_from(user_timeout.as_millis()).unwrap_or(u32::MAX);
-        sockopt::set_tcp_user_timeout(socket, milliseconds)?;
-    }
-    if !keepalive.is_zero() {
-        sockopt::set_socket_keepalive(socket, true)?;
-        sockopt::set_tcp_keepidle(socket, keepalive)?;
-        sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
-        sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
-    }
-    Ok(())
-}
-
-/// How often a peer that does not answer is asked, and how many times.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
-const KEEPALIVE_PROBES: u32 = 5;
 
 /// Fails when another process listens on `address`, even one that shares it as we do: two gateways
 /// on one port would each get a part of the connections.
@@ -104,19 +70,6 @@ mod tests {
             assert!(accepted.nodelay().unwrap());
             assert_eq!(peer, client.local_addr().unwrap());
         }
-    }
-
-    #[test]
-    fn connections_inherit_how_their_peers_are_watched() {
-        let listening = listen("[::1]:0".parse().unwrap(), 16).unwrap();
-        watch_peers(&listening, Duration::from_secs(7), Duration::from_secs(9)).unwrap();
-        let _client = TcpStream::connect(local_address(&listening).unwrap()).unwrap();
-        let (accepted, _) = TcpListener::from(listening).accept().unwrap();
-        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 7_000);
-        assert!(sockopt::socket_keepalive(&accepted).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), Duration::from_secs(9));
-        assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), KEEPALIVE_INTERVAL);
-        assert_eq!(sockopt::tcp_keepcnt(&accepted).unwrap(), KEEPALIVE_PROBES);
     }
 
     #[test]

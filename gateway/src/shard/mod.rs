@@ -25,6 +25,7 @@ pub mod requirements;
 )]
 mod ring;
 mod setup;
+mod silence;
 mod tls;
 mod told;
 mod transport;

@@ -6,6 +6,7 @@ use super::hand_over::{Control, Ended, ListeningSocket, Parting};
 use super::listener;
 use super::mesh::{Doorbell, MeshSender, Port, mesh};
 use super::requirements::{self, RequirementError};
+use super::silence::PeerWatch;
 use crate::config::{Listen, TlsServer};
 use crate::proto::engine_counters::EngineCounters;
 use crate::proto::handler::Handler;
@@ -441,8 +442,8 @@ fn bind_all<M>(
             Some(socket) => socket,
             None => listener::listen(bound, config.backlog).map_err(failed)?,
         };
-        let (user_timeout, keepalive) = (config.tcp_user_timeout, config.tcp_keepalive);
-        listener::watch_peers(&socket, user_timeout, keepalive).map_err(failed)?;
+        let watch = PeerWatch::new(config.tcp_user_timeout, config.tcp_keepalive);
+        watch.set(&socket).map_err(failed)?;
         bound = listener::local_address(&socket).map_err(failed)?;
         let shard = place % shards.len().max(1);
         if let Some((_, listeners)) = shards.get_mut(shard) {
