@@ -216,6 +216,18 @@ impl Replays {
         }
     }
 
+    /// Forgets pages while there are too many, but none that a replay is at: two that are at different pages
+    /// would take them from each other before they are looked through, for ever.
+    fn forget_pages(&mut self) {
+        let Self { replays, pages, .. } = self;
+        while pages.is_too_much() {
+            let is_awaited = |number: u64| replays.iter().any(|one| page_of(one.next) == number);
+            if !pages.forget_oldest(is_awaited) {
+                return;
+            }
+        }
+    }
+
     fn find(&mut self, id: u64) -> Option<&mut Replay> {
         self.replays.iter_mut().find(|replay| replay.id == id)
     }
@@ -312,7 +324,10 @@ impl Replays {
                     replay.merge_subjects();
                 }
             }
-            Purpose::Page(page) => self.pages.complete(page, more),
+            Purpose::Page(page) => {
+                self.pages.complete(page, more);
+                self.forget_pages();
+            }
             Purpose::Fetch { fetch, .. } => {
                 if let Some(fetch) = self.fetches.iter_mut().find(|one| one.id == fetch) {
                     fetch.asked = fetch.asked.saturating_sub(1);
@@ -622,7 +637,7 @@ impl Partition {
 
     /// Looks through the page that `replay` is at; false when it has to be read first.
     fn read_page(&mut self, replay: &mut Replay, known_end: Sequence, now: Timestamp) -> bool {
-        let number = replay.next.0 / u64::from(BATCH);
+        let number = page_of(replay.next);
         self.replays.pages_left -= 1;
         let pages = &mut self.replays.pages;
         pages.clock += 1;
@@ -655,6 +670,10 @@ impl Partition {
     }
 }
 
+fn page_of(sequence: Sequence) -> u64 {
+    sequence.0 / u64::from(BATCH)
+}
+
 impl Pages {
     fn end(number: u64) -> Sequence {
         Sequence((number + 1) * u64::from(BATCH))
@@ -680,15 +699,19 @@ impl Pages {
             let complete_to = if more { page.reached } else { page.reached.max(known_end.next()) };
             page.complete_to = complete_to.min(end).max(page.complete_to);
         }
-        while (self.bytes > self.bytes_max || self.pages.len() > PAGES_MAX) && self.pages.len() > 1
-        {
-            let idle = self.pages.iter().filter(|(_, page)| page.asked.is_none());
-            let Some(oldest) = idle.min_by_key(|(_, page)| page.used).map(|(number, _)| *number)
-            else {
-                return;
-            };
-            self.forget(oldest);
-        }
+    }
+
+    fn is_too_much(&self) -> bool {
+        (self.bytes > self.bytes_max || self.pages.len() > PAGES_MAX) && self.pages.len() > 1
+    }
+
+    /// Forgets the page that was not used for longest, of those that are neither being read nor
+    /// awaited. Whether there was one.
+    fn forget_oldest(&mut self, is_awaited: impl Fn(u64) -> bool) -> bool {
+        let idle = self.pages.iter().filter(|(_, page)| page.asked.is_none());
+        let idle = idle.filter(|(number, _)| !is_awaited(**number));
+        let oldest = idle.min_by_key(|(_, page)| page.used).map(|(number, _)| *number);
+        oldest.and_then(|oldest| self.forget(oldest)).is_some()
     }
 
     fn forget(&mut self, number: u64) -> Option<Page> {
@@ -702,5 +725,26 @@ impl Partition {
     /// When what could not be answered is asked again.
     pub(super) fn retry_scan(&mut self, purpose: Purpose, now: Timestamp) {
         self.replays.fail(purpose, now.after(RETRY));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_awaited_is_kept_until_it_was_looked_through() {
+        let mut pages = Pages { pages: HashMap::default(), bytes: 0, bytes_max: 10, clock: 0 };
+        for number in [0, 1] {
+            pages.pages.entry(number).or_default().asked = Some(Sequence(1_500));
+            let first = Sequence(number * u64::from(BATCH) + 1);
+            pages.add(number, first, Box::from([0; 8]));
+            pages.complete(number, false);
+        }
+        assert!(pages.is_too_much());
+        assert!(!pages.forget_oldest(|_| true), "both are awaited");
+        assert!(pages.forget_oldest(|number| number == 0));
+        assert!(pages.pages.contains_key(&0) && !pages.is_too_much());
+        assert_eq!(pages.bytes, 8);
     }
 }
