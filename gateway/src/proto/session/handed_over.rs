@@ -5,7 +5,7 @@
 //! Whatever changes here, or in [`SessionRecord`], needs a new [`HAND_OVER_VERSION`].
 
 use super::record::{Input, SessionRecord, put_bytes, put_count};
-use super::{Connected, InboundStep, Unsent};
+use super::{Connected, InboundStep};
 use crate::proto::access::Proof;
 use crate::proto::mqtt::{PacketId, ProtocolVersion};
 use crate::proto::partition::Sequence;
@@ -49,8 +49,9 @@ pub struct HandedOver {
     pub inbound_aliases: Vec<(u16, Box<str>)>,
     /// Topics with aliases we set, from alias 1 on.
     pub outbound_aliases: Vec<Box<str>>,
-    /// Those in flight that were not sent on this connection.
-    pub unsent: Vec<Unsent>,
+    /// Those in flight that were not sent on this connection, and whether each may have been sent on an
+    /// earlier one.
+    pub unsent: Vec<(PacketId, bool)>,
     /// The rest. Partitions without a cursor are those in which the session is up to date, if it says
     /// so below.
     pub record: SessionRecord,
@@ -88,9 +89,9 @@ impl HandedOver {
             put_bytes(out, topic.as_bytes());
         }
         put_count(out, self.unsent.len());
-        for unsent in &self.unsent {
-            out.extend_from_slice(&unsent.packet_id.get().to_le_bytes());
-            out.push(u8::from(unsent.dup));
+        for (packet_id, dup) in &self.unsent {
+            out.extend_from_slice(&packet_id.get().to_le_bytes());
+            out.push(u8::from(*dup));
         }
         out.push(u8::from(self.is_complete));
         self.record.encode(out);
@@ -110,10 +111,8 @@ impl HandedOver {
         let inbound = input.list(|input| Some((PacketId::new(input.u16()?)?, step(input)?)))?;
         let inbound_aliases = input.list(|input| Some((input.u16()?, input.text()?.into())))?;
         let outbound_aliases = input.list(|input| Some(input.text()?.into()))?;
-        let unsent = input.list(|input| {
-            let packet_id = PacketId::new(input.u16()?)?;
-            Some(Unsent { packet_id, dup: input.byte()? != 0 })
-        })?;
+        let unsent =
+            input.list(|input| Some((PacketId::new(input.u16()?)?, input.byte()? != 0)))?;
         let is_complete = input.byte()? != 0;
         let record = SessionRecord::decode(input.0)?;
         Some(Self {
@@ -266,7 +265,7 @@ mod tests {
             ],
             inbound_aliases: vec![(3, "a/b".into())],
             outbound_aliases: vec!["x".into(), "y".into()],
-            unsent: vec![Unsent { packet_id: id(8), dup: true }],
+            unsent: vec![(id(8), true)],
             record: SessionRecord {
                 online: true,
                 last_packet_id: 8,

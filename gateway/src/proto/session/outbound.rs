@@ -108,12 +108,14 @@ impl Queued {
 }
 
 /// A message in flight that was not sent on this connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Unsent {
     /// Its own.
     pub packet_id: PacketId,
     /// It may have been sent on an earlier one.
     pub dup: bool,
+    /// Its record body, where it was read or asked for.
+    pub content: Option<Box<[u8]>>,
 }
 
 /// A session's place in a partition it is behind in.
@@ -255,8 +257,6 @@ pub struct Outbound {
     pub unsent: VecDeque<Unsent>,
     /// Partitions that were asked for the content of messages in `unsent`, and have not answered.
     pub refetching: Vec<Refetching>,
-    /// Their answers, each until its message is sent.
-    pub fetched: Vec<(PacketId, Box<[u8]>)>,
     /// Content of messages in flight that no log holds.
     pub bodies: Vec<(PacketId, Box<[u8]>)>,
     /// QoS 2 messages finished before a crash that a replay may meet again.
@@ -414,13 +414,27 @@ impl Outbound {
         } else {
             self.unsent.retain(|unsent| unsent.packet_id != packet_id);
         }
-        self.fetched.retain(|(id, _)| *id != packet_id);
     }
 
     /// Whether the message is still to be sent on this connection.
     #[must_use]
     pub fn is_unsent(&self, packet_id: PacketId) -> bool {
         place_of(&self.unsent, packet_id, |unsent| unsent.packet_id).is_some()
+    }
+
+    /// The message, if it is still to be sent on this connection.
+    pub fn find_unsent(&mut self, packet_id: PacketId) -> Option<&mut Unsent> {
+        let place = place_of(&self.unsent, packet_id, |unsent| unsent.packet_id)?;
+        self.unsent.get_mut(place)
+    }
+
+    /// Whether the session has the content of a message in flight.
+    #[must_use]
+    pub fn has_content(&self, packet_id: PacketId) -> bool {
+        let place = place_of(&self.unsent, packet_id, |unsent| unsent.packet_id);
+        let unsent = place.and_then(|place| self.unsent.get(place));
+        unsent.is_some_and(|unsent| unsent.content.is_some())
+            || self.bodies.iter().any(|(id, _)| *id == packet_id)
     }
 
     /// How many messages were sent on this connection and are not finished.
@@ -784,7 +798,7 @@ mod tests {
                 partition,
                 sequence: Sequence(9),
             });
-            outbound.unsent.push_back(Unsent { packet_id, dup: true });
+            outbound.unsent.push_back(Unsent { packet_id, dup: true, content: None });
         }
         let asked = |outbound: &Outbound, partition| {
             let (held, is_apart) = (outbound.unsent_of(partition), true);

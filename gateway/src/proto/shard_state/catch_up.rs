@@ -210,7 +210,7 @@ impl ShardState {
         let in_flight: Vec<InFlight> = outbound.in_flight.iter().copied().collect();
         let of_step = |wanted: fn(InFlightStep) -> bool, dup: bool| {
             let sent = in_flight.iter().filter(move |sent| wanted(sent.step));
-            sent.map(move |sent| Unsent { packet_id: sent.packet_id, dup })
+            sent.map(move |sent| Unsent { packet_id: sent.packet_id, dup, content: None })
         };
         // Those that still wait for their record were never sent, so they come last.
         let again =
@@ -241,7 +241,7 @@ impl ShardState {
             let Some(outbound) = session.outbound.as_mut().filter(|_| is_online) else {
                 return;
             };
-            let Some(&Unsent { packet_id, dup }) = outbound.unsent.get(place) else {
+            let Some(&Unsent { packet_id, dup, .. }) = outbound.unsent.get(place) else {
                 return;
             };
             let Some(sent) = outbound.find(packet_id).copied() else {
@@ -283,8 +283,7 @@ impl ShardState {
             return;
         };
         let is_at_hand = |sent: &InFlight| {
-            let mut known = outbound.bodies.iter().chain(&outbound.fetched);
-            known.any(|(id, _)| *id == sent.packet_id)
+            outbound.has_content(sent.packet_id)
                 || context.upstream.recent(sent.partition, sent.sequence).is_some()
         };
         let in_flight = outbound.in_flight.iter().filter(|sent| !outbound.is_held(sent.partition));
@@ -346,12 +345,11 @@ impl ShardState {
             let sent: Vec<PacketId> =
                 outbound.in_flight.iter().filter(same).map(|sent| sent.packet_id).collect();
             for packet_id in sent {
-                let is_kept = outbound.bodies.iter().any(|(id, _)| *id == packet_id);
                 if let Some(body) = &body {
-                    if outbound.is_unsent(packet_id) {
-                        outbound.fetched.push((packet_id, body.clone()));
+                    if let Some(unsent) = outbound.find_unsent(packet_id) {
+                        unsent.content = Some(body.clone());
                     }
-                } else if !is_kept {
+                } else if !outbound.has_content(packet_id) {
                     gone.extend(outbound.remove(packet_id));
                 }
             }
@@ -372,12 +370,15 @@ impl ShardState {
         dup: bool,
         context: &mut Context<'_>,
     ) -> bool {
-        let Some(outbound) = self.session(index).and_then(|session| session.outbound.as_ref())
+        let Some(outbound) = self.session_mut(index).and_then(|session| session.outbound.as_mut())
         else {
             return false;
         };
-        let mut known = outbound.bodies.iter().chain(&outbound.fetched);
-        let known = known.find(|(id, _)| *id == sent.packet_id).map(|(_, body)| body.clone());
+        let unsent = outbound.find_unsent(sent.packet_id);
+        let known = unsent.and_then(|unsent| unsent.content.take()).or_else(|| {
+            let mut bodies = outbound.bodies.iter();
+            bodies.find(|(id, _)| *id == sent.packet_id).map(|(_, body)| body.clone())
+        });
         let recent = match known {
             Some(_) => None,
             None => context.upstream.recent(sent.partition, sent.sequence),
@@ -519,7 +520,9 @@ impl ShardState {
             QueuedFor::Retained(filter) => self.retained_terms(index, filter, &message),
             QueuedFor::Subscriptions => self.own_terms(index, &message, partition, sequence),
             QueuedFor::Group { group, record } => {
+                let before = self.last_packet_id(index);
                 self.send_shared(index, (partition, sequence), group, record, bytes, context);
+                self.keep_content(index, before, queued_for, body);
                 return;
             }
         }) else {
@@ -542,13 +545,30 @@ impl ShardState {
         let terms = Terms { qos, retain, identifiers: &identifiers, origin, record };
         let before = self.last_packet_id(index);
         self.send_acknowledged(index, (partition, sequence), &message, terms, false, context);
-        if matches!(queued_for, QueuedFor::Retained(_))
-            && let Some(body) = body
+        self.keep_content(index, before, queued_for, body);
+    }
+
+    /// Keeps the content of what was taken from the queue, if it has got a packet id after `before`: of a
+    /// retained message until its exchange is over, of another until its record is committed and it is
+    /// sent.
+    fn keep_content(
+        &mut self,
+        index: u32,
+        before: u16,
+        queued_for: QueuedFor,
+        body: Option<Box<[u8]>>,
+    ) {
+        if let Some(body) = body
             && let Some(session) = self.session_mut(index)
             && session.last_packet_id != before
             && let Some(packet_id) = PacketId::new(session.last_packet_id)
         {
-            session.outbound_mut().bodies.push((packet_id, body));
+            let outbound = session.outbound_mut();
+            if matches!(queued_for, QueuedFor::Retained(_)) {
+                outbound.bodies.push((packet_id, body));
+            } else if let Some(unsent) = outbound.find_unsent(packet_id) {
+                unsent.content = Some(body);
+            }
         }
     }
 

@@ -357,7 +357,11 @@ impl ShardState {
         let sent = InFlight { packet_id, step, retain, origin, partition, sequence };
         session.outbound_mut().in_flight.push_back(sent);
         if must_record {
-            session.outbound_mut().unsent.push_back(Unsent { packet_id, dup: false });
+            session.outbound_mut().unsent.push_back(Unsent {
+                packet_id,
+                dup: false,
+                content: None,
+            });
             self.record_sent(index, &sent, context);
         } else if terms.qos == QoS::ExactlyOnce {
             self.settle_sent(index, &sent, context);

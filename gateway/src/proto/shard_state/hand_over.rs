@@ -16,7 +16,7 @@ use crate::proto::output::{Action, ConnectionId};
 use crate::proto::session::handed_over::{HandedIdentity, HandedOver};
 use crate::proto::session::{
     InFlight, InFlightStep, Inbound, InboundAliases, InboundQos2, InboundStep, Origin,
-    OutboundAliases, Queued, QueuedFor, Session, Stage,
+    OutboundAliases, Queued, QueuedFor, Session, Stage, Unsent,
 };
 use crate::proto::time::Timestamp;
 use std::sync::Arc;
@@ -161,7 +161,9 @@ impl ShardState {
                 .aliases
                 .as_deref()
                 .map_or_else(Vec::new, |aliases| aliases.topics().to_vec()),
-            unsent: outbound.map_or_else(Vec::new, |out| out.unsent.iter().copied().collect()),
+            unsent: outbound.map_or_else(Vec::new, |outbound| {
+                outbound.unsent.iter().map(|unsent| (unsent.packet_id, unsent.dup)).collect()
+            }),
             record,
             is_complete,
         })
@@ -259,7 +261,9 @@ impl ShardState {
             let aliases = OutboundAliases::set_before(handed.outbound_aliases);
             session.aliases = Some(Box::new(aliases));
         }
-        session.outbound_mut().unsent = unsent.into();
+        let unsent = unsent.into_iter();
+        session.outbound_mut().unsent =
+            unsent.map(|(packet_id, dup)| Unsent { packet_id, dup, content: None }).collect();
         session.shrink();
     }
 
