@@ -73,6 +73,14 @@ pub(super) struct Args {
     #[arg(long, global = true, value_name = "FILTER")]
     pub(super) subscribe_refused: Vec<String>,
 
+    /// A filter of topics that only applications at the servers of --nats read; may be given several
+    /// times. [default: none]
+    ///
+    /// What is published there is stored apart and sent to no device, which costs a server less;
+    /// a SUBSCRIBE of such topics alone is refused. The same for all gateways. At most 16.
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(super) uplink: Vec<String>,
+
     /// A sub-cluster of NATS servers to keep messages in; once for each sub-cluster.
     ///
     /// NAME is 1 to 32 letters, digits, - and _. HOST is an IPv4 address, an IPv6 address in
@@ -379,6 +387,7 @@ impl Args {
             ("subscribe_refused", &self.subscribe_refused),
             ("balancers", &self.balancer),
             ("events", &self.events),
+            ("uplink", &self.uplink),
         ] {
             if !texts.is_empty() {
                 given.lists.insert(key, texts.iter().map(|text| flag(text)).collect());

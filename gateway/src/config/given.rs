@@ -78,6 +78,7 @@ pub(super) const LISTS: &[&str] = &[
     "balancers",
     "websocket_origins",
     "events",
+    "uplink",
 ];
 
 /// What a value must be in TOML.

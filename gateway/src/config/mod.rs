@@ -49,7 +49,8 @@ pub use network::parse_network;
 pub use relations::MemoryBounds;
 pub use resolved::{
     BALANCERS_MAX, ClientEvent, Config, Durability, LogFormat, LogLevel,
-    SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX, Sessions, WEBSOCKET_ORIGINS_MAX,
+    SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX, Sessions, UPLINK_MAX,
+    WEBSOCKET_ORIGINS_MAX,
 };
 pub use tls::{
     CertificateFiles, CertificateIdentity, CertificateRefused, ClientCertificates,

@@ -24,6 +24,8 @@ use super::topic_filter;
 pub const SHARDS_MAX: u16 = 64;
 /// The most topic filters in `subscribe_refused`: each filter of a SUBSCRIBE is compared with all.
 pub const SUBSCRIBE_REFUSED_MAX: usize = 64;
+/// The most topic filters in `uplink`: the topic of each PUBLISH is compared with all.
+pub const UPLINK_MAX: usize = 16;
 /// The most addresses and networks in `balancers`.
 pub const BALANCERS_MAX: usize = 256;
 /// The most origins in `websocket_origins`.
@@ -74,6 +76,9 @@ pub struct Config {
     pub nats: Vec<SubClusterConfig>,
     /// Where sessions are. [`Sessions::Local`] without sub-clusters.
     pub sessions: Sessions,
+    /// Filters of topics that only applications at the servers of sub-clusters read: none by default, none
+    /// twice, at most [`UPLINK_MAX`].
+    pub uplink: Vec<String>,
     /// What happens to clients of which applications at the servers of sub-clusters are told, each kind
     /// once. Default none; there is none without sub-clusters.
     pub events: Vec<ClientEvent>,
@@ -255,7 +260,8 @@ impl Config {
             sync_interval: resolver.sync_interval(),
             allow_anonymous: resolver.truth("allow_anonymous", false),
             auth: resolver.auth(),
-            subscribe_refused: resolver.subscribe_refused(),
+            subscribe_refused: resolver.topic_filters("subscribe_refused", SUBSCRIBE_REFUSED_MAX),
+            uplink: resolver.uplink(),
             log: resolver.log(),
             log_format: resolver.log_format(),
             server_reference: resolver.server_reference(),
@@ -529,8 +535,17 @@ impl Resolver<'_> {
         Some(PathBuf::from(&written.text))
     }
 
-    fn subscribe_refused(&mut self) -> Vec<String> {
-        let key = "subscribe_refused";
+    fn uplink(&mut self) -> Vec<String> {
+        let key = "uplink";
+        if let Some(item) = self.given.lists.get(key).and_then(|written| written.first())
+            && self.given.nats.as_ref().is_none_or(Vec::is_empty)
+        {
+            self.fault(key, item, "sub-clusters with it: --nats or [[nats]]");
+        }
+        self.topic_filters(key, UPLINK_MAX)
+    }
+
+    fn topic_filters(&mut self, key: &str, count_max: usize) -> Vec<String> {
         let Some(written) = self.given.lists.get(key) else { return Vec::new() };
         let mut all: Vec<String> = Vec::with_capacity(written.len());
         for item in written {
@@ -542,9 +557,8 @@ impl Resolver<'_> {
                 all.push(item.text.clone());
             }
         }
-        if let Some(item) = written.get(SUBSCRIBE_REFUSED_MAX) {
-            let expected =
-                format!("at most {SUBSCRIBE_REFUSED_MAX} topic filters, not {}", written.len());
+        if let Some(item) = written.get(count_max) {
+            let expected = format!("at most {count_max} topic filters, not {}", written.len());
             self.fault(key, item, &expected);
         }
         all

@@ -50,6 +50,8 @@ impl Config {
             writeln!(out, "admin_token_file = {}", quoted(&token.file.display().to_string()))?;
         }
         writeln!(out, "gateway_id = {}", quoted(&self.gateway_id))?;
+        let uplink: Vec<_> = self.uplink.iter().map(|filter| quoted(filter)).collect();
+        writeln!(out, "uplink = [{}]", uplink.join(", "))?;
         let events: Vec<_> = self.events.iter().map(|event| quoted(&event.to_string())).collect();
         writeln!(out, "events = [{}]", events.join(", "))?;
         if !self.nats.is_empty() {

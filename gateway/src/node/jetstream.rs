@@ -209,6 +209,7 @@ impl Controlled {
             inbox_prefix: format!("_GW.{origin:016x}"),
             origin,
             gateway: config.gateway_id.as_str().into(),
+            uplink: config.uplink.clone().into(),
             sessions: (config.sessions == Sessions::Shared).then(|| SharedSessions {
                 owner: Owner {
                     gateway: config.gateway_id.as_str().into(),

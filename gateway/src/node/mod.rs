@@ -574,6 +574,7 @@ fn core_limits(config: &Config) -> Limits {
         banned_client_ids: config.auth.banned_client_ids.clone(),
         banned_addresses: config.auth.banned_addresses.clone(),
         subscribe_refused: config.subscribe_refused.clone(),
+        uplink: config.uplink.clone(),
         events: event_kinds(config),
         events_rate_max: limits.events_rate_max,
         topic_levels_max: limits.topic_levels_max,

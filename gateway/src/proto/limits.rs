@@ -78,6 +78,9 @@ pub struct Limits {
     pub banned_addresses: Vec<IpNet>,
     /// Topic filters no session may subscribe to, without `$share/`; compared by literal equality.
     pub subscribe_refused: Vec<String>,
+    /// Filters of topics that no session is sent anything of: what is published there is for applications
+    /// behind the upstream.
+    pub uplink: Vec<String>,
     /// Whether there are shared subscriptions; announced as Shared Subscription Available.
     pub shared_subscriptions: bool,
     /// Bytes of a client identifier.
@@ -158,6 +161,7 @@ impl Default for Limits {
             banned_client_ids: Vec::new(),
             banned_addresses: Vec::new(),
             subscribe_refused: Vec::new(),
+            uplink: Vec::new(),
             shared_subscriptions: true,
             client_id_bytes_max: u16::MAX,
             topic_bytes_max: u16::MAX,

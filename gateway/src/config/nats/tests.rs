@@ -9,7 +9,7 @@ use super::{
 use crate::config::tests::{
     TemporaryFile, check_file_refused, check_refused, environment, request, resolve_file, running,
 };
-use crate::config::{ClientEvent, Environment, Request};
+use crate::config::{ClientEvent, Environment, Request, UPLINK_MAX};
 
 /// A user's nkey and a server's, made for this test.
 fn seeds() -> (String, String) {
@@ -186,6 +186,23 @@ fn sessions_are_a_choice_only_with_sub_clusters() {
     check_refused(&["--sessions", "local"], &["expected sub-clusters with it"]);
     check_refused(&["--sessions", "shared"], &["expected sub-clusters with it"]);
     check_refused(&["--nats", "a=nats://h", "--sessions", "both"], &["expected local or shared"]);
+}
+
+#[test]
+fn topics_for_applications_only_need_applications() {
+    let config = running(&["--nats", "a=nats://h", "--uplink", "a/#", "--uplink", "+/b"]);
+    assert_eq!(config.uplink, ["a/#", "+/b"]);
+    assert_eq!(resolve_file(&config.to_toml()), Ok(config));
+    check_refused(&["--uplink", "a/#"], &["expected sub-clusters with it"]);
+    let fault = "uplink = \"a#\" (flag): expected a topic filter";
+    check_refused(&["--nats", "a=nats://h", "--uplink", "a#"], &[fault]);
+    let many = |count: usize| {
+        let filters: Vec<String> = (0..count).map(|number| format!("\"f/{number}\"")).collect();
+        let table = "[[nats]]\nname = \"a\"\nservers = [\"nats://h\"]";
+        resolve_file(&format!("uplink = [{}]\n{table}", filters.join(", ")))
+    };
+    assert_eq!(many(UPLINK_MAX).expect("as many as may be").uplink.len(), UPLINK_MAX);
+    assert!(many(UPLINK_MAX + 1).is_err());
 }
 
 #[test]

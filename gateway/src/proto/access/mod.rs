@@ -13,6 +13,7 @@ mod pattern;
 mod scram;
 
 pub use acl::{Acl, Coverage, Permission, RuleSet};
+pub(in crate::proto) use pattern::covers;
 pub use pattern::{Names, Pattern, PatternFault};
 pub(in crate::proto) use scram::SERVER_FINAL_BYTES;
 pub use scram::{

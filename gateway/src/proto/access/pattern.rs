@@ -220,7 +220,7 @@ impl Pieces {
 }
 
 /// Whether every topic that matches `filter` matches `rule`; `false` also where that is hard to say.
-pub(super) fn covers(rule: &str, filter: &str) -> bool {
+pub(in crate::proto) fn covers(rule: &str, filter: &str) -> bool {
     if is_wildcard(rule) && filter.starts_with('$') {
         return false;
     }

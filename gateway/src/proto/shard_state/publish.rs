@@ -9,6 +9,7 @@ use crate::proto::mqtt::{
 use crate::proto::output::{Action, ConnectionId};
 use crate::proto::partition::Lane;
 use crate::proto::record::{Message, Record};
+use crate::proto::routing::filter_matches;
 use crate::proto::session::{InboundQos2, InboundStep, StoredWill, Ticket};
 
 /// The parts of a PUBLISH's properties that are not forwarded as they are.
@@ -65,7 +66,7 @@ impl ShardState {
             let mut message = Message {
                 publisher: &client_id,
                 qos: publish.qos,
-                retain: publish.retain,
+                retain: publish.retain && !self.is_uplink(name),
                 ledger,
                 received_at: context.now,
                 expiry_interval_s: own.expiry_interval_s,
@@ -161,9 +162,17 @@ impl ShardState {
         // for it.
         let appended =
             message.retain.then(|| context.upstream.append(&Record::Message(*message)).lane);
-        self.handle_message(None, message, context);
+        if !self.is_uplink(message.topic) {
+            self.handle_message(None, message, context);
+        }
         context.upstream.publish(message);
         appended
+    }
+
+    /// Whether a topic is for applications behind the upstream only: no session has, or is sent, anything
+    /// of it.
+    fn is_uplink(&self, topic: &str) -> bool {
+        self.limits.uplink.iter().any(|filter| filter_matches(filter, topic))
     }
 
     fn publish_acknowledged(
@@ -367,7 +376,7 @@ impl ShardState {
         let message = Message {
             publisher: client_id,
             qos: will.qos,
-            retain: will.retain,
+            retain: will.retain && !self.is_uplink(&will.topic),
             ledger: false,
             received_at: context.now,
             expiry_interval_s: will.expiry_interval_s,

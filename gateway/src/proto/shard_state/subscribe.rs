@@ -3,6 +3,7 @@
 use super::shared::SharedSubscribe;
 use super::waiting::{SubscribeAnswer, Waiting};
 use super::{ConnectionStage, Context, ShardState};
+use crate::proto::access::covers;
 use crate::proto::mqtt::PacketType;
 use crate::proto::mqtt::{
     PacketId, Properties, Property, QoS, ReasonCode, RetainHandling, SHARE_PREFIX, Subscribe,
@@ -113,6 +114,9 @@ impl ShardState {
     /// A filter of `subscribe_refused` is refused with Unspecified error, which in 5.0 says that the
     /// reason is not revealed, and in 3.1.1 is the one code there is. Only the very same filter is: another that matches the same topics is granted.
     ///
+    /// One that matches topics of `uplink` only is refused with Topic Filter invalid: well formed, and not
+    /// allowed. Others are granted, and bring nothing of these topics.
+    ///
     /// Source: MQTT 5.0 §3.9.3, §4.8.2; MQTT 3.1.1 §3.9.3, §4.7.2.
     fn check_filter(&self, index: u32, filter: &str, qos: QoS, joining: usize) -> ReasonCode {
         let Some(session) = self.session(index) else {
@@ -133,6 +137,9 @@ impl ShardState {
         }
         if self.limits.subscribe_refused.iter().any(|refused| refused == inner) {
             return ReasonCode::UnspecifiedError;
+        }
+        if self.limits.uplink.iter().any(|uplink| covers(uplink, inner)) {
+            return ReasonCode::TopicFilterInvalid;
         }
         let count = session.subscriptions.len() + session.shared.len() + joining;
         if count >= self.limits.subscriptions_per_session_max as usize

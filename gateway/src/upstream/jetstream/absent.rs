@@ -8,6 +8,7 @@
 //! answers; nats-server 2.15.1.
 
 use super::direct_get::Start;
+use super::partition::Kept;
 use super::place;
 use super::requests::{Pending, Purpose, Scan};
 use super::shard::{Deliver, JetStream};
@@ -32,17 +33,22 @@ impl JetStream {
     /// A server has said that there is no more of what was asked for. Whether the leader is asked
     /// first.
     pub(super) fn confirm_absent(&mut self, place: usize, scan: &Scan) -> bool {
+        let is_uplink = match scan.purpose {
+            Purpose::Stored(publish) => self.searched(publish).is_some_and(|one| one.is_uplink),
+            _ => false,
+        };
         let Self { partitions, retained, now, .. } = self;
         let Some(partition) = partitions.get_mut(place).filter(|one| one.is_replicated()) else {
             return false;
         };
-        let (from, is_retained) = match scan.purpose {
+        let (from, kept) = match scan.purpose {
             Purpose::Stored(publish) => {
                 let search = partition.searches.iter().find(|search| search.publish == publish);
-                (search.map(|search| search.next), false)
+                let kept = if is_uplink { Kept::Uplink } else { Kept::Messages };
+                (search.map(|search| search.next), kept)
             }
-            Purpose::Retained(query) => (retained.reached(query).map(Start::At), true),
-            Purpose::Known => (Some(Start::At(partition.known.next())), true),
+            Purpose::Retained(query) => (retained.reached(query).map(Start::At), Kept::Retained),
+            Purpose::Known => (Some(Start::At(partition.known.next())), Kept::Retained),
             // The put fails where another one is there; the rest is read up to a mark.
             Purpose::RetainedLast(_)
             | Purpose::First { .. }
@@ -55,7 +61,7 @@ impl JetStream {
             return false;
         };
         let from = place::by_clock(from, partition.clock_ahead_ms);
-        let api = partition.message_get(is_retained).to_owned();
+        let api = partition.message_get(kept).to_owned();
         let pending = Pending::Absent(Scan { from, ..scan.clone() });
         partition.ask_with(pending, *now, |reply_to, out| {
             let api = Subject::from_checked(api.as_bytes());

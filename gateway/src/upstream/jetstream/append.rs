@@ -6,7 +6,7 @@ use super::held::HELD_PLACE;
 use super::inbox::Token;
 use super::lane::Append;
 use super::lanes::LaneNumber;
-use super::partition::{FeedStage, Search, message_of};
+use super::partition::{FeedStage, Kept, Search, message_of};
 use super::place;
 use super::publish::{MESSAGE_ID, PublishAnswer, read_publish_answer};
 use super::requests::{Publish, Purpose, Scan};
@@ -96,7 +96,8 @@ impl JetStream {
         message.encode(&mut body);
         let topic_hash = self.topic_hashes.hash_one(message.topic);
         let (sent, stored, pushed_at) = (None, None, self.now);
-        let append = Append { body, id, topic_hash, ready, sent, stored, pushed_at };
+        let is_uplink = self.is_uplink(message.topic);
+        let append = Append { body, id, topic_hash, is_uplink, ready, sent, stored, pushed_at };
         if self.ring.is_held(message.topic) {
             return ((HELD_PLACE, self.held.push(append, number, from)), false);
         }
@@ -169,7 +170,7 @@ impl JetStream {
         }
     }
 
-    fn searched(&self, publish: Publish) -> Option<&Append> {
+    pub(super) fn searched(&self, publish: Publish) -> Option<&Append> {
         self.partitions.get(usize::from(publish.home))?.lane.get(publish.token)
     }
 
@@ -185,7 +186,11 @@ impl JetStream {
                 continue;
             };
             let mut subject = Vec::new();
-            if self.stored.subject(message_of(&append.body).topic, &mut subject).is_ok()
+            let (prefix, stream) = match append.is_uplink {
+                true => (&self.stored.uplink, Kept::Uplink),
+                false => (&self.stored.messages, Kept::Messages),
+            };
+            if prefix.subject(message_of(&append.body).topic, &mut subject).is_ok()
                 && let Some(partition) = self.partitions.get_mut(place)
             {
                 search.asked = true;
@@ -193,7 +198,7 @@ impl JetStream {
                 let batch = NonZeroU16::new(SEARCH_BATCH).expect("not 0");
                 let subject = Some(subject.into_boxed_slice());
                 let scan = Scan { purpose, from, subject, batch, last_only: false };
-                partition.ask(scan, false, now);
+                partition.ask(scan, stream, now);
             }
         }
         if let Some(partition) = self.partitions.get_mut(place) {
@@ -216,7 +221,8 @@ impl JetStream {
         };
         let is_it = self.searched(publish).is_some_and(|append| {
             headers.get(MESSAGE_ID) == Some(&append.id.text()[..])
-                && !self.ring.is_void(message_of(&append.body).topic, id, stored.sequence)
+                && (append.is_uplink
+                    || !self.ring.is_void(message_of(&append.body).topic, id, stored.sequence))
         });
         let Some(partition) = self.partitions.get_mut(place) else {
             return false;
@@ -276,7 +282,8 @@ impl JetStream {
         match read_publish_answer(message.headers, message.payload) {
             Ok(PublishAnswer::Stored(ack)) => {
                 partition.refused = 0;
-                if partition.feed.stage == FeedStage::Live && !ack.is_duplicate {
+                let is_uplink = || partition.lane.get(token).is_some_and(|one| one.is_uplink);
+                if partition.feed.stage == FeedStage::Live && !ack.is_duplicate && !is_uplink() {
                     // Everything before it was republished before it was acknowledged.
                     partition.feed.fed = ack.sequence.next().max(partition.feed.fed);
                 }

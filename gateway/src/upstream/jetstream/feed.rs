@@ -6,7 +6,7 @@
 //! Source: ARCHITECTURE.md, "Marks: where the stream ends, and how far the feed is".
 
 use super::direct_get::Start;
-use super::partition::{FeedStage, RETRY, message_of};
+use super::partition::{FeedStage, Kept, RETRY, message_of};
 use super::place::outside;
 use super::publish::{PublishAnswer, mark_sequence, read_publish_answer};
 use super::requests::{Purpose, Scan};
@@ -129,7 +129,7 @@ impl JetStream {
             let from = Start::At(from);
             let scan =
                 Scan { purpose: Purpose::Feed, from, subject: None, batch, last_only: false };
-            partition.ask(scan, false, now);
+            partition.ask(scan, Kept::Messages, now);
             return;
         }
         let fed = partition.feed.fed;
@@ -182,7 +182,7 @@ impl JetStream {
     ) {
         let mut topic_buffer = mem::take(&mut self.topic);
         let mut buffers = mem::take(&mut self.read);
-        match self.stored.topic(stored.subject, &mut topic_buffer) {
+        match self.stored.messages.topic(stored.subject, &mut topic_buffer) {
             Ok(topic) => {
                 let received_at = stored.stored_at.timestamp();
                 let ReadMessage { message, unreadable_count } =

@@ -189,7 +189,8 @@ mod tests {
     fn append() -> Append {
         let id = MessageId { origin: 1, number: 2 };
         let (sent, stored, pushed_at) = (None, None, Timestamp::START);
-        Append { body: Vec::new(), id, topic_hash: 1, ready: false, sent, stored, pushed_at }
+        let (is_uplink, ready) = (false, false);
+        Append { body: Vec::new(), id, topic_hash: 1, is_uplink, ready, sent, stored, pushed_at }
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Append {
     pub id: MessageId,
     /// Of its topic.
     pub topic_hash: u64,
+    /// It is for applications only, and in a stream of its own.
+    pub is_uplink: bool,
     /// It may be sent: what must be recorded before is.
     pub ready: bool,
     /// It was sent at least once, and is at or behind this if it was stored.
@@ -247,7 +249,8 @@ mod tests {
     fn append(topic_hash: u64, ready: bool) -> Append {
         let id = MessageId { origin: 1, number: 2 };
         let (sent, stored, pushed_at) = (None, None, Timestamp::START);
-        Append { body: vec![0; 10], id, topic_hash, ready, sent, stored, pushed_at }
+        let body = vec![0; 10];
+        Append { body, id, topic_hash, is_uplink: false, ready, sent, stored, pushed_at }
     }
 
     #[test]

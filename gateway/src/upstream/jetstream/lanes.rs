@@ -173,7 +173,8 @@ mod tests {
     fn append(ready: bool) -> Append {
         let id = MessageId { origin: 1, number: 2 };
         let (sent, stored, pushed_at) = (None, None, Timestamp::START);
-        Append { body: vec![0; 10], id, topic_hash: 7, ready, sent, stored, pushed_at }
+        let body = vec![0; 10];
+        Append { body, id, topic_hash: 7, is_uplink: false, ready, sent, stored, pushed_at }
     }
 
     #[test]

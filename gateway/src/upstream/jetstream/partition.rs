@@ -2,7 +2,8 @@
 
 use super::confirmed::Confirmed;
 use super::control::{
-    PartitionStatus, live_prefix, retained_prefix, retained_stream_name, stream_name,
+    PartitionStatus, UPLINK_PREFIX, live_prefix, retained_prefix, retained_stream_name,
+    stream_name, uplink_stream_name,
 };
 use super::direct_get::Start;
 use super::inbox::{Inbox, Token};
@@ -214,15 +215,30 @@ pub(super) struct Partition {
     /// The last message of QoS 0 of each source.
     pub(super) sources: HashMap<Box<[u8]>, u64, ahash::RandomState>,
     pub(super) live: TopicPrefix,
+    /// Where messages of QoS 0 go that are for applications only.
+    pub(super) live_uplink: TopicPrefix,
     pub(super) retained: TopicPrefix,
     /// Where the leader is asked how the stream is.
     pub(super) info: String,
-    direct_get: String,
-    retained_direct_get: String,
-    message_get: String,
-    retained_message_get: String,
+    apis: [Apis; 3],
     scratch: Vec<u8>,
     subject: Vec<u8>,
+}
+
+/// The streams of a partition, by what they keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Messages,
+    Retained,
+    /// Messages for applications only.
+    Uplink,
+}
+
+/// Where servers are asked for messages of a stream, and where its leader is.
+#[derive(Debug)]
+struct Apis {
+    direct_get: String,
+    message_get: String,
 }
 
 /// A publish that may have been stored before a crash, and how far it was looked for.
@@ -240,6 +256,21 @@ pub(super) struct Search {
 impl Search {
     pub(super) fn new(publish: Publish, next: Start) -> Self {
         Self { publish, next, asked: false, retry_at: Timestamp::START, later: Vec::new() }
+    }
+}
+
+/// The subjects under which topics are stored.
+#[derive(Debug)]
+pub(super) struct Prefixes {
+    pub(super) messages: TopicPrefix,
+    /// Of topics for applications only.
+    pub(super) uplink: TopicPrefix,
+}
+
+impl Prefixes {
+    pub(super) fn new() -> Self {
+        let prefix = |text| TopicPrefix::new(text).expect("made of letters");
+        Self { messages: prefix(STORED_PREFIX), uplink: prefix(UPLINK_PREFIX) }
     }
 }
 
@@ -319,12 +350,15 @@ impl Partition {
             has_new_interest: false,
             sources: HashMap::default(),
             live: prefix(&format!("{}.{STORED_PREFIX}", live_prefix(id))),
+            live_uplink: prefix(&format!("{}.{UPLINK_PREFIX}", live_prefix(id))),
             retained: prefix(&format!("{}.{STORED_PREFIX}", retained_prefix(id))),
             info: format!("$JS.API.STREAM.INFO.{}", stream_name(id)),
-            direct_get: format!("$JS.API.DIRECT.GET.{}", stream_name(id)),
-            retained_direct_get: format!("$JS.API.DIRECT.GET.{}", retained_stream_name(id)),
-            message_get: format!("$JS.API.STREAM.MSG.GET.{}", stream_name(id)),
-            retained_message_get: format!("$JS.API.STREAM.MSG.GET.{}", retained_stream_name(id)),
+            apis: [stream_name(id), retained_stream_name(id), uplink_stream_name(id)].map(
+                |stream| {
+                    let direct_get = format!("$JS.API.DIRECT.GET.{stream}");
+                    Apis { direct_get, message_get: format!("$JS.API.STREAM.MSG.GET.{stream}") }
+                },
+            ),
             scratch: Vec::new(),
             subject: Vec::new(),
         }
@@ -340,8 +374,13 @@ impl Partition {
     ) {
         (self.ready, self.was_lost) = (true, false);
         // The server may have stored what it did not acknowledge, and forgotten its name since.
-        let search = |(token, next)| Search::new(Publish { home, token }, Start::At(next));
-        self.searches.extend(self.lane.doubt().into_iter().map(search));
+        for (token, next) in self.lane.doubt() {
+            // Of the stream of what is for applications only nothing was known but the time.
+            let append = self.lane.get(token).filter(|append| append.is_uplink);
+            let next =
+                append.map_or(Start::At(next), |one| place::inside(place::since(one.pushed_at)));
+            self.searches.push(Search::new(Publish { home, token }, next));
+        }
         self.attempts += 1;
         let inbox = |kind: &str| {
             let text = format!("{}.{}.{kind}", self.inbox_prefix, self.attempts);
@@ -459,7 +498,7 @@ impl Partition {
     }
 
     /// Writes a publish that is in the lane.
-    pub(super) fn send(&mut self, token: Token, stored: &TopicPrefix, now: Timestamp) {
+    pub(super) fn send(&mut self, token: Token, stored: &Prefixes, now: Timestamp) {
         let fed = self.known_end();
         let Some(append) = self.lane.sent(token, fed) else {
             return;
@@ -472,7 +511,7 @@ impl Partition {
     /// written again, but returned, with where it is.
     pub(super) fn send_due(
         &mut self,
-        stored: &TopicPrefix,
+        stored: &Prefixes,
         now: Timestamp,
     ) -> Vec<(Token, (PartitionId, Sequence))> {
         let fed = self.known_end();
@@ -489,13 +528,18 @@ impl Partition {
         to_retain
     }
 
-    /// Asks for stored messages, or for retained ones.
-    pub(super) fn ask(&mut self, scan: Scan, retained: bool, now: Timestamp) {
-        let api = if retained { &self.retained_direct_get } else { &self.direct_get };
+    /// Asks for messages of a stream.
+    pub(super) fn ask(&mut self, scan: Scan, kept: Kept, now: Timestamp) {
         let scan = Scan { from: place::by_clock(scan.from, self.clock_ahead_ms), ..scan };
         let token = self.requests.ask(Pending::Scan(scan.clone()), now);
         let reply_to = self.answers.reply_to(token, &mut self.scratch);
-        let api = Subject::from_checked(api.as_bytes());
+        let [messages, retained, uplink] = &self.apis;
+        let api = match kept {
+            Kept::Messages => messages,
+            Kept::Retained => retained,
+            Kept::Uplink => uplink,
+        };
+        let api = Subject::from_checked(api.direct_get.as_bytes());
         scan.request().encode(api, reply_to, &mut self.out);
     }
 
@@ -507,7 +551,8 @@ impl Partition {
         // All there are; a leader that is asked whether there are no more wants it in words.
         let all = || format!("{}.>", retained_prefix(self.id)).into_bytes().into_boxed_slice();
         let subject = self.is_replicated().then(all);
-        self.ask(Scan { purpose, from, subject, batch, last_only: false }, true, now);
+        let scan = Scan { purpose, from, subject, batch, last_only: false };
+        self.ask(scan, Kept::Retained, now);
     }
 
     /// Notes a question, and calls `put` to write it.
@@ -557,15 +602,21 @@ impl Partition {
     }
 
     /// Where the leader is asked for a message.
-    pub(super) fn message_get(&self, retained: bool) -> &str {
-        if retained { &self.retained_message_get } else { &self.message_get }
+    pub(super) fn message_get(&self, kept: Kept) -> &str {
+        let [messages, retained, uplink] = &self.apis;
+        match kept {
+            Kept::Messages => &messages.message_get,
+            Kept::Retained => &retained.message_get,
+            Kept::Uplink => &uplink.message_get,
+        }
     }
 
     /// Asks for the first message stored at or after `time`.
     pub(super) fn ask_first(&mut self, time: StoreTime, replay: Option<u64>, now: Timestamp) {
         let (purpose, from) = (Purpose::First { replay }, Start::Since(time));
         let batch = NonZeroU16::MIN;
-        self.ask(Scan { purpose, from, subject: None, batch, last_only: false }, false, now);
+        let scan = Scan { purpose, from, subject: None, batch, last_only: false };
+        self.ask(scan, Kept::Messages, now);
     }
 
     /// Asks where the stream ends, if anyone wants to know.
@@ -647,14 +698,15 @@ impl Partition {
 
 fn put_append(
     append: &Append,
-    stored: &TopicPrefix,
+    stored: &Prefixes,
     reply_to: Subject<'_>,
     subject: &mut Vec<u8>,
     now: Timestamp,
     out: &mut Vec<u8>,
 ) {
     let message = message_of(&append.body);
-    let subject = stored.subject(message.topic, subject);
+    let prefix = if append.is_uplink { &stored.uplink } else { &stored.messages };
+    let subject = prefix.subject(message.topic, subject);
     let subject = subject.expect("topics that are too long are refused");
     encode_append(subject, reply_to, &append.id.text(), &message, now, out)
         .expect("a message id has no line end");

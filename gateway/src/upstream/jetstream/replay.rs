@@ -9,7 +9,7 @@
 //! subscribed to before the mark was sent.
 
 use super::direct_get::Start;
-use super::partition::{FeedStage, Partition, RETRY, message_of};
+use super::partition::{FeedStage, Kept, Partition, RETRY, message_of};
 use super::place::{inside, outside};
 use super::requests::{Purpose, Scan};
 use super::stored::StoreTime;
@@ -508,7 +508,7 @@ impl Partition {
                     let batch = NonZeroU16::MIN;
                     let from = Start::At(sequence);
                     let scan = Scan { purpose, from, subject: None, batch, last_only: false };
-                    self.ask(scan, false, now);
+                    self.ask(scan, Kept::Messages, now);
                 }
             }
             if fetch.asked > 0 {
@@ -631,7 +631,7 @@ impl Partition {
             let subject = Some(read.subject.clone());
             let from = Start::At(replay.next);
             let scan = Scan { purpose, from, subject, batch, last_only: false };
-            self.ask(scan, false, now);
+            self.ask(scan, Kept::Messages, now);
         }
     }
 
@@ -664,7 +664,7 @@ impl Partition {
             let batch = NonZeroU16::new(BATCH).expect("not 0");
             let (purpose, from) = (Purpose::Page(number), Start::At(from));
             let scan = Scan { purpose, from, subject: None, batch, last_only: false };
-            self.ask(scan, false, now);
+            self.ask(scan, Kept::Messages, now);
         }
         false
     }

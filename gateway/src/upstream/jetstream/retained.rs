@@ -10,7 +10,7 @@
 use super::direct_get::Start;
 use super::inbox::Token;
 use super::known::{Looked, Word};
-use super::partition::{Partition, RETRY, message_of};
+use super::partition::{Kept, Partition, RETRY, message_of};
 use super::place::outside;
 use super::publish::{
     ApiError, PublishAnswer, RetainedPut, read_publish_answer, retained_from, retained_sequence,
@@ -180,7 +180,8 @@ impl JetStream {
         let (purpose, batch) = (Purpose::RetainedLast(token), NonZeroU16::MIN);
         let subject = Some(subject.into_boxed_slice());
         let from = Start::At(Sequence(1));
-        partition.ask(Scan { purpose, from, subject, batch, last_only: false }, true, now);
+        let scan = Scan { purpose, from, subject, batch, last_only: false };
+        partition.ask(scan, Kept::Retained, now);
     }
 
     /// What is retained now is known: its place among the retained, and its headers.
@@ -376,7 +377,8 @@ impl JetStream {
         let (purpose, batch) = (Purpose::Retained(id), batch.unwrap_or(BATCH_MAX).min(BATCH_MAX));
         let last_only = !has_wildcard(&query.filter);
         let (from, subject) = (Start::At(query.cursor.from), Some(subject));
-        partition.ask(Scan { purpose, from, subject, batch, last_only }, true, now);
+        let scan = Scan { purpose, from, subject, batch, last_only };
+        partition.ask(scan, Kept::Retained, now);
     }
 
     /// Looks at what is new in a partition, if somebody waits for that.

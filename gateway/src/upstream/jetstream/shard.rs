@@ -14,7 +14,7 @@ use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
 use super::moving::ShardReport;
 use super::partition::{
     ACKS_SID, ANSWERS_SID, FeedStage, Gate, MARKS_SID, OpenFence, Partition, PartitionLimits,
-    RETRY, STORED_PREFIX,
+    Prefixes, RETRY,
 };
 use super::place;
 use super::publish::encode_unacknowledged;
@@ -27,14 +27,13 @@ use super::shared::{GROUP_SID, SharedGroups};
 use crate::proto::bridge::message_headers::ReadBuffers;
 use crate::proto::bridge::ring::Ring;
 use crate::proto::bridge::ring_table::RingTable;
-use crate::proto::bridge::topic_subject::TopicPrefix;
 use crate::proto::handler::Dial;
 use crate::proto::mqtt::QoS;
 use crate::proto::nats::{Info, Message as NatsMessage, Subject, put_decimal};
 use crate::proto::output::ConnectionId;
 use crate::proto::partition::{Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
-use crate::proto::routing::has_wildcard;
+use crate::proto::routing::{filter_matches, has_wildcard};
 use crate::proto::session::Ticket;
 use crate::proto::shard_state::{AppendToken, Joined, Replayed, RetainedPage, SharedMessage};
 use crate::proto::time::Timestamp;
@@ -100,6 +99,8 @@ pub struct JetStreamSettings {
     pub report: Arc<ShardReport>,
     /// What the gateway is called in the subjects of events: one token.
     pub gateway: Box<str>,
+    /// Filters of topics that are for applications only.
+    pub uplink: Box<[String]>,
 }
 
 /// What a shard has to know to have sessions in JetStream.
@@ -145,7 +146,9 @@ pub struct JetStreamCounters {
 pub struct JetStream {
     pub(super) now: Timestamp,
     pub(super) ring: Ring,
-    pub(super) stored: TopicPrefix,
+    pub(super) stored: Prefixes,
+    /// Filters of topics that are for applications only.
+    uplink: Box<[String]>,
     /// In the order of the ring.
     pub(super) partitions: Vec<Partition>,
     pub(super) interest: Interest,
@@ -206,7 +209,8 @@ impl JetStream {
         let mut jetstream = Self {
             now: Timestamp::START,
             ring: Ring::new(ring),
-            stored: TopicPrefix::new(STORED_PREFIX).expect("made of letters"),
+            stored: Prefixes::new(),
+            uplink: settings.uplink.clone(),
             partitions: ring.members().iter().map(partition).collect(),
             interest: Interest::default(),
             held: Held::default(),
@@ -779,6 +783,7 @@ impl JetStream {
     /// Publishes a message of QoS 0 to whoever is there.
     pub(super) fn publish(&mut self, message: &Message<'_>) {
         let place = self.owner(message.topic);
+        let is_uplink = self.is_uplink(message.topic);
         let Self { partitions, subject, source, limits, counters, next_message, .. } = self;
         let own_source = &self.own_source;
         let Some(partition) = partitions.get_mut(place) else {
@@ -789,7 +794,8 @@ impl JetStream {
             counters.dropped += 1;
             return;
         }
-        let Ok(to) = partition.live.subject(message.topic, subject) else {
+        let live = if is_uplink { &partition.live_uplink } else { &partition.live };
+        let Ok(to) = live.subject(message.topic, subject) else {
             return;
         };
         *next_message += 1;
@@ -904,7 +910,13 @@ impl JetStream {
         };
         let Self { partitions, stored, .. } = self;
         if let Some(partition) = partitions.get_mut(place) {
-            partition.start_replay(ticket, place::inside(from), filters, count_max, stored);
+            partition.start_replay(
+                ticket,
+                place::inside(from),
+                filters,
+                count_max,
+                &stored.messages,
+            );
         }
     }
 
@@ -931,8 +943,16 @@ impl JetStream {
         self.partitions.get(self.place(partition)?)?.tail.get(sequence)
     }
 
-    /// Where the feed of the partition that owns a topic is.
+    /// Whether a topic is for applications only.
+    pub(super) fn is_uplink(&self, topic: &str) -> bool {
+        self.uplink.iter().any(|filter| filter_matches(filter, topic))
+    }
+
+    /// Where the feed of the partition that owns a topic is; the time, for a topic that is in no feed.
     pub(super) fn fed_of(&self, topic: &str) -> Sequence {
+        if self.is_uplink(topic) {
+            return place::since(self.now);
+        }
         let partition = self.partitions.get(self.owner(topic));
         let fed = partition.map_or(Sequence::ZERO, |partition| partition.feed.fed);
         name_of(fed, self.now)

@@ -468,7 +468,8 @@ impl JetStream {
             match read.stage {
                 ReadStage::Absent(at) if at <= now => {
                     let mut buffer = Vec::new();
-                    let Ok(subjects) = stored.filter_subjects(filter_of(&group.name), &mut buffer)
+                    let Ok(subjects) =
+                        stored.messages.filter_subjects(filter_of(&group.name), &mut buffer)
                     else {
                         continue;
                     };
@@ -607,7 +608,7 @@ impl JetStream {
             return;
         };
         let (mut topic, mut buffers) = Default::default();
-        let Ok(topic) = self.stored.topic(message.subject, &mut topic) else {
+        let Ok(topic) = self.stored.messages.topic(message.subject, &mut topic) else {
             encode_acknowledge(reply_to, Acknowledge::Done, &mut partition.out);
             self.counters.unreadable += 1;
             return;

@@ -281,3 +281,32 @@ fn a_subscribe_that_is_none_closes_the_connection() {
     let with_identifier_zero = framed(0x82, &[0, 1, 2, 0x0B, 0, 0, 1, b'a', 0]);
     scene.check_closed(client, &with_identifier_zero, 0x82);
 }
+
+/// MQTT 5.0 §3.9.3, Reason Code 0x8F; MQTT 3.1.1 §3.9.3, Return Code 0x80: what is for applications behind
+/// the gateway only cannot be subscribed to by itself, and does not come with anything else.
+#[test]
+fn topics_for_applications_only_are_no_clients() {
+    let uplink = vec!["up/#".to_owned(), "+/meter".to_owned()];
+    let limits = Limits { uplink, ..Limits::default() };
+    for speaks in BOTH {
+        let settings = SimSettings { limits: limits.clone(), shards: 1, ..SimSettings::default() };
+        let mut scene = Scene::with(speaks, settings);
+        let client = scene.enter(b'c');
+        let publisher = scene.enter(b'p');
+        let refused = if scene.speaks == Speaks::V5 { 0x8F } else { 0x80 };
+        for filter in ["up", "up/1", "up/+/2", "x/meter", "$share/g/up/#"] {
+            let tail = [&sized(filter)[..], &[0]].concat();
+            let subscribe = scene.packet(0x82, &[0, 1], &tail);
+            let suback = scene.packet(0x90, &[0, 1], &[refused]);
+            scene.check(client, &subscribe, &suback);
+        }
+        scene.subscribe(client, "#", 0);
+        for topic in ["up/1", "x/meter", "up"] {
+            let publish = scene.packet(0x30, &sized(topic), b"no");
+            scene.check(publisher, &publish, &[]);
+        }
+        let publish = scene.packet(0x30, &sized("upper/1"), b"yes");
+        scene.check(publisher, &publish, &[]);
+        scene.expect(client, &publish);
+    }
+}

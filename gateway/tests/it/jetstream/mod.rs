@@ -20,4 +20,5 @@ mod retained;
 mod ring_change;
 mod server_killed;
 mod shared_sessions;
+mod uplink;
 mod wills;

@@ -34,10 +34,14 @@ fn start(id: &str, sessions: &str, address: SocketAddr) -> Node {
     let mut flags = flags(id, sessions, &[address]);
     let url = flags.last_mut().unwrap();
     *url = url.replace("nats://", "nats://gateway:change-me@");
+    flags.extend(EXTRAS.map(str::to_owned));
     let mut node = Node::start_with(flags);
     node.wait_until_live(1);
     node
 }
+
+/// What is off unless it is asked for.
+const EXTRAS: [&str; 4] = ["--uplink", "up/#", "--events", "connect"];
 
 /// Something of everything, from one gateway to another.
 fn do_everything(here: SocketAddr, there: SocketAddr, is_shared: bool) {
@@ -48,6 +52,8 @@ fn do_everything(here: SocketAddr, there: SocketAddr, is_shared: bool) {
         publisher.publish("a/b", qos, text);
         assert_eq!((live.message().text(), live.take().len()), (text, 0));
     }
+    publisher.publish("up/1", QoS::ExactlyOnce, "2");
+    publisher.publish("up/1", QoS::AtMostOnce, "0");
     publisher.retain("kept", QoS::AtLeastOnce, "kept");
     assert_eq!(live.message().text(), "kept");
     let mut late = Device::brief(there, "late");
@@ -138,7 +144,8 @@ fn users_without_one(permissions: &[(&str, String)]) -> String {
 fn doctor(url: &str) -> Value {
     let data = TempDirectory::new();
     let mut command = gateway_command();
-    command.args(["doctor", "--json", "--sessions", "shared", "--nats", url, "--data"]);
+    command.args(["doctor", "--json", "--sessions", "shared", "--nats", url]).args(EXTRAS);
+    command.arg("--data");
     let said = command.arg(data.path()).output().unwrap();
     serde_json::from_slice(&said.stdout).unwrap()
 }

@@ -5,7 +5,8 @@ use gateway::proto::bridge::ring_table::{Member, RingTable};
 use gateway::proto::nats::{Subject, encode_publish};
 use gateway::proto::partition::{PartitionId, Sequence};
 use gateway::upstream::jetstream::control::{
-    ControlNews, ControlSettings, ControlThread, PartitionStatus, SubClusterSettings, show_ring,
+    ControlNews, ControlSettings, ControlThread, Extras, PartitionStatus, SubClusterSettings,
+    show_ring,
 };
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -28,9 +29,8 @@ impl Control {
         let (told, news) = channel();
         let gateway_id = "test".to_owned();
         let reports = Arc::new([]);
-        let (has_sessions, is_successor) = (false, false);
-        let settings =
-            ControlSettings { gateway_id, sub_clusters, has_sessions, reports, is_successor };
+        let (extras, is_successor) = (Extras::default(), false);
+        let settings = ControlSettings { gateway_id, sub_clusters, extras, reports, is_successor };
         // A test that has seen enough is gone before the thread.
         let thread = ControlThread::spawn(settings, move |news| drop(told.send(news)));
         Self { thread: Some(thread.unwrap()), news }
@@ -242,12 +242,12 @@ fn the_ring_is_shown_and_showing_makes_none() {
     let (a, b) = (NatsServer::start(), NatsServer::start());
     let sub_clusters = vec![sub_cluster("a", &[a.address()]), sub_cluster("b", &[b.address()])];
     let gateway_id = "test".to_owned();
-    let has_sessions = false;
+    let extras = Extras::default();
     let reports = Arc::new([]);
     let settings = ControlSettings {
         gateway_id,
         sub_clusters: sub_clusters.clone(),
-        has_sessions,
+        extras,
         reports,
         is_successor: false,
     };

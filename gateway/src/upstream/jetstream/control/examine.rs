@@ -10,7 +10,7 @@ use super::permissions::Needs;
 use super::ring_key::RingKey;
 use super::settings::{ControlSettings, SubClusterSettings};
 use super::sub_cluster::SubCluster;
-use super::{retained_stream_name, sessions_stream_name, stream_name};
+use super::{Extras, retained_stream_name, sessions_stream_name, stream_name, uplink_stream_name};
 use crate::config::NatsServer;
 use crate::proto::partition::PartitionId;
 use async_nats::{Client, ConnectErrorKind};
@@ -91,12 +91,11 @@ async fn examine_all(settings: ControlSettings) -> Vec<Examined> {
             let (name, server, its) = (sub_cluster.name.clone(), server.clone(), its.clone());
             let alone = SubClusterSettings { servers: vec![server.clone()], ..sub_cluster.clone() };
             let alone = SubCluster::new(&settings.gateway_id, alone);
-            let has_sessions = settings.has_sessions;
+            let extras = settings.extras;
             let needs = needs(&settings, &sub_cluster.name, &its);
             let place = asked.len();
             asked.spawn_local(async move {
-                let said = tokio::time::timeout(PATIENCE, ask(&alone, &its, has_sessions));
-                let said = said.await;
+                let said = tokio::time::timeout(PATIENCE, ask(&alone, &its, extras)).await;
                 let mut said = said.unwrap_or_else(|_| {
                     Err(ServerFault::Silent("no answer within 10 s".to_owned()))
                 });
@@ -134,14 +133,15 @@ async fn partitions(settings: &ControlSettings) -> Vec<(String, PartitionId)> {
 async fn ask(
     server: &SubCluster,
     partitions: &[PartitionId],
-    has_sessions: bool,
+    extras: Extras,
 ) -> Result<ServerFacts, ServerFault> {
     let client = server.connect_once().await.map_err(|fault| refusal(&fault))?;
     api::check_jetstream(&client).await.map_err(|fault| refusal(&fault))?;
     let mut streams = Vec::new();
     for partition in partitions {
         let mut names = vec![stream_name(*partition), retained_stream_name(*partition)];
-        names.extend(has_sessions.then(|| sessions_stream_name(*partition)));
+        names.extend(extras.uplink.then(|| uplink_stream_name(*partition)));
+        names.extend(extras.sessions.then(|| sessions_stream_name(*partition)));
         for name in names {
             streams.extend(stream(&client, name).await.map_err(|fault| refusal(&fault))?);
         }
@@ -157,8 +157,7 @@ fn needs(settings: &ControlSettings, sub_cluster: &str, partitions: &[PartitionI
     let place = names.iter().position(|name| *name == sub_cluster).unwrap_or_default();
     let first = [PartitionId(u16::try_from(place).unwrap_or_default())];
     let partitions = if partitions.is_empty() { &first } else { partitions };
-    let of_partition =
-        |partition: &PartitionId| Needs::of_partition(*partition, settings.has_sessions);
+    let of_partition = |partition: &PartitionId| Needs::of_partition(*partition, settings.extras);
     let needs = partitions.iter().map(of_partition);
     needs.chain((place == 0).then(Needs::of_ring)).collect()
 }

@@ -15,7 +15,7 @@ use super::stream_info::StreamInfo;
 use super::stream_settings::StreamSettings;
 use super::sub_cluster::{self, SubCluster};
 use super::thread::Tell;
-use super::{ControlNews, PartitionStatus, stream_name};
+use super::{ControlNews, Extras, PartitionStatus, stream_name};
 use super::{api, streams};
 use crate::proto::nats::Info;
 use crate::proto::partition::PartitionId;
@@ -31,7 +31,7 @@ use std::time::Duration;
 pub(super) struct Member {
     partition: PartitionId,
     sub_cluster: Rc<SubCluster>,
-    has_sessions: bool,
+    extras: Extras,
     tell: Tell,
     servers: ServerNames,
     told: Option<PartitionStatus>,
@@ -44,13 +44,13 @@ impl Member {
     pub(super) fn new(
         partition: PartitionId,
         sub_cluster: Rc<SubCluster>,
-        has_sessions: bool,
+        extras: Extras,
         tell: Tell,
     ) -> Self {
         Self {
             partition,
             sub_cluster,
-            has_sessions,
+            extras,
             tell,
             servers: ServerNames::default(),
             told: None,
@@ -82,7 +82,7 @@ impl Member {
 
     /// Sees to servers and streams. Returns what is said of elections.
     async fn prepare(&mut self, client: &Client) -> Result<Subscriber, ControlFault> {
-        let needs = Needs::of_partition(self.partition, self.has_sessions);
+        let needs = Needs::of_partition(self.partition, self.extras);
         needs.check(client, self.sub_cluster.name(), &self.permission_faults);
         self.ask_servers(client).await;
         let connected = client.server_info();
@@ -101,7 +101,11 @@ impl Member {
         let retained = StreamSettings::retained(self.partition, settings);
         streams::ensure(client, &settings.name, &messages).await?;
         streams::ensure(client, &settings.name, &retained).await?;
-        if self.has_sessions {
+        if self.extras.uplink {
+            let uplink = StreamSettings::uplink(self.partition, settings);
+            streams::ensure(client, &settings.name, &uplink).await?;
+        }
+        if self.extras.sessions {
             let sessions = StreamSettings::sessions(self.partition, settings);
             streams::ensure(client, &settings.name, &sessions).await?;
         }

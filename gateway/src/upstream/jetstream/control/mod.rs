@@ -44,10 +44,10 @@ use std::sync::Arc;
 pub use add::{AddToRing, add_to_ring, forget_gateway};
 pub use examine::{Examined, ServerFacts, ServerFault, StreamFacts, examine};
 pub use names::{
-    live_prefix, retained_prefix, retained_stream_name, sessions_prefix, sessions_stream_name,
-    stream_name,
+    UPLINK_PREFIX, live_prefix, retained_prefix, retained_stream_name, sessions_prefix,
+    sessions_stream_name, stream_name, uplink_stream_name,
 };
-pub use settings::{ControlSettings, SubClusterSettings};
+pub use settings::{ControlSettings, Extras, SubClusterSettings};
 pub use show::show_ring;
 pub use thread::ControlThread;
 

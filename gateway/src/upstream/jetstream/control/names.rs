@@ -27,6 +27,15 @@ pub fn retained_prefix(partition: PartitionId) -> String {
     format!("retained.{}", partition.0)
 }
 
+/// In front of the subjects of topics that are for applications only, in place of that of others.
+pub const UPLINK_PREFIX: &str = "mqtt_uplink";
+
+/// The stream of a partition's messages for applications only: `MQTT_UPLINK_<number>`.
+#[must_use]
+pub fn uplink_stream_name(partition: PartitionId) -> String {
+    format!("MQTT_UPLINK_{}", partition.0)
+}
+
 /// The stream of the sessions at home in a partition's sub-cluster: `MQTT_SESSIONS_<number>`.
 #[must_use]
 pub fn sessions_stream_name(partition: PartitionId) -> String {
@@ -50,6 +59,7 @@ mod tests {
         assert_eq!(retained_stream_name(partition), "MQTT_RETAINED_65535");
         assert_eq!(live_prefix(partition), "live.65535");
         assert_eq!(retained_prefix(partition), "retained.65535");
+        assert_eq!(uplink_stream_name(partition), "MQTT_UPLINK_65535");
         assert_eq!(sessions_stream_name(partition), "MQTT_SESSIONS_65535");
         assert_eq!(sessions_prefix(partition), "sessions.65535");
     }

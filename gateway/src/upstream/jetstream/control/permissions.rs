@@ -10,10 +10,11 @@
 
 use super::fault::Sampled;
 use super::{
-    live_prefix, retained_prefix, retained_stream_name, sessions_prefix, sessions_stream_name,
-    stream_name,
+    Extras, UPLINK_PREFIX, live_prefix, retained_prefix, retained_stream_name, sessions_prefix,
+    sessions_stream_name, stream_name, uplink_stream_name,
 };
 use crate::proto::partition::PartitionId;
+use crate::upstream::jetstream::EVENTS_PREFIX;
 use async_nats::Client;
 use serde_json::Value;
 use std::cell::RefCell;
@@ -48,10 +49,18 @@ impl Needs {
     }
 
     /// Of a gateway, for one partition.
-    pub(super) fn of_partition(partition: PartitionId, has_sessions: bool) -> Self {
+    pub(super) fn of_partition(partition: PartitionId, extras: Extras) -> Self {
         let mut publish = vec!["$JS.API.INFO".to_owned()];
         let mut streams = vec![stream_name(partition), retained_stream_name(partition)];
-        if has_sessions {
+        if extras.events {
+            publish.push(format!("{EVENTS_PREFIX}.>"));
+        }
+        if extras.uplink {
+            streams.push(uplink_stream_name(partition));
+            publish.push(format!("{UPLINK_PREFIX}.>"));
+            publish.push(format!("{UPLINK_PREFIX}$.>"));
+        }
+        if extras.sessions {
             streams.push(sessions_stream_name(partition));
             publish.push(format!("{}.>", sessions_prefix(partition)));
             publish.push("_GW.>".to_owned());

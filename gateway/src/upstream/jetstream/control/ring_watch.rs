@@ -4,6 +4,7 @@
 //! which nothing has come in time.
 
 use super::ControlNews;
+use super::Extras;
 use super::fault::{ControlFault, Sampled};
 use super::member::Member;
 use super::permissions::Needs;
@@ -29,8 +30,7 @@ use tokio::time::Instant;
 pub(super) struct RingWatch {
     /// By name; at least one.
     sub_clusters: BTreeMap<String, Rc<SubCluster>>,
-    /// Each member keeps sessions, too.
-    has_sessions: bool,
+    extras: Extras,
     gateway_id: String,
     boot: u64,
     tell: Tell,
@@ -69,7 +69,7 @@ impl Farewell {
 pub(super) struct RingWatchSettings {
     /// By name; at least one.
     pub(super) sub_clusters: BTreeMap<String, Rc<SubCluster>>,
-    pub(super) has_sessions: bool,
+    pub(super) extras: Extras,
     pub(super) gateway_id: String,
     /// Of each shard.
     pub(super) reports: Arc<[Arc<ShardReport>]>,
@@ -81,11 +81,11 @@ pub(super) struct RingWatchSettings {
 
 impl RingWatch {
     pub(super) fn new(settings: RingWatchSettings) -> Self {
-        let RingWatchSettings { sub_clusters, has_sessions, gateway_id, .. } = settings;
+        let RingWatchSettings { sub_clusters, extras, gateway_id, .. } = settings;
         let RingWatchSettings { reports, is_successor, registered, tell, .. } = settings;
         Self {
             sub_clusters,
-            has_sessions,
+            extras,
             boot: ahash::RandomState::new().hash_one(&gateway_id),
             gateway_id,
             tell,
@@ -290,7 +290,7 @@ impl RingWatch {
             let Some(sub_cluster) = self.sub_clusters.get(name) else { continue };
             if self.started.insert(member.partition, name.clone()).is_none() {
                 let (sub_cluster, tell) = (sub_cluster.clone(), self.tell.clone());
-                let member = Member::new(member.partition, sub_cluster, self.has_sessions, tell);
+                let member = Member::new(member.partition, sub_cluster, self.extras, tell);
                 tokio::task::spawn_local(member.run());
             }
         }
@@ -345,7 +345,7 @@ mod tests {
         let sub_clusters = [sub_cluster("a"), sub_cluster("b")].into_iter().collect();
         let mut watch = RingWatch::new(RingWatchSettings {
             sub_clusters,
-            has_sessions: false,
+            extras: Extras::default(),
             gateway_id: "test".to_owned(),
             reports: Arc::new([]),
             is_successor: false,

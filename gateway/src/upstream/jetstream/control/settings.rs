@@ -16,12 +16,23 @@ pub struct ControlSettings {
     pub gateway_id: String,
     /// At least one, no name twice.
     pub sub_clusters: Vec<SubClusterSettings>,
-    /// Sessions are in JetStream, too.
-    pub has_sessions: bool,
+    /// What each member keeps beside messages and retained ones.
+    pub extras: Extras,
     /// What each shard says of the ring.
     pub reports: Arc<[Arc<ShardReport>]>,
     /// Another process of the same gateway runs, and may go on if this one does not.
     pub is_successor: bool,
+}
+
+/// What is kept at a member, or said there, only if it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Sessions are in JetStream, too.
+    pub sessions: bool,
+    /// Some topics are for applications only.
+    pub uplink: bool,
+    /// Applications are told of clients.
+    pub events: bool,
 }
 
 impl From<&Config> for ControlSettings {
@@ -29,7 +40,11 @@ impl From<&Config> for ControlSettings {
         Self {
             gateway_id: config.gateway_id.clone(),
             sub_clusters: config.nats.clone(),
-            has_sessions: config.sessions == Sessions::Shared,
+            extras: Extras {
+                sessions: config.sessions == Sessions::Shared,
+                uplink: !config.uplink.is_empty(),
+                events: !config.events.is_empty(),
+            },
             is_successor: false,
             reports: (0..config.shards).map(|_| Arc::default()).collect(),
         }

@@ -6,8 +6,8 @@
 //! Source: ADR-8, ADR-43 (message TTL), ADR-50 (batches); nats-server 2.15.1, `StreamConfig`.
 
 use super::names::{
-    live_prefix, retained_prefix, retained_stream_name, sessions_prefix, sessions_stream_name,
-    stream_name,
+    UPLINK_PREFIX, live_prefix, retained_prefix, retained_stream_name, sessions_prefix,
+    sessions_stream_name, stream_name, uplink_stream_name,
 };
 use super::settings::SubClusterSettings;
 use crate::proto::partition::PartitionId;
@@ -43,6 +43,19 @@ impl StreamSettings {
             wanted.insert("allow_batched".to_owned(), true.into());
         }
         Self::new(name, settings, wanted)
+    }
+
+    /// The stream of messages that only applications read: as that of messages, and republished to nobody.
+    pub(super) fn uplink(partition: PartitionId, settings: &SubClusterSettings) -> Self {
+        let wanted = json!({
+            "subjects": [format!("{UPLINK_PREFIX}.>"), format!("{UPLINK_PREFIX}$.>")],
+            "max_bytes": settings.max_bytes.map_or(UNLIMITED, |bytes| json!(bytes)),
+            "max_age": nanos(settings.max_age),
+            "duplicate_window": nanos(settings.duplicate_window),
+            "max_msgs_per_subject": -1,
+            "republish": null,
+        });
+        Self::new(uplink_stream_name(partition), settings, wanted)
     }
 
     /// The stream of retained messages: one a topic, for as long as it says itself.

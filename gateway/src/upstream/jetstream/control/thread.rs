@@ -62,8 +62,7 @@ impl ControlThread {
 }
 
 async fn run(settings: ControlSettings, tell: Tell, registered: Rc<RefCell<Farewell>>) {
-    let ControlSettings { gateway_id, sub_clusters, has_sessions, reports, is_successor } =
-        settings;
+    let ControlSettings { gateway_id, sub_clusters, extras, reports, is_successor } = settings;
     let sub_clusters = sub_clusters
         .into_iter()
         .map(|settings| {
@@ -73,7 +72,7 @@ async fn run(settings: ControlSettings, tell: Tell, registered: Rc<RefCell<Farew
         .collect();
     let settings = RingWatchSettings {
         sub_clusters,
-        has_sessions,
+        extras,
         gateway_id,
         reports,
         is_successor,

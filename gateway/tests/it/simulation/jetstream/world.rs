@@ -213,6 +213,7 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
         origin,
         sessions: None,
         gateway: "simulated".into(),
+        uplink: Box::default(),
         report: Arc::default(),
     }
 }
