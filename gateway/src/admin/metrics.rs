@@ -513,7 +513,7 @@ impl Families<'_> {
     }
 }
 
-fn closed(counters: &EngineCounters) -> [(&'static str, u64); 10] {
+fn closed(counters: &EngineCounters) -> [(&'static str, u64); 11] {
     [
         ("by_peer", counters.closed_by_peer),
         ("reset", counters.closed_by_reset),
@@ -525,6 +525,7 @@ fn closed(counters: &EngineCounters) -> [(&'static str, u64); 10] {
         ("tls", counters.closed_tls),
         ("websocket", counters.closed_websocket),
         ("proxy", counters.closed_proxy),
+        ("strangers", counters.closed_strangers),
     ]
 }
 

@@ -128,7 +128,8 @@ limits! {
     /// CONNECT packets from one address (of IPv6, one /64) that a shard looks at in a second, with a
     /// second's worth at once. One beyond is refused with Connection rate exceeded (5.0) or Server
     /// unavailable (before); with TLS or WebSocket it is closed before its handshake, without a word.
-    /// Behind a balancer the address is the one in its PROXY header. 0 for any number.
+    /// Behind a balancer the address is the one in its PROXY header. Each shard counts by itself, so a
+    /// node of n shards may take up to n times as many. 0 for any number.
     ///
     /// Cost: some 60 bytes for each of at most 65,536 addresses.
     address_connect_rate_max: u32, "CONNECT packets a second, address and shard", 0, 0 to 1_000_000;
@@ -181,7 +182,9 @@ limits! {
     flapping_connects_max: u16, "CONNECT packets a client id", 0, 0 to 65_535;
     /// CONNECT packets with wrong credentials from one address (of IPv6, one /64) in
     /// `flapping_window_s`. With one more nobody is let in from there for `flapping_ban_s`, as if in
-    /// `banned_addresses`. Clients behind one address translation share it. 0 for any number.
+    /// `banned_addresses`. Clients behind one address translation share it. Each shard counts by itself:
+    /// who names client ids of several shards may try that often at each, so at a node of n shards up to
+    /// n times. 0 for any number.
     ///
     /// Cost: some 80 bytes for each of at most 65,536 addresses a shard.
     address_failures_max: u16, "CONNECT packets an address and shard", 0, 0 to 65_535;
@@ -237,6 +240,13 @@ limits! {
     ///
     /// Cost: itself, for strangers. A client's certificate chain is most of what is sent.
     handshake_bytes_max: u32, "bytes a connection", 65_536, 4_096 to 16_777_216;
+    /// What connections may hold all together whose transport is not set up, or whose CONNECT is not
+    /// complete or waits for its turn: bytes they have sent, and 12 KiB for TLS that has begun. Who would
+    /// hold more beyond this is closed without a word. Clients that wait for the word of who they are
+    /// count for `authentications_waiting_max` instead.
+    ///
+    /// Cost: itself, for strangers. 512 MiB are some 40,000 TLS handshakes at a time.
+    strangers_bytes_max: u64, "bytes a node", 536_870_912, 1_048_576 to 1_099_511_627_776;
     /// How long a shard goes on with TLS handshakes before it looks after the connections that are
     /// set up. One step is taken whatever it takes: some 0.3 ms with an ECDSA key, 1 to 2 ms with RSA.
     ///

@@ -47,6 +47,7 @@ pub use nats::{
 };
 pub use network::parse_network;
 pub use relations::MemoryBounds;
+pub(crate) use relations::SETUP_TLS_BYTES;
 pub use resolved::{
     BALANCERS_MAX, ClientEvent, Config, Durability, LogFormat, LogLevel,
     SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX, Sessions, UPLINK_MAX,

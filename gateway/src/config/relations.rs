@@ -13,7 +13,7 @@ const IDLE_TLS_BYTES: u64 = 5_120;
 /// What a queue between two shards takes for a batch that may be under way, whether there is one.
 const MESH_SLOT_BYTES: u64 = 32;
 /// What the gateway takes for TLS that is being set up, beside what the client sends; measured 10,000.
-const SETUP_TLS_BYTES: u64 = 12_288;
+pub(crate) const SETUP_TLS_BYTES: u64 = 12_288;
 
 /// Memory the gateway takes, by when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct MemoryBounds {
     pub mesh_bytes: u64,
     /// One connection that is being set up, before its client is known: its handshake, and a CONNECT.
     pub stranger_bytes: u64,
+    /// All of these, at `strangers_bytes_max`.
+    pub strangers_bytes: u64,
     /// `connections_max` connections that are idle, kernel memory included.
     pub idle_connections_bytes: u64,
     /// One connection at its limits: a packet half received, an outbox full.
@@ -43,6 +45,7 @@ impl MemoryBounds {
         Self {
             mesh_bytes: pairs * u64::from(limits.mesh_bytes_max),
             stranger_bytes: u64::from(limits.connect_packet_bytes_max),
+            strangers_bytes: limits.strangers_bytes_max,
             fixed_bytes: shard * u64::from(shards)
                 + pairs * u64::from(limits.mesh_batches_max) * MESH_SLOT_BYTES
                 + u64::from(limits.interest_slots) * 8
@@ -70,12 +73,13 @@ impl MemoryBounds {
     /// One line for the log if `connections_max` idle connections do not fit `memory_bytes`.
     #[must_use]
     pub fn warning(&self, memory_bytes: u64) -> Option<String> {
-        let fixed = self.fixed_bytes.saturating_add(self.mesh_bytes);
+        let gathering = self.mesh_bytes.saturating_add(self.strangers_bytes);
+        let fixed = self.fixed_bytes.saturating_add(gathering);
         let needed = fixed.saturating_add(self.idle_connections_bytes);
         (needed > memory_bytes).then(|| {
             format!(
                 "limits.connections_max idle connections, the fixed buffers and what may gather between \
-                 shards need {} MiB, the machine has {} MiB: memory will run out first",
+                 shards and for clients that are not known need {} MiB, the machine has {} MiB: memory will run out first",
                 needed >> 20,
                 memory_bytes >> 20
             )
@@ -102,6 +106,18 @@ pub(super) fn check(limits: &Limits, shards: u16, faults: &mut Vec<ConfigError>)
         (
             "maximum_packet_size_bytes",
             packet,
+            limits.connect_packet_bytes_max.into(),
+            "limits.connect_packet_bytes_max".to_owned(),
+        ),
+        (
+            "strangers_bytes_max",
+            limits.strangers_bytes_max,
+            u64::from(limits.handshake_bytes_max) + SETUP_TLS_BYTES,
+            format!("limits.handshake_bytes_max + {SETUP_TLS_BYTES}"),
+        ),
+        (
+            "strangers_bytes_max",
+            limits.strangers_bytes_max,
             limits.connect_packet_bytes_max.into(),
             "limits.connect_packet_bytes_max".to_owned(),
         ),

@@ -84,8 +84,8 @@ impl Config {
         )?;
         writeln!(
             out,
-            "# at most {} bytes for a connection whose client is not known yet;",
-            bounds.stranger_bytes
+            "# at most {} bytes for a connection whose client is not known yet, {} for all of these;",
+            bounds.stranger_bytes, bounds.strangers_bytes
         )?;
         writeln!(
             out,

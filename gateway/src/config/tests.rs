@@ -551,9 +551,11 @@ fn idle_connections_beyond_memory_give_a_warning() {
     assert_eq!(bounds.fixed_bytes, 2 * ((4 << 20) + (16 << 20) + (8 << 20)) + (12 << 20) + queues);
     assert_eq!(bounds.mesh_bytes, 2 * (16 << 20), "each of two shards for the other");
     assert_eq!(bounds.stranger_bytes, 65_536);
+    assert_eq!(bounds.strangers_bytes, 512 << 20);
     assert_eq!(bounds.idle_connections_bytes, 1_000 * (3_900 + 512));
     assert_eq!(bounds.busy_connection_bytes, 2 << 20);
-    let needed = bounds.fixed_bytes + bounds.mesh_bytes + bounds.idle_connections_bytes;
+    let gathering = bounds.mesh_bytes + bounds.strangers_bytes;
+    let needed = bounds.fixed_bytes + gathering + bounds.idle_connections_bytes;
     assert_eq!(bounds.warning(needed), None);
     assert!(bounds.warning(needed - 1).is_some_and(|line| line.contains("connections_max")));
 }
@@ -568,6 +570,7 @@ fn what_a_stranger_may_make_us_hold_is_told() {
     assert_eq!(bounds(&connect).with_tls(&running(&[]).limits).stranger_bytes, 300_000);
     let printed = running(&[]).to_toml();
     assert!(printed.contains("# at most 65536 bytes for a connection whose client is not known"));
+    assert!(printed.contains("536870912 for all of these;"));
     assert!(printed.contains("# at most 33554432 bytes more that gather between shards"));
 }
 

@@ -464,6 +464,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         tcp_keepalive: Duration::from_secs(limits.tcp_keepalive_s.into()),
         handshake_timeout: limits.handshake_timeout(),
         handshake_bytes_max: limits.handshake_bytes_max as usize,
+        strangers_bytes_max: limits.strangers_bytes_max,
         handshake_slice: Duration::from_micros(limits.handshake_slice_us.into()),
         backlog: i32::from(limits.backlog.min(32_767).cast_signed()),
         connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),

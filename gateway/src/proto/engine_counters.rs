@@ -36,6 +36,8 @@ pub struct EngineCounters {
     pub closed_websocket: u64,
     /// Closed because a balancer sent no PROXY header.
     pub closed_proxy: u64,
+    /// Closed because clients that were not known had sent too much, all together.
+    pub closed_strangers: u64,
     /// Closed at once: on a listener for balancers, and from no address of theirs.
     pub refused_no_balancer: u64,
     /// Full TLS handshakes.
@@ -74,6 +76,7 @@ impl EngineCounters {
             CloseReason::Tls => &mut self.closed_tls,
             CloseReason::WebSocket => &mut self.closed_websocket,
             CloseReason::Proxy => &mut self.closed_proxy,
+            CloseReason::StrangersTooLarge => &mut self.closed_strangers,
         };
         *counter += 1;
     }

@@ -286,6 +286,8 @@ pub enum CloseReason {
     WebSocket,
     /// A balancer sent no PROXY header.
     Proxy,
+    /// What clients that are not known yet have sent was too much, all together.
+    StrangersTooLarge,
 }
 
 impl CloseReason {
@@ -293,7 +295,11 @@ impl CloseReason {
     #[must_use]
     pub fn is_fault_of_transport(self) -> bool {
         match self {
-            Self::Handshake | Self::Tls | Self::WebSocket | Self::Proxy => true,
+            Self::Handshake
+            | Self::Tls
+            | Self::WebSocket
+            | Self::Proxy
+            | Self::StrangersTooLarge => true,
             Self::PeerClosed
             | Self::PeerReset
             | Self::Requested

@@ -20,6 +20,7 @@ use super::node::EngineConfig;
 use super::ring::{Event, Ring, same_generation};
 use super::setup::Handshakes;
 use super::silence::{PeerWatch, Silence};
+use super::strangers::Strangers;
 use super::told::Told;
 use super::transport::Scratch;
 use crate::proto::engine_counters::{EngineCounters, EngineReport};
@@ -30,7 +31,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A shard: its ring, its connections and its handler.
@@ -70,6 +71,7 @@ pub(super) struct Shard<H: Handler> {
     pub(super) handing_over: HandingOver,
     pub(super) told: Told,
     pub(super) silence: Silence,
+    pub(super) strangers: Strangers,
     listeners: Vec<Listener>,
     stop: Arc<AtomicBool>,
     /// Set once the node is stopping: when connections still open are reset.
@@ -95,6 +97,8 @@ pub(super) struct Parts<H: Handler> {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) control: Arc<Control>,
     pub(super) open_count: Arc<AtomicU32>,
+    /// What strangers hold, of the node.
+    pub(super) stranger_bytes: Arc<AtomicU64>,
     /// Connections of another process, to begin with.
     pub(super) connections: Vec<Parting>,
 }
@@ -151,6 +155,7 @@ impl<H: Handler> Shard<H> {
         let gather = Gather::new(parts.shard, config.shards, config.gather_wait, now);
         let watch = PeerWatch::new(config.tcp_user_timeout, config.tcp_keepalive);
         let silence = Silence::new(watch, now);
+        let strangers = Strangers::new(parts.stranger_bytes, config.strangers_bytes_max);
         let mut shard = Self {
             io: Io::new(parts.shard, config.shards, now),
             config,
@@ -173,6 +178,7 @@ impl<H: Handler> Shard<H> {
             dialing: Dialing::default(),
             told: Told::default(),
             silence,
+            strangers,
             listeners: parts.listeners.into_iter().map(listener).collect(),
             clock: parts.clock,
             control: parts.control,

@@ -99,6 +99,7 @@ impl<H: Handler> Shard<H> {
         match action {
             Action::Adopt(id) => {
                 self.set_state(id, State::ADOPTED);
+                self.strangers.release(id.index);
             }
             Action::Hold(id) => {
                 if let Some(state) = self.set_state(id, State::HELD)
@@ -365,6 +366,10 @@ impl<H: Handler> Shard<H> {
     /// Starts what the state of `id` calls for. May be called at any time, any number of times.
     pub(super) fn settle(&mut self, id: ConnectionId) {
         let Some(state) = self.connections.state(id) else { return };
+        if self.is_one_too_many(id, state) {
+            self.finish(id, CloseReason::StrangersTooLarge);
+            return;
+        }
         let in_flight = state.any(State::RECEIVING.or(State::SENDING));
         if state.any(State::DEAD) {
             if !in_flight {
@@ -372,6 +377,7 @@ impl<H: Handler> Shard<H> {
                 self.leaving.remove(&id.index);
                 // The one place where a socket is closed.
                 drop(self.connections.remove(id.index));
+                self.strangers.release(id.index);
                 if !state.any(State::LINK) {
                     self.open_count.fetch_sub(1, Ordering::Relaxed);
                 }
@@ -459,6 +465,7 @@ impl<H: Handler> Shard<H> {
         let received = self.connections.take_partial(id.index);
         let queued = self.io.outbox.take(id.index).unwrap_or_default();
         self.io.outbox.clear(id.index);
+        self.strangers.release(id.index);
         if let Some((socket, layers)) = self.connections.remove(id.index) {
             self.counters.departed += 1;
             let moving = Moving { socket, peer, layers, received, queued };

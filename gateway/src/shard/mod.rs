@@ -26,6 +26,7 @@ pub mod requirements;
 mod ring;
 mod setup;
 mod silence;
+mod strangers;
 mod tls;
 mod told;
 mod transport;

@@ -19,7 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Limits and addresses of the engine.
@@ -48,6 +48,8 @@ pub struct EngineConfig {
     pub handshake_timeout: Duration,
     /// Bytes a connection may send until then. Default 65,536.
     pub handshake_bytes_max: usize,
+    /// Bytes that all connections may hold whose clients are not known yet. Default 512 MiB.
+    pub strangers_bytes_max: u64,
     /// How long a shard goes on with handshakes before it looks after other connections. Default
     /// 1 ms.
     pub handshake_slice: Duration,
@@ -97,6 +99,7 @@ impl Default for EngineConfig {
             tcp_keepalive: Duration::from_secs(1_800),
             handshake_timeout: Duration::from_secs(10),
             handshake_bytes_max: 65_536,
+            strangers_bytes_max: 536_870_912,
             handshake_slice: Duration::from_millis(1),
             backlog: 65_535,
             connections_max: 8_192,
@@ -262,6 +265,7 @@ impl<M: Send + 'static> BoundNode<M> {
             go: Vec::new(),
         };
         let open_count = Arc::new(AtomicU32::new(0));
+        let stranger_bytes = Arc::new(AtomicU64::new(0));
         let (ready, is_ready) = std::sync::mpsc::channel();
         let count = self.shards.len();
         for (index, (port, listeners)) in self.shards.into_iter().enumerate() {
@@ -270,6 +274,7 @@ impl<M: Send + 'static> BoundNode<M> {
             let (config, stop) = (Arc::clone(&self.config), Arc::clone(&node.stop));
             let (make_handler, ready) = (make_handler.clone(), ready.clone());
             let open_count = Arc::clone(&open_count);
+            let stranger_bytes = Arc::clone(&stranger_bytes);
             let control = Arc::clone(&node.control);
             let connections = connections.next().unwrap_or_default();
             let (go, may_go) = std::sync::mpsc::channel();
@@ -291,6 +296,7 @@ impl<M: Send + 'static> BoundNode<M> {
                     stop,
                     control,
                     open_count,
+                    stranger_bytes,
                     connections,
                 };
                 let shard = match Shard::new(parts) {

@@ -92,7 +92,7 @@ pub(super) fn rest_of(socket: &mut Socket) -> Vec<u8> {
 }
 
 /// The start of a ClientHello that says it is longer than what is ever sent.
-fn endless_hello(bytes: usize) -> Vec<u8> {
+pub(super) fn endless_hello(bytes: usize) -> Vec<u8> {
     let mut all = Vec::new();
     let mut body = vec![1, 0, 0xff, 0xf0, 3, 3];
     body.resize(bytes, 0);

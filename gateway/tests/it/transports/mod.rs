@@ -14,6 +14,7 @@ mod proxied;
 mod reload;
 pub(crate) mod replay;
 mod resumption;
+mod strangers;
 mod target;
 mod tls;
 mod tools;
