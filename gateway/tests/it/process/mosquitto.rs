@@ -66,25 +66,34 @@ pub(crate) struct Clients {
     /// The flags that lead to the gateway.
     way: Vec<String>,
     version: &'static str,
+    /// Those that need no name of their own make one, which is not always that of the shard they met.
+    /// Otherwise the gateway names them, and they stay where they are.
+    named: bool,
 }
 
 impl Clients {
     pub(crate) fn new(programs: &Programs, way: &[&str], version: &'static str) -> Self {
         let way = way.iter().map(|flag| (*flag).to_owned()).collect();
-        Self { programs: programs.clone(), way, version }
+        Self { programs: programs.clone(), way, version, named: true }
     }
 
     /// Those of the system, over TCP.
     fn over_tcp(programs: &Programs, gateway: &Gateway, version: &'static str) -> Self {
-        Self::new(programs, &["--port", &gateway.port()], version)
+        let way = ["--port", &gateway.port()];
+        Self { named: false, ..Self::new(programs, &way, version) }
     }
 
     /// Publishes one message and waits for its acknowledgement.
     #[track_caller]
     fn publish(&self, flags: &[&str]) {
         let mut command = self.programs.command("mosquitto_pub");
-        command.args(&self.way).args(["-V", self.version]).args(flags);
+        command.args(&self.way).args(["-V", self.version]).args(self.name(flags)).args(flags);
         run(command);
+    }
+
+    fn name(&self, flags: &[&str]) -> &'static [&'static str] {
+        // With the process id behind it.
+        if self.named && !flags.contains(&"-i") { &["-I", "client-"] } else { &[] }
     }
 
     /// Starts one that ends after `count` messages, and waits until its subscription is in place.
@@ -92,7 +101,8 @@ impl Clients {
     fn subscriber(&self, count: u32, flags: &[&str]) -> Subscriber {
         let mut command = self.programs.command_by_lines("mosquitto_sub");
         command.args(&self.way).args(["-V", self.version, "-d", "-F", FORMAT]);
-        command.args(["-C", &count.to_string(), "-W", &patience_s()]).args(flags);
+        command.args(["-C", &count.to_string(), "-W", &patience_s()]);
+        command.args(self.name(flags)).args(flags);
         let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().expect("it is piped"));
         let mut subscriber = Subscriber { process, lines, printed: Vec::new() };

@@ -38,7 +38,7 @@ fn over(wire: Wire) {
             what_came_while_it_was_away_comes(&clients);
         }
     }
-    // Which shard accepts a connection is the kernel's choice: half of some fifty.
+    // Which shard accepts a connection is the kernel's choice, and the wrong one for half of some forty.
     assert!(handed_over(&party) > 0.0);
     party.gateway.stop();
 }
