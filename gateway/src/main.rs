@@ -252,6 +252,7 @@ fn serve(
                     // Files may have changed all the same.
                     gateway.reload_tls();
                 }
+                gateway.reload_link_tls();
                 admin.show_values(reload.in_force());
                 systemd::notify("READY=1");
             }

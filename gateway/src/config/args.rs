@@ -85,7 +85,8 @@ pub(super) struct Args {
     ///
     /// NAME is 1 to 32 letters, digits, - and _. HOST is an IPv4 address, an IPv6 address in
     /// brackets or a DNS name; PORT is 4222 by default. user:password@ or token@ may stand before
-    /// HOST; others can read a command line, a file with [[nats]] tables can be protected.
+    /// HOST; others can read a command line, a file with [[nats]] tables can be protected. With tls://
+    /// connections are in TLS, with servers that the system trusts; a [[nats]] table can say more.
     /// [default: none, messages are kept under --data]
     #[arg(long, global = true, value_name = "NAME=nats://HOST:PORT[,nats://HOST:PORT...]")]
     pub(super) nats: Vec<String>,

@@ -42,7 +42,7 @@ pub use error::{ConfigError, Origin};
 pub use limits::{LIMITS, LimitSpec, Limits};
 pub use listen::{Listen, Scheme};
 pub use nats::{
-    GATEWAY_ID_BYTES_MAX, NATS_SERVERS_MAX, NatsIdentity, NatsServer, REPLICAS_MAX,
+    GATEWAY_ID_BYTES_MAX, NATS_SERVERS_MAX, NatsIdentity, NatsServer, NatsTls, REPLICAS_MAX,
     SUB_CLUSTER_NAME_BYTES_MAX, SUB_CLUSTERS_MAX, SubClusterConfig,
 };
 pub use network::parse_network;

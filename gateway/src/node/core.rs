@@ -384,6 +384,14 @@ impl ShardCore {
         }
     }
 
+    /// A link is in TLS.
+    pub fn secured(&mut self, link: ConnectionId, io: &mut Io<NodeMessage>) {
+        if let Some(jetstream) = &mut self.jetstream {
+            jetstream.set_now(io.now);
+            jetstream.secured(link);
+        }
+    }
+
     /// Bytes came from a server.
     fn received_by_link(
         &mut self,
@@ -417,6 +425,7 @@ impl ShardCore {
         let JetStreamOut {
             dials,
             closes,
+            secures,
             appended,
             watermarks,
             replayed,
@@ -428,6 +437,8 @@ impl ShardCore {
             sessions,
         } = std::mem::take(&mut jetstream.out);
         io.dials.extend(dials);
+        let secures = secures.into_iter();
+        io.actions.extend(secures.map(|(link, number)| Action::StartTls { link, number }));
         io.actions.extend(closes.into_iter().map(Action::Abort));
         let brought = !(appended.is_empty()
             && watermarks.is_empty()

@@ -339,6 +339,10 @@ impl Handler for MqttShard {
         self.core.dialed(token, result, io);
     }
 
+    fn secured(&mut self, link: ConnectionId, io: &mut Io<NodeMessage>) {
+        self.core.secured(link, io);
+    }
+
     fn received(&mut self, id: ConnectionId, bytes: &[u8], io: &mut Io<NodeMessage>) -> usize {
         self.core.received(id, bytes, io)
     }

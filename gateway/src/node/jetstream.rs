@@ -11,7 +11,7 @@ use crate::upstream::embedded::message::NodeMessage;
 use crate::upstream::jetstream::control::{ControlNews, ControlSettings, ControlThread};
 use crate::upstream::jetstream::lane::LaneLimits;
 use crate::upstream::jetstream::link::{
-    ADDED_HEADER_BYTES_MAX, Identity, LinkSettings, PAYLOAD_BYTES_MAX,
+    ADDED_HEADER_BYTES_MAX, Identity, LinkSettings, LinkTls, PAYLOAD_BYTES_MAX,
 };
 use crate::upstream::jetstream::sessions::{LeaseLimits, Owner, STATE_BYTES_MAX};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings, SharedSessions};
@@ -278,6 +278,11 @@ fn link(
         silence_max: Duration::from_secs(12),
         reconnect_wait_max: Duration::from_secs(5),
         announced_servers_max: 64,
+        tls: match &sub_cluster.tls {
+            None => LinkTls::Plain,
+            Some(tls) if tls.first => LinkTls::First,
+            Some(_) => LinkTls::AfterInfo,
+        },
     };
     // Names are resolved by the control thread, which says where the leader is.
     let servers = sub_cluster.servers.iter();

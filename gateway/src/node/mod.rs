@@ -19,7 +19,9 @@ mod tls_reload;
 
 use self::core::ShardCore;
 use crate::auth::{AuthenticationThreads, Clocks, Directory, FileFault, Shards, ThreadSettings};
-use crate::config::{AuthMethod, ClientEvent, Config, Durability, Listen, Sessions, TlsFault};
+use crate::config::{
+    AuthMethod, ClientEvent, Config, Durability, Listen, NatsTls, Sessions, TlsFault,
+};
 use crate::proto::access;
 use crate::proto::limits::Limits;
 use crate::proto::output::{ConnectionId, ShardIndex};
@@ -105,6 +107,8 @@ pub struct Gateway {
     authentication: Option<Authentication>,
     handle: NodeHandle,
     tls: Option<TlsReload>,
+    /// By the names of their sub-clusters.
+    link_tls: Vec<(String, NatsTls)>,
     directory: Arc<Directory>,
     listen: Vec<Listen>,
 }
@@ -233,7 +237,20 @@ impl Gateway {
             MqttShard::new(core, segments, requests.clone(), questions.clone())
                 .knowing(source.clone())
         })?;
-        Ok(Self { node, storage, control, authentication, handle, tls, directory: whole, listen })
+        let link_tls = config.nats.iter();
+        let link_tls = link_tls.filter_map(|one| Some((one.name.clone(), one.tls.clone()?)));
+        let (link_tls, directory) = (link_tls.collect(), whole);
+        Ok(Self {
+            node,
+            storage,
+            control,
+            authentication,
+            handle,
+            tls,
+            link_tls,
+            directory,
+            listen,
+        })
     }
 
     /// Lets it begin, after [`Gateway::prepare`].
@@ -245,6 +262,22 @@ impl Gateway {
     pub fn reload_tls(&self) {
         if let Some(tls) = &self.tls {
             tls.reload();
+        }
+    }
+
+    /// Loads the authorities and certificates again that connections to servers go by; those that begin
+    /// later do. Blocks while files are read.
+    pub fn reload_link_tls(&self) {
+        for (sub_cluster, tls) in &self.link_tls {
+            match tls.reload() {
+                Ok(()) => tracing::info!(sub_cluster, "TLS files for links loaded"),
+                Err(faults) => {
+                    for fault in faults {
+                        let what = "TLS files for links are not used, those before stay";
+                        tracing::error!(sub_cluster, %fault, "{what}");
+                    }
+                }
+            }
         }
     }
 
@@ -475,6 +508,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         gather_wait: limits.gather_wait(),
         stop_deadline: limits.shutdown_timeout(),
         mesh_slots: usize::from(limits.mesh_batches_max),
+        link_tls: config.nats.iter().map(|sub_cluster| sub_cluster.tls.clone()).collect(),
         ..EngineConfig::default()
     }
 }

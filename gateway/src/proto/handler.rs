@@ -34,6 +34,14 @@ pub trait Handler {
         let _ = (token, result, io);
     }
 
+    /// The link for which [`Action::StartTls`] was asked goes on in TLS, with a server that was checked.
+    /// A handler that never asks never hears this.
+    ///
+    /// [`Action::StartTls`]: crate::proto::output::Action::StartTls
+    fn secured(&mut self, link: ConnectionId, io: &mut Io<Self::Message>) {
+        let _ = (link, io);
+    }
+
     /// Plain bytes came from the connection. Returns how many were consumed, at most
     /// `bytes.len()`; the rest is offered again, with more bytes behind it or after
     /// [`Action::Resume`].

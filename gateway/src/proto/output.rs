@@ -43,6 +43,14 @@ pub enum Action {
         /// The shard that owns the session of its client id.
         shard: ShardIndex,
     },
+    /// The connection, which this shard has dialed, goes on in TLS. Nothing is written to it until that
+    /// is so, see [`Handler::secured`](crate::proto::handler::Handler::secured).
+    StartTls {
+        /// The connection.
+        link: ConnectionId,
+        /// Which of the engine's settings for links.
+        number: u16,
+    },
 }
 
 /// The bytes waiting to be sent, per connection.

@@ -127,6 +127,7 @@ impl<H: Handler> Shard<H> {
                     self.finish(id, CloseReason::Requested);
                 }
             }
+            Action::StartTls { link, number } => self.start_tls(link, number),
             Action::HandOver { connection: id, shard } => {
                 if self.connections.state(id).is_some_and(|state| !state.any(GOING)) {
                     self.set_state(id, State::LEAVING);
@@ -354,8 +355,11 @@ impl<H: Handler> Shard<H> {
             self.ring.cancel_send(id);
         }
         let known = !connection.state.any(State::SETTING_UP);
+        let is_link = connection.state.any(State::LINK);
         self.counters.closed(reason);
-        self.tell_closed(id, reason);
+        if !is_link {
+            self.tell_closed(id, reason);
+        }
         if known {
             self.handler.closed(id, reason, &mut self.io);
             self.perform_actions();
@@ -539,7 +543,7 @@ fn reason_of(error: &io::Error) -> CloseReason {
     }
 }
 
-fn peer_address<F: std::os::fd::AsFd>(socket: F) -> io::Result<SocketAddr> {
+pub(super) fn peer_address<F: std::os::fd::AsFd>(socket: F) -> io::Result<SocketAddr> {
     let socket: BorrowedFd<'_> = socket.as_fd();
     let address = net::getpeername(socket)?.ok_or(io::ErrorKind::NotConnected)?;
     SocketAddr::try_from(address).map_err(|_| io::ErrorKind::Unsupported.into())

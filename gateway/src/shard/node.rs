@@ -7,7 +7,7 @@ use super::listener;
 use super::mesh::{Doorbell, MeshSender, Port, mesh};
 use super::requirements::{self, RequirementError};
 use super::silence::PeerWatch;
-use crate::config::{Listen, TlsServer};
+use crate::config::{Listen, NatsTls, TlsServer};
 use crate::proto::engine_counters::EngineCounters;
 use crate::proto::handler::Handler;
 use crate::proto::output::ShardIndex;
@@ -34,6 +34,10 @@ pub struct EngineConfig {
     /// What TLS listeners show and ask for, for connections that begin from now on. Set if there is
     /// such a listener.
     pub tls: Option<Arc<ArcSwap<TlsServer>>>,
+    /// How links go on in TLS, by the number that [`Action::StartTls`] names.
+    ///
+    /// [`Action::StartTls`]: crate::proto::output::Action::StartTls
+    pub link_tls: Vec<Option<NatsTls>>,
     /// Who may send a PROXY header, and has to, on the listeners that want one.
     pub balancers: Vec<IpNet>,
     /// What is accepted over WebSocket.
@@ -89,6 +93,7 @@ impl Default for EngineConfig {
             pin: true,
             listen: Vec::new(),
             tls: None,
+            link_tls: Vec::new(),
             balancers: Vec::new(),
             websocket: WebSocketLimits {
                 request_bytes_max: 65_536,

@@ -7,7 +7,7 @@
 use super::buffers::Filled;
 use super::connections::State;
 use super::engine::Shard;
-use super::lifecycle::{NOT_READING, offer};
+use super::lifecycle::{NOT_READING, offer, peer_address};
 use super::transport::{Layers, Progress};
 use crate::config::Scheme;
 use crate::proto::handler::{CloseReason, Handler, TransportKind};
@@ -74,6 +74,27 @@ impl<H: Handler> Shard<H> {
         self.connections.put_layers(id.index, Box::new(layers));
         self.set_state(id, State::SETTING_UP);
         self.setting_up.push_back((self.io.now.after(self.config.handshake_timeout), id));
+    }
+
+    /// A link goes on in TLS, as the client, with the settings of this number. What came in plain before
+    /// and was not consumed is forgotten: nobody knows whose it is.
+    pub(super) fn start_tls(&mut self, id: ConnectionId, number: u16) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.state.any(NOT_READING.or(State::LAYERED)) {
+            return;
+        }
+        let tls = self.config.link_tls.get(usize::from(number));
+        let tls = tls.and_then(Option::as_ref).expect("who asks knows that there are settings");
+        let layers = peer_address(connection.socket())
+            .ok()
+            .and_then(|peer| Layers::secure(tls, peer, &mut self.scratch).ok());
+        let Some(layers) = layers else {
+            self.finish(id, CloseReason::Tls);
+            return;
+        };
+        drop(self.connections.take_partial(id.index));
+        self.connections.put_layers(id.index, Box::new(layers));
+        self.follow_layers(id);
     }
 
     /// Closes what was not set up in time. Returns whether anything was.
@@ -195,7 +216,8 @@ impl<H: Handler> Shard<H> {
 
     /// Does what bytes from the wire led to.
     fn advance(&mut self, id: ConnectionId, progress: &Progress, mut plain: Vec<u8>) {
-        match progress.handshake {
+        let is_link = self.connections.state(id).is_some_and(|state| state.any(State::LINK));
+        match progress.handshake.filter(|_| !is_link) {
             Some(true) => self.counters.tls_resumed += 1,
             Some(false) => self.counters.tls_full += 1,
             None => {}
@@ -213,7 +235,11 @@ impl<H: Handler> Shard<H> {
                     identity = origin.certificate_identity.as_deref(),
                     "transport set up"
                 );
-                self.handler.opened(id, origin, &mut self.io);
+                if is_link {
+                    self.handler.secured(id, &mut self.io);
+                } else {
+                    self.handler.opened(id, origin, &mut self.io);
+                }
                 self.perform_actions();
             }
         }
@@ -250,7 +276,8 @@ impl<H: Handler> Shard<H> {
     /// The wire's bytes for what is queued for connection `index`, `None` if there are none.
     pub(super) fn wrap(&mut self, index: u32) -> Option<Vec<u8>> {
         let layers = self.connections.layers(index)?;
-        let plain = self.io.outbox.take(index);
+        // A link writes nothing before it is secured; if it did, it would not be in plain.
+        let plain = if layers.is_setting_up() { None } else { self.io.outbox.take(index) };
         if layers.is_transparent() {
             return plain;
         }

@@ -9,7 +9,7 @@
 //! a connection is handed over.
 
 use super::tls::{Met, Tls};
-use crate::config::{Listen, Scheme, TlsServer};
+use crate::config::{Listen, NatsTls, Scheme, TlsServer};
 use crate::proto::handler::{CloseReason, Origin, TransportKind};
 use crate::proto::proxy_protocol;
 use crate::proto::websocket::{WebSocket, WebSocketLimits};
@@ -92,6 +92,32 @@ impl Layers {
         }))
     }
 
+    /// The layers of a link to `peer` that goes on in TLS. Its first bytes are to be sent.
+    ///
+    /// # Errors
+    ///
+    /// The configuration of TLS cannot be used.
+    pub(super) fn secure(
+        tls: &NatsTls,
+        peer: SocketAddr,
+        scratch: &mut Scratch,
+    ) -> Result<Self, rustls::Error> {
+        let tls = Tls::client(tls, peer.ip())?;
+        let mut layers = Self {
+            header: None,
+            tls: Some(Box::new(tls)),
+            websocket: None,
+            output: Vec::new(),
+            setup_bytes: 0,
+            stage: Stage::SettingUp,
+            origin: Box::new(Origin { transport: TransportKind::Tls, ..Origin::tcp(peer) }),
+            fault: None,
+            peer_done: false,
+        };
+        layers.receive_tls(&[], scratch, &mut Vec::new(), &mut Progress::default());
+        Ok(layers)
+    }
+
     /// Where the connection comes from, as far as the layers know.
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
@@ -118,11 +144,17 @@ impl Layers {
         self.stage == Stage::Open && self.tls.is_none() && self.websocket.is_none()
     }
 
-    /// Whether the next bytes may take long: they are kept, and their turn comes.
+    /// Whether they are not set up: what the connection has to say waits.
+    pub(super) fn is_setting_up(&self) -> bool {
+        self.stage == Stage::SettingUp
+    }
+
+    /// Whether the next bytes may take long: they are kept, and their turn comes. Links are few, and do
+    /// not wait behind clients.
     pub(super) fn is_costly(&self) -> bool {
         self.fault.is_none()
             && self.header.is_none()
-            && self.tls.as_ref().is_some_and(|tls| tls.is_handshaking())
+            && self.tls.as_ref().is_some_and(|tls| tls.is_handshaking() && !tls.is_client())
     }
 
     /// Whether much was done for this connection already.
@@ -241,7 +273,12 @@ impl Layers {
                 }
             }
             Err(failure) => {
-                tracing::debug!(peer = %self.origin.peer, %failure, "TLS failed");
+                let peer = self.origin.peer;
+                if tls.is_client() {
+                    tracing::warn!(%peer, %failure, "link: TLS failed");
+                } else {
+                    tracing::debug!(%peer, %failure, "TLS failed");
+                }
                 self.fail(CloseReason::Tls);
             }
         }

@@ -2,11 +2,13 @@
 //! an acknowledgement of theirs is worth.
 
 use super::{Examination, Finding, Severity};
-use crate::config::{Config, NatsIdentity, NatsServer, SubClusterConfig};
+use crate::config::{Config, NatsIdentity, NatsServer, NatsTls, SubClusterConfig};
 use crate::proto::nats::Info;
 use crate::upstream::jetstream::control::{Examined, ServerFacts, ServerFault, examine};
-use std::io::{BufRead as _, BufReader, Read as _};
+use rustls::{ClientConnection, StreamOwned};
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a server may take to answer.
@@ -24,7 +26,7 @@ pub(super) fn ask(config: &Config, out: &mut Examination) {
     let mut silent = Vec::new();
     for sub_cluster in &config.nats {
         for server in &sub_cluster.servers {
-            match info(server) {
+            match info(server, sub_cluster.tls.as_ref()) {
                 Ok(info) => judge(&sub_cluster.name, server, &info, out),
                 Err(error) => {
                     out.findings.push(absent(&sub_cluster.name, server, &error));
@@ -105,6 +107,13 @@ fn refused(sub_cluster: &SubClusterConfig, server: &NatsServer, fault: &ServerFa
                 }
             },
         ),
+        ServerFault::Unreached(why) => (
+            "nats_connect",
+            format!("takes no connection: {why}"),
+            "a connection",
+            "with TLS, `ca_file` and what the gateway shows (`client_certificate_file`) beside the tls block \
+             of the server, which says more in its log",
+        ),
         ServerFault::NoJetStream => (
             "nats_jetstream",
             "has JetStream off, or not for the account of the gateway's user".to_owned(),
@@ -129,22 +138,30 @@ fn refused(sub_cluster: &SubClusterConfig, server: &NatsServer, fault: &ServerFa
     }
 }
 
-/// The INFO that every server sends first, before TLS and before it knows who connects.
-fn info(server: &NatsServer) -> Result<Info, String> {
+/// The INFO that every server sends first, before it knows who connects, and before TLS unless that is
+/// configured to come first.
+fn info(server: &NatsServer, tls: Option<&NatsTls>) -> Result<Info, String> {
+    let tls = tls.filter(|tls| tls.first);
     let host = server.host.trim_matches(['[', ']']);
     let addresses = (host, server.port).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut fault = "its name has no address".to_owned();
     for address in addresses {
         match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(stream) => return read_info(stream),
+            Ok(stream) => {
+                stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+                let Some(tls) = tls else { return read_info(stream) };
+                let name = tls.server_name(address.ip());
+                let connection = ClientConnection::new(Arc::clone(tls.config()), name);
+                let connection = connection.map_err(|error| error.to_string())?;
+                return read_info(StreamOwned::new(connection, stream));
+            }
             Err(error) => fault = error.to_string(),
         }
     }
     Err(fault)
 }
 
-fn read_info(stream: TcpStream) -> Result<Info, String> {
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
+fn read_info(stream: impl Read) -> Result<Info, String> {
     let mut line = Vec::new();
     let read = BufReader::new(stream.take(INFO_BYTES_MAX)).read_until(b'\n', &mut line);
     read.map_err(|error| error.to_string())?;

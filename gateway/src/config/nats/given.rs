@@ -23,6 +23,10 @@ pub(in crate::config) const KEYS: &[(&str, Kind)] = &[
     ("token", Kind::Text),
     ("nkey_seed_file", Kind::Text),
     ("creds_file", Kind::Text),
+    ("ca_file", Kind::Text),
+    ("client_certificate_file", Kind::Text),
+    ("client_key_file", Kind::Text),
+    ("tls_first", Kind::Truth),
     ("replicas", Kind::Number),
     ("max_bytes", Kind::Number),
     ("max_age_s", Kind::Number),
@@ -45,7 +49,8 @@ pub(in crate::config) fn flag(
             key: "nats".to_owned(),
             // It may be a URL with a password: nothing of it is repeated.
             value: "\"***\"".to_owned(),
-            expected: "NAME=nats://HOST:PORT, and more URLs behind commas".to_owned(),
+            expected: "NAME=nats://HOST:PORT or tls://HOST:PORT, and more URLs behind commas"
+                .to_owned(),
             origin: Origin::Flag,
         });
         return None;

@@ -10,10 +10,13 @@ mod server_url;
 mod show;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub(super) use given::{GivenSubCluster, KEYS, flag, may_be_secret};
 pub(super) use resolved::{gateway_id, resolve};
 pub(super) use show::write_toml;
+
+pub use tls::NatsTls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +31,8 @@ pub struct SubClusterConfig {
     pub servers: Vec<NatsServer>,
     /// Who the gateway is to all of them.
     pub identity: NatsIdentity,
+    /// How connections to all of them are protected: with TLS if their URLs begin with `tls://`.
+    pub tls: Option<NatsTls>,
     /// Replicas of each stream, 1 to [`REPLICAS_MAX`]. Default 1.
     pub replicas: u8,
     /// Bytes a stream of messages may keep; then publishers are held. Default no limit.

@@ -6,13 +6,16 @@ use std::time::Duration;
 use super::given::GivenSubCluster;
 use super::server_url::{self, ServerUrl};
 use super::{
-    GATEWAY_ID_BYTES_MAX, NATS_SERVERS_MAX, NatsIdentity, NatsServer, REPLICAS_MAX,
+    GATEWAY_ID_BYTES_MAX, NATS_SERVERS_MAX, NatsIdentity, NatsServer, NatsTls, REPLICAS_MAX,
     SUB_CLUSTER_NAME_BYTES_MAX, SUB_CLUSTERS_MAX, SubClusterConfig, identity, may_be_secret,
 };
 use crate::config::error::{ConfigError, Origin};
 use crate::config::given::Written;
 use crate::config::resolved::parse_number;
+use crate::config::tls::CertificateFiles;
 
+/// The keys that are about TLS.
+const TLS_KEYS: [&str; 4] = ["ca_file", "client_certificate_file", "client_key_file", "tls_first"];
 const DUPLICATE_WINDOW_DEFAULT: Duration = Duration::from_secs(120);
 const DUPLICATE_WINDOW_S_MAX: u64 = 86_400;
 /// As that of `limits.retention_age_s`.
@@ -85,14 +88,16 @@ struct Resolver<'a> {
 impl Resolver<'_> {
     fn sub_cluster(&mut self, max_age: Duration) -> SubClusterConfig {
         let name = self.name();
-        let (servers, by_url) = self.servers();
+        let (servers, by_url, is_tls) = self.servers();
         let identity = self.identity(by_url);
+        let tls = self.tls(is_tls, &servers);
         let replicas = self.number("replicas", (1, REPLICAS_MAX.into())).unwrap_or(1);
         let max_age = self.number("max_age_s", MAX_AGE_S).map_or(max_age, Duration::from_secs);
         SubClusterConfig {
             name,
             servers,
             identity,
+            tls,
             replicas: u8::try_from(replicas).expect("at most REPLICAS_MAX"),
             max_bytes: self.number("max_bytes", MAX_BYTES),
             max_age,
@@ -109,10 +114,11 @@ impl Resolver<'_> {
         name.to_owned()
     }
 
-    /// The servers, and the identity that their URLs carry.
-    fn servers(&mut self) -> (Vec<NatsServer>, NatsIdentity) {
+    /// The servers, the identity that their URLs carry, and whether they want TLS.
+    fn servers(&mut self) -> (Vec<NatsServer>, NatsIdentity, bool) {
         let mut servers = Vec::with_capacity(self.given.servers.len());
         let mut identity: Option<NatsIdentity> = None;
+        let mut is_tls = None;
         for written in &self.given.servers {
             let mut fault = |expected| {
                 let text = server_url::redacted(&written.text);
@@ -128,7 +134,11 @@ impl Resolver<'_> {
             if identity.as_ref().is_some_and(|first| *first != url.identity) {
                 fault("the same user, password or token as the other servers of the sub-cluster");
             }
+            if is_tls.is_some_and(|first| first != url.is_tls) {
+                fault("tls:// at all servers of the sub-cluster, or at none");
+            }
             identity.get_or_insert(url.identity);
+            is_tls.get_or_insert(url.is_tls);
             servers.push(url.server);
         }
         let origin = self.given.origin;
@@ -140,7 +150,7 @@ impl Resolver<'_> {
             let expected = format!("at most {NATS_SERVERS_MAX} servers, not {}", servers.len());
             self.faults.push(fault("servers", "", &expected, origin));
         }
-        (servers, identity.unwrap_or(NatsIdentity::None))
+        (servers, identity.unwrap_or(NatsIdentity::None), is_tls.unwrap_or_default())
     }
 
     /// The one identity that is given.
@@ -177,6 +187,45 @@ impl Resolver<'_> {
             self.fault_at(second, &expected);
         }
         identity
+    }
+
+    /// How connections are protected, if they are.
+    fn tls(&mut self, is_tls: bool, servers: &[NatsServer]) -> Option<NatsTls> {
+        let value = |key: &str| self.given.values.get(key).map(|written| written.text.clone());
+        let (ca, cert) = (value("ca_file"), value("client_certificate_file"));
+        let (key, first) = (value("client_key_file"), value("tls_first"));
+        if !is_tls {
+            for key in TLS_KEYS.iter().filter(|key| self.given.values.contains_key(**key)) {
+                self.fault_at(key, "servers with tls:// with it");
+            }
+            return None;
+        }
+        let client = match (cert, key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => {
+                Some(CertificateFiles { cert: cert.into(), key: key.into() })
+            }
+            (Some(_), None) => {
+                self.fault_at("client_certificate_file", "client_key_file with it");
+                None
+            }
+            (None, Some(_)) => {
+                self.fault_at("client_key_file", "client_certificate_file with it");
+                None
+            }
+        };
+        let is_first = first.as_deref() == Some("true");
+        match NatsTls::load(ca.map(Into::into), client, is_first, servers) {
+            Ok(tls) => Some(tls),
+            Err(faults) => {
+                for fault in faults {
+                    let key = fault.key.trim_start_matches("nats.");
+                    let key = TLS_KEYS.iter().find(|known| **known == key);
+                    self.fault_at(key.expect("a key of TLS"), &fault.expected);
+                }
+                None
+            }
+        }
     }
 
     fn duplicate_window(&mut self, max_age: Duration) -> Duration {

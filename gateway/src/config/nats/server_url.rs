@@ -1,4 +1,4 @@
-//! `nats://user:password@host:port`, taken apart.
+//! `nats://user:password@host:port`, or with `tls://`, taken apart.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +12,7 @@ const HOST_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
 
 /// What a server's URL has to be, for a fault.
-pub(super) const EXPECTED: &str = "nats://HOST:PORT, with an IPv4 address, an IPv6 address in \
+pub(super) const EXPECTED: &str = "nats://HOST:PORT or tls://HOST:PORT, with an IPv4 address, an IPv6 address in \
     brackets or a DNS name, and a port from 1 to 65535; user:password@ or token@ may stand before \
     HOST, percent-encoded";
 
@@ -21,24 +21,34 @@ pub(super) const EXPECTED: &str = "nats://HOST:PORT, with an IPv4 address, an IP
 pub(super) struct ServerUrl {
     pub(super) server: NatsServer,
     pub(super) identity: NatsIdentity,
+    /// Connections to it are in TLS.
+    pub(super) is_tls: bool,
 }
 
 impl ServerUrl {
     /// Parses what was given; `None` if it is not [`EXPECTED`].
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let rest = text.strip_prefix("nats://")?;
+        let (scheme, rest) = text.split_once("://")?;
+        let is_tls = match scheme {
+            "nats" => false,
+            "tls" => true,
+            _ => return None,
+        };
         let (identity, authority) = match rest.rsplit_once('@') {
             Some((user_info, authority)) => (identity(user_info)?, authority),
             None => (NatsIdentity::None, rest),
         };
-        Some(Self { server: server(authority)?, identity })
+        Some(Self { server: server(authority)?, identity, is_tls })
     }
 }
 
 /// The URL with whatever stands before `@` hidden, for a fault.
 pub(super) fn redacted(text: &str) -> String {
     match text.rsplit_once('@') {
-        Some((_, authority)) => format!("nats://***@{authority}"),
+        Some((before, authority)) => {
+            let scheme = if before.starts_with("tls://") { "tls" } else { "nats" };
+            format!("{scheme}://***@{authority}")
+        }
         None => text.to_owned(),
     }
 }
@@ -134,6 +144,9 @@ mod tests {
         check("nats://secret@h", "h:4222", NatsIdentity::Token("secret".to_owned()));
         let host = format!("{}.{}", "a".repeat(63), "b".repeat(63));
         check(&format!("nats://{host}"), &format!("{host}:4222"), NatsIdentity::None);
+        check("tls://a:b@h", "h:4222", password("a", "b"));
+        let is_tls = |text| ServerUrl::parse(text).map(|url| url.is_tls);
+        assert_eq!((is_tls("tls://h"), is_tls("nats://h")), (Some(true), Some(false)));
     }
 
     #[test]
@@ -142,7 +155,7 @@ mod tests {
             "",
             "nats://",
             "127.0.0.1:4222",
-            "tls://127.0.0.1:4222",
+            "ws://127.0.0.1:4222",
             "nats://127.0.0.1:0",
             "nats://127.0.0.1:65536",
             "nats://127.0.0.1:+1",
@@ -167,7 +180,8 @@ mod tests {
 
     #[test]
     fn hides_what_stands_before_the_host() {
-        assert_eq!(redacted("tls://a:b@c@h:1"), "nats://***@h:1");
+        assert_eq!(redacted("tls://a:b@c@h:1"), "tls://***@h:1");
+        assert_eq!(redacted("x:b@c@h:1"), "nats://***@h:1");
         assert_eq!(redacted("tls://h:1"), "tls://h:1");
     }
 }

@@ -1,8 +1,9 @@
 //! Sub-clusters as tables of TOML. Secrets are `***`: with those in it, it reads back as the same.
 
 use std::fmt::{self, Write as _};
+use std::path::Path;
 
-use super::{NatsIdentity, SubClusterConfig};
+use super::{NatsIdentity, NatsServer, NatsTls, SubClusterConfig};
 use crate::config::show::quoted;
 
 const SECRET: &str = "\"***\"";
@@ -12,9 +13,14 @@ pub(in crate::config) fn write_toml(all: &[SubClusterConfig], out: &mut String) 
     for sub_cluster in all {
         writeln!(out, "\n[[nats]]")?;
         writeln!(out, "name = {}", quoted(&sub_cluster.name))?;
-        let servers = sub_cluster.servers.iter().map(|server| quoted(&format!("nats://{server}")));
+        let scheme = if sub_cluster.tls.is_some() { "tls" } else { "nats" };
+        let url = |server: &NatsServer| quoted(&format!("{scheme}://{server}"));
+        let servers = sub_cluster.servers.iter().map(url);
         writeln!(out, "servers = [{}]", servers.collect::<Vec<_>>().join(", "))?;
         write_identity(&sub_cluster.identity, out)?;
+        if let Some(tls) = &sub_cluster.tls {
+            write_tls(tls, out)?;
+        }
         writeln!(out, "replicas = {}", sub_cluster.replicas)?;
         if let Some(max_bytes) = sub_cluster.max_bytes {
             writeln!(out, "max_bytes = {max_bytes}")?;
@@ -23,6 +29,19 @@ pub(in crate::config) fn write_toml(all: &[SubClusterConfig], out: &mut String) 
         writeln!(out, "duplicate_window_s = {}", sub_cluster.duplicate_window.as_secs())?;
     }
     Ok(())
+}
+
+fn write_tls(tls: &NatsTls, out: &mut String) -> fmt::Result {
+    let mut file =
+        |key: &str, path: &Path| writeln!(out, "{key} = {}", quoted(&path.display().to_string()));
+    if let Some(ca) = &tls.ca {
+        file("ca_file", ca)?;
+    }
+    if let Some(client) = &tls.client {
+        file("client_certificate_file", &client.cert)?;
+        file("client_key_file", &client.key)?;
+    }
+    writeln!(out, "tls_first = {}", tls.first)
 }
 
 fn write_identity(identity: &NatsIdentity, out: &mut String) -> fmt::Result {

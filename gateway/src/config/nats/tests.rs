@@ -182,6 +182,42 @@ fn an_identity_is_one_and_the_same() {
 }
 
 #[test]
+fn tls_is_for_servers_with_tls_urls() {
+    let table = |servers: &str, more: &str| {
+        format!("[[nats]]\nname = \"a\"\nservers = [{servers}]\n{more}\n")
+    };
+    assert_eq!(one(&table("'nats://h'", "")).tls, None);
+    let mut params = rcgen::CertificateParams::new([]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ca = TemporaryFile::new("nats-ca", &params.self_signed(&key).unwrap().pem());
+    let key = TemporaryFile::new("nats-key", &key.serialize_pem());
+    let (ca, key) = (ca.flag(), key.flag());
+    let pair = format!("client_certificate_file = '{ca}'\nclient_key_file = '{key}'\n");
+    let all = table("'tls://h'", &format!("ca_file = '{ca}'\ntls_first = true\n{pair}"));
+    let tls = one(&all).tls.expect("it is configured");
+    assert_eq!((tls.ca, tls.first, tls.client.is_some()), (Some(ca.clone().into()), true, true));
+    let config = resolve_file(&all).expect("it is sound");
+    assert_eq!(resolve_file(&config.to_toml()), Ok(config), "it reads back as the same");
+
+    let refused = |servers: &str, more: &str, expected: &str| {
+        check_file_refused(&table(servers, more), &[expected]);
+    };
+    refused("'tls://h', 'nats://i'", "", "expected tls:// at all servers");
+    refused("'nats://h'", "tls_first = false", "nats.tls_first = \"false\"");
+    refused("'nats://h'", &format!("ca_file = '{ca}'"), "expected servers with tls:// with it");
+    let with_ca = |more: &str| format!("ca_file = '{ca}'\n{more}");
+    let alone = with_ca(&format!("client_key_file = '{key}'"));
+    refused("'tls://h'", &alone, "expected client_certificate_file with it");
+    let alone = with_ca(&format!("client_certificate_file = '{ca}'"));
+    refused("'tls://h'", &alone, "expected client_key_file with it");
+    refused("'tls://h'", &format!("ca_file = '{key}'"), "nats.ca_file");
+    refused("'tls://h'", "ca_file = '/nowhere/ca'", "a file that can be read");
+    let wrong = with_ca(&format!("client_certificate_file = '{key}'\nclient_key_file = '{key}'"));
+    refused("'tls://h'", &wrong, "nats.client_certificate_file");
+}
+
+#[test]
 fn sessions_are_a_choice_only_with_sub_clusters() {
     check_refused(&["--sessions", "local"], &["expected sub-clusters with it"]);
     check_refused(&["--sessions", "shared"], &["expected sub-clusters with it"]);
@@ -292,7 +328,7 @@ fn secrets_are_not_shown() {
     assert!(!shown.contains(secret) && shown.contains("***"), "{shown}");
     for text in [
         format!("[[nats]]\nname = \"a\"\nservers = [[\"nats://{secret}@h\"]]\n"),
-        format!("[[nats]]\nname = \"a\"\nservers = [\"tls://u:{secret}@h\"]\n"),
+        format!("[[nats]]\nname = \"a\"\nservers = [\"tls://u:{secret}@h:0\"]\n"),
         format!("[[nats]]\nname = \"a\"\nservers = \"nats://h\"\npassword = [\"{secret}\"]\n"),
         format!("[[nats]]\nname = \"a\"\nservers = \"nats://h\"\npassword = \"{secret}\"\n"),
         format!("nats = [\"nats://u:{secret}@h\"]"),

@@ -82,28 +82,39 @@ fn load(
     files: &CertificateFiles,
     provider: &CryptoProvider,
 ) -> Result<(CertifiedKey, Vec<Box<str>>), TlsFault> {
-    let fault = |expected: String| TlsFault::new("tls_cert", &files.cert, &expected);
-    let bytes = read("tls_cert", &files.cert, PEM_BYTES_MAX)?;
+    let certified = certified_key(files, ("tls_cert", "tls_key"), provider)?;
+    let names = certified.cert.first().and_then(|first| names(first));
+    let expected = "an X.509 certificate";
+    let names = names.ok_or_else(|| TlsFault::new("tls_cert", &files.cert, expected))?;
+    Ok((certified, names))
+}
+
+/// Reads a chain and its key, and checks that they belong together; both named by these keys of the
+/// configuration.
+pub(in crate::config) fn certified_key(
+    files: &CertificateFiles,
+    (cert, key): (&'static str, &'static str),
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsFault> {
+    let fault = |expected: String| TlsFault::new(cert, &files.cert, &expected);
+    let bytes = read(cert, &files.cert, PEM_BYTES_MAX)?;
     let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| fault(format!("PEM, but: {error}")))?;
-    let Some(first) = chain.first() else {
-        return Err(fault(
-            "the server's certificate and those behind it, -----BEGIN CERTIFICATE-----".to_owned(),
-        ));
-    };
-    let names = names(first).ok_or_else(|| fault("an X.509 certificate".to_owned()))?;
-    let bytes = read("tls_key", &files.key, PEM_BYTES_MAX)?;
-    let key_fault = |expected: &str| TlsFault::new("tls_key", &files.key, expected);
+    let first = chain.first().ok_or_else(|| {
+        fault("a certificate and those behind it, -----BEGIN CERTIFICATE-----".to_owned())
+    })?;
+    X509Certificate::from_der(first).map_err(|_| fault("an X.509 certificate".to_owned()))?;
+    let bytes = read(key, &files.key, PEM_BYTES_MAX)?;
+    let key_fault = |expected: &str| TlsFault::new(key, &files.key, expected);
     let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         key_fault("a private key that is not encrypted, -----BEGIN PRIVATE KEY-----")
     })?;
-    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             key_fault(&format!("the key of the first certificate in {}", files.cert.display()))
         }
         _ => key_fault("an ECDSA P-256 or P-384, Ed25519 or RSA key of 2,048 to 8,192 bits"),
-    })?;
-    Ok((certified, names))
+    })
 }
 
 /// The DNS names of a certificate, wildcards without their star; `None` if it cannot be read.

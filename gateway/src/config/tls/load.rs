@@ -31,7 +31,7 @@ pub struct TlsFault {
 }
 
 impl TlsFault {
-    pub(super) fn new(key: &'static str, path: &Path, expected: &str) -> Self {
+    pub(in crate::config) fn new(key: &'static str, path: &Path, expected: &str) -> Self {
         Self { key, path: path.to_owned(), expected: expected.to_owned() }
     }
 }
@@ -58,6 +58,11 @@ pub(super) fn read(key: &'static str, path: &Path, bytes_max: u64) -> Result<Vec
         }
         Ok(_) => Ok(bytes),
     }
+}
+
+/// Reads a file with certificates or a key.
+pub(in crate::config) fn read_pem(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsFault> {
+    read(key, path, PEM_BYTES_MAX)
 }
 
 /// What TLS listeners show and ask for, loaded.

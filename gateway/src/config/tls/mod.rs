@@ -14,6 +14,9 @@ mod tickets;
 pub(super) use given::{CERTIFICATE_KEYS, GivenCertificate};
 pub(super) use resolved::{resolve, write_tables, write_toml};
 
+pub(super) use certificates::certified_key;
+pub(super) use load::read_pem;
+
 pub use clients::CertificateIdentity;
 pub use load::{CertificateRefused, TlsFault, TlsServer};
 pub use tickets::TicketKeys;

@@ -3,6 +3,8 @@
 //! ```text
 //!          dial                  INFO: CONNECT, PING         PONG
 //! Waiting ─────▶ Dialing ─▶ ExpectInfo ─────▶ ExpectPong ─────────▶ Ready
+//!                                  │  TLS ▲ CONNECT, PING
+//!                                  └▶ ExpectTls
 //!    ▲                                                                │
 //!    └──── refused, closed, silent, malformed: the next server, after a jittered wait ────┘
 //! ```
@@ -43,6 +45,20 @@ pub struct LinkSettings {
     pub reconnect_wait_max: Duration,
     /// Servers kept of those that INFO announced last, at most, beside those configured. Default 64.
     pub announced_servers_max: usize,
+    /// Whether it goes on in TLS, and how.
+    pub tls: LinkTls,
+}
+
+/// How a link is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkTls {
+    /// Not at all: a server that requires TLS is refused.
+    #[default]
+    Plain,
+    /// TLS follows INFO. A server that does not offer it is refused.
+    AfterInfo,
+    /// TLS comes before INFO, as with `handshake_first` of nats-server.
+    First,
 }
 
 /// Who a gateway is to a server.
@@ -94,6 +110,8 @@ pub enum LinkOut {
     },
     /// Close the connection; [`Link::handle_closed`] need not be called for it.
     Close,
+    /// Go on in TLS, and report to [`Link::handle_secured`].
+    StartTls,
 }
 
 /// What a link tells its owner.
@@ -101,6 +119,8 @@ pub enum LinkOut {
 pub enum LinkEvent<'a> {
     /// It can be written to: subscribe, and send what was not answered.
     Ready(&'a Info),
+    /// The server is ready for TLS: go on in it, and report to [`Link::handle_secured`].
+    StartTls,
     /// A message for a subscription.
     Message(Message<'a>),
     /// Everything written before this fence has been handled by the server.
@@ -140,9 +160,15 @@ pub enum LinkFault {
         /// Of the server.
         bytes: u64,
     },
-    /// It wants TLS, which the link does not speak.
-    #[error("the server requires TLS")]
+    /// It wants TLS, which is not configured.
+    #[error("the server requires TLS: its URL has to begin with tls://")]
     TlsRequired,
+    /// It does not speak TLS, which is configured.
+    #[error("the server does not offer TLS, and its URL begins with tls://")]
+    NoTls,
+    /// Something stands between INFO and TLS: nobody knows whose it is.
+    #[error("the server says more than INFO before TLS")]
+    Unsecured,
     /// The nonce could not be signed.
     #[error("cannot sign the server's nonce: {0}")]
     Signature(String),
@@ -172,6 +198,10 @@ enum State {
     ExpectInfo {
         deadline: Timestamp,
     },
+    /// The handshake is under way.
+    ExpectTls {
+        deadline: Timestamp,
+    },
     ExpectPong {
         deadline: Timestamp,
     },
@@ -199,6 +229,8 @@ pub struct Link {
     pongs: u64,
     /// A PING was sent to find out whether the server is there.
     asked: bool,
+    /// The connection is in TLS.
+    is_secured: bool,
 }
 
 impl Link {
@@ -219,6 +251,7 @@ impl Link {
             pings: 0,
             pongs: 0,
             asked: false,
+            is_secured: false,
             settings,
         }
     }
@@ -262,6 +295,7 @@ impl Link {
             State::Waiting { until } => until,
             State::Dialing { deadline }
             | State::ExpectInfo { deadline }
+            | State::ExpectTls { deadline }
             | State::ExpectPong { deadline } => deadline,
             State::Ready if self.asked => self.heard_at.after(self.settings.silence_max),
             State::Ready => self.heard_at.after(self.settings.ping_interval),
@@ -288,7 +322,7 @@ impl Link {
                 self.state = State::Dialing { deadline: Timestamp::NEVER };
                 Ok(None)
             }
-            State::ExpectInfo { .. } | State::ExpectPong { .. } => {
+            State::ExpectInfo { .. } | State::ExpectTls { .. } | State::ExpectPong { .. } => {
                 self.lose(now);
                 Err(LinkFault::Connect(std::io::ErrorKind::TimedOut))
             }
@@ -304,7 +338,7 @@ impl Link {
         }
     }
 
-    /// The connection asked for is there, or not.
+    /// The connection asked for is there, or not. [`LinkOut::StartTls`] may be due.
     ///
     /// # Errors
     ///
@@ -313,18 +347,41 @@ impl Link {
         &mut self,
         now: Timestamp,
         result: Result<(), std::io::ErrorKind>,
-    ) -> Result<(), LinkFault> {
+    ) -> Result<Option<LinkOut>, LinkFault> {
         if let Err(kind) = result {
             self.lose(now);
             return Err(LinkFault::Connect(kind));
         }
         let deadline = now.after(self.settings.connect_timeout);
-        self.state = State::ExpectInfo { deadline };
         self.progress = Progress::default();
         self.limits = DecodeLimits::default();
-        (self.pings, self.pongs, self.asked) = (0, 0, false);
+        self.info = Info::default();
+        (self.pings, self.pongs, self.asked, self.is_secured) = (0, 0, false, false);
         self.heard_at = now;
-        Ok(())
+        if self.settings.tls == LinkTls::First {
+            self.state = State::ExpectTls { deadline };
+            return Ok(Some(LinkOut::StartTls));
+        }
+        self.state = State::ExpectInfo { deadline };
+        Ok(None)
+    }
+
+    /// The connection is in TLS, with a server that was checked.
+    ///
+    /// # Errors
+    ///
+    /// The link cannot go on: [`LinkOut::Close`] is due.
+    pub fn handle_secured(&mut self, now: Timestamp, out: &mut Vec<u8>) -> Result<(), LinkFault> {
+        if !matches!(self.state, State::ExpectTls { .. }) {
+            return Ok(());
+        }
+        self.is_secured = true;
+        if self.settings.tls == LinkTls::First {
+            let deadline = now.after(self.settings.connect_timeout);
+            self.state = State::ExpectInfo { deadline };
+            return Ok(());
+        }
+        self.log_in(now, out).inspect_err(|_| self.lose(now))
     }
 
     /// The connection is gone.
@@ -348,6 +405,10 @@ impl Link {
         self.heard_at = now;
         self.asked = false;
         let mut at = 0;
+        if matches!(self.state, State::ExpectTls { .. }) && !bytes.is_empty() {
+            self.lose(now);
+            return Err(LinkFault::Unsecured);
+        }
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             let (operation, length) = match decode(rest, &self.limits, &mut self.progress) {
                 Ok(None) => break,
@@ -358,7 +419,11 @@ impl Link {
                 }
             };
             at += length;
-            if let Err(fault) = self.handle_operation(now, operation, out, tell) {
+            let mut result = self.handle_operation(now, operation, out, tell);
+            if matches!(self.state, State::ExpectTls { .. }) && at < bytes.len() {
+                result = result.and(Err(LinkFault::Unsecured));
+            }
+            if let Err(fault) = result {
                 self.lose(now);
                 return Err(fault);
             }
@@ -423,15 +488,43 @@ impl Link {
         }
         self.learn_servers();
         match self.state {
-            State::ExpectInfo { .. } => {
-                self.put_connect(out)?;
-                let deadline = now.after(self.settings.connect_timeout);
-                self.state = State::ExpectPong { deadline };
-                self.put_fence(out);
-            }
-            State::Waiting { .. } | State::Dialing { .. } | State::ExpectPong { .. } => {}
+            State::ExpectInfo { .. } => self.handle_first_info(now, out, tell)?,
+            State::Waiting { .. }
+            | State::Dialing { .. }
+            | State::ExpectTls { .. }
+            | State::ExpectPong { .. } => {}
             State::Ready => tell(LinkEvent::Info(&self.info), out),
         }
+        Ok(())
+    }
+
+    fn handle_first_info(
+        &mut self,
+        now: Timestamp,
+        out: &mut Vec<u8>,
+        tell: &mut dyn FnMut(LinkEvent<'_>, &mut Vec<u8>),
+    ) -> Result<(), LinkFault> {
+        let (requires, offers) = (self.info.tls_required, self.info.tls_available);
+        match self.settings.tls {
+            _ if self.is_secured => self.log_in(now, out),
+            LinkTls::Plain if requires => Err(LinkFault::TlsRequired),
+            LinkTls::Plain => self.log_in(now, out),
+            LinkTls::AfterInfo | LinkTls::First if !requires && !offers => Err(LinkFault::NoTls),
+            LinkTls::AfterInfo | LinkTls::First => {
+                let deadline = now.after(self.settings.connect_timeout);
+                self.state = State::ExpectTls { deadline };
+                tell(LinkEvent::StartTls, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// Says who the gateway is.
+    fn log_in(&mut self, now: Timestamp, out: &mut Vec<u8>) -> Result<(), LinkFault> {
+        self.put_connect(out)?;
+        let deadline = now.after(self.settings.connect_timeout);
+        self.state = State::ExpectPong { deadline };
+        self.put_fence(out);
         Ok(())
     }
 
@@ -439,9 +532,6 @@ impl Link {
         let info = &self.info;
         if !info.headers {
             return Err(LinkFault::NoHeaders { version: info.version.clone() });
-        }
-        if info.tls_required {
-            return Err(LinkFault::TlsRequired);
         }
         if !(PAYLOAD_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&info.max_payload_bytes) {
             return Err(LinkFault::MaxPayload { bytes: info.max_payload_bytes });
@@ -469,7 +559,7 @@ impl Link {
         let options = ConnectOptions {
             name: &self.settings.connection_name,
             version: env!("CARGO_PKG_VERSION"),
-            tls_required: false,
+            tls_required: self.is_secured,
             echo: true,
             credentials,
         };

@@ -174,6 +174,8 @@ pub(super) struct Partition {
     /// Where the link is, or is about to be.
     pub(super) address: Option<SocketAddr>,
     pub(super) ready: bool,
+    /// Of how the link goes on in TLS, if it does.
+    pub(super) tls_number: u16,
     /// The number of the last attempt to connect.
     pub(super) dial: u64,
     /// The link is to a server that does not lead.
@@ -314,6 +316,7 @@ impl Partition {
             connection: None,
             address: None,
             ready: false,
+            tls_number: 0,
             dial: 0,
             is_misled: false,
             has_gap: false,

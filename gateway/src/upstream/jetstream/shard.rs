@@ -60,6 +60,9 @@ pub struct JetStreamOut {
     pub dials: Vec<Dial>,
     /// Connections to close.
     pub closes: Vec<ConnectionId>,
+    /// Connections that are to go on in TLS, and the place of their sub-cluster among
+    /// [`JetStreamSettings::links`].
+    pub secures: Vec<(ConnectionId, u16)>,
     /// Acknowledged, lane by lane.
     pub appended: Vec<AppendToken>,
     /// How far the feed is.
@@ -199,12 +202,17 @@ impl JetStream {
         } = settings;
         let partition = |member: &crate::proto::bridge::ring_table::Member| {
             // One that is not configured has no topics: nobody says where it is, and nobody goes there.
-            let link = links.iter().find(|(link, _)| link.name == member.sub_cluster);
-            let link = link.or_else(|| links.first());
+            let link = links.iter().position(|(link, _)| link.name == member.sub_cluster);
+            let number = link.unwrap_or_default();
+            let link = links.get(number);
             let (settings, servers) = link.expect("the control thread tells no other ring");
             let prefix = format!("{inbox_prefix}.{}", member.partition.0);
             let seed = seed ^ u64::from(member.partition.0);
-            Partition::new(member.partition, Arc::clone(settings), servers, prefix, limits, seed)
+            let settings = Arc::clone(settings);
+            let mut partition =
+                Partition::new(member.partition, settings, servers, prefix, limits, seed);
+            partition.tls_number = u16::try_from(number).expect("at most SUB_CLUSTERS_MAX");
+            partition
         };
         let mut jetstream = Self {
             now: Timestamp::START,
@@ -417,7 +425,32 @@ impl JetStream {
         }
         partition.connection = result.ok();
         let told = partition.link.as_mut().map(|link| link.handle_dialed(now, result.map(drop)));
-        if let Some(Err(fault)) = told {
+        match told {
+            Some(Err(fault)) => self.lose_link(place, &fault),
+            Some(Ok(Some(LinkOut::StartTls))) => self.secure(place),
+            Some(Ok(_)) | None => {}
+        }
+    }
+
+    /// A link is to go on in TLS.
+    fn secure(&mut self, place: usize) {
+        if let Some(partition) = self.partitions.get(place)
+            && let Some(connection) = partition.connection
+        {
+            self.out.secures.push((connection, partition.tls_number));
+        }
+    }
+
+    /// The connection of a link is in TLS.
+    pub fn secured(&mut self, id: ConnectionId) {
+        let now = self.now;
+        let Some(place) = self.place_of(id) else {
+            return;
+        };
+        let Some(Partition { link: Some(link), out, .. }) = self.partitions.get_mut(place) else {
+            return;
+        };
+        if let Err(fault) = link.handle_secured(now, out) {
             self.lose_link(place, &fault);
         }
     }
@@ -480,6 +513,7 @@ impl JetStream {
                 let server = info.server_name.as_str();
                 self.attach(place, server);
             }
+            LinkEvent::StartTls => self.secure(place),
             LinkEvent::Message(message) => match message.sid {
                 ACKS_SID => self.handle_acknowledged(place, message),
                 ANSWERS_SID => self.handle_answer(place, message, deliver),
@@ -539,7 +573,7 @@ impl JetStream {
         };
         if partition.refusals.is_news(text, now) {
             let (partition, text) = (partition.id.0, text.escape_ascii());
-            tracing::warn!(partition, %text, "link: refused; its kind is not logged for a minute");
+            tracing::warn!(partition, %text, "link: refused; more of this kind within a minute is not logged");
         }
     }
 
@@ -698,7 +732,9 @@ impl JetStream {
                 let token = dial_token(place, partition.dial);
                 self.out.dials.push(Dial { token, address, deadline });
             }
-            Ok(Some(LinkOut::Close)) => self.out.closes.extend(partition.connection),
+            Ok(Some(LinkOut::Close | LinkOut::StartTls)) => {
+                self.out.closes.extend(partition.connection)
+            }
             Ok(None) => {}
             Err(fault) => self.lose_link(place, &fault),
         }

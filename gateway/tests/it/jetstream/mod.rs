@@ -9,6 +9,7 @@ mod upgrade;
 
 mod backend;
 mod delivery;
+mod domain;
 mod events;
 mod gateway_killed;
 mod lame_duck;
@@ -20,5 +21,6 @@ mod retained;
 mod ring_change;
 mod server_killed;
 mod shared_sessions;
+mod tls;
 mod uplink;
 mod wills;

@@ -44,7 +44,7 @@ fn start(id: &str, sessions: &str, address: SocketAddr) -> Node {
 const EXTRAS: [&str; 4] = ["--uplink", "up/#", "--events", "connect"];
 
 /// Something of everything, from one gateway to another.
-fn do_everything(here: SocketAddr, there: SocketAddr, is_shared: bool) {
+pub(super) fn do_everything(here: SocketAddr, there: SocketAddr, is_shared: bool) {
     let mut publisher = Device::brief(here, "publisher");
     let mut live = Device::brief(there, "live");
     live.listen(&["#"], QoS::ExactlyOnce);

@@ -85,6 +85,7 @@ fn sub_cluster(name: &str, servers: &[SocketAddr]) -> SubClusterSettings {
         name: name.to_owned(),
         servers: servers.iter().map(server).collect(),
         identity: NatsIdentity::None,
+        tls: None,
         replicas: 1,
         max_bytes: Some(1_000_000),
         max_age: Duration::from_secs(3_600),

@@ -633,6 +633,7 @@ impl SimNode {
             match action {
                 Action::Adopt(_) => {}
                 Action::Close(id) | Action::Abort(id) => self.close(index, id),
+                Action::StartTls { .. } => unreachable!("its links are in plain"),
                 Action::Hold(id) => self.hold(index, id, true),
                 Action::Resume(id) => self.hold(index, id, false),
                 Action::HandOver { connection, shard } => {

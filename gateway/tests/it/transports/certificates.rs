@@ -12,36 +12,36 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// An authority, and the directory with what it signed.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: TempDirectory,
 }
 
 /// A certificate with its key, in files and in memory.
-pub(super) struct Issued {
-    pub(super) cert: PathBuf,
-    pub(super) key: PathBuf,
-    pub(super) chain: Vec<CertificateDer<'static>>,
+pub(crate) struct Issued {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
     key_der: Vec<u8>,
     /// The public key as certificates have it (SubjectPublicKeyInfo).
-    pub(super) public_key: Vec<u8>,
+    pub(crate) public_key: Vec<u8>,
     serial: SerialNumber,
 }
 
 impl Issued {
-    pub(super) fn key_der(&self) -> PrivateKeyDer<'static> {
+    pub(crate) fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_der.clone()))
     }
 
     /// The flags of a gateway that shows it.
-    pub(super) fn flags(&self) -> [String; 4] {
+    pub(crate) fn flags(&self) -> [String; 4] {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         ["--tls-cert".to_owned(), text(&self.cert), "--tls-key".to_owned(), text(&self.key)]
     }
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.distinguished_name.push(DnType::CommonName, "test authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -52,26 +52,26 @@ impl Authority {
         Self { issuer, directory }
     }
 
-    pub(super) fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// The file with its own certificate.
-    pub(super) fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
     }
 
-    pub(super) fn der(&self) -> CertificateDer<'static> {
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
         self.issuer.der().clone()
     }
 
     /// A server's certificate for `names`, with an ECDSA key.
-    pub(super) fn server(&self, file: &str, names: &[&str]) -> Issued {
+    pub(crate) fn server(&self, file: &str, names: &[&str]) -> Issued {
         self.server_with(file, names, KeyPair::generate().unwrap())
     }
 
     /// A server's certificate with an RSA key, which `openssl` makes.
-    pub(super) fn rsa_server(&self, file: &str, names: &[&str]) -> Issued {
+    pub(crate) fn rsa_server(&self, file: &str, names: &[&str]) -> Issued {
         let made = Command::new("openssl")
             .args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"])
             .output()
@@ -94,7 +94,7 @@ impl Authority {
     }
 
     /// A client's certificate with this Common Name, and names of each kind made of it.
-    pub(super) fn client(&self, common_name: &str) -> Issued {
+    pub(crate) fn client(&self, common_name: &str) -> Issued {
         let mut params = CertificateParams::new([]).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.subject_alt_names = vec![
@@ -127,7 +127,7 @@ impl Authority {
     }
 
     /// Writes a list of those that are revoked.
-    pub(super) fn revoke(&self, revoked: &[&Issued]) -> PathBuf {
+    pub(crate) fn revoke(&self, revoked: &[&Issued]) -> PathBuf {
         let revoked = revoked.iter().map(|issued| RevokedCertParams {
             serial_number: issued.serial.clone(),
             revocation_time: date_time_ymd(2024, 1, 1),

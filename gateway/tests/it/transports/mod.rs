@@ -4,7 +4,7 @@ mod attacks;
 mod attacks_on_rules;
 mod banned;
 mod certificate_login;
-mod certificates;
+pub(crate) mod certificates;
 mod clients;
 mod exchange;
 mod hostile;

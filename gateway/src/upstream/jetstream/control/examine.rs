@@ -64,6 +64,8 @@ pub struct StreamFacts {
 pub enum ServerFault {
     /// It does not take the configured credentials.
     Refused(String),
+    /// It is there, and no connection comes about: TLS fails.
+    Unreached(String),
     /// JetStream is off, or not for this account.
     NoJetStream,
     /// It lets the gateway in, and does not answer what it is asked then.
@@ -107,7 +109,11 @@ async fn examine_all(settings: ControlSettings) -> Vec<Examined> {
                         Err(ServerFault::Silent(why)) => {
                             *why = format!("{why}; its user lacks {}", missing.join(", "));
                         }
-                        Err(ServerFault::Refused(_) | ServerFault::NoJetStream) => {}
+                        Err(
+                            ServerFault::Refused(_)
+                            | ServerFault::Unreached(_)
+                            | ServerFault::NoJetStream,
+                        ) => {}
                     }
                 }
                 (place, Examined { sub_cluster: name, server, said })
@@ -186,6 +192,7 @@ fn refusal(fault: &ControlFault) -> ServerFault {
         {
             ServerFault::Refused(error.kind().to_string())
         }
+        ControlFault::Connect(error) => ServerFault::Unreached(error.to_string()),
         ControlFault::NoJetStream => ServerFault::NoJetStream,
         fault => ServerFault::Silent(fault.to_string()),
     }

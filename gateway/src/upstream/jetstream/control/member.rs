@@ -193,7 +193,8 @@ impl Member {
 
     async fn ask_servers(&mut self, client: &Client) {
         let announced = client.server_info().connect_urls;
-        self.servers.refresh(&self.sub_cluster.settings.servers, &announced).await;
+        let settings = &self.sub_cluster.settings;
+        self.servers.refresh(&settings.servers, &announced, settings.tls.as_ref()).await;
     }
 
     /// Nobody answers for the partition: said once.

@@ -315,6 +315,7 @@ mod tests {
             name: name.to_owned(),
             servers: Vec::new(),
             identity: NatsIdentity::None,
+            tls: None,
             replicas: 1,
             max_bytes: None,
             max_age: Duration::from_secs(60),

@@ -6,15 +6,17 @@
 //!
 //! Source: NATS client protocol, INFO.
 
-use crate::config::NatsServer;
+use crate::config::{NatsServer, NatsTls};
 use crate::proto::nats::Info;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
 
 /// The servers of a sub-cluster that answered.
 #[derive(Debug, Default)]
@@ -43,7 +45,14 @@ impl ServerNames {
     ///
     /// A server may be known by several addresses: one that was configured is preferred to one
     /// that the servers announce, which may be valid only beside them.
-    pub(super) async fn refresh(&mut self, configured: &[NatsServer], announced: &[String]) {
+    pub(super) async fn refresh(
+        &mut self,
+        configured: &[NatsServer],
+        announced: &[String],
+        tls: Option<&NatsTls>,
+    ) {
+        // Servers that begin with it say nothing before.
+        let tls = tls.filter(|tls| tls.first);
         let names = configured.iter().map(ToString::to_string).chain(announced.iter().cloned());
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for name in names.take(SERVERS_MAX) {
@@ -57,8 +66,9 @@ impl ServerNames {
         }
         let mut asked = JoinSet::new();
         for (place, address) in addresses.into_iter().enumerate() {
+            let tls = tls.cloned();
             asked.spawn(async move {
-                let info = timeout(PATIENCE, ask(address)).await.ok().flatten();
+                let info = timeout(PATIENCE, ask(address, tls)).await.ok().flatten();
                 (place, address, info)
             });
         }
@@ -73,9 +83,15 @@ impl ServerNames {
     }
 }
 
-/// Reads a server's INFO.
-async fn ask(address: SocketAddr) -> Option<Info> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
+/// Reads a server's INFO, in TLS if that comes first.
+async fn ask(address: SocketAddr, tls: Option<NatsTls>) -> Option<Info> {
+    let stream = TcpStream::connect(address).await.ok()?;
+    let Some(tls) = tls else { return read(stream).await };
+    let connector = TlsConnector::from(Arc::clone(tls.config()));
+    read(connector.connect(tls.server_name(address.ip()), stream).await.ok()?).await
+}
+
+async fn read(mut stream: impl AsyncRead + Unpin) -> Option<Info> {
     let mut received = Vec::with_capacity(4_096);
     let end = loop {
         if let Some(end) = memchr::memchr(b'\n', &received) {

@@ -195,6 +195,7 @@ mod tests {
             name: "a".to_owned(),
             servers: Vec::new(),
             identity: NatsIdentity::None,
+            tls: None,
             replicas: 3,
             max_bytes: None,
             max_age: Duration::from_secs(60),

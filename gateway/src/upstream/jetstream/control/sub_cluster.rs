@@ -2,7 +2,7 @@
 
 use super::fault::{ControlFault, Sampled};
 use super::settings::SubClusterSettings;
-use crate::config::NatsIdentity;
+use crate::config::{NatsIdentity, NatsTls};
 use crate::upstream::jetstream::Backoff;
 use async_nats::{AuthError, Client, ConnectOptions, Event, ServerAddr};
 use std::sync::Arc;
@@ -70,8 +70,9 @@ impl SubCluster {
 
     async fn try_connect(&self) -> Result<(Client, mpsc::Receiver<Event>), ControlFault> {
         let servers = self.settings.servers.iter();
+        let scheme = if self.settings.tls.is_some() { "tls" } else { "nats" };
         let servers: Vec<ServerAddr> = servers
-            .map(|server| format!("nats://{server}").parse())
+            .map(|server| format!("{scheme}://{server}").parse())
             .collect::<Result<_, _>>()
             .map_err(|error| {
                 async_nats::ConnectError::with_source(
@@ -81,7 +82,8 @@ impl SubCluster {
             })?;
         let (events, received) = mpsc::channel(EVENTS_MAX);
         let seed = self.seed();
-        let options = with_identity(ConnectOptions::new(), &self.settings.identity)
+        let options = with_tls(ConnectOptions::new(), self.settings.tls.as_ref());
+        let options = with_identity(options, &self.settings.identity)
             .name(format!("gateway {} control", self.gateway_id))
             .connection_timeout(CONNECT_TIMEOUT)
             .request_timeout(Some(REQUEST_TIMEOUT))
@@ -101,6 +103,12 @@ impl SubCluster {
 fn reconnect_wait(attempt: usize, seed: u64) -> Duration {
     let mut backoff = Backoff::new(FIRST_WAIT, WAIT_MAX, seed);
     (0..attempt.min(RECONNECT_STEPS_MAX)).fold(FIRST_WAIT, |_, _| backoff.next_wait())
+}
+
+fn with_tls(options: ConnectOptions, tls: Option<&NatsTls>) -> ConnectOptions {
+    let Some(tls) = tls else { return options };
+    let options = options.require_tls(true).tls_client_config(tls.config().as_ref().clone());
+    if tls.first { options.tls_first() } else { options }
 }
 
 fn with_identity(options: ConnectOptions, identity: &NatsIdentity) -> ConnectOptions {

@@ -11,6 +11,10 @@ fn address(port: u16) -> SocketAddr {
 }
 
 fn link_with(identity: Identity) -> Link {
+    link_of(identity, LinkTls::Plain)
+}
+
+fn link_of(identity: Identity, tls: LinkTls) -> Link {
     let settings = LinkSettings {
         name: "a".to_owned(),
         connection_name: "gateway g shard 0".to_owned(),
@@ -20,6 +24,7 @@ fn link_with(identity: Identity) -> Link {
         silence_max: Duration::from_secs(12),
         reconnect_wait_max: Duration::from_secs(5),
         announced_servers_max: 1,
+        tls,
     };
     Link::new(Arc::new(settings), &[address(1), address(2)], 7)
 }
@@ -29,6 +34,7 @@ fn receive(link: &mut Link, now: Timestamp, bytes: &[u8]) -> Result<(String, Str
     let (mut out, mut told) = (Vec::new(), String::new());
     let consumed = link.handle_received(now, bytes, &mut out, &mut |event, _| {
         told.push_str(&match event {
+            LinkEvent::StartTls => "start TLS ".to_owned(),
             LinkEvent::Ready(info) => format!("ready {} ", info.server_name),
             LinkEvent::Message(message) => format!("message {} ", message.sid),
             LinkEvent::Passed(Fence(fence)) => format!("passed {fence} "),
@@ -186,6 +192,58 @@ fn faults_of_a_server_are_told_apart() {
     assert!(told.starts_with("refused Permissions Violation"), "{told}");
     let slow = receive(&mut link, now, b"-ERR 'Slow Consumer'\r\n");
     assert_eq!(slow, Err(LinkFault::Server("Slow Consumer".to_owned())));
+}
+
+const TLS_INFO: &[u8] = b"INFO {\"server_name\":\"a\",\"headers\":true,\"max_payload\":1048576,\
+    \"tls_required\":true,\"tls_available\":true}\r\n";
+
+#[test]
+fn goes_on_in_tls_before_it_says_who_it_is() {
+    let now = Timestamp(1_000);
+    let mut link = link_of(Identity::None, LinkTls::AfterInfo);
+    connected(&mut link, now);
+    assert_eq!(receive(&mut link, now, TLS_INFO), Ok((String::new(), "start TLS ".to_owned())));
+    assert_eq!(link.next_timeout(), now.after(Duration::from_secs(5)));
+    let mut out = Vec::new();
+    link.handle_secured(now, &mut out).unwrap();
+    let said = String::from_utf8(out).unwrap();
+    assert!(said.starts_with("CONNECT ") && said.contains("\"tls_required\":true"), "{said}");
+    assert_eq!(receive(&mut link, now, b"PONG\r\n").unwrap().1, "ready a ");
+
+    let mut link = link_of(Identity::None, LinkTls::First);
+    assert!(matches!(link.handle_timeout(now, &mut Vec::new()), Ok(Some(LinkOut::Dial { .. }))));
+    assert_eq!(link.handle_dialed(now, Ok(())), Ok(Some(LinkOut::StartTls)));
+    let mut out = Vec::new();
+    link.handle_secured(now, &mut out).unwrap();
+    assert_eq!(out, b"", "INFO comes first");
+    let (said, told) = receive(&mut link, now, TLS_INFO).unwrap();
+    assert!(said.starts_with("CONNECT ") && told.is_empty(), "{said} {told}");
+}
+
+/// What stands between INFO and TLS may be anybody's.
+#[test]
+fn what_comes_before_tls_is_nobodys() {
+    let now = Timestamp(1_000);
+    for is_together in [true, false] {
+        let mut link = link_of(Identity::None, LinkTls::AfterInfo);
+        connected(&mut link, now);
+        let result = if is_together {
+            receive(&mut link, now, &[TLS_INFO, b"PING\r\n"].concat())
+        } else {
+            receive(&mut link, now, TLS_INFO).unwrap();
+            receive(&mut link, now, b"PING\r\n")
+        };
+        assert_eq!(result, Err(LinkFault::Unsecured));
+    }
+    let mut link = link_of(Identity::None, LinkTls::AfterInfo);
+    connected(&mut link, now);
+    assert_eq!(receive(&mut link, now, INFO), Err(LinkFault::NoTls));
+    let mut link = link_of(Identity::None, LinkTls::AfterInfo);
+    connected(&mut link, now);
+    receive(&mut link, now, TLS_INFO).unwrap();
+    let at = link.next_timeout();
+    let fault = link.handle_timeout(at, &mut Vec::new());
+    assert_eq!(fault, Err(LinkFault::Connect(std::io::ErrorKind::TimedOut)));
 }
 
 #[test]

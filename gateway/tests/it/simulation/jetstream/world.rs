@@ -14,7 +14,7 @@ use gateway::proto::partition::{PartitionId, Sequence};
 use gateway::proto::time::Timestamp;
 use gateway::upstream::jetstream::control::{ControlNews, PartitionStatus};
 use gateway::upstream::jetstream::lane::LaneLimits;
-use gateway::upstream::jetstream::link::{Identity, LinkSettings};
+use gateway::upstream::jetstream::link::{Identity, LinkSettings, LinkTls};
 use gateway::upstream::jetstream::sessions::{LeaseLimits, Owner};
 use gateway::upstream::jetstream::shard::{JetStreamSettings, SharedSessions};
 use gateway::upstream::jetstream::stored::StoreTime;
@@ -191,6 +191,7 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
             silence_max: Duration::from_secs(12),
             reconnect_wait_max: Duration::from_secs(5),
             announced_servers_max: 4,
+            tls: LinkTls::Plain,
         };
         (Arc::new(settings), vec![address(number)])
     };
