@@ -69,6 +69,11 @@ impl Confirmed {
         self.below = fed;
     }
 
+    /// Nothing from here on was given.
+    pub(super) fn given_to(&self) -> Sequence {
+        self.given.last().map_or(self.below, |last| last.next().max(self.below))
+    }
+
     /// Everything below is complete.
     #[must_use]
     pub(super) fn below(&self) -> Sequence {
@@ -102,6 +107,7 @@ mod tests {
         assert!(!confirmed.give(Sequence(12)), "it was given before");
         assert!(!confirmed.give(Sequence(8)), "it is below");
         assert!(confirmed.give(Sequence(10)), "it was missed");
+        assert_eq!(confirmed.given_to(), Sequence(13), "however far the feed went back");
         confirmed.look(Sequence(30), Sequence(24), true);
         assert_eq!(confirmed.below(), Sequence(9), "the first look at the new link");
         confirmed.look(Sequence(30), Sequence(24), true);

@@ -1013,7 +1013,8 @@ impl JetStream {
         let start = match partition.feed.stage {
             // The feed may be less far where the leader was asked instead.
             FeedStage::Live => partition.marks.end.next().max(fed),
-            _ => fed,
+            // What a new link reads once more and was given before does not come again.
+            _ => fed.max(partition.feed.confirmed.given_to()),
         };
         (is_told && fed > Sequence::ZERO).then(|| place::outside(start))
     }
