@@ -20,6 +20,10 @@ use crate::proto::record::Message;
 use std::mem;
 use std::num::NonZeroU16;
 
+/// So often the feed reads on to where the stream has ended since, before it goes live: subscriptions made
+/// all the time must not keep it from that.
+const READ_AGAIN_MAX: u8 = 8;
+
 /// Messages read at once of what was missed while there was no link.
 const FEED_BATCH: u16 = 500;
 
@@ -97,7 +101,7 @@ impl JetStream {
                 let until = end.next();
                 // What was fed beyond was of a stream that is no more.
                 partition.feed.fed = until.min(partition.feed.fed);
-                partition.feed.stage = FeedStage::Reading { until };
+                partition.feed.stage = FeedStage::Reading { until, again: READ_AGAIN_MAX };
                 self.read_on(place, deliver);
             }
             FeedStage::Live
@@ -115,7 +119,7 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        let FeedStage::Reading { until } = partition.feed.stage else {
+        let FeedStage::Reading { until, again } = partition.feed.stage else {
             return;
         };
         if partition.feed.fed == Sequence::ZERO {
@@ -133,6 +137,13 @@ impl JetStream {
             return;
         }
         let fed = partition.feed.fed;
+        // What subscriptions made meanwhile do not bring, as it was stored before them.
+        let until = partition.marks.end.next();
+        if fed < until && again > 0 {
+            partition.feed.stage = FeedStage::Reading { until, again: again - 1 };
+            self.read_on(place, deliver);
+            return;
+        }
         let Some(later) = partition.tail.from(fed) else {
             // More came meanwhile than the tail holds: that is read, too.
             partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
@@ -163,7 +174,7 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        let FeedStage::Reading { until } = partition.feed.stage else {
+        let FeedStage::Reading { until, .. } = partition.feed.stage else {
             return;
         };
         partition.feed.fed = first.unwrap_or(until).min(until);

@@ -82,8 +82,8 @@ pub(super) enum FeedStage {
     Detached,
     /// Subscribed; where the stream ends is being asked, by this mark.
     ExpectMark(u64),
-    /// What came before `until` is being read.
-    Reading { until: Sequence },
+    /// What came before `until` is being read, for the last time or `again` so often.
+    Reading { until: Sequence, again: u8 },
     /// Subscribed; nothing is read or given to the shard until the gate opens.
     Gated,
     /// Everything comes by itself.
@@ -578,7 +578,7 @@ impl Partition {
             && match purpose {
                 Purpose::First { .. } => true,
                 Purpose::Feed => {
-                    matches!(self.feed.stage, FeedStage::Reading { until } if self.feed.fed < until)
+                    matches!(self.feed.stage, FeedStage::Reading { until, .. } if self.feed.fed < until)
                 }
                 _ => self.replays.falls_short(purpose),
             }

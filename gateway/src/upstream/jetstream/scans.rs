@@ -80,7 +80,7 @@ impl JetStream {
         };
         match purpose {
             Purpose::Feed => {
-                if let FeedStage::Reading { until } = partition.feed.stage
+                if let FeedStage::Reading { until, .. } = partition.feed.stage
                     && !more
                 {
                     partition.feed.fed = until.max(partition.feed.fed);
@@ -106,7 +106,7 @@ impl JetStream {
         match purpose {
             // What is behind the end is in the tail, or comes by itself.
             Purpose::Feed => {
-                if let FeedStage::Reading { until } = partition.feed.stage {
+                if let FeedStage::Reading { until, .. } = partition.feed.stage {
                     partition.feed.fed = sequence.next().min(until).max(partition.feed.fed);
                 }
             }
@@ -198,8 +198,7 @@ impl JetStream {
         let is_feed = purpose == Purpose::Feed;
         if is_feed && let Some(partition) = self.partitions.get_mut(place) {
             // What is behind the end comes by itself, into the tail, where replays look for it.
-            let is_live =
-                !matches!(partition.feed.stage, FeedStage::Reading { until } if sequence < until);
+            let is_live = !matches!(partition.feed.stage, FeedStage::Reading { until, .. } if sequence < until);
             if is_live || sequence < partition.feed.fed {
                 return true;
             }

@@ -1013,6 +1013,8 @@ impl JetStream {
         let start = match partition.feed.stage {
             // The feed may be less far where the leader was asked instead.
             FeedStage::Live => partition.marks.end.next().max(fed),
+            // It does not read on any more to where the mark of the subscription says.
+            FeedStage::Reading { again: 0, .. } => partition.marks.end.next().max(fed),
             // What a new link reads once more and was given before does not come again.
             _ => fed.max(partition.feed.confirmed.given_to()),
         };
