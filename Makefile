@@ -6,10 +6,13 @@ SOAK_RATE ?= 10000
 DATA ?= target/cluster
 PREFIX ?= /usr/local
 DESTDIR ?=
+# What servers of each supported version have to do.
+OLDEST_NATS_TESTS = nats:: jetstream::delivery jetstream::retained jetstream::shared_sessions \
+	jetstream::server_killed jetstream::wills
 R3 ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build install deb tools cluster test transports check bench soak
+.PHONY: help run build install deb tools cluster test oldest transports check bench soak
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | expand -t 8
@@ -35,8 +38,12 @@ cluster: ## run three sub-clusters of one nats-server until ctrl-C; R3=1: one of
 
 test: tools ## all tests, and each benchmark once with tiny inputs
 	GATEWAY_EVERY_TRANSPORT=1 cargo test --locked --workspace
+	GATEWAY_OLDEST_NATS=1 cargo test --locked --package gateway --test it -- $(OLDEST_NATS_TESTS)
 	cargo test --locked --workspace --benches -- --test
 	.ci/package-test target/debug
+
+oldest: tools ## tests against NATS servers once more, on the oldest nats-server that is supported
+	GATEWAY_OLDEST_NATS=1 cargo test --locked --package gateway --test it -- nats:: jetstream::
 
 transports: ## the conformance tests alone, over each transport in turn, as in `make test`
 	GATEWAY_EVERY_TRANSPORT=1 cargo test --locked --package gateway --test it -- conformance::

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest INFO read.
 const INFO_BYTES_MAX: u64 = 65_536;
 /// The oldest nats-server whose JetStream has what is used.
-const VERSION_MIN: (u32, u32) = (2, 12);
+const VERSION_MIN: (u32, u32, u32) = (2, 12, 2);
 /// Packets of clients may be as large, escaped.
 const MAX_PAYLOAD_MIN: u64 = 1_048_576;
 
@@ -182,8 +182,8 @@ fn judge(sub_cluster: &str, server: &NatsServer, info: &Info, out: &mut Examinat
         });
     };
     if version(&info.version).is_some_and(|version| version < VERSION_MIN) {
-        let why = "the streams need features of 2.12";
-        must(format!("is nats-server {}", info.version), "2.12 or later", why, "upgrade it");
+        let why = "the streams need features of 2.12, in whose first two releases readers that are behind stay so";
+        must(format!("is nats-server {}", info.version), "2.12.2 or later", why, "upgrade it");
     }
     if !info.jetstream {
         let change = "`jetstream { store_dir: ... }`, as in tuning/nats-server.conf";
@@ -291,7 +291,8 @@ fn note_durability(
     ));
 }
 
-fn version(text: &str) -> Option<(u32, u32)> {
-    let mut numbers = text.split('.');
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+fn version(text: &str) -> Option<(u32, u32, u32)> {
+    let mut numbers = text.split(['.', '-']);
+    let (major, minor) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    Some((major, minor, numbers.next().map_or(Ok(0), str::parse).ok()?))
 }

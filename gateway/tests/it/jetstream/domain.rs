@@ -1,6 +1,6 @@
 //! A sub-cluster that is a leaf node with a JetStream domain of its own, behind a hub.
 
-use super::permissions::do_everything;
+use super::permissions::{EXTRAS, do_everything};
 use super::site::{Node, flags};
 use crate::nats::server::{NatsServer, free_ports};
 use crate::process::gateway::TempDirectory;
@@ -23,7 +23,9 @@ fn a_leaf_node_with_a_domain_of_its_own_is_a_sub_cluster() {
     let remote = format!("remotes: [{{ url: \"nats://127.0.0.1:{leaf_port}\" }}]");
     let leaf = start("leaf", &remote);
     let mut nodes = ["g1", "g2"].map(|id| {
-        let mut node = Node::start_with(flags(id, "shared", &[leaf.address()]));
+        let mut node = Node::start_with(
+            [flags(id, "shared", &[leaf.address()]), EXTRAS.map(str::to_owned).to_vec()].concat(),
+        );
         node.wait_until_live(1);
         node
     });

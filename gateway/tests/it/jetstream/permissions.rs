@@ -41,7 +41,7 @@ fn start(id: &str, sessions: &str, address: SocketAddr) -> Node {
 }
 
 /// What is off unless it is asked for.
-const EXTRAS: [&str; 4] = ["--uplink", "up/#", "--events", "connect"];
+pub(super) const EXTRAS: [&str; 4] = ["--uplink", "up/#", "--events", "connect"];
 
 /// Something of everything, from one gateway to another.
 pub(super) fn do_everything(here: SocketAddr, there: SocketAddr, is_shared: bool) {

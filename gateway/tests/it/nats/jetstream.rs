@@ -15,7 +15,7 @@ use gateway::upstream::jetstream::stored::StoreTime;
 use gateway::upstream::jetstream::stored::Stored;
 use std::num::NonZeroU16;
 
-use super::server::{Connection, Delivered, INBOX_SID, NatsServer};
+use super::server::{Connection, Delivered, INBOX_SID, NatsServer, has_batches};
 
 fn subject(text: &str) -> Subject<'_> {
     Subject::filter(text).unwrap()
@@ -76,10 +76,11 @@ fn get(connection: &mut Connection, request: DirectGet<'_>, count: usize) -> Vec
 fn server_with_stream() -> (NatsServer, Connection) {
     let server = NatsServer::start();
     let mut connection = server.connect();
+    let batches = if has_batches() { r#""allow_batched":true,"# } else { "" };
     let config = r#"{"name":"S","subjects":["mqtt.>"],"storage":"memory","allow_direct":true,
-        "allow_msg_ttl":true,"allow_batched":true,"discard":"new","max_bytes":20000,
+        "allow_msg_ttl":true,BATCHES"discard":"new","max_bytes":20000,
         "republish":{"src":">","dest":"live.3.>"}}"#;
-    connection.api("$JS.API.STREAM.CREATE.S", config);
+    connection.api("$JS.API.STREAM.CREATE.S", &config.replace("BATCHES", batches));
     (server, connection)
 }
 
@@ -280,6 +281,10 @@ fn read(answer: &Delivered) -> BatchAnswer<'_> {
 
 #[test]
 fn a_batch_is_stored_up_to_its_end_or_its_first_gap() {
+    if !has_batches() {
+        eprintln!("SKIPPED: the oldest nats-server has no fast ingest");
+        return;
+    }
     let (_server, mut connection) = server_with_stream();
     connection.subscribe(subject("_B.>"), 2);
     let all = [(1, Step::Start), (2, Step::Add), (3, Step::Add), (4, Step::Add), (5, Step::Commit)];

@@ -8,7 +8,7 @@ use gateway::upstream::jetstream::direct_get::{Answer, DirectGet};
 use gateway::upstream::jetstream::publish::{PublishAnswer, read_publish_answer};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::server::{Connection, Delivered, INBOX_SID, NatsServer, VERSION};
+use super::server::{Connection, Delivered, INBOX_SID, NatsServer, version};
 
 /// Levels that mean something to one side or the other.
 const LEVELS: [&str; 15] = [
@@ -88,7 +88,7 @@ fn publish(connection: &mut Connection, topics: &[String]) -> Vec<Delivered> {
 fn a_server_delivers_what_the_filters_match_and_stores_every_topic() {
     let server = NatsServer::start();
     let mut connection = server.connect();
-    assert_eq!(connection.info.version, VERSION);
+    assert_eq!(connection.info.version, version());
     let (topics, filters) = (topics(), filters());
     let config =
         r#"{"name":"T","subjects":["mqtt.>","mqtt$.>"],"storage":"memory","allow_direct":true}"#;

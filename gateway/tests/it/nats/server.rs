@@ -14,7 +14,24 @@ use crate::process::gateway::{PATIENCE, TempDirectory};
 use crate::process::tools::tools_folder;
 
 /// What `.ci/tools` installs.
-pub(crate) const VERSION: &str = "2.15.1";
+const VERSION: &str = "2.15.1";
+/// The oldest that is supported, which it installs, too.
+const OLDEST_VERSION: &str = "2.12.2";
+
+/// Whether tests run on the oldest nats-server: `make oldest`.
+fn is_oldest() -> bool {
+    std::env::var_os("GATEWAY_OLDEST_NATS").is_some()
+}
+
+/// Whether they take fast-ingest batches, since 2.14.
+pub(crate) fn has_batches() -> bool {
+    !is_oldest()
+}
+
+/// Of the servers that tests run on.
+pub(crate) fn version() -> &'static str {
+    if is_oldest() { OLDEST_VERSION } else { VERSION }
+}
 
 /// A running nats-server with JetStream, killed and forgotten when dropped.
 pub(crate) struct NatsServer {
@@ -77,7 +94,8 @@ impl NatsServer {
     }
 
     fn process(data: &TempDirectory, flags: &[String]) -> Child {
-        let program = tools_folder().join("python/bin/nats-server");
+        let folder = if is_oldest() { "nats-server-oldest" } else { "python" };
+        let program = tools_folder().join(folder).join("bin/nats-server");
         Command::new(&program)
             .args(["--addr", "127.0.0.1", "--jetstream", "--store_dir"])
             .arg(data.path())

@@ -27,8 +27,8 @@ pub(super) enum ControlFault {
     Subscribe(#[from] async_nats::SubscribeError),
     /// A server that is too old.
     #[error(
-        "server {server} is nats-server {version}: 2.12 or later is needed (a time to live for \
-         messages came with 2.11, atomic batches and scheduled messages with 2.12)"
+        "server {server} is nats-server {version}: 2.12.2 or later is needed (atomic batches came \
+         with 2.12; on 2.12.0 and 2.12.1 readers that are behind may not come to the end)"
     )]
     OldServer { server: String, version: String },
     /// A server with headers turned off.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 2.11 | a time to live for each message (`allow_msg_ttl`) |
 //! | 2.12 | atomic batches (`allow_atomic`), scheduled messages |
+//! | 2.12.2 | readers that are behind come to the end: on 2.12.0 and 2.12.1 the tests on servers fail |
 //! | 2.14 | fast-ingest batches (`allow_batched`); used where it is there |
 //!
 //! Source: NATS documentation, "Upgrade to NATS 2.12", "NATS 2.14"; ADR-43, ADR-50, ADR-51.
@@ -11,12 +12,12 @@
 use super::fault::ControlFault;
 use crate::proto::nats::Info;
 
-/// Major and minor version.
-pub(super) type Version = (u32, u32);
+/// Major and minor version, and patch.
+pub(super) type Version = (u32, u32, u32);
 
-const NEEDED: Version = (2, 12);
+const NEEDED: Version = (2, 12, 2);
 /// From here on a stream may be set to take fast-ingest batches.
-pub(super) const BATCHED: Version = (2, 14);
+pub(super) const BATCHED: Version = (2, 14, 0);
 
 /// The oldest version among `servers`, of which each can do what is needed. `None` for none.
 ///
@@ -41,10 +42,11 @@ pub(super) fn check<'a>(
     Ok(oldest)
 }
 
-/// `2.15.1`, `2.14.0-RC.1`: the first two numbers.
+/// `2.15.1`, `2.14.0-RC.1`: the first three numbers. Without a third it is 0.
 fn parse(text: &str) -> Option<Version> {
-    let mut numbers = text.trim_start_matches('v').split('.');
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    let mut numbers = text.trim_start_matches('v').split(['.', '-', '+']);
+    let (major, minor) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
+    Some((major, minor, numbers.next().map_or(Ok(0), str::parse).ok()?))
 }
 
 #[cfg(test)]
@@ -62,9 +64,9 @@ mod tests {
             check(servers.iter()).ok()
         };
         assert_eq!(check(&[]), Some(None));
-        assert_eq!(check(&["2.15.1", "2.12.0", "2.14.0-RC.1"]), Some(Some((2, 12))));
-        assert_eq!(check(&["v3.0.0", "2.14"]), Some(Some((2, 14))));
-        for old in ["2.11.9", "1.99.0", "", "2", "x.y", "2.-1"] {
+        assert_eq!(check(&["2.15.1", "2.12.2", "2.14.0-RC.1"]), Some(Some((2, 12, 2))));
+        assert_eq!(check(&["v3.0.0", "2.14", "2.14.0-RC.1"]), Some(Some((2, 14, 0))));
+        for old in ["2.12.1", "2.12", "2.11.9", "1.99.0", "", "2", "x.y", "2.-1", "2.12.x"] {
             assert_eq!(check(&["2.15.1", old]), None, "{old}");
         }
     }
@@ -72,7 +74,7 @@ mod tests {
     #[test]
     fn says_who_and_why() {
         let text = |info: Info| check([&info].into_iter()).unwrap_err().to_string();
-        assert!(text(server("2.10.7", true)).contains("2.10.7: 2.12 or later"));
+        assert!(text(server("2.10.7", true)).contains("2.10.7: 2.12.2 or later"));
         assert!(text(server("2.15.1", false)).contains("headers are turned off"));
     }
 }
