@@ -149,6 +149,46 @@ fn why_a_connection_ended_is_told_before_the_next_of_the_client() {
     });
 }
 
+/// With sessions that any gateway can go on with.
+#[test]
+fn a_client_that_goes_to_another_gateway_leaves_the_first() {
+    let site = Site::start();
+    let nodes = ["g1", "g2"].map(|id| {
+        let mut flags = flags(id, "shared", &site.addresses());
+        flags.extend(["--events", "connect", "--events", "disconnect"].map(str::to_owned));
+        let mut node = Node::start_with(flags);
+        node.wait_until_live(3);
+        node
+    });
+    let [here, there] = nodes.each_ref().map(|node| node.address().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let scene = async {
+        let mut backend = Backend::listen(&site, "mqtt_events.>").await;
+        for (client_id, hello, will, present) in [
+            ("brief", Hello { will: with_will(&[]).will, ..Hello::BRIEF }, "published", false),
+            ("lasting", Hello::LASTING, "none", true),
+            ("delayed", with_will(&[24, 0, 0, 0, 9]), "none", true),
+        ] {
+            let (mut former, _) = Device::connect(here, client_id, hello);
+            let (_later, welcome) = Device::connect(there, client_id, hello);
+            assert_eq!(former.goodbye(), ReasonCode::SessionTakenOver);
+            assert_eq!(welcome.session_present, present, "{client_id}");
+            let keys = ["gateway", "event", "reason_code", "will", "session_present"];
+            let mut told = backend.of(client_id, 3, &keys).await;
+            // Of two gateways nobody says which is first.
+            told.sort_by_key(|event| event[0].as_str() == Some("g2"));
+            let expected = [
+                json!(["g1", "connect", null, null, false]),
+                json!(["g1", "disconnect", 0x8E, will, null]),
+                json!(["g2", "connect", null, null, present]),
+            ];
+            assert_eq!(told, expected, "{client_id}");
+        }
+    };
+    let scene = async { tokio::time::timeout(PATIENCE, scene).await };
+    runtime.block_on(scene).expect("it ends in time");
+}
+
 #[test]
 fn only_what_was_asked_for_is_told() {
     run(&["unsubscribe"], "mqtt_events.>", |node, mut backend| async move {
