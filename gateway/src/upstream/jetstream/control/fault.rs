@@ -28,7 +28,7 @@ pub(super) enum ControlFault {
     /// A server that is too old.
     #[error(
         "server {server} is nats-server {version}: 2.12.2 or later is needed (atomic batches came \
-         with 2.12; on 2.12.0 and 2.12.1 readers that are behind may not come to the end)"
+         with 2.12; with 2.12.0 and 2.12.1 tests fail)"
     )]
     OldServer { server: String, version: String },
     /// A server with headers turned off.
