@@ -83,6 +83,8 @@ pub(crate) struct Client {
     stage: Stage,
     /// The server has recorded the session: SUBACK came since it began.
     established: bool,
+    /// Messages are not in the log where the session is recorded.
+    pub(crate) is_stored_apart: bool,
     received: Vec<u8>,
     /// To be sent to the server.
     pub(crate) outbox: Vec<u8>,
@@ -108,6 +110,7 @@ impl Client {
             will: None,
             stage: Stage::Offline,
             established: false,
+            is_stored_apart: false,
             received: Vec::new(),
             outbox: Vec::new(),
             last_packet_id: 0,
@@ -381,8 +384,10 @@ impl Client {
             return self.broken(format!("{kind:?} {packet_id}: {:?}", ack.reason_code));
         }
         let Sending { message, qos, released, .. } = self.sending[place];
-        // What is acknowledged lies in the log behind the record of our session.
-        self.established |= self.profile.persistent;
+        // What is acknowledged lies in the log behind the record of our session; with QoS 2, that it was
+        // begun does in any case.
+        let is_behind = !self.is_stored_apart || qos == QoS::ExactlyOnce;
+        self.established |= self.profile.persistent && is_behind;
         match (kind, qos, released) {
             (AckKind::Puback, QoS::AtLeastOnce, _) => {
                 self.sending.remove(place);

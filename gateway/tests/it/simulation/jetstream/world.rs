@@ -318,7 +318,8 @@ impl World {
             may_be_refused: self.has_sessions,
         };
         let gateway = self.actors.len() % self.gateways.len();
-        let client = Client::new(profile);
+        let mut client = Client::new(profile);
+        client.is_stored_apart = true;
         let (socket, stalled, retained, delivered) = (None, false, Vec::new(), Vec::new());
         let (will_topic, will) = (None, None);
         self.actors.push(Actor {
@@ -384,7 +385,9 @@ impl World {
             let most = *self.random.pick(&[50, 500, 4_000]);
             let milliseconds = 1 + self.random.below(most);
             self.advance(Duration::from_millis(milliseconds));
-        } else if let Some(socket) = self.actors[actor].socket {
+        } else if let Some(socket) = self.actors[actor].socket
+            && !self.is_frozen(self.actors[actor].gateway)
+        {
             let Actor { gateway, stalled, .. } = &mut self.actors[actor];
             *stalled = !*stalled;
             let (gateway, stalled) = (*gateway, *stalled);
@@ -394,6 +397,16 @@ impl World {
     }
 
     fn act(&mut self, actor: usize) {
+        if self.is_frozen(self.actors[actor].gateway) {
+            // A client whose session is there waits; others go to another gateway in the end.
+            let is_connected = self.actors[actor].socket.is_some();
+            if self.has_sessions && is_connected && self.random.below(8) == 0 {
+                self.vanish(actor);
+            }
+            if is_connected || !self.has_sessions {
+                return;
+            }
+        }
         if self.actors[actor].socket.is_none() {
             self.connect(actor);
         } else if self.random.below(60) == 0 {
@@ -450,6 +463,9 @@ impl World {
     }
 
     pub(crate) fn cut(&mut self, actor: usize) {
+        if self.is_frozen(self.actors[actor].gateway) {
+            return;
+        }
         let Some(socket) = self.actors[actor].socket.take() else { return };
         self.note(format!("{actor} loses its connection"));
         self.went_offline(actor);
@@ -574,6 +590,13 @@ impl World {
 
     /// Both ends of a link hear that it is gone.
     pub(crate) fn cut_link(&mut self, pipe: usize) {
+        let Pipe { gateway, server, id, .. } = self.pipes[pipe];
+        if self.is_frozen(gateway) {
+            // It finds out when it goes on.
+            self.servers[server].model.close(id);
+            self.pipes[pipe].is_dead = true;
+            return;
+        }
         let pipe = self.pipes.remove(pipe);
         let Pipe { gateway, socket, server, id, .. } = pipe;
         self.note(format!("link {id} of gateway {gateway} to server {server} is cut"));
@@ -652,8 +675,10 @@ impl World {
             self.note(format!("server {number} has lost what was behind {last}"));
         }
         self.lingering.retain(|(server, ..)| *server != number);
-        while let Some(pipe) = self.pipes.iter().position(|pipe| pipe.server == number) {
-            self.cut_link(pipe);
+        for pipe in (0..self.pipes.len()).rev() {
+            if self.pipes[pipe].server == number {
+                self.cut_link(pipe);
+            }
         }
     }
 
