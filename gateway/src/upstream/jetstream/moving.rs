@@ -57,6 +57,10 @@ impl JetStream {
                 continue;
             };
             let id = partition.id;
+            if partition.feed.gate == Gate::Closed {
+                // Sessions asked before it was known what they have to have read first.
+                partition.give_replays_back(&mut self.out.replayed);
+            }
             if self.ring.taker() == Some(id) {
                 partition.close_gate(Gate::Closed);
             } else if let Some(takeover) = taken.iter().find(|one| one.partition == id) {
@@ -90,6 +94,11 @@ impl JetStream {
     /// What sessions have to read before they read a partition that has taken topics over.
     pub(super) fn note_takeovers(&mut self) {
         let after = |partition: &super::partition::Partition| {
+            if self.ring.taker() == Some(partition.id) {
+                // Where that ends is not known here yet, although others may know it.
+                let others = self.partition_ids().filter(|other| *other != partition.id);
+                return others.map(|giver| (giver, Sequence(u64::MAX))).collect();
+            }
             let takeover = self.ring.takeovers().find(|one| one.partition == partition.id);
             let ends = takeover.map(|one| one.ends.iter()).into_iter().flatten();
             ends.map(|(giver, end)| (*giver, outside(*end))).collect()

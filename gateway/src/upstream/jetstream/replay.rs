@@ -10,7 +10,7 @@
 
 use super::direct_get::Start;
 use super::partition::{FeedStage, Kept, Partition, RETRY, message_of};
-use super::place::{inside, outside};
+use super::place::{inside, outside, since};
 use super::requests::{Purpose, Scan};
 use super::stored::StoreTime;
 use super::tail::Tail;
@@ -175,8 +175,11 @@ impl Replays {
             }
             Purpose::Page(page) => drop(self.pages.forget(page)),
             Purpose::Fetch { fetch, .. } => {
+                // Answers to what else was asked of it are to another attempt.
+                let id = self.next_id;
+                self.next_id += 1;
                 if let Some(fetch) = self.fetches.iter_mut().find(|one| one.id == fetch) {
-                    fetch.sent = false;
+                    (fetch.id, fetch.sent) = (id, false);
                 }
             }
             Purpose::First { replay: Some(replay) } => {
@@ -493,6 +496,27 @@ impl Partition {
         });
         replays.append(&mut self.replays.replays);
         self.replays.replays = replays;
+    }
+
+    /// Whoever reads on here has read nothing, and is to ask again.
+    pub(super) fn give_replays_back(&mut self, replayed: &mut Vec<(Ticket, Replayed)>) {
+        for replay in self.replays.replays.drain(..) {
+            let from = match replay.since {
+                Some(time) => since(time.timestamp()),
+                None => outside(replay.first),
+            };
+            let nothing = Replayed {
+                partition: self.id,
+                messages: Vec::new(),
+                next: from,
+                end: false,
+                seen: Sequence::ZERO,
+                read_to: None,
+                alone: true,
+                clamped: false,
+            };
+            replayed.push((replay.ticket, nothing));
+        }
     }
 
     fn advance_fetches(&mut self, now: Timestamp, fetched: &mut Vec<Fetched>) {

@@ -46,7 +46,7 @@ impl World {
     }
 
     /// The same; with `answers` clients acknowledge what they get.
-    fn run_with(&mut self, reads: Reads, answers: bool) {
+    pub(super) fn run_with(&mut self, reads: Reads, answers: bool) {
         for _ in 0..200 {
             for actor in 0..self.actors.len() {
                 while answers && self.actors[actor].client.has_answers() {
@@ -313,6 +313,50 @@ fn what_a_server_that_lags_does_not_have_is_not_gone() {
     let mut world = world.finish();
     let counters = world.node(0).shard(0).state().counters();
     assert_eq!(counters.unfetchable, 0);
+}
+
+/// One of two messages sent again is asked of a server that lags, and both are asked for once more, before
+/// the first question for the other is answered.
+#[test]
+fn what_is_asked_for_once_more_is_not_gone_when_the_first_questions_are_answered() {
+    let mut world = World::calm(3, false);
+    let [topic, _] = World::neighbours();
+    let server = World::partition_of(topic);
+    let sub = world.add("sub".to_owned(), true, vec![(topic, QoS::AtLeastOnce)], false);
+    world.actors[sub].client.profile.receive_maximum = 8;
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.actors[publisher].client.profile.window = 8;
+    world.seconds(4);
+    for _ in 0..2 {
+        world.publish(publisher, topic, QoS::AtLeastOnce);
+        world.run_with(Reads::Answered, false);
+    }
+    world.cut(sub);
+    world.run(Reads::Answered);
+    world.crash(0);
+    world.run(Reads::Answered);
+    world.tell_all();
+    world.run(Reads::Answered);
+    world.connect(sub);
+    world.run(Reads::Withheld);
+    let before = world.servers[server].model.asked_count();
+    world.servers[server].model.lag = 1_000;
+    assert!(world.servers[server].model.look_up(0));
+    while world.servers[server].model.step_answer(0) {}
+    world.servers[server].model.lag = 0;
+    world.run(Reads::Withheld);
+    world.advance(Duration::from_secs(1));
+    world.run(Reads::Withheld);
+    assert!(world.servers[server].model.asked_count() > before, "both once more");
+    // All but the new question for the one that was not there.
+    for which in [0, 1] {
+        assert!(world.servers[server].model.look_up(which));
+        while world.servers[server].model.step_answer(0) {}
+        world.run(Reads::Withheld);
+    }
+    world.run(Reads::Answered);
+    let mut world = world.finish();
+    assert_eq!(world.node(0).shard(0).state().counters().unfetchable, 0);
 }
 
 /// A session subscribes to more while what it missed is being read for it.
