@@ -97,12 +97,7 @@ fn ring(config: &Config, request: RingRequest) -> anyhow::Result<()> {
         RingRequest::Show => {
             out.write_all(show_ring(&settings)?.as_bytes()).context("cannot write")?;
         }
-        RingRequest::Add { experimental: false, .. } => anyhow::bail!(
-            "not for use yet: where links break or gateways die meanwhile, a retained message of what \
-             moves may be missing afterwards, and with --sessions shared messages of a topic may come out \
-             of order; to try it where that does no harm: --experimental"
-        ),
-        RingRequest::Add { name, weight, hold_max_s, experimental: true } => {
+        RingRequest::Add { name, weight, hold_max_s } => {
             let add = AddToRing { name, weight, hold_s: hold_max_s };
             // Whether somebody reads along decides nothing.
             add_to_ring(&settings, &add, |step| drop(writeln!(out, "{step}")))?;

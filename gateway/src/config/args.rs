@@ -285,11 +285,7 @@ impl From<&Passwd> for PasswdRequest {
 pub(super) enum RingAction {
     /// Print the ring in force, who goes by it, and exit.
     Show,
-    /// Give a sub-cluster its share of the topics, while everything runs: experimental.
-    ///
-    /// Not for use yet: where links break and gateways die meanwhile, a retained message of the share may
-    /// be missing afterwards, and with shared sessions a client may get messages of a topic out of
-    /// order.
+    /// Give a sub-cluster its share of the topics, while everything runs.
     ///
     /// All gateways must have been started with it: that makes it a member of the ring without topics.
     /// Publishers to what moves wait meanwhile, for about a second. Nothing else moves, and sessions
@@ -307,9 +303,6 @@ pub(super) enum RingAction {
         #[arg(long = "hold-max-s", value_name = "N", default_value_t = 30,
             value_parser = clap::value_parser!(u16).range(1..=300))]
         hold_max_s: u16,
-        /// Does it all the same.
-        #[arg(long)]
-        experimental: bool,
     },
     /// Not supported: sub-clusters can only be added.
     Remove {
@@ -343,9 +336,7 @@ impl RingAction {
     pub(super) fn request(&self) -> RingRequest {
         match self.clone() {
             Self::Show => RingRequest::Show,
-            Self::Add { name, weight, hold_max_s, experimental } => {
-                RingRequest::Add { name, weight, hold_max_s, experimental }
-            }
+            Self::Add { name, weight, hold_max_s } => RingRequest::Add { name, weight, hold_max_s },
             Self::Remove { name } => RingRequest::Remove { name },
             Self::Forget { gateway } => RingRequest::Forget { gateway },
         }

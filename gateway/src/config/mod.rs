@@ -77,8 +77,6 @@ pub enum RingRequest {
         weight: u16,
         /// Seconds for which publishers to what moves wait at most, 1 to 300.
         hold_max_s: u16,
-        /// It is known that this may go wrong.
-        experimental: bool,
     },
     /// Take its share from a sub-cluster.
     Remove {

@@ -67,7 +67,7 @@ impl Addition {
     }
 
     fn add(&self) -> Adding {
-        self.command(&["ring", "add", "d", "--experimental"])
+        self.command(&["ring", "add", "d"])
     }
 
     fn shown(&self) -> String {
@@ -186,7 +186,7 @@ fn killed_at_each_step_a_change_is_called_off_and_can_be_made_again() {
     let mut party = site.party("local");
     for lines in 0..=2 {
         party.publish_until_acknowledged("before", 50);
-        let mut adding = site.command(&["ring", "add", "d", "--hold-max-s", "5", "--experimental"]);
+        let mut adding = site.command(&["ring", "add", "d", "--hold-max-s", "5"]);
         party.go_on("adding", true, |_| adding.line_count() >= lines || adding.has_ended());
         adding.kill();
         let node = lines % 2;
@@ -231,8 +231,6 @@ fn what_cannot_be_added_is_said() {
     assert!(went_well, "{said}");
     let removed = site.command(&["ring", "remove", "d"]).end();
     assert!(!removed.0 && removed.1.contains("not supported"), "{}", removed.1);
-    let unsaid = site.command(&["ring", "add", "d"]).end();
-    assert!(!unsaid.0 && unsaid.1.contains("--experimental"), "{}", unsaid.1);
     let name = site.command(&["ring", "add", "d=nats://127.0.0.1:1"]).end();
     assert!(!name.0 && name.1.contains("only the name"), "{}", name.1);
 }
