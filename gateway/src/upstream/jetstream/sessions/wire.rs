@@ -305,10 +305,11 @@ impl JetStream {
         }
         let SessionsDo { committed, cancelled, abandoned, replies, announcements } =
             std::mem::take(&mut sessions.to_do);
-        for (place, number) in cancelled {
+        // The last first: what ends lets the next of its topic go out, which is not to go out either.
+        for (place, number) in cancelled.into_iter().rev() {
             self.cancel_intended(self.session_token(place, number));
         }
-        for (place, token) in abandoned {
+        for (place, token) in abandoned.into_iter().rev() {
             self.abandon(place, token);
         }
         for (place, number) in committed {

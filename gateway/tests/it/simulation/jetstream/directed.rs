@@ -72,6 +72,36 @@ impl World {
         }
     }
 
+    /// What can move does, at all gateways; only these servers answer what they are asked.
+    pub(super) fn run_answered_by(&mut self, servers: &[usize]) {
+        for _ in 0..50 {
+            for actor in 0..self.actors.len() {
+                while self.actors[actor].client.has_answers() {
+                    self.actors[actor].client.answer_one();
+                }
+            }
+            self.exchange().unwrap_or_else(|Broken(what)| panic!("{what}"));
+            self.answer_dials();
+            self.collect();
+            for pipe in (0..self.pipes.len()).rev() {
+                self.pump_link(pipe, true);
+                self.pump_link(pipe, false);
+            }
+            for server in 0..self.servers.len() {
+                let model = &mut self.servers[server].model;
+                (0..3).for_each(|stream| while model.step_stream(stream) {});
+                if servers.contains(&server) {
+                    while model.look_up(0) {}
+                    while model.step_answer(0) {}
+                }
+            }
+            self.advance(Duration::ZERO);
+            for gateway in 0..self.gateways.len() {
+                while self.node(gateway).perform_one() {}
+            }
+        }
+    }
+
     /// The partition that owns a topic.
     fn partition_of(topic: &str) -> usize {
         usize::from(Ring::new(&super::world::ring()).owner(topic).0)
@@ -604,4 +634,44 @@ fn who_waits_for_a_record_of_an_away_sub_cluster_keeps_back_nobody_else() {
     assert!(waiting.iter().all(|one| !world.ledger.is_acknowledged(*one)));
     let world = world.finish();
     assert!(waiting.iter().all(|one| world.ledger.is_acknowledged(*one)));
+}
+
+/// A client goes to another gateway while the first one looks for a message of it. What it published behind
+/// that one is not sent by the first gateway, either.
+#[test]
+fn what_waits_behind_an_abandoned_publish_is_not_sent() {
+    let mut world = World::with(2, 7, true);
+    world.servers.iter_mut().for_each(|server| server.replicas = 1);
+    let [topic, _] = World::apart();
+    let server = World::partition_of(topic);
+    let mut names = (0..).map(|number| format!("client-{number}"));
+    let home_is_other = |name: &String| World::partition_of(name) != server;
+    let name = names.find(home_is_other).expect("any home has names");
+    let publisher = world.add(name, true, Vec::new(), true);
+    world.actors[publisher].client.profile.window = 8;
+    world.seconds(4);
+    world.cut(publisher);
+    world.run_answered_by(&[0, 1]);
+    world.connect_to(publisher, 0);
+    world.run_answered_by(&[0, 1]);
+    world.stop_server(server, false);
+    let first = world.publish(publisher, topic, QoS::ExactlyOnce);
+    world.run_answered_by(&[0, 1]);
+    world.crash(0);
+    world.servers[server].is_up = true;
+    world.tell_all();
+    world.run_answered_by(&[0, 1]);
+    world.connect_to(publisher, 0);
+    for _ in 0..40 {
+        // Whether it was stored before is not answered.
+        world.run_answered_by(&[1 - server]);
+        world.advance(Duration::from_millis(100));
+    }
+    let second = world.publish(publisher, topic, QoS::ExactlyOnce);
+    world.run_answered_by(&[1 - server]);
+    world.connect_to(publisher, 1);
+    world.run_answered_by(&[1 - server]);
+    assert_eq!(world.stored_on(topic), [0_u64; 0], "both are the other gateway's to store");
+    let world = world.finish();
+    assert_eq!(world.stored_on(topic), [first, second]);
 }

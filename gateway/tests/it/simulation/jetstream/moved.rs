@@ -31,36 +31,6 @@ impl World {
         assert_eq!(moved, [2, 2]);
     }
 
-    /// What can move does, at all gateways; only these servers answer what they are asked.
-    fn run_answered_by(&mut self, servers: &[usize]) {
-        for _ in 0..50 {
-            for actor in 0..self.actors.len() {
-                while self.actors[actor].client.has_answers() {
-                    self.actors[actor].client.answer_one();
-                }
-            }
-            Self::check(self.exchange());
-            self.answer_dials();
-            self.collect();
-            for pipe in (0..self.pipes.len()).rev() {
-                self.pump_link(pipe, true);
-                self.pump_link(pipe, false);
-            }
-            for server in 0..self.servers.len() {
-                let model = &mut self.servers[server].model;
-                (0..3).for_each(|stream| while model.step_stream(stream) {});
-                if servers.contains(&server) {
-                    while model.look_up(0) {}
-                    while model.step_answer(0) {}
-                }
-            }
-            self.advance(Duration::ZERO);
-            for gateway in 0..self.gateways.len() {
-                while self.node(gateway).perform_one() {}
-            }
-        }
-    }
-
     fn check(result: Result<(), Broken>) {
         result.unwrap_or_else(|Broken(what)| panic!("{what}"));
     }

@@ -435,7 +435,11 @@ impl World {
         if self.is_frozen(self.actors[actor].gateway) {
             self.actors[actor].gateway = 0;
         }
-        let gateway = self.actors[actor].gateway;
+        self.connect_to(actor, self.actors[actor].gateway);
+    }
+
+    pub(crate) fn connect_to(&mut self, actor: usize, gateway: usize) {
+        self.actors[actor].gateway = gateway;
         self.end_will(actor);
         if let Some(topic) = self.actors[actor].will_topic {
             let will = self.ledger.will(actor, topic);
