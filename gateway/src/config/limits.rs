@@ -375,6 +375,11 @@ limits! {
     ///
     /// Cost: itself, in memory.
     append_bytes_max: u32, "bytes a shard", 16_777_216, 65_536 to 1_073_741_824;
+    /// Bytes of publishes that a shard holds while `gateway ring add` moves their topics. Beyond that
+    /// publishers to these topics are not read until it is done; one publish may go beyond.
+    ///
+    /// Cost: itself, in memory, with `--nats` and while it moves.
+    held_bytes_max: u32, "bytes a shard", 16_777_216, 65_536 to 1_073_741_824;
     /// The newest committed bytes of a shard's log that stay in memory for sessions that are
     /// nearly up to date.
     ///

@@ -57,6 +57,13 @@ impl MemoryBounds {
         }
     }
 
+    /// These, if messages are in sub-clusters.
+    #[must_use]
+    pub(super) fn with_nats(self, limits: &Limits, shards: u16) -> Self {
+        let held = u64::from(limits.held_bytes_max) * u64::from(shards);
+        Self { fixed_bytes: self.fixed_bytes + held, ..self }
+    }
+
     /// These, if each connection speaks TLS.
     #[must_use]
     pub(super) fn with_tls(self, limits: &Limits) -> Self {
@@ -163,7 +170,7 @@ pub(super) fn check_memory(
             expected: format!(
                 "fixed buffers of at most {share} bytes, three quarters of memory, not {}: lower \
                  shards, receive_buffers, receive_buffer_bytes, append_bytes_max, \
-                 tail_bytes_max, mesh_batches_max, interest_slots, session_filter_bytes, or with durability memory retention_bytes",
+                 tail_bytes_max, held_bytes_max, mesh_batches_max, interest_slots, session_filter_bytes, or with durability memory retention_bytes",
                 bounds.fixed_bytes
             ),
             origin: Origin::Default,

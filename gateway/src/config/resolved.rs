@@ -280,6 +280,8 @@ impl Config {
     pub fn memory_bounds(&self) -> MemoryBounds {
         let in_memory = self.durability == Durability::Memory;
         let bounds = MemoryBounds::of(&self.limits, self.shards, in_memory);
+        let has_nats = !self.nats.is_empty();
+        let bounds = if has_nats { bounds.with_nats(&self.limits, self.shards) } else { bounds };
         if self.tls.is_some() { bounds.with_tls(&self.limits) } else { bounds }
     }
 }

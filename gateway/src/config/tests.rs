@@ -596,3 +596,13 @@ fn the_manual_page_says_of_every_limit_what_it_costs() {
         assert!(page.contains(&limit.key.to_string()), "{}", limit.key);
     }
 }
+
+#[test]
+fn what_is_held_while_topics_move_counts_with_sub_clusters() {
+    let fixed = |more: &str| {
+        let text = format!("shards = 2\n[limits]\nheld_bytes_max = 1_000_000\n{more}");
+        resolve_file(&text).expect("the file is sound").memory_bounds().fixed_bytes
+    };
+    let nats = "[[nats]]\nname = \"a\"\nservers = [\"nats://h\"]\n";
+    assert_eq!(fixed(nats) - fixed(""), 2_000_000);
+}

@@ -205,6 +205,7 @@ impl Controlled {
                 tail_bytes_max: config.limits.tail_bytes_max as usize,
                 page_bytes_max: PAGE_BYTES_MAX,
                 link_write_bytes_max: LINK_WRITE_BYTES_MAX,
+                held_bytes_max: config.limits.held_bytes_max as usize,
             },
             inbox_prefix: format!("_GW.{origin:016x}"),
             origin,

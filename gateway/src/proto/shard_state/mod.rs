@@ -475,7 +475,10 @@ impl ShardState {
                             }
                         }
                     }
-                    if online && self.waits_for_retained_room(id, &packet, context) {
+                    if online
+                        && (self.is_kept_back(id, &packet, context)
+                            || self.waits_for_retained_room(id, &packet, context))
+                    {
                         return at;
                     }
                     if let Packet::Publish(_) = &packet

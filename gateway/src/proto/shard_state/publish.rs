@@ -3,8 +3,8 @@
 use super::waiting::Waiting;
 use super::{Context, ProtocolError, ShardState};
 use crate::proto::mqtt::{
-    AckKind, PacketId, Properties, Property, ProtocolVersion, Publish, PublishAck, QoS, ReasonCode,
-    encode_publish_ack, is_valid_topic_name,
+    AckKind, Packet, PacketId, Properties, Property, ProtocolVersion, Publish, PublishAck, QoS,
+    ReasonCode, encode_publish_ack, is_valid_topic_name,
 };
 use crate::proto::output::{Action, ConnectionId};
 use crate::proto::partition::Lane;
@@ -236,6 +236,35 @@ impl ShardState {
             self.lanes.hold(lane, id);
             context.actions.push(Action::Hold(id));
         }
+    }
+
+    /// Stops reading from a publisher before its PUBLISH, of whose topic nothing is taken in now. The packet
+    /// is left unconsumed, and decoded again when the publisher goes on.
+    pub(super) fn is_kept_back(
+        &mut self,
+        id: ConnectionId,
+        packet: &Packet<'_>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let Packet::Publish(publish) = packet else {
+            return false;
+        };
+        if !context.upstream.keeps_any_back() || publish.qos == QoS::AtMostOnce && !publish.retain {
+            return false;
+        }
+        let Some(index) = self.connection(id).map(|connection| connection.session) else {
+            return false;
+        };
+        let topic = self.known_topic(index, publish);
+        let Some(lane) = topic.and_then(|topic| context.upstream.keeps_back(&topic)) else {
+            return false;
+        };
+        if let Some(connection) = self.connection_mut(id) {
+            connection.held = true;
+            self.lanes.hold(lane, id);
+            context.actions.push(Action::Hold(id));
+        }
+        true
     }
 
     /// Lets held publishers go on once the upstream has caught up with them. Called when something

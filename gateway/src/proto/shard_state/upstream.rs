@@ -85,6 +85,16 @@ pub trait Upstream {
     /// More is appended to a lane and not committed than the limit allows: publishers must wait.
     fn is_congested(&self, lane: Lane) -> bool;
 
+    /// Whether [`Upstream::keeps_back`] may name a lane for some topic. Asked of every PUBLISH.
+    fn keeps_any_back(&self) -> bool {
+        false
+    }
+
+    /// No message of `topic` is taken in now: a publisher waits with it until this lane has room.
+    fn keeps_back(&self, _topic: &str) -> Option<Lane> {
+        None
+    }
+
     /// Counts a session that begins; false when `sessions_max` are there and it must not.
     fn reserve_session(&mut self) -> bool;
 

@@ -135,6 +135,14 @@ impl Upstream for Forward<'_> {
         self.local.is_congested(Lane::LOCAL) || self.jetstream.is_congested(lane)
     }
 
+    fn keeps_any_back(&self) -> bool {
+        self.jetstream.keeps_any_back()
+    }
+
+    fn keeps_back(&self, topic: &str) -> Option<Lane> {
+        self.jetstream.keeps_back(topic)
+    }
+
     fn reserve_session(&mut self) -> bool {
         if self.jetstream.has_sessions() {
             return self.jetstream.has_session_room();

@@ -4,7 +4,8 @@
 //! append ─▶ held ──the change is complete, or called off──▶ lane of who has the topic then ─▶ acknowledged
 //! ```
 //! They have a lane of their own, so that whoever waits for them waits for that and not for a partition
-//! that is not known yet. A publisher is held with its first such publish.
+//! that is not known yet. A publisher is held with its first such publish; with so many bytes of them that
+//! they are full, before it.
 
 use super::inbox::Token;
 use super::lane::Append;
@@ -30,6 +31,9 @@ pub(super) struct Held {
     first: u64,
     /// How many of them are held.
     waiting: usize,
+    /// Their bytes.
+    bytes: usize,
+    bytes_max: usize,
     /// Where those are that were let go: place and token there, and the token here.
     let_go: HashMap<(usize, Token), u64, ahash::RandomState>,
 }
@@ -48,14 +52,14 @@ enum Publish {
     Ended,
 }
 
-impl Default for Held {
-    fn default() -> Self {
-        // Before the first token everything is committed.
-        Self { publishes: VecDeque::new(), first: 1, waiting: 0, let_go: HashMap::default() }
-    }
-}
-
 impl Held {
+    /// Full with `bytes_max` bytes of publishes that are held; one may go beyond.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        let (publishes, let_go) = (VecDeque::new(), HashMap::default());
+        // Before the first token everything is committed.
+        Self { publishes, first: 1, waiting: 0, bytes: 0, bytes_max, let_go }
+    }
+
     /// Takes in a publish.
     pub(super) fn push(
         &mut self,
@@ -63,6 +67,7 @@ impl Held {
         number: LaneNumber,
         from: Option<Sequence>,
     ) -> Token {
+        self.bytes += append.body.len();
         self.publishes.push_back(Publish::Held { append, number, from });
         self.waiting += 1;
         Token(self.first + self.publishes.len() as u64 - 1)
@@ -71,6 +76,16 @@ impl Held {
     /// Nothing is held.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting == 0
+    }
+
+    /// No more is taken in of what can wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= self.bytes_max
+    }
+
+    /// What is held: how many, and how many bytes.
+    pub(super) fn load(&self) -> (usize, usize) {
+        (self.waiting, self.bytes)
     }
 
     fn get_mut(&mut self, token: Token) -> Option<&mut Publish> {
@@ -154,7 +169,10 @@ impl Held {
     /// What was there, if anything was.
     fn replace(&mut self, token: Token, by: Publish) -> Option<Publish> {
         let was = std::mem::replace(self.get_mut(token)?, by);
-        self.waiting -= usize::from(matches!(was, Publish::Held { .. }));
+        if let Publish::Held { append, .. } = &was {
+            self.waiting -= 1;
+            self.bytes -= append.body.len();
+        }
         Some(was)
     }
 }
@@ -195,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_is_held_ends_in_the_order_in_which_it_came() {
-        let mut held = Held::default();
+        let mut held = Held::new(1_000);
         let tokens = [held.push(append(), 0, None), held.push(append(), 0, None)];
         assert_eq!((tokens, held.is_empty()), ([Token(1), Token(2)], false));
         assert_eq!(held.make_ready(HELD_PLACE, Token(2)), None);
@@ -213,5 +231,19 @@ mod tests {
         assert_eq!(held.end(4, Token(8), &mut told), (HELD_PLACE, Token(1)));
         assert_eq!(told, [AppendToken { lane: HELD_LANE, number: 2 }]);
         assert_eq!(held.push(append(), 0, None), Token(3));
+    }
+
+    #[test]
+    fn it_is_full_with_so_many_bytes_until_one_is_let_go_or_ends() {
+        let mut held = Held::new(20);
+        let append = |bytes| Append { body: vec![0; bytes], ..append() };
+        let first = held.push(append(19), 0, None);
+        assert!(!held.is_full());
+        let second = held.push(append(1), 0, None);
+        assert!(held.is_full() && held.load() == (2, 20));
+        held.note_let_go(first, (4, Token(1)));
+        assert!(!held.is_full() && held.load() == (1, 1));
+        held.end_here(second, &mut Vec::new());
+        assert_eq!(held.load(), (0, 0));
     }
 }

@@ -289,6 +289,8 @@ pub struct PartitionLimits {
     pub shared: SharedLimits,
     /// Bytes waiting for a link above which messages of QoS 0 are dropped.
     pub link_write_bytes_max: usize,
+    /// Bytes of publishes held while their topics move, of all partitions together.
+    pub held_bytes_max: usize,
 }
 
 /// Sources of QoS 0 remembered a link; when there are more all are forgotten, and a message whose

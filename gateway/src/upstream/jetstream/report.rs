@@ -12,6 +12,10 @@ pub struct JetStreamReport {
     pub counters: JetStreamCounters,
     /// In the order of the ring.
     pub partitions: Vec<PartitionReport>,
+    /// Publishes held while their topics move.
+    pub held: u64,
+    /// Their bytes.
+    pub held_bytes: u64,
 }
 
 /// One partition as a shard has it.
@@ -50,7 +54,9 @@ impl JetStream {
             leases_lost: sessions.map_or(0, |sessions| sessions.leases_lost),
             ..self.counters
         };
-        JetStreamReport { counters, partitions }
+        let (held, held_bytes) = self.held.load();
+        let (held, held_bytes) = (held as u64, held_bytes as u64);
+        JetStreamReport { counters, partitions, held, held_bytes }
     }
 }
 

@@ -221,7 +221,7 @@ impl JetStream {
             uplink: settings.uplink.clone(),
             partitions: ring.members().iter().map(partition).collect(),
             interest: Interest::default(),
-            held: Held::default(),
+            held: Held::new(limits.held_bytes_max),
             report: Arc::clone(report),
             comes_after: Vec::new(),
             wanted_since: Timestamp::NEVER,
@@ -913,6 +913,16 @@ impl JetStream {
         let partition = self.partitions.get(place);
         let is_full = |one: &Partition| one.lane.is_full(0) || one.lane.is_full(number as u64);
         partition.is_some_and(is_full)
+    }
+
+    /// Whether so much is held that whoever publishes to what moves waits before it is taken in.
+    pub(super) fn keeps_any_back(&self) -> bool {
+        self.held.is_full()
+    }
+
+    /// Where whoever publishes to `topic` waits then.
+    pub(super) fn keeps_back(&self, topic: &str) -> Option<Lane> {
+        (self.held.is_full() && self.ring.is_held(topic)).then_some(HELD_LANE)
     }
 
     /// What a publish is called outside. First come the partitions, then the sessions of each, then what

@@ -3,7 +3,7 @@
 use super::super::world::Broken;
 use super::directed::Reads;
 use super::ring_change::{begin_with_three_members, end};
-use super::world::{World, ring};
+use super::world::{HELD_BYTES_MAX, World, ring};
 use gateway::proto::bridge::ring::Ring;
 use gateway::proto::mqtt::QoS;
 use std::time::Duration;
@@ -150,4 +150,34 @@ fn what_is_read_before_a_takeover_is_known_keeps_its_order() {
         world.finish();
         end();
     }
+}
+
+/// So many bytes are held and no more: publishers to what moves wait with their PUBLISH, and others do not.
+#[test]
+fn so_many_bytes_are_held_while_a_topic_moves() {
+    const PUBLISHERS: usize = 30;
+    let mut world = World::before_a_change(false);
+    for number in 0..PUBLISHERS {
+        world.add(format!("pub-{number}"), true, Vec::new(), true);
+    }
+    world.seconds(4);
+    world.coordinate(false);
+    world.tell_all();
+    world.run(Reads::Answered);
+    let last = PUBLISHERS - 1;
+    let held: Vec<_> = (0..last).map(|one| world.publish(one, MOVES, QoS::AtLeastOnce)).collect();
+    world.run(Reads::Answered);
+    let report = world.node(0).shard(0).jetstream().unwrap().report();
+    let bytes = usize::try_from(report.held_bytes).unwrap();
+    // The last one may go beyond, and has some 300 bytes.
+    assert!((HELD_BYTES_MAX..HELD_BYTES_MAX + 400).contains(&bytes), "{bytes}");
+    assert!(report.held < held.len() as u64);
+    let stays = world.publish(last, "a/2", QoS::AtLeastOnce);
+    world.run(Reads::Answered);
+    assert!(world.ledger.is_acknowledged(stays));
+    world.change_ring();
+    world.seconds(2);
+    assert!(held.iter().all(|one| world.ledger.is_acknowledged(*one)));
+    world.finish();
+    end();
 }

@@ -186,7 +186,10 @@ fn run_seeds(has_sessions: bool) {
     let mut seen = Seen::default();
     let acknowledged = run_all(seeds, |seed| run(seed, has_sessions, &mut seen));
     end();
-    assert!(acknowledged > count * 10, "only {acknowledged} messages in {count} runs");
+    assert!(
+        count <= 20 || acknowledged > count * 10,
+        "only {acknowledged} messages in {count} runs"
+    );
     if count > 20 {
         let Seen { in_storm, called_off, moved } = seen;
         assert!(in_storm > count / 4, "only {in_storm} of {count} took over in a storm");

@@ -40,6 +40,8 @@ const TIMEOUTS_A_SECOND_MAX: u64 = 200;
 const ROUNDS_MAX: u32 = 500;
 /// What happened last is printed with a broken promise.
 const TRACE_LINES: usize = 80;
+/// Bytes of publishes that a gateway holds while their topics move.
+pub(crate) const HELD_BYTES_MAX: usize = 512;
 /// Nobody listens there.
 const NOWHERE: SocketAddr = address(9);
 
@@ -208,6 +210,7 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
             tail_bytes_max: either(512, 1 << 16),
             page_bytes_max: either(1_024, 1 << 20),
             link_write_bytes_max: either(2_048, 1 << 20),
+            held_bytes_max: HELD_BYTES_MAX,
             shared: SharedLimits { groups_max: 4, members_max: 8, inflight_max: 8 },
         },
         inbox_prefix: format!("_GW.{origin:x}"),
