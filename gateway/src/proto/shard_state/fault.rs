@@ -101,7 +101,7 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
-    /// The Reason Code for DISCONNECT, or for CONNACK before there is a session.
+    /// The Reason Code for DISCONNECT.
     #[must_use]
     pub fn reason_code(self) -> ReasonCode {
         match self {
@@ -131,6 +131,17 @@ impl ProtocolError {
             Self::ConnectionRateExceeded => ReasonCode::ConnectionRateExceeded,
             Self::MessageRateTooHigh => ReasonCode::MessageRateTooHigh,
             Self::ByteRateTooHigh => ReasonCode::QuotaExceeded,
+        }
+    }
+
+    /// The Reason Code for CONNACK, which has not all that DISCONNECT has. Source: MQTT 5.0 §3.2.2.2,
+    /// table 3-1.
+    #[must_use]
+    pub fn connack_reason_code(self) -> ReasonCode {
+        match self {
+            Self::ServerShuttingDown => ReasonCode::ServerUnavailable,
+            Self::SessionTakenOver | Self::AdministrativeAction => ReasonCode::UnspecifiedError,
+            error => error.reason_code(),
         }
     }
 
@@ -228,13 +239,13 @@ impl ShardState {
                     {
                         None
                     }
-                    (ProtocolVersion::V5, error) => Some(error.reason_code() as u8),
+                    (ProtocolVersion::V5, error) => Some(error.connack_reason_code() as u8),
                     (_, error) => error.connect_return_code(),
                 };
                 if let Some(code) = code {
                     let mut properties = Vec::new();
                     if version == ProtocolVersion::V5 {
-                        self.put_server_reference(error.reason_code(), &mut properties);
+                        self.put_server_reference(error.connack_reason_code(), &mut properties);
                     }
                     write_refusal(code, version, &properties, id, context);
                 }
@@ -349,5 +360,42 @@ fn write_refusal(
     match version {
         ProtocolVersion::V5 => context.outbox.sent.add_code(code),
         _ => context.outbox.sent.add_return_code(code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// MQTT 5.0 §3.2.2.2, table 3-1, but for Success.
+    const OF_CONNACK: [u8; 21] = [
+        0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97,
+        0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F,
+    ];
+
+    #[test]
+    fn connack_has_only_codes_of_its_own() {
+        for error in [
+            ProtocolError::NotAuthenticated(Refusal::Busy),
+            ProtocolError::Banned,
+            ProtocolError::ConnectionRateExceeded,
+            ProtocolError::NotAuthorized,
+            ProtocolError::UnexpectedAuth,
+            ProtocolError::SessionTakenOver,
+            ProtocolError::AdministrativeAction,
+            ProtocolError::ServerShuttingDown,
+            ProtocolError::ServerMoved,
+            ProtocolError::UseAnotherServer,
+            ProtocolError::ClientIdentifierNotValid,
+            ProtocolError::BadAuthenticationMethod,
+            ProtocolError::PropertiesTooLarge,
+            ProtocolError::ConnackTooLarge,
+            ProtocolError::SessionQuotaExceeded,
+            ProtocolError::StoreUnavailable,
+            ProtocolError::NotAllowedHere,
+        ] {
+            let code = error.connack_reason_code() as u8;
+            assert!(OF_CONNACK.contains(&code), "{error}: {code:#x}");
+        }
     }
 }
