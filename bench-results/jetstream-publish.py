@@ -7,6 +7,8 @@ Needs `make build` and `make tools`. One nats-server, one stream on disk without
 one connection with up to 256 publishes unacknowledged, over 1,000 topics in turn, 100 bytes each. Cases:
 
   nats     the client speaks NATS and waits for JetStream's acknowledgements
+  headers  the same, with the headers that the gateway gives each message: its id, so that it is not stored twice,
+           and who published it
   gateway  the client speaks MQTT 3.1.1 to a gateway with one shard
   mqtt     the same client speaks to nats-server's MQTT listener, which keeps a message only where a session
            wants it: one that is offline does
@@ -17,6 +19,7 @@ takes a core by itself: rates compare cases, and say little of what a server can
 """
 
 import importlib
+import itertools
 import json
 import pathlib
 import signal
@@ -31,7 +34,8 @@ common = importlib.import_module("jetstream-idle")
 WINDOW = 256
 TOPICS = 1_000
 PAYLOAD = b"x" * 100
-CASES = ("nats", "gateway", "mqtt")
+IDS = itertools.count()
+CASES = ("nats", "headers", "gateway", "mqtt")
 
 
 class Reader:
@@ -98,9 +102,19 @@ def nats_publish(number):
     return b"PUB mqtt.t.%d _I.%d %d\r\n%s\r\n" % (number % TOPICS, number, len(PAYLOAD), PAYLOAD)
 
 
+def nats_publish_with_headers(number):
+    headers = b"NATS/1.0\r\nNats-Msg-Id: %032x\r\nMqtt-Client-Id: publisher\r\n\r\n" % next(IDS)
+    size = len(headers)
+    return b"HPUB mqtt.t.%d _I.%d %d %d\r\n%s%s\r\n" % (
+        number % TOPICS, number, size, size + len(PAYLOAD), headers, PAYLOAD)
+
+
 def mqtt_publish(number):
     packet_id = number % 60_000 + 1
     return common.packet(0x32, common.text(f"t/{number % TOPICS}") + packet_id.to_bytes(2, "big") + PAYLOAD)
+
+
+NATS_CASES = {"nats": nats_publish, "headers": nats_publish_with_headers}
 
 
 def publish(connection, count, encode, acknowledged):
@@ -128,11 +142,11 @@ def run(case, count, gateway):
                 node, mqtt_port = common.start_gateway(gateway, folder, {"a": (None, port)})
                 processes.append(node)
                 time.sleep(3)
-            if case == "nats":
+            if case in NATS_CASES:
                 api(port, "STREAM.CREATE.MQTT_0", {
                     "name": "MQTT_0", "subjects": ["mqtt.>"], "storage": "file", "discard": "new",
                     "num_replicas": 1, "republish": {"src": ">", "dest": "live.0.>"}})
-                connection, encode = connect_nats(port), nats_publish
+                connection, encode = connect_nats(port), NATS_CASES[case]
                 acknowledged = Reader(connection).count_messages
             else:
                 common.wait_until_listening(mqtt_port)
