@@ -666,6 +666,10 @@ impl Partition {
         let pages = &mut self.replays.pages;
         pages.clock += 1;
         let clock = pages.clock;
+        let may_ask = pages.may_ask();
+        if !may_ask && !pages.pages.contains_key(&number) {
+            return false;
+        }
         let page = pages.pages.entry(number).or_default();
         page.used = clock;
         if replay.next < page.complete_to {
@@ -681,7 +685,7 @@ impl Partition {
             replay.cut();
             return true;
         }
-        if page.asked.is_none() {
+        if page.asked.is_none() && may_ask {
             page.asked = Some(known_end);
             let first = Sequence(number * u64::from(BATCH)).max(Sequence(1));
             let from = page.complete_to.max(first);
@@ -729,6 +733,12 @@ impl Pages {
         (self.bytes > self.bytes_max || self.pages.len() > PAGES_MAX) && self.pages.len() > 1
     }
 
+    /// Whether a page may be read now. As long as those kept are too much, and cannot be forgotten as they
+    /// are awaited, one is read after the other: its answer wakes who waits for the next.
+    fn may_ask(&self) -> bool {
+        !self.is_too_much() || self.pages.values().all(|page| page.asked.is_none())
+    }
+
     /// Forgets the page that was not used for longest, of those that are neither being read nor
     /// awaited. Whether there was one.
     fn forget_oldest(&mut self, is_awaited: impl Fn(u64) -> bool) -> bool {
@@ -767,8 +777,14 @@ mod tests {
         }
         assert!(pages.is_too_much());
         assert!(!pages.forget_oldest(|_| true), "both are awaited");
+        assert!(pages.may_ask(), "nobody else would wake who waits");
+        pages.pages.entry(2).or_default().asked = Some(Sequence(2_500));
+        assert!(!pages.may_ask(), "one after the other");
+        pages.forget(2);
         assert!(pages.forget_oldest(|number| number == 0));
         assert!(pages.pages.contains_key(&0) && !pages.is_too_much());
         assert_eq!(pages.bytes, 8);
+        pages.pages.entry(2).or_default().asked = Some(Sequence(2_500));
+        assert!(pages.may_ask(), "there is room again");
     }
 }
