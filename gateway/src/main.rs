@@ -373,9 +373,11 @@ fn access_hook() -> ReloadHook {
         "jwt_algorithm",
         "jwt_user_claim",
         "jwt_client_id_claim",
+        "jwt_mountpoint_claim",
         "jwt_issuer",
         "jwt_audience",
         "banned_users",
+        "tenant",
     ];
     ReloadHook { keys, apply: Box::new(apply) }
 }

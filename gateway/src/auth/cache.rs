@@ -107,7 +107,7 @@ mod tests {
     fn identity(user_name: &str) -> Arc<Identity> {
         let user_name = Some(user_name.into());
         let (acl, proof, expires_at) = (None, Proof::None, Timestamp::NEVER);
-        Arc::new(Identity { user_name, acl, proof, expires_at })
+        Arc::new(Identity { user_name, mountpoint: None, acl, proof, expires_at })
     }
 
     #[test]

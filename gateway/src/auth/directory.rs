@@ -8,7 +8,7 @@ use super::http::CalloutSettings;
 use super::jwt::{Said, Tokens};
 use super::password_file::{PasswordFile, PasswordHash};
 use super::thread::Clocks;
-use crate::config::{AuthMethod, Config};
+use crate::config::{AuthMethod, Config, Tenants};
 use crate::proto::access::{
     Acl, Authentication, AuthenticationRequest, Challenge, ClientFirst, Identity, Proof, Recheck,
     Refusal,
@@ -30,6 +30,7 @@ pub struct Directory {
     /// Who a client is that proves nothing, if that is enough.
     anonymous: Option<Arc<Identity>>,
     banned: HashSet<String>,
+    tenants: Tenants,
     /// What asking over HTTP takes from files: a certificate authority and a token.
     callout: (Option<String>, Option<String>),
     random: Fingerprints,
@@ -105,20 +106,21 @@ impl Directory {
         let anonymous = may_be_unknown.then(|| {
             Arc::new(Identity {
                 user_name: None,
+                mountpoint: None,
                 acl: acl.as_ref().map(|acl| acl.rules_of(None)),
                 proof: Proof::None,
                 expires_at: Timestamp::NEVER,
             })
         });
         let banned = config.auth.banned_users.iter().cloned().collect();
-        let methods = config.auth.methods.clone();
+        let (methods, tenants) = (config.auth.methods.clone(), config.auth.tenants.clone());
         let mut text_of = |path: &Option<PathBuf>| {
             path.as_deref().and_then(|path| fault::read(path, bytes_max, &mut faults))
         };
         let callout =
             (text_of(&config.auth.http_auth_ca_file), text_of(&config.auth.http_auth_token_file));
         let directory =
-            Self { methods, passwords, tokens, acl, anonymous, banned, callout, random };
+            Self { methods, passwords, tokens, acl, anonymous, banned, tenants, callout, random };
         if faults.is_empty() { Ok(directory) } else { Err(faults) }
     }
 
@@ -255,7 +257,7 @@ impl Directory {
         let Some(tokens) = &self.tokens else {
             return Verdict::Nothing;
         };
-        match tokens.check(request, now, |user_name| self.rules_of(user_name)) {
+        match tokens.check(request, now, &self.tenants, |user_name| self.rules_of(user_name)) {
             Said::Known(identity) => Verdict::Known(identity),
             Said::Wrong => Verdict::Wrong,
             Said::NoToken => Verdict::Nothing,
@@ -264,11 +266,16 @@ impl Directory {
 
     fn known(&self, user_name: &str, proof: Proof) -> Arc<Identity> {
         let (acl, expires_at) = (self.rules_of(user_name), Timestamp::NEVER);
-        Arc::new(Identity { user_name: Some(user_name.into()), acl, proof, expires_at })
+        let mountpoint = self.mountpoint_of(user_name);
+        Arc::new(Identity { user_name: Some(user_name.into()), mountpoint, acl, proof, expires_at })
     }
 
     pub(super) fn rules_of(&self, user_name: &str) -> Option<Acl> {
         self.acl.as_ref().map(|acl| acl.rules_of(Some(user_name)))
+    }
+
+    pub(super) fn mountpoint_of(&self, user_name: &str) -> Option<Box<str>> {
+        self.tenants.mountpoint_of(user_name).map(Box::from)
     }
 
     fn proof_of(&self, hash: &PasswordHash) -> Proof {
@@ -293,22 +300,28 @@ impl Recheck for Directory {
                 let is_same = self.proof_of(hash) == former.proof;
                 is_same.then(|| self.known(user_name, former.proof))
             }
-            Proof::Token { key, own_rules } => {
+            Proof::Token { key, own_rules, own_mountpoint } => {
                 self.tokens.as_ref().filter(|tokens| tokens.has_key(key))?;
-                Some(self.anew(former, own_rules))
+                Some(self.anew(former, own_rules, own_mountpoint))
             }
             // Who said so is not asked again for everybody at once.
-            Proof::Http { own_rules } => Some(self.anew(former, own_rules)),
+            Proof::Http { own_rules, own_mountpoint } => {
+                Some(self.anew(former, own_rules, own_mountpoint))
+            }
         }
     }
 }
 
 impl Directory {
-    /// The same client with the rules of the ACL file, unless it has its own.
-    fn anew(&self, former: &Identity, own_rules: bool) -> Arc<Identity> {
-        let mut identity = former.clone();
+    /// The same client with the rules of the ACL file and the mountpoint of the configuration, unless it
+    /// has its own.
+    fn anew(&self, former: &Identity, own_rules: bool, own_mountpoint: bool) -> Arc<Identity> {
+        let (mut identity, user_name) = (former.clone(), former.user_name.as_deref());
         if !own_rules {
-            identity.acl = former.user_name.as_deref().and_then(|name| self.rules_of(name));
+            identity.acl = user_name.and_then(|name| self.rules_of(name));
+        }
+        if !own_mountpoint {
+            identity.mountpoint = user_name.and_then(|name| self.mountpoint_of(name));
         }
         Arc::new(identity)
     }

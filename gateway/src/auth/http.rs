@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! {"client_id": "c", "user_name": "anna", "password": "pw", "peer": "192.0.2.7:40000", "certificate": null}
-//! 200 {"result": "allow" | "deny" | "ignore", "user_name": ..., "expires_at": seconds, "acl": {...}}
+//! 200 {"result": "allow" | "deny" | "ignore", "user_name": ..., "expires_at": seconds, "acl": {...},
+//!      "mountpoint": ...}
 //! ```
 //! `allow`: the client is `user_name`. Without one it is the user that its password goes with, else the
 //! name in its certificate, else the user it says it is; `expires_at` ends the connection, and `acl` is
-//! as in a token. `deny`: its credentials are wrong. `ignore`: the next method is asked.
+//! as in a token. `mountpoint` is that of the client's tenant; without it, the user's. `deny`: its credentials are wrong. `ignore`: the next method is asked.
 //! Anything else, or nothing in time, lets nobody in: the client hears Server unavailable.
 //!
 //! Who was allowed is not asked about again for `http_auth_cache_s`, if all that would be sent is the same
@@ -14,7 +15,7 @@
 //! remembered, and nothing over a reload.
 
 use super::directory::Directory;
-use super::jwt::rules_in;
+use super::jwt::{mountpoint_in, rules_in};
 use super::thread::{AuthenticationJob, Clocks, Shards};
 use crate::proto::access::{Authentication, AuthenticationRequest, Identity, Proof, Refusal};
 use crate::proto::output::ShardIndex;
@@ -91,6 +92,7 @@ struct Answer {
     user_name: Option<String>,
     expires_at: Option<u64>,
     acl: Option<Value>,
+    mountpoint: Option<Value>,
 }
 
 /// What an answer means.
@@ -350,8 +352,17 @@ fn verdict_of(answer: Answer, request: &AuthenticationRequest, directory: &Direc
     if directory.is_banned(&user_name) {
         return Verdict::Banned;
     }
-    let proof = Proof::Http { own_rules: answer.acl.is_some() };
-    Verdict::Allowed(Arc::new(Identity { user_name: Some(user_name), acl, proof, expires_at }))
+    let mountpoint = match &answer.mountpoint {
+        None => directory.mountpoint_of(&user_name),
+        Some(mountpoint) => match mountpoint_in(mountpoint) {
+            Some(mountpoint) => mountpoint,
+            None => return Verdict::Failed("mountpoint is no topic level".to_owned()),
+        },
+    };
+    let (own_rules, own_mountpoint) = (answer.acl.is_some(), answer.mountpoint.is_some());
+    let proof = Proof::Http { own_rules, own_mountpoint };
+    let user_name = Some(user_name);
+    Verdict::Allowed(Arc::new(Identity { user_name, mountpoint, acl, proof, expires_at }))
 }
 
 /// Who was allowed, until when; the later half and the earlier.

@@ -11,11 +11,12 @@
 //! | `exp` | needed; the connection ends with it |
 //! | `nbf` | not before |
 //! | `iss`, `aud` | as configured, if they are |
+//! | as `jwt_mountpoint_claim` says | the mountpoint of the client's tenant, or `null` for none, where it is configured |
 //! | `acl` | `{"pub": [...], "sub": [...], "all": [...], "deny": [...]}`: topic filters, with `%c` and `%u`; instead of the rules of the ACL file |
 
 use super::Fingerprints;
 use super::fault::{self, Faults, FileFault};
-use crate::config::AuthConfig;
+use crate::config::{AuthConfig, Tenants, is_mountpoint};
 use crate::proto::access::{
     Acl, AuthenticationRequest, Identity, Pattern, Permission, Proof, RuleSet,
 };
@@ -33,6 +34,7 @@ pub(super) struct Tokens {
     keys: Vec<Key>,
     user_claim: String,
     client_id_claim: Option<String>,
+    mountpoint_claim: Option<String>,
     issuer: Option<String>,
     audience: Option<String>,
 }
@@ -86,6 +88,7 @@ impl Tokens {
             keys,
             user_claim: config.jwt_user_claim.clone(),
             client_id_claim: config.jwt_client_id_claim.clone(),
+            mountpoint_claim: config.jwt_mountpoint_claim.clone(),
             issuer: config.jwt_issuer.clone(),
             audience: config.jwt_audience.clone(),
         })
@@ -96,12 +99,13 @@ impl Tokens {
         self.keys.iter().any(|key| key.tag == tag)
     }
 
-    /// What the token in the password of a CONNECT says; `rules_of` has the rules of users whose token
-    /// has none.
+    /// What the token in the password of a CONNECT says; `tenants` has the mountpoints of users where no
+    /// claim is configured, `rules_of` the rules of those whose token has none.
     pub(super) fn check(
         &self,
         request: &AuthenticationRequest,
         now: Timestamp,
+        tenants: &Tenants,
         rules_of: impl Fn(&str) -> Option<Acl>,
     ) -> Said {
         let token = request.password.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok());
@@ -122,7 +126,7 @@ impl Tokens {
             claims.ok().map(|data| (key.tag, data.claims))
         });
         let identity = verified.and_then(|(tag, claims)| {
-            let identity = self.identity(&claims, tag, now, rules_of)?;
+            let identity = self.identity(&claims, tag, now, tenants, rules_of)?;
             let is_same = request.user_name.is_none() || request.user_name == identity.user_name;
             let is_for_client = self.client_id_claim.as_ref().is_none_or(|claim| {
                 claims.get(claim).and_then(Value::as_str) == Some(&*request.client_id)
@@ -157,6 +161,7 @@ impl Tokens {
         claims: &Value,
         key: u64,
         now: Timestamp,
+        tenants: &Tenants,
         rules_of: impl Fn(&str) -> Option<Acl>,
     ) -> Option<Identity> {
         let expires_at = time_of(claims.get("exp")?)?;
@@ -173,8 +178,14 @@ impl Tokens {
             Some(rules) => Some(rules_in(rules)?),
             None => rules_of(user_name),
         };
-        let proof = Proof::Token { key, own_rules: own_rules.is_some() };
-        Some(Identity { user_name: Some(user_name.into()), acl, proof, expires_at })
+        // Without the claim the client would see all tenants: that has to be said, with `null`.
+        let mountpoint = match &self.mountpoint_claim {
+            None => tenants.mountpoint_of(user_name).map(Box::from),
+            Some(claim) => mountpoint_in(claims.get(claim)?)?,
+        };
+        let (own_rules, own_mountpoint) = (own_rules.is_some(), self.mountpoint_claim.is_some());
+        let proof = Proof::Token { key, own_rules, own_mountpoint };
+        Some(Identity { user_name: Some(user_name.into()), mountpoint, acl, proof, expires_at })
     }
 }
 
@@ -190,6 +201,15 @@ fn time_of(value: &Value) -> Option<Timestamp> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
     let millis = (seconds * 1_000.0) as u64;
     Some(Timestamp(millis))
+}
+
+/// The mountpoint that a token or an answer names, or that there is none; `None` for what can be none.
+pub(super) fn mountpoint_in(value: &Value) -> Option<Option<Box<str>>> {
+    match value {
+        Value::Null => Some(None),
+        Value::String(text) if is_mountpoint(text) => Some(Some(text.as_str().into())),
+        _ => None,
+    }
 }
 
 /// The rules in a token; `None` if they are not what they should be, as a denial may be among them.

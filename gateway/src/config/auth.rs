@@ -1,5 +1,6 @@
 //! Who may connect and what they may touch, as configured. The files are read by others.
 
+use super::tenant::Tenants;
 use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
 use std::net::IpAddr;
@@ -26,6 +27,9 @@ pub struct AuthConfig {
     pub jwt_user_claim: String,
     /// The claim that has the client id that CONNECT has to have. Default none: any will do.
     pub jwt_client_id_claim: Option<String>,
+    /// The claim that has the mountpoint of the client's tenant, `null` for none; a token without it does
+    /// not count. Default none: `tenants` says.
+    pub jwt_mountpoint_claim: Option<String>,
     /// What the claim `iss` has to be. Default anything.
     pub jwt_issuer: Option<String>,
     /// What has to be among the claim `aud`. Default anything.
@@ -38,6 +42,8 @@ pub struct AuthConfig {
     pub http_auth_token_file: Option<PathBuf>,
     /// What users may publish and read, in mosquitto's format. Default none: everything.
     pub acl_file: Option<PathBuf>,
+    /// Which users have topics and client ids of their own. Default none.
+    pub tenants: Tenants,
     /// Whether a session is for the user only that made it. Default yes.
     pub sessions_bound_to_user: bool,
     /// Whether a client that is known has to have its user name as client id. Default no.

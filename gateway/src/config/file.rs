@@ -10,10 +10,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin};
-use super::given::{Given, Kind, LISTS, SETTINGS, Written};
+use super::given::{Given, GivenTable, Kind, LISTS, SETTINGS, Written};
 use super::limits::LIMITS;
 use super::nats::{self, GivenSubCluster};
-use super::tls::{CERTIFICATE_KEYS, GivenCertificate};
+use super::tenant::TENANT_KEYS;
+use super::tls::CERTIFICATE_KEYS;
 
 /// Reads `text` as a configuration file; faults go to `faults`, what is sound is returned.
 pub(super) fn parse(text: &str, faults: &mut Vec<ConfigError>) -> Given {
@@ -63,7 +64,9 @@ impl Reader<'_> {
         } else if name == "nats" {
             self.nats(value);
         } else if name == "tls_certificates" {
-            self.certificates(value);
+            self.given.certificates = self.tables("tls_certificates", CERTIFICATE_KEYS, value);
+        } else if name == "tenant" {
+            self.given.tenants = self.tables("tenant", TENANT_KEYS, value);
         } else if let Some(list) = LISTS.iter().find(|list| **list == name) {
             self.list(list, value);
         } else if let Some((setting, kind)) = SETTINGS.iter().find(|(known, _)| *known == name) {
@@ -145,23 +148,27 @@ impl Reader<'_> {
         Some(GivenSubCluster { origin: self.at(at), values, servers })
     }
 
-    /// `[[tls_certificates]]`: a table a certificate.
-    fn certificates(&mut self, value: &Spanned<DeValue<'_>>) {
-        let key = "tls_certificates";
+    /// `[[key]]`: tables with these keys.
+    fn tables(
+        &mut self,
+        key: &str,
+        keys: &'static [(&'static str, Kind)],
+        value: &Spanned<DeValue<'_>>,
+    ) -> Option<Vec<GivenTable>> {
         let DeValue::Array(items) = value.get_ref() else {
-            self.fault(key, value, "an array of tables: [[tls_certificates]]");
-            return;
+            self.fault(key, value, &format!("an array of tables: [[{key}]]"));
+            return None;
         };
-        let mut certificates = Vec::new();
+        let mut tables = Vec::new();
         for item in items {
             let DeValue::Table(table) = item.get_ref() else {
-                self.fault(key, item, "a table: [[tls_certificates]]");
+                self.fault(key, item, &format!("a table: [[{key}]]"));
                 continue;
             };
             let mut values = BTreeMap::new();
             for (name, value) in table {
                 let full = format!("{key}.{}", name.get_ref());
-                match CERTIFICATE_KEYS.iter().find(|(known, _)| known == name.get_ref()) {
+                match keys.iter().find(|(known, _)| known == name.get_ref()) {
                     Some((known, kind)) => {
                         let written = self.scalar(&full, *kind, value);
                         values.extend(written.map(|written| (*known, written)));
@@ -169,9 +176,9 @@ impl Reader<'_> {
                     None => self.unknown(&full, name.span().start),
                 }
             }
-            certificates.push(GivenCertificate { origin: self.at(item.span().start), values });
+            tables.push(GivenTable { origin: self.at(item.span().start), values });
         }
-        self.given.certificates = Some(certificates);
+        Some(tables)
     }
 
     /// Takes a value of `kind`; anything else is a fault.

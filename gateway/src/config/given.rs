@@ -4,13 +4,20 @@ use std::collections::BTreeMap;
 
 use super::error::Origin;
 use super::nats::GivenSubCluster;
-use super::tls::GivenCertificate;
 
 /// A value as it was written, and where it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Written {
     pub(super) text: String,
     pub(super) origin: Origin,
+}
+
+/// One table of an array of tables with single values only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct GivenTable {
+    /// Where it begins.
+    pub(super) origin: Origin,
+    pub(super) values: BTreeMap<&'static str, Written>,
 }
 
 /// Everything one source gave. `None` and "not in the map" mean "not given here".
@@ -23,7 +30,10 @@ pub(super) struct Given {
     /// Lists by key; one that was given may be empty.
     pub(super) lists: BTreeMap<&'static str, Vec<Written>>,
     pub(super) nats: Option<Vec<GivenSubCluster>>,
-    pub(super) certificates: Option<Vec<GivenCertificate>>,
+    /// `[[tls_certificates]]`.
+    pub(super) certificates: Option<Vec<GivenTable>>,
+    /// `[[tenant]]`.
+    pub(super) tenants: Option<Vec<GivenTable>>,
     /// Limits by key, without the `limits.` in front.
     pub(super) limits: BTreeMap<&'static str, Written>,
 }
@@ -52,6 +62,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("jwt_jwks_file", Kind::Text),
     ("jwt_user_claim", Kind::Text),
     ("jwt_client_id_claim", Kind::Text),
+    ("jwt_mountpoint_claim", Kind::Text),
     ("jwt_issuer", Kind::Text),
     ("jwt_audience", Kind::Text),
     ("tls_cert", Kind::Text),
@@ -103,6 +114,7 @@ impl Given {
         }
         self.nats = self.nats.or(below.nats);
         self.certificates = self.certificates.or(below.certificates);
+        self.tenants = self.tenants.or(below.tenants);
         self
     }
 }

@@ -24,6 +24,7 @@ mod network;
 mod relations;
 mod resolved;
 mod show;
+mod tenant;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -53,6 +54,7 @@ pub use resolved::{
     SERVER_REFERENCE_BYTES_MAX, SHARDS_MAX, SUBSCRIBE_REFUSED_MAX, Sessions, UPLINK_MAX,
     WEBSOCKET_ORIGINS_MAX,
 };
+pub use tenant::{MOUNTPOINT_BYTES_MAX, TENANTS_MAX, Tenant, Tenants, is_mountpoint};
 pub use tls::{
     CertificateFiles, CertificateIdentity, CertificateRefused, ClientCertificates,
     TLS_CERTIFICATES_MAX, TLS_CRLS_MAX, TicketKeys, TlsConfig, TlsFault, TlsServer,

@@ -17,6 +17,7 @@ use super::listen::Listen;
 use super::nats::{self, SubClusterConfig};
 use super::network::parse_network;
 use super::relations::{self, MemoryBounds};
+use super::tenant;
 use super::tls::{self, TlsConfig};
 use super::topic_filter;
 
@@ -423,8 +424,10 @@ impl Resolver<'_> {
             ),
             (AuthMethod::Http, http_auth_url.is_some(), "http_auth_url"),
         ]);
+        let tenants = tenant::resolve(self.given, !methods.is_empty(), self.faults);
         AuthConfig {
             methods,
+            tenants,
             http_auth_url,
             http_auth_ca_file: self.file("http_auth_ca_file"),
             http_auth_token_file: self.file("http_auth_token_file"),
@@ -434,6 +437,7 @@ impl Resolver<'_> {
             jwt_algorithm: self.jwt_algorithm(),
             jwt_user_claim: self.text("jwt_user_claim").unwrap_or_else(|| "sub".to_owned()),
             jwt_client_id_claim: self.text("jwt_client_id_claim"),
+            jwt_mountpoint_claim: self.text("jwt_mountpoint_claim"),
             jwt_issuer: self.text("jwt_issuer"),
             jwt_audience: self.text("jwt_audience"),
             acl_file: self.file("acl_file"),

@@ -61,6 +61,7 @@ impl Config {
             tls::write_toml(config, out)?;
             tls::write_tables(config, out)?;
         }
+        self.auth.tenants.write_tables(out)?;
         nats::write_toml(&self.nats, out)?;
         writeln!(out, "\n[limits]")?;
         for (limit, value) in self.limits.values() {
@@ -118,6 +119,7 @@ impl Config {
         }
         for (key, text) in [
             ("jwt_client_id_claim", &auth.jwt_client_id_claim),
+            ("jwt_mountpoint_claim", &auth.jwt_mountpoint_claim),
             ("jwt_issuer", &auth.jwt_issuer),
             ("jwt_audience", &auth.jwt_audience),
             ("http_auth_url", &auth.http_auth_url),

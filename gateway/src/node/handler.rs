@@ -13,6 +13,7 @@ use crate::proto::partition::PartitionId;
 use crate::proto::shard_state::comings::{Came, Went};
 use crate::proto::shard_state::inspect::Around;
 use crate::proto::shard_state::slow::{SlowNews, SlowState};
+use crate::proto::tenant::split_name;
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::disk_watch::{DiskState, DiskWatch};
 use crate::upstream::embedded::log::{Health, LogIo};
@@ -102,8 +103,15 @@ impl MqttShard {
         for came in self.core.take_came() {
             let Came { connection, client_id, user, session_present } = came;
             let peer = self.peers.get(connection).map(|peer| peer.address);
-            let (client_id, user) = (&*client_id, user.as_deref());
-            tracing::debug!(client_id, user, ?peer, session_present, "client connected");
+            let ((mountpoint, client_id), user) = (split_name(&client_id), user.as_deref());
+            tracing::debug!(
+                mountpoint,
+                client_id,
+                user,
+                ?peer,
+                session_present,
+                "client connected"
+            );
         }
     }
 
@@ -156,9 +164,11 @@ impl MqttShard {
     /// Says in the log which subscribers are slow, and when they are no more.
     fn tell_slow(&mut self) {
         for SlowNews { client_id, state, untold } in self.core.take_slow_news() {
+            let (mountpoint, client_id) = split_name(&client_id);
             match state {
                 SlowState::Behind { lag } => {
                     tracing::warn!(
+                        mountpoint,
                         client_id,
                         lag,
                         untold,
@@ -167,13 +177,14 @@ impl MqttShard {
                 }
                 SlowState::Dropping => {
                     tracing::warn!(
+                        mountpoint,
                         client_id,
                         untold,
                         "subscriber is slow: QoS 0 messages for it are dropped"
                     );
                 }
                 SlowState::Well { dropped } => {
-                    tracing::info!(client_id, dropped, "subscriber has caught up");
+                    tracing::info!(mountpoint, client_id, dropped, "subscriber has caught up");
                 }
             }
         }
@@ -351,8 +362,9 @@ impl Handler for MqttShard {
         self.tell_came();
         let Went { client_id, user, why } = self.core.take_gone(id);
         let peer = self.peers.get(id).map(|peer| peer.address);
-        let (client_id, user, why) = (client_id.as_deref(), user.as_deref(), why.as_deref());
-        tracing::debug!(client_id, user, ?peer, ?reason, why, "connection closed");
+        let (mountpoint, client_id) = client_id.as_deref().map(split_name).unzip();
+        let (mountpoint, user, why) = (mountpoint.flatten(), user.as_deref(), why.as_deref());
+        tracing::debug!(mountpoint, client_id, user, ?peer, ?reason, why, "connection closed");
         self.core.closed(id, io);
         self.tell_events();
     }

@@ -23,6 +23,7 @@ pub mod routing;
 pub mod sampled;
 pub mod session;
 pub mod shard_state;
+pub mod tenant;
 pub mod time;
 pub mod trace;
 pub mod websocket;

@@ -7,6 +7,7 @@ use crate::node::NodeHandle;
 use crate::proto::output::ShardIndex;
 use crate::proto::session::record::SessionRecord;
 use crate::proto::shard_state::inspect::{GroupView, ROWS_MAX, SessionRow, SessionsQuery};
+use crate::proto::tenant::{session_name, split_name};
 use crate::upstream::embedded::store::Space;
 use crate::upstream::embedded::store::fold::SessionValue;
 use crate::upstream::inquiry::{Inquiry, TraceRequest};
@@ -37,6 +38,7 @@ const TRACE_WAITING_MAX: usize = 1_024;
 pub(super) struct ListQuery {
     #[serde(default)]
     prefix: String,
+    mountpoint: Option<String>,
     address: Option<IpAddr>,
     user: Option<String>,
     shard: Option<u16>,
@@ -64,9 +66,15 @@ pub(super) async fn list(State(state): State<Shared>, Query(query): Query<ListQu
         if rows.len() == limit {
             break;
         }
-        let (prefix, user) = (query.prefix.clone(), query.user.clone());
-        let (lag_min, rows_max) = (query.lag_min, limit - rows.len());
-        let question = SessionsQuery { from, prefix, address, user, lag_min, rows_max };
+        let question = SessionsQuery {
+            from,
+            prefix: query.prefix.clone(),
+            mountpoint: query.mountpoint.clone(),
+            address,
+            user: query.user.clone(),
+            lag_min: query.lag_min,
+            rows_max: limit - rows.len(),
+        };
         let asked = node.inquire(ShardIndex(shard), |answer| Inquiry::Sessions(question, answer));
         let found = asked.await.ok_or(ApiError::Silent("a shard does not answer"))?;
         rows.extend(found.rows);
@@ -81,9 +89,27 @@ fn place(after: &str) -> Option<(u16, u32)> {
     Some((shard.parse().ok()?, from.parse().ok()?))
 }
 
+/// The tenant of the client that is asked about.
+#[derive(Deserialize)]
+pub(super) struct TenantQuery {
+    mountpoint: Option<String>,
+}
+
+impl TenantQuery {
+    /// What the session of its client is kept by.
+    fn name(&self, client_id: &str) -> String {
+        session_name(self.mountpoint.as_deref(), client_id).into_owned()
+    }
+}
+
 /// A session in full: of a client that is connected, or what is stored of one that is not.
-pub(super) async fn one(State(state): State<Shared>, Path(client_id): Path<String>) -> Answer {
+pub(super) async fn one(
+    State(state): State<Shared>,
+    Path(client_id): Path<String>,
+    Query(tenant): Query<TenantQuery>,
+) -> Answer {
     let node = running(&state)?;
+    let client_id = tenant.name(&client_id);
     let name = client_id.as_str().into();
     let asked = node.inquire(node.home(&client_id), |answer| Inquiry::Session(name, answer));
     if let Some(view) = asked.await.ok_or(ApiError::Silent("the client's shard does not answer"))? {
@@ -103,16 +129,18 @@ pub(super) async fn one(State(state): State<Shared>, Path(client_id): Path<Strin
     }
 }
 
-/// What is stored of a session, `None` where it cannot be read.
-pub(super) fn stored_session(client_id: &str, value: &[u8]) -> Option<serde_json::Value> {
+/// What is stored of the session that is kept by `name`, `None` where it cannot be read.
+pub(super) fn stored_session(name: &str, value: &[u8]) -> Option<serde_json::Value> {
     let value = SessionValue::decode(value)?;
     let record = SessionRecord::decode(value.record)?;
     let time = |at: crate::proto::time::Timestamp| (at.0 != u64::MAX).then_some(at.0);
     let filters: Vec<_> = record.subscriptions.iter().map(|one| &*one.filter).collect();
     let cursors = record.cursors.iter();
     let cursors = cursors.map(|(partition, at)| json!({"partition": partition.0, "cursor": at.0}));
+    let (mountpoint, client_id) = split_name(name);
     Some(json!({
         "client_id": client_id,
+        "mountpoint": mountpoint,
         "stage": if record.online { "stored_online" } else { "offline" },
         "expires_at_ms": time(value.expires_at),
         "will_at_ms": time(value.will_at),
@@ -127,13 +155,15 @@ pub(super) fn stored_session(client_id: &str, value: &[u8]) -> Option<serde_json
 pub(super) async fn kick(
     State(state): State<Shared>,
     Path(client_id): Path<String>,
+    Query(tenant): Query<TenantQuery>,
 ) -> Result<StatusCode, ApiError> {
     let node = running(&state)?;
-    let name = client_id.as_str().into();
+    let name = tenant.name(&client_id).into();
     let asked = node.inquire(node.home(&client_id), |answer| Inquiry::Kick(name, answer));
     match asked.await {
         Some(true) => {
-            tracing::info!(client_id, "connection ended by an administrator");
+            let mountpoint = tenant.mountpoint;
+            tracing::info!(mountpoint, client_id, "connection ended by an administrator");
             Ok(StatusCode::NO_CONTENT)
         }
         Some(false) => Err(ApiError::NotFound("no connection of this client id")),
@@ -152,6 +182,7 @@ pub(super) async fn trace(
     State(state): State<Shared>,
     Path(client_id): Path<String>,
     Query(query): Query<TraceQuery>,
+    Query(tenant): Query<TenantQuery>,
 ) -> Result<Response, ApiError> {
     let node = running(&state)?;
     let seconds = query.seconds.unwrap_or(TRACE_SECONDS_DEFAULT).clamp(1, TRACE_SECONDS_MAX);
@@ -159,7 +190,7 @@ pub(super) async fn trace(
     let time = Duration::from_secs(seconds);
     let (sender, lines) = flume::bounded(TRACE_WAITING_MAX);
     let (home, until) = (node.home(&client_id), node.now().after(time));
-    let client_id = client_id.into();
+    let client_id = tenant.name(&client_id).into();
     if !node.tell(home, Inquiry::Trace(TraceRequest { client_id, until, lines: sender })) {
         return Err(ApiError::Silent("the client's shard does not answer"));
     }

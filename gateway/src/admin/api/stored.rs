@@ -5,6 +5,7 @@ use super::{Answer, ApiError, Shared, page, running};
 use crate::config::Sessions;
 use crate::proto::mqtt::is_valid_filter;
 use crate::proto::record::Record;
+use crate::proto::tenant::{session_name, split_name};
 use crate::upstream::embedded::store::{Space, retained as store};
 use axum::extract::{Query, State};
 use serde::Deserialize;
@@ -22,12 +23,14 @@ const ROWS_MAX: usize = 100;
 pub(super) struct SessionsQuery {
     #[serde(default)]
     prefix: String,
+    mountpoint: Option<String>,
     #[serde(default)]
     after: String,
     limit: Option<usize>,
 }
 
-/// A page of stored sessions, in the order of their client ids. What is stored of a client that is
+/// A page of stored sessions, in the order of what they are kept by: mountpoint, client id. `prefix` is of
+/// clients of `mountpoint`, or of those without one. What is stored of a client that is
 /// connected is from when it was recorded last.
 pub(super) async fn sessions(
     State(state): State<Shared>,
@@ -40,14 +43,18 @@ pub(super) async fn sessions(
     }
     let found = node.look(move |state| {
         let (mut rows, mut next) = (Vec::new(), None);
-        let (prefix, from) = (query.prefix.as_bytes(), query.after.as_bytes());
+        let prefix = session_name(query.mountpoint.as_deref(), &query.prefix);
+        let (prefix, from) = (prefix.as_bytes(), query.after.as_bytes());
+        let is_of_anybody = prefix.is_empty();
         let result = state.scan(Space::Sessions, prefix, from, &mut |key, value| {
-            let client_id = String::from_utf8_lossy(key);
+            let name = String::from_utf8_lossy(key);
             if rows.len() == limit {
-                next = Some(client_id.into_owned());
+                next = Some(name.into_owned());
                 return false;
             }
-            rows.extend(stored_session(&client_id, value));
+            if is_of_anybody || split_name(&name).0 == query.mountpoint.as_deref() {
+                rows.extend(stored_session(&name, value));
+            }
             true
         });
         result.map(|()| (rows, next))
@@ -84,11 +91,13 @@ pub(super) async fn retained(
         let mut rows: Vec<Value> = Vec::new();
         let next = store::matching(state, &filter, &query.after, &mut |found| {
             if let Some(Record::Message(message)) = Record::decode(&found.body) {
+                let (mountpoint, publisher) = split_name(message.publisher);
                 rows.push(json!({
                     "topic": found.topic,
                     "payload_bytes": message.payload.len(),
                     "qos": message.qos as u8,
-                    "publisher": message.publisher,
+                    "publisher": publisher,
+                    "mountpoint": mountpoint,
                     "received_at_ms": message.received_at.0,
                     "expires_at_ms": message.expires_at().map(|at| at.0),
                 }));

@@ -1,6 +1,7 @@
 //! Tokens that count, and those that somebody made up.
 
 use super::*;
+use crate::config::Tenant;
 use crate::proto::access::Names;
 use crate::proto::output::ConnectionId;
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -29,7 +30,8 @@ fn tokens(text: &str, algorithm: Algorithm) -> Tokens {
     let key = single_key(text, algorithm).unwrap();
     let keys = vec![Key { id: None, algorithm, key, tag: 7 }];
     let user_claim = "sub".to_owned();
-    Tokens { keys, user_claim, client_id_claim: None, issuer: None, audience: None }
+    let (client_id_claim, mountpoint_claim) = (None, None);
+    Tokens { keys, user_claim, client_id_claim, mountpoint_claim, issuer: None, audience: None }
 }
 
 fn hs256() -> Tokens {
@@ -53,7 +55,8 @@ fn request(user_name: Option<&str>, token: &str) -> AuthenticationRequest {
 }
 
 fn check(tokens: &Tokens, user_name: Option<&str>, token: &str) -> Said {
-    tokens.check(&request(user_name, token), NOW, |_| None)
+    let tenants = Tenants::new(vec![Tenant { user: "anna".into(), mountpoint: "acme".into() }]);
+    tokens.check(&request(user_name, token), NOW, &tenants, |_| None)
 }
 
 #[track_caller]
@@ -75,7 +78,7 @@ fn a_token_is_its_user_until_it_ends() {
     let identity = check_known(&hs256(), &token);
     assert_eq!(identity.user_name.as_deref(), Some("anna"));
     assert_eq!(identity.expires_at, NOW.after_seconds(60));
-    assert_eq!(identity.proof, Proof::Token { key: 7, own_rules: false });
+    assert_eq!(identity.proof, Proof::Token { key: 7, own_rules: false, own_mountpoint: false });
     assert!(matches!(check(&hs256(), Some("anna"), &token), Said::Known(_)));
     assert!(matches!(check(&hs256(), Some("otto"), &token), Said::Wrong), "another name");
     for no_token in ["", "pw", "a.b", "a.b.c", "...", "\u{e4}.b.c"] {
@@ -112,6 +115,23 @@ fn a_token_names_the_client_id_where_that_is_asked_for() {
     check_wrong(&bound, &signed(&json!({"sub": "anna", "exp": NOW_S + 60})));
 }
 
+/// A token that does not say whose its client is does not let it see all tenants.
+#[test]
+fn a_claim_can_name_the_mountpoint() {
+    let plain = signed(&json!({"sub": "anna", "exp": NOW_S + 60, "tenant": "zen"}));
+    assert_eq!(check_known(&hs256(), &plain).mountpoint.as_deref(), Some("acme"), "the user's");
+    let claimed = Tokens { mountpoint_claim: Some("tenant".to_owned()), ..hs256() };
+    let claims = |tenant: Value| json!({"sub": "anna", "exp": NOW_S + 60, "tenant": tenant});
+    let identity = check_known(&claimed, &signed(&claims("zen".into())));
+    assert_eq!(identity.mountpoint.as_deref(), Some("zen"));
+    assert_eq!(identity.proof, Proof::Token { key: 7, own_rules: false, own_mountpoint: true });
+    assert_eq!(check_known(&claimed, &signed(&claims(Value::Null))).mountpoint, None);
+    for wrong in [json!(""), json!("a/b"), json!("#"), json!("$SYS"), json!(["zen"]), json!(7)] {
+        check_wrong(&claimed, &signed(&claims(wrong)));
+    }
+    check_wrong(&claimed, &signed(&json!({"sub": "anna", "exp": NOW_S + 60})));
+}
+
 #[test]
 fn issuer_and_audience_are_as_configured() {
     let strict = Tokens {
@@ -139,7 +159,7 @@ fn the_rules_of_a_token_are_for_its_client() {
         json!({"pub": ["up/%c"], "sub": ["down/%u/#"], "all": ["both"], "deny": ["down/anna/x"]});
     let identity =
         check_known(&hs256(), &signed(&json!({"sub": "anna", "exp": NOW_S + 60, "acl": acl})));
-    assert_eq!(identity.proof, Proof::Token { key: 7, own_rules: true });
+    assert_eq!(identity.proof, Proof::Token { key: 7, own_rules: true, own_mountpoint: false });
     let acl = identity.acl.as_ref().unwrap();
     let names =
         Names { client_id: "c", user_name: Some("anna"), taken: acl.takes("c", Some("anna")) };

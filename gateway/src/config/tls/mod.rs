@@ -6,12 +6,10 @@
 
 mod certificates;
 mod clients;
-mod given;
 mod load;
 mod resolved;
 mod tickets;
 
-pub(super) use given::{CERTIFICATE_KEYS, GivenCertificate};
 pub(super) use resolved::{resolve, write_tables, write_toml};
 
 pub(super) use certificates::certified_key;
@@ -21,10 +19,13 @@ pub use clients::CertificateIdentity;
 pub use load::{CertificateRefused, TlsFault, TlsServer};
 pub use tickets::TicketKeys;
 
+use super::given::Kind;
 use std::path::PathBuf;
 
 /// The most certificates a gateway shows.
 pub const TLS_CERTIFICATES_MAX: usize = 1_024;
+/// The keys of a `[[tls_certificates]]` table.
+pub(super) const CERTIFICATE_KEYS: &[(&str, Kind)] = &[("cert", Kind::Text), ("key", Kind::Text)];
 /// The most files of revoked certificates.
 pub const TLS_CRLS_MAX: usize = 64;
 

@@ -33,7 +33,9 @@ use std::sync::Arc;
 pub struct Identity {
     /// The user name, proven; `None` for a client that may stay unknown.
     pub user_name: Option<Box<str>>,
-    /// What it may publish and read; `None` for everything.
+    /// The mountpoint of its tenant, see [`tenant`](super::tenant); `None` for who sees all topics.
+    pub mountpoint: Option<Box<str>>,
+    /// What it may publish and read, in its own words; `None` for everything.
     pub acl: Option<Acl>,
     /// Who said so, and by what: a client is let go when that is no more.
     pub proof: Proof,
@@ -54,6 +56,8 @@ pub enum Proof {
     Http {
         /// Its rules came with it.
         own_rules: bool,
+        /// Its mountpoint, too.
+        own_mountpoint: bool,
     },
     /// A signed token.
     Token {
@@ -61,6 +65,8 @@ pub enum Proof {
         key: u64,
         /// Its rules are those of the token.
         own_rules: bool,
+        /// So is its mountpoint.
+        own_mountpoint: bool,
     },
 }
 

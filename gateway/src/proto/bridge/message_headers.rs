@@ -5,6 +5,7 @@
 //! | QoS | `Mqtt-QoS` | `0`, `1`, `2` | 1 |
 //! | RETAIN | `Mqtt-Retain` | `0`, `1` | 0 |
 //! | client id of the publisher | `Mqtt-Client-Id` | escaped text | nobody's |
+//! | mountpoint of the publisher's tenant | `Mqtt-Mountpoint` | escaped text | none |
 //! | Message Expiry Interval | `Mqtt-Message-Expiry-Interval` | seconds from when it is stored | never |
 //! | Payload Format Indicator | `Mqtt-Payload-Format-Indicator` | `0`, `1` | none |
 //! | Content Type | `Mqtt-Content-Type` | escaped text | none |
@@ -30,6 +31,7 @@ use crate::proto::mqtt::{Properties, Property, QoS, is_valid_topic_name};
 use crate::proto::nats::json::decimal;
 use crate::proto::nats::{Headers, PublishWriter};
 use crate::proto::record::Message;
+use crate::proto::tenant::split_name;
 use crate::proto::time::Timestamp;
 
 /// Buffers for [`read_message`], kept from message to message so that reading allocates nothing
@@ -61,7 +63,11 @@ pub fn put_headers(message: &Message<'_>, now: Timestamp, publish: &mut PublishW
         publish.header_decimal(RETAIN, 1);
     }
     if !message.publisher.is_empty() {
-        put_text(CLIENT_ID, message.publisher, publish);
+        let (mountpoint, client_id) = split_name(message.publisher);
+        put_text(CLIENT_ID, client_id, publish);
+        if let Some(mountpoint) = mountpoint {
+            put_text(MOUNTPOINT, mountpoint, publish);
+        }
     }
     if let Some(seconds) = message.expiry_interval_s {
         let passed_s = now.millis_since(message.received_at) / 1_000;
@@ -124,7 +130,7 @@ pub fn read_message<'a>(
     };
     let mut unreadable_count = 0;
     let mut seen = Seen::default();
-    let mut publisher_value = None;
+    let (mut publisher_value, mut mountpoint_value) = (None, None);
     for (name, text) in headers.iter().filter(|(name, _)| name.starts_with(NAMES)) {
         let read = match std::str::from_utf8(name).unwrap_or_default() {
             QOS => seen.first(QOS).and_then(|()| qos(text)).map(|qos| message.qos = qos),
@@ -133,18 +139,36 @@ pub fn read_message<'a>(
                 message.expiry_interval_s = Some(seconds);
             }),
             CLIENT_ID => seen.first(CLIENT_ID).map(|()| publisher_value = Some(text)),
+            MOUNTPOINT => seen.first(MOUNTPOINT).map(|()| mountpoint_value = Some(text)),
             name => read_property(name, text, &mut seen, value, properties),
         };
         unreadable_count += u32::from(read.is_none());
     }
     if let Some(text) = publisher_value {
-        match unescaped_text(text, publisher) {
+        match read_publisher(mountpoint_value, text, publisher) {
             Some(publisher) => message.publisher = publisher,
             None => unreadable_count += 1,
         }
     }
     message.properties = properties;
     ReadMessage { message, unreadable_count }
+}
+
+/// The name of a publisher, see [`tenant`](crate::proto::tenant), written to `buffer`; `None` when one of its
+/// parts cannot be read.
+fn read_publisher<'b>(
+    mountpoint: Option<&[u8]>,
+    client_id: &[u8],
+    buffer: &'b mut Vec<u8>,
+) -> Option<&'b str> {
+    let Some(mountpoint) = mountpoint else {
+        return unescaped_text(client_id, buffer);
+    };
+    let mountpoint_bytes = unescaped_text(mountpoint, buffer)?.len();
+    buffer.push(0);
+    put_unescaped(client_id, buffer)?;
+    mqtt_text(buffer.get(mountpoint_bytes + 1..)?)?;
+    std::str::from_utf8(buffer).ok()
 }
 
 /// Appends the property under the header `name` to `properties`; `None` when it cannot be read.
@@ -189,13 +213,13 @@ fn read_property(
 
 /// Which headers have been read that may be there once only.
 #[derive(Default)]
-struct Seen(u8);
+struct Seen(u16);
 
 impl Seen {
     /// `None` when `name` was there before.
     fn first(&mut self, name: &str) -> Option<()> {
         let place = ONCE.iter().position(|once| *once == name)?;
-        let bit = 1_u8 << place;
+        let bit = 1_u16 << place;
         let is_first = self.0 & bit == 0;
         self.0 |= bit;
         is_first.then_some(())
@@ -245,16 +269,18 @@ const NAMES: &[u8] = b"Mqtt-";
 const QOS: &str = "Mqtt-QoS";
 const RETAIN: &str = "Mqtt-Retain";
 const CLIENT_ID: &str = "Mqtt-Client-Id";
+const MOUNTPOINT: &str = "Mqtt-Mountpoint";
 const EXPIRY: &str = "Mqtt-Message-Expiry-Interval";
 const PAYLOAD_FORMAT: &str = "Mqtt-Payload-Format-Indicator";
 const CONTENT_TYPE: &str = "Mqtt-Content-Type";
 const RESPONSE_TOPIC: &str = "Mqtt-Response-Topic";
 const CORRELATION_DATA: &str = "Mqtt-Correlation-Data";
 const USER_PROPERTY: &str = "Mqtt-User-Property";
-const ONCE: [&str; 8] = [
+const ONCE: [&str; 9] = [
     QOS,
     RETAIN,
     CLIENT_ID,
+    MOUNTPOINT,
     EXPIRY,
     PAYLOAD_FORMAT,
     CONTENT_TYPE,

@@ -13,7 +13,7 @@ use crate::proto::record::MessageId;
 use crate::proto::time::Timestamp;
 
 /// Version of what one process hands to the next. A process takes over from one that says the same.
-pub const HAND_OVER_VERSION: u32 = 1;
+pub const HAND_OVER_VERSION: u32 = 2;
 
 /// Who a client is, as far as another process can be told: its rules it finds by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct HandedIdentity {
 /// A session with its connection, on its way from one process to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandedOver {
-    /// Client Identifier.
+    /// Client Identifier, behind the mountpoint of a tenant.
     pub client_id: Box<str>,
     /// What was agreed in CONNECT.
     pub connected: Connected,
@@ -176,12 +176,15 @@ fn connected(input: &mut Input<'_>) -> Option<Connected> {
 fn put_identity(out: &mut Vec<u8>, identity: &HandedIdentity) {
     out.push(u8::from(identity.user_name.is_some()));
     put_bytes(out, identity.user_name.as_deref().unwrap_or_default().as_bytes());
+    let own = |rules: bool, mountpoint: bool| u8::from(rules) | (u8::from(mountpoint) << 1);
     let (kind, number) = match identity.proof {
         Proof::None => (0, 0),
         Proof::Certificate => (1, 0),
         Proof::Password(hash) => (2, hash),
-        Proof::Http { own_rules } => (3, u64::from(own_rules)),
-        Proof::Token { key, own_rules } => (if own_rules { 5 } else { 4 }, key),
+        Proof::Http { own_rules, own_mountpoint } => (3, u64::from(own(own_rules, own_mountpoint))),
+        Proof::Token { key, own_rules, own_mountpoint } => {
+            (4 + own(own_rules, own_mountpoint), key)
+        }
     };
     out.push(kind);
     out.extend_from_slice(&number.to_le_bytes());
@@ -196,8 +199,10 @@ fn identity(input: &mut Input<'_>) -> Option<HandedIdentity> {
         0 => Proof::None,
         1 => Proof::Certificate,
         2 => Proof::Password(number),
-        3 => Proof::Http { own_rules: number != 0 },
-        4 | 5 => Proof::Token { key: number, own_rules: kind == 5 },
+        3 => Proof::Http { own_rules: number & 1 != 0, own_mountpoint: number & 2 != 0 },
+        4..=7 => {
+            Proof::Token { key: number, own_rules: kind & 1 != 0, own_mountpoint: kind & 2 != 0 }
+        }
         _ => return None,
     };
     let expires_at = Timestamp(input.u64()?);
@@ -256,7 +261,7 @@ mod tests {
             inbound_unacknowledged: 2,
             identity: Some(HandedIdentity {
                 user_name: Some("ann".into()),
-                proof: Proof::Token { key: 77, own_rules: false },
+                proof: Proof::Token { key: 77, own_rules: false, own_mountpoint: true },
                 expires_at: Timestamp(5_000_000),
             }),
             inbound: vec![

@@ -8,6 +8,7 @@ mod aliases;
 mod answers;
 pub mod handed_over;
 mod inbound;
+mod mounted;
 mod outbound;
 mod permissions;
 pub mod record;
@@ -27,6 +28,7 @@ use super::mqtt::{ProtocolVersion, QoS};
 use super::output::ConnectionId;
 use super::record::MessageId;
 use super::routing::FilterId;
+use super::tenant::split_name;
 use super::time::Timestamp;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,7 +116,8 @@ pub struct StoredWill {
 /// A session in memory.
 #[derive(Debug)]
 pub struct Session {
-    /// Client Identifier. Shared so that a publisher can be named while its session is used.
+    /// Client Identifier, behind the mountpoint of a tenant: see [`tenant`](super::tenant). Shared so that a
+    /// publisher can be named while its session is used.
     pub client_id: Rc<str>,
     /// The connection, while there is one.
     pub connection: Option<ConnectionId>,
@@ -142,6 +145,9 @@ pub struct Session {
     pub may_overlap: bool,
     /// Outbound QoS 2 steps recorded since the last whole record.
     pub qos2_deltas: u16,
+    /// Of the mountpoint and what is behind it, in front of the client id and of each stored topic of its
+    /// own, bytes; 0 without one.
+    pub mount_bytes: u16,
     /// What its filters take in its record, bytes.
     pub subscription_bytes: u32,
     /// The last packet id used towards the client, 0 before the first.
@@ -170,7 +176,10 @@ impl Session {
     /// A session that a CONNECT has just named.
     #[must_use]
     pub fn new(client_id: Rc<str>, connected: Connected, epoch: u32) -> Self {
+        let (mountpoint, _) = split_name(&client_id);
+        let mount_bytes = mountpoint.map_or(0, |mountpoint| mountpoint.len() + 1);
         Self {
+            mount_bytes: u16::try_from(mount_bytes).unwrap_or(u16::MAX),
             client_id,
             connection: None,
             connected,

@@ -15,6 +15,7 @@ use crate::proto::access::{Authentication, AuthenticationRequest, Challenge, Ide
 use crate::proto::handler::Origin;
 use crate::proto::mqtt::{Connect, Property};
 use crate::proto::output::{Action, ConnectionId};
+use crate::proto::tenant::session_name;
 use ahash::AHashMap;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -182,9 +183,24 @@ impl ShardState {
             self.refuse(id, ProtocolError::NotAuthorized, context);
             return;
         }
+        let name = session_name(identity.mountpoint.as_deref(), &client_id);
+        if let Some(mountpoint) = &identity.mountpoint {
+            let error = if name.len() > usize::from(self.limits.client_id_bytes_max) {
+                Some(ProtocolError::ClientIdentifierNotValid)
+            } else {
+                let topic = pending.mount_will(mountpoint);
+                let is_accepted = topic
+                    .is_some_and(|topic| topic.is_empty() || self.is_accepted_topic_name(topic));
+                (!is_accepted).then_some(ProtocolError::TopicNameInvalid)
+            };
+            if let Some(error) = error {
+                self.refuse(id, error, context);
+                return;
+            }
+        }
         pending.identify(identity);
         self.set_stage(id.index, ConnectionStage::ExpectSession);
-        self.admit(&client_id, pending, context);
+        self.admit(&name, pending, context);
     }
 
     pub(super) fn stranger_mut(&mut self, id: ConnectionId) -> Option<&mut Stranger> {

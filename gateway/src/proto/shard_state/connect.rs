@@ -21,6 +21,7 @@ use crate::proto::output::{Action, ConnectionId, ShardIndex};
 use crate::proto::record::MessageId;
 use crate::proto::session::record::owner_of;
 use crate::proto::session::{Answers, Connected, NEVER_EXPIRES, Stage, StoredWill, Ticket};
+use crate::proto::tenant::client_id_of;
 use std::sync::Arc;
 
 /// A CONNECT that was accepted and has no CONNACK yet.
@@ -100,17 +101,31 @@ impl PendingConnect {
         (!is_allowed).then_some(&*will.topic)
     }
 
+    /// What is behind the mountpoint of the client's tenant, as it is stored. `None` if the will is to go
+    /// to a topic that begins with `$`, which is not the tenant's.
+    pub(super) fn mount_will(&mut self, mountpoint: &str) -> Option<&str> {
+        let Some(will) = &mut self.will else {
+            return Some("");
+        };
+        if will.topic.starts_with('$') {
+            return None;
+        }
+        will.topic = format!("{mountpoint}/{}", will.topic).into();
+        Some(&will.topic)
+    }
+
     fn user_name(&self) -> Option<&str> {
         self.identity.as_ref()?.user_name.as_deref()
     }
 }
 
-/// The shard that owns the session of `client_id` on a node of `shard_count` shards.
+/// The shard that owns the session of `client_id` on a node of `shard_count` shards. Of a tenant's it goes by
+/// the client id alone, as a connection is handed over before it is known whose it is.
 ///
 /// The hash is fixed over machines and versions.
 #[must_use]
 pub fn home_shard(client_id: &str, shard_count: u16) -> ShardIndex {
-    let hash = xxhash_rust::xxh3::xxh3_64(client_id.as_bytes());
+    let hash = xxhash_rust::xxh3::xxh3_64(client_id_of(client_id).as_bytes());
     let home = hash % u64::from(shard_count.max(1));
     ShardIndex(u16::try_from(home).expect("a remainder of a u16"))
 }
@@ -669,9 +684,10 @@ impl ShardState {
         let Some(client_id) = self.session(index).map(|session| session.client_id.clone()) else {
             return;
         };
+        let client_id = client_id_of(&client_id);
         let mut scratch = std::mem::take(&mut self.scratch);
         let version = pending.connected.version;
-        self.put_connack_properties(pending, &client_id, &mut scratch);
+        self.put_connack_properties(pending, client_id, &mut scratch);
         // MQTT 3.1 has no Session Present flag: its byte is reserved.
         let connack = Connack {
             session_present: session_present && version != ProtocolVersion::V3_1,

@@ -28,15 +28,18 @@ pub(super) struct Delivery<'a> {
 pub(super) enum Written {
     /// It is in the outbox.
     Sent,
-    /// It must not be sent: expired, or larger than the client takes. For the client it is as if
-    /// it had been delivered. Source: MQTT 5.0 [MQTT-3.1.2-25], [MQTT-3.3.2-5].
+    /// It must not be sent: expired, larger than the client takes, or of a topic for which its tenant has no
+    /// words. For the client it is as if it had been delivered. Source: MQTT 5.0 [MQTT-3.1.2-25],
+    /// [MQTT-3.3.2-5].
     Dropped,
 }
 
-/// The last encoded form of a message that goes to many clients, one for each version.
+/// The last encoded forms of a message that goes to many clients, for each version: in full, and for the
+/// tenant whose it is, as it is of one at most.
 #[derive(Debug, Default)]
 pub(super) struct FanOut {
-    forms: [Form; 2],
+    v3: [Form; 2],
+    v5: [Form; 2],
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +52,7 @@ struct Form {
 impl FanOut {
     /// Forgets the message before.
     pub(super) fn reset(&mut self) {
-        for form in &mut self.forms {
+        for form in self.v3.iter_mut().chain(&mut self.v5) {
             form.key = None;
         }
     }
@@ -75,7 +78,9 @@ pub(super) fn write_publish(
     }
     scratch.clear();
     let version = session.connected.version;
-    let mut topic = message.topic;
+    let Some(mut topic) = session.own_topic(message.topic) else {
+        return Written::Dropped;
+    };
     if version == ProtocolVersion::V5 {
         let alias_maximum = session.connected.topic_alias_maximum;
         put_properties(delivery, now, scratch);
@@ -116,8 +121,8 @@ pub(super) fn write_shared(
     counters: &mut Counters,
 ) -> Written {
     let is_v5 = session.connected.version == ProtocolVersion::V5;
-    let [v3_form, v5_form] = &mut fan_out.forms;
-    let form = if is_v5 { v5_form } else { v3_form };
+    let [full, mounted] = if is_v5 { &mut fan_out.v5 } else { &mut fan_out.v3 };
+    let form = if session.is_mounted() { mounted } else { full };
     let Some(connection) = session.connection else {
         return Written::Dropped;
     };
@@ -125,12 +130,15 @@ pub(super) fn write_shared(
     if !is_alike {
         return write_publish(session, delivery, now, scratch, outbox, counters);
     }
+    let Some(topic) = session.own_topic(delivery.message.topic) else {
+        return Written::Dropped;
+    };
     if form.key != Some((delivery.qos, delivery.retain)) {
         if delivery.message.expires_at().is_some_and(|at| at <= now) {
             counters.dropped_expired += 1;
             return Written::Dropped;
         }
-        form.encode(delivery, session.connected.version, now, scratch);
+        form.encode(delivery, topic, session.connected.version, now, scratch);
     }
     if form.bytes.len() > session.connected.maximum_packet_size as usize {
         counters.dropped_too_large += 1;
@@ -157,6 +165,7 @@ impl Form {
     fn encode(
         &mut self,
         delivery: &Delivery<'_>,
+        topic: &str,
         version: ProtocolVersion,
         now: Timestamp,
         scratch: &mut Vec<u8>,
@@ -167,7 +176,7 @@ impl Form {
             put_properties(delivery, now, scratch);
         }
         self.bytes.clear();
-        let header = header(delivery, message.topic);
+        let header = header(delivery, topic);
         let parts: [&[u8]; 2] = [scratch, message.properties];
         encode_publish(&mut self.bytes, version, &header, &parts, message.payload);
         self.key = Some((delivery.qos, delivery.retain));
@@ -178,7 +187,7 @@ impl Form {
             .skip(1)
             .position(|byte| byte & 0x80 == 0)
             .map_or(1, |position| position + 1);
-        self.packet_id_at = 1 + length_bytes + 2 + message.topic.len();
+        self.packet_id_at = 1 + length_bytes + 2 + topic.len();
     }
 }
 

@@ -18,6 +18,7 @@ use crate::proto::session::{
     InFlight, InFlightStep, Inbound, InboundAliases, InboundQos2, InboundStep, Origin,
     OutboundAliases, Queued, QueuedFor, Session, Stage, Unsent,
 };
+use crate::proto::tenant::split_name;
 use crate::proto::time::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -278,7 +279,10 @@ impl ShardState {
             Some(known) => (known.user_name.clone(), known.proof, known.expires_at),
             None => (None, Proof::None, Timestamp::NEVER),
         };
-        source.recheck(&Identity { user_name, acl: None, proof, expires_at })
+        let mountpoint = split_name(&handed.client_id).0.map(Box::from);
+        let former = Identity { user_name, mountpoint, acl: None, proof, expires_at };
+        // A client of another tenant by now cannot go on with this session.
+        source.recheck(&former).filter(|identity| identity.mountpoint == former.mountpoint)
     }
 }
 
@@ -293,7 +297,7 @@ fn before(now: Timestamp, duration: Duration) -> Timestamp {
 /// Whether a session can move, once it stands still.
 fn may_move(session: &Session) -> bool {
     let own_rules = session.identity.as_deref().is_some_and(|identity| match identity.proof {
-        Proof::Http { own_rules } | Proof::Token { own_rules, .. } => own_rules,
+        Proof::Http { own_rules, .. } | Proof::Token { own_rules, .. } => own_rules,
         Proof::None | Proof::Certificate | Proof::Password(_) => false,
     });
     let brings_own_only = session.outbound.as_deref().is_none_or(|outbound| {

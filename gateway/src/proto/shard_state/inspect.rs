@@ -43,6 +43,8 @@ pub struct SessionsQuery {
     pub from: u32,
     /// What the client id begins with.
     pub prefix: String,
+    /// The mountpoint of the client's tenant.
+    pub mountpoint: Option<String>,
     /// The client's address.
     pub address: Option<IpAddr>,
     /// The client's user name.
@@ -67,6 +69,8 @@ pub struct SessionsPage {
 pub struct SessionRow {
     /// Client Identifier.
     pub client_id: String,
+    /// The mountpoint of the client's tenant. Topics and filters are shown as they are stored, below it.
+    pub mountpoint: Option<String>,
     /// Its home.
     pub shard: u16,
     /// `online`, `connecting`, or `saving` until the session of a client that is gone is stored.
@@ -213,6 +217,8 @@ impl GroupView {
 pub struct SubscriberView {
     /// Whose.
     pub client_id: String,
+    /// The mountpoint of the client's tenant.
+    pub mountpoint: Option<String>,
     /// Its home.
     pub shard: u16,
     /// Maximum QoS.
@@ -235,7 +241,11 @@ impl ShardState {
                 return page;
             }
             let session = self.sessions.get(place).and_then(|slot| slot.session.as_deref());
-            let found = session.filter(|one| one.client_id.starts_with(&query.prefix));
+            let found = session.filter(|one| {
+                let is_of = |wanted: &String| one.mountpoint() == Some(wanted);
+                one.own_client_id().starts_with(&query.prefix)
+                    && query.mountpoint.as_ref().is_none_or(is_of)
+            });
             let row = found.map(|session| self.row(session, around));
             page.rows.extend(row.filter(|row| {
                 let address = row.peer.map(|peer| peer.address.ip().to_canonical());
@@ -301,7 +311,8 @@ impl ShardState {
         let view = |subscriber: &Subscriber| {
             let session = self.session(subscriber.session)?;
             Some(SubscriberView {
-                client_id: session.client_id.to_string(),
+                client_id: session.own_client_id().to_owned(),
+                mountpoint: session.mountpoint().map(str::to_owned),
                 shard: self.shard.0,
                 qos: subscriber.options.qos() as u8,
                 identifier: subscriber.identifier,
@@ -375,7 +386,8 @@ impl ShardState {
         let outbound = session.outbound.as_deref();
         let connection = session.connection;
         SessionRow {
-            client_id: session.client_id.to_string(),
+            client_id: session.own_client_id().to_owned(),
+            mountpoint: session.mountpoint().map(str::to_owned),
             shard: self.shard.0,
             stage: match session.stage {
                 Stage::ExpectState => "connecting",

@@ -272,6 +272,7 @@ pub struct ShardState {
     overlapping: Vec<Subscriber>,
     fan_out: FanOut,
     scratch: Vec<u8>,
+    topic_scratch: String,
     counters: Counters,
     /// What carries the connection that is opened next.
     opening: TransportKind,
@@ -344,6 +345,7 @@ impl ShardState {
             overlapping: Vec::new(),
             fan_out: FanOut::default(),
             scratch: Vec::new(),
+            topic_scratch: String::new(),
             counters: Counters::default(),
             opening: TransportKind::Tcp,
             stages: TransportCounts::default(),

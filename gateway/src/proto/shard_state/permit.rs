@@ -15,6 +15,7 @@ use crate::proto::access::{Coverage, Identity};
 use crate::proto::mqtt::{AckKind, Publish, QoS, ReasonCode, SHARE_PREFIX};
 use crate::proto::output::ConnectionId;
 use crate::proto::sampled::Sampled;
+use crate::proto::tenant::split_name;
 use crate::proto::time::Timestamp;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,7 +41,8 @@ impl ShardState {
         let Some(untold) = self.told_faults.denied.tell(context.now) else {
             return;
         };
-        tracing::warn!(what, ?client_id, ?user_name, ?topic, untold, "not authorized");
+        let (mountpoint, client_id) = split_name(client_id);
+        tracing::warn!(what, mountpoint, ?client_id, ?user_name, ?topic, untold, "not authorized");
     }
 
     /// Says in the log that a client was not let in, now and then.
@@ -81,8 +83,9 @@ impl ShardState {
         };
         let (client_id, peer) = self.strangers.describe(id.index);
         let session = self.connection(id).and_then(|one| self.session(one.session));
-        let client_id = client_id.or_else(|| session.map(|session| &*session.client_id));
-        tracing::warn!(%fault, client_id, ?peer, untold, "a client broke the protocol");
+        let mountpoint = session.and_then(|session| session.mountpoint());
+        let client_id = client_id.or_else(|| session.map(|session| session.own_client_id()));
+        tracing::warn!(%fault, mountpoint, client_id, ?peer, untold, "a client broke the protocol");
     }
 
     fn note_denied_to(

@@ -150,7 +150,9 @@ impl ShardState {
             return Ok(());
         };
         let persistent = known.is_persistent();
-        if known.user_name() != identity.user_name.as_deref() {
+        if known.user_name() != identity.user_name.as_deref()
+            || known.mountpoint() != identity.mountpoint.as_deref()
+        {
             self.refuse_anew(id, Refusal::BadProof, context);
             return Ok(());
         }
@@ -174,7 +176,8 @@ impl ShardState {
         if self.anew_mut(id).is_some() {
             return Err(ProtocolError::UnexpectedAuth);
         }
-        let Some(client_id) = self.session(session).map(|session| session.client_id.clone()) else {
+        let Some(client_id) = self.session(session).map(|one| Box::from(one.own_client_id()))
+        else {
             return Ok(());
         };
         let strangers = &mut self.strangers;
@@ -188,7 +191,7 @@ impl ShardState {
         strangers.questions.push(AuthenticationRequest {
             connection: id,
             origin: None,
-            client_id: (&*client_id).into(),
+            client_id,
             user_name: None,
             password: None,
             client_first: Some(client_first.into()),

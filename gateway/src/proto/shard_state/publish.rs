@@ -50,16 +50,21 @@ impl ShardState {
     ) -> Result<(), ProtocolError> {
         let is_duplicate = publish.qos == QoS::ExactlyOnce
             && publish.packet_id.is_some_and(|packet_id| self.is_open(index, packet_id));
+        let mut resolved = std::mem::take(&mut self.topic_scratch);
+        resolved.clear();
         let Some(session) = self.session_mut(index) else {
             return Ok(());
         };
+        if session.is_mounted() && !publish.topic.is_empty() {
+            session.mount_topic(publish.topic, &mut resolved);
+        }
         let client_id = session.client_id.clone();
         let ledger = session.is_persistent();
         let ticket = Ticket { session: index, epoch: session.epoch };
         self.talkers.note(ticket, publish.payload.len(), context.now);
-        let topic = self.resolve_topic(index, publish.topic, own.topic_alias);
-        topic.and_then(|topic| {
-            let name = topic.as_deref().unwrap_or(publish.topic);
+        let topic = self.resolve_topic(index, publish.topic, own.topic_alias, &mut resolved);
+        let result = topic.and_then(|()| {
+            let name = if resolved.is_empty() { publish.topic } else { &resolved };
             if !is_duplicate && self.is_publish_denied(index, id, publish, name, context) {
                 return Ok(());
             }
@@ -97,44 +102,54 @@ impl ShardState {
                     self.publish_acknowledged(index, id, packet_id, &message, context)
                 }
             }
-        })
+        });
+        self.topic_scratch = resolved;
+        result
     }
 
-    /// The topic an alias stands for, or `None` when `topic` is it. Sets the alias if both are there.
-    /// Source: MQTT 5.0 §3.3.2.3.4, §3.3.4.
+    /// Writes the topic that an alias stands for to `resolved`, where what `topic` is stored as is if it is
+    /// not `topic` itself. Sets the alias if both are there. Source: MQTT 5.0 §3.3.2.3.4, §3.3.4.
     fn resolve_topic(
         &mut self,
         index: u32,
         topic: &str,
         alias: Option<u16>,
-    ) -> Result<Option<Box<str>>, ProtocolError> {
+        resolved: &mut String,
+    ) -> Result<(), ProtocolError> {
         let alias_maximum = self.limits.topic_alias_maximum_in;
-        if !topic.is_empty() && !self.is_accepted_topic_name(topic) {
+        let name = if resolved.is_empty() { topic } else { &*resolved };
+        if !name.is_empty() && !self.is_accepted_topic_name(name) {
             return Err(ProtocolError::TopicNameInvalid);
         }
         let Some(alias) = alias else {
-            return Ok(None);
+            return Ok(());
         };
         if alias > alias_maximum {
             return Err(ProtocolError::TopicAliasInvalid { alias });
         }
         let Some(session) = self.session_mut(index) else {
-            return Ok(None);
+            return Ok(());
         };
         let inbound = session.inbound_mut();
         if topic.is_empty() {
-            let known = inbound.aliases.get(alias).map(|topic| Some(topic.into()));
-            return known.ok_or(ProtocolError::TopicAliasNotSet { alias });
+            let known = inbound.aliases.get(alias);
+            resolved.push_str(known.ok_or(ProtocolError::TopicAliasNotSet { alias })?);
+            return Ok(());
         }
-        inbound.aliases.set(alias, topic);
+        inbound.aliases.set(alias, name);
         inbound.has_aliases = true;
-        Ok(None)
+        Ok(())
     }
 
-    /// The topic of a PUBLISH, by its name or by an alias that was set.
+    /// The topic of a PUBLISH as it is stored, by its name or by an alias that was set.
     pub(super) fn known_topic(&mut self, index: u32, publish: &Publish<'_>) -> Option<Box<str>> {
         if !publish.topic.is_empty() {
-            return Some(publish.topic.into());
+            let Some(session) = self.session(index).filter(|session| session.is_mounted()) else {
+                return Some(publish.topic.into());
+            };
+            let mut name = String::new();
+            session.mount_topic(publish.topic, &mut name);
+            return Some(name.into());
         }
         let alias = publish.properties.iter().find_map(|property| match property {
             Property::TopicAlias(alias) => Some(alias),
@@ -143,7 +158,7 @@ impl ShardState {
         self.session_mut(index)?.inbound.as_ref()?.aliases.get(alias?).map(Into::into)
     }
 
-    /// Whether a client may publish to this topic.
+    /// Whether a client may publish to this topic: as it is stored.
     pub(super) fn is_accepted_topic_name(&self, topic: &str) -> bool {
         topic.len() <= usize::from(self.limits.topic_bytes_max)
             && is_valid_topic_name(topic)

@@ -32,7 +32,8 @@ impl Rechecking {
         let place = Arc::as_ptr(former) as usize;
         let source = &self.source;
         let look = || {
-            let now = source.recheck(former);
+            // With another mountpoint it would be another session.
+            let now = source.recheck(former).filter(|now| now.mountpoint == former.mountpoint);
             // The same in other words is the same.
             (
                 Arc::clone(former),

@@ -5,6 +5,7 @@ use super::{ConnectionStage, Context, ProtocolError, ShardState};
 use crate::proto::limits::Limits;
 use crate::proto::output::ConnectionId;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 impl ShardState {
     /// Takes over from `new` what can change, and nothing else. Who is connected and banned now is let
@@ -60,8 +61,14 @@ impl ShardState {
         context: &mut Context<'_>,
     ) {
         for client_id in self.limits.banned_client_ids.clone() {
-            if self.kick(&client_id, context) {
-                self.counters.let_go += 1;
+            // Of every tenant: nothing finds those by their client id.
+            let sessions = self.sessions.iter().filter_map(|slot| slot.session.as_deref());
+            let mounted =
+                sessions.filter(|one| one.is_mounted() && one.own_client_id() == client_id);
+            let mut names: Vec<Rc<str>> = mounted.map(|one| Rc::clone(&one.client_id)).collect();
+            names.push(client_id.into());
+            for name in names {
+                self.counters.let_go += u64::from(self.kick(&name, context));
             }
         }
         if self.limits.banned_addresses.is_empty() {

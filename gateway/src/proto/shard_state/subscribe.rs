@@ -38,11 +38,18 @@ impl ShardState {
         let Some(ticket) = self.ticket(index) else {
             return;
         };
+        let stored = self.stored_filters(index, subscribe.filters.iter().map(|(filter, _)| filter));
+        let filters = || {
+            let filters = subscribe.filters.iter().enumerate();
+            filters.map(|(place, (own, options))| {
+                (stored.get(place).map_or(own, String::as_str), options)
+            })
+        };
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         let mut retained = Vec::new();
         let mut joins: Vec<(&str, SubscriptionOptions)> = Vec::new();
         let mut waits_for: Vec<(Box<str>, usize)> = Vec::new();
-        for (filter, options) in subscribe.filters.iter() {
+        for (filter, options) in filters() {
             let mut code = self.check_filter(index, filter, options.qos, joins.len());
             let inner = parse_shared(filter).ok().flatten();
             let (is_shared, inner) = (inner.is_some(), inner.map_or(filter, |(_, inner)| inner));
@@ -62,7 +69,7 @@ impl ShardState {
             }
             codes.push(code as u8);
         }
-        let granted = subscribe.filters.iter().zip(&codes);
+        let granted = filters().zip(&codes);
         // Groups say for themselves whether they take a member.
         let granted = granted.filter(|((filter, _), code)| {
             **code < ReasonCode::UnspecifiedError as u8 && !filter.starts_with(SHARE_PREFIX)
@@ -80,6 +87,15 @@ impl ShardState {
         for (name, options) in joins {
             self.subscribe_shared(index, name, options, identifier, waiting, context);
         }
+    }
+
+    /// What the filters of a client that is mounted are stored as, in their order; nothing for others, whose
+    /// filters are stored as they are.
+    fn stored_filters<'f>(&self, index: u32, own: impl Iterator<Item = &'f str>) -> Vec<String> {
+        let session = self.session(index).filter(|session| session.is_mounted());
+        session.map_or_else(Vec::new, |session| {
+            own.map(|filter| session.mount_filter(filter)).collect()
+        })
     }
 
     /// SUBACK, once the session's record has what was subscribed.
@@ -272,7 +288,12 @@ impl ShardState {
     ) {
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
         let mut settled = Vec::new();
-        for filter in unsubscribe.filters.iter() {
+        let stored = self.stored_filters(index, unsubscribe.filters.iter());
+        let filters = || {
+            let filters = unsubscribe.filters.iter().enumerate();
+            filters.map(|(place, own)| stored.get(place).map_or(own, String::as_str))
+        };
+        for filter in filters() {
             let existed = if let Some(name) = filter.strip_prefix(SHARE_PREFIX) {
                 let own = self.unsubscribe_shared(index, name, context);
                 own.map(|own| settled.extend(own)).is_some()
@@ -297,7 +318,7 @@ impl ShardState {
         let mut bytes = Vec::new();
         encode_unsuback(&ack, version, &mut bytes);
         codes.iter().for_each(|code| context.outbox.sent.add_code(*code));
-        let ended = unsubscribe.filters.iter().zip(&codes);
+        let ended = filters().zip(&codes);
         let ended = ended.filter(|(_, code)| **code == ReasonCode::Success as u8);
         self.note_unsubscribed(index, id, ended.map(|(filter, _)| filter), context);
         let (interest, retained) = (None, Vec::new());

@@ -8,7 +8,8 @@
 //! | `mqtt_events.<gateway>.subscribe.<client id>` | subscriptions were granted |
 //! | `mqtt_events.<gateway>.unsubscribe.<client id>` | subscriptions were ended |
 //!
-//! The client id is one token, escaped as a level of a topic is; in it `/` stands for itself. Events of a
+//! The client id is one token, escaped as a level of a topic is; in it `/` stands for itself. That of a tenant's
+//! client stands behind another token, the mountpoint. Events of a
 //! client go over one link, that to the sub-cluster which owns a topic of its name, and so stay in order.
 //! The payload is an object of JSON, documented in README.md.
 
@@ -19,6 +20,7 @@ use crate::proto::nats::{Subject, encode_publish_with, json, put_decimal};
 use crate::proto::session::NEVER_EXPIRES;
 use crate::proto::shard_state::events::{End, Event, What, WillFate};
 use crate::proto::shard_state::inspect::Peer;
+use crate::proto::tenant::split_name;
 
 /// What all subjects of events begin with.
 pub const EVENTS_PREFIX: &str = "mqtt_events";
@@ -46,7 +48,12 @@ impl JetStream {
             subject.extend_from_slice(token.as_bytes());
             subject.push(b'.');
         }
-        put_token(0, event.client_id.as_bytes(), subject);
+        let (mountpoint, client_id) = split_name(&event.client_id);
+        if let Some(mountpoint) = mountpoint {
+            put_token(0, mountpoint.as_bytes(), subject);
+            subject.push(b'.');
+        }
+        put_token(0, client_id.as_bytes(), subject);
         if subject.len() > Subject::BYTES_MAX {
             counters.events_dropped += 1;
             return;
@@ -72,7 +79,9 @@ fn write(event: &Event, gateway: &str, peer: Option<Peer>, out: &mut Vec<u8>) {
     object.text("event", kind(&event.what));
     object.number("at_ms", event.at_ms);
     object.text("gateway", gateway);
-    object.text("client_id", &event.client_id);
+    let (mountpoint, client_id) = split_name(&event.client_id);
+    object.text("client_id", client_id);
+    object.maybe_text("mountpoint", mountpoint);
     let identity = event.identity.as_deref();
     object.maybe_text("user", identity.and_then(|identity| identity.user_name.as_deref()));
     if let Some(Peer { address, transport, since_ms }) = peer {
@@ -223,7 +232,7 @@ mod tests {
         let identity = user.map(|user| {
             let expires_at = Timestamp::NEVER;
             let (user_name, proof) = (Some(user.into()), Proof::None);
-            Arc::new(Identity { user_name, acl: None, proof, expires_at })
+            Arc::new(Identity { user_name, mountpoint: None, acl: None, proof, expires_at })
         });
         let connection = ConnectionId { index: 3, generation: 7 };
         let event = Event { at_ms: 12, connection, client_id: "a\"b".into(), identity, what };

@@ -42,6 +42,7 @@ fn who(request: &AuthenticationRequest) -> Authentication {
     let is_brief = request.password.as_deref() == Some(b"brief");
     Ok(Arc::new(Identity {
         user_name: user_name.cloned(),
+        mountpoint: None,
         acl: Some(rules().rules_of(rules_of)),
         proof: Proof::None,
         expires_at: if is_brief { Timestamp(START_MS + 5_000) } else { Timestamp::NEVER },
@@ -69,11 +70,11 @@ fn everywhere(play: impl Fn(Scene)) {
 
 /// How a client connects.
 #[derive(Clone, Copy)]
-struct As<'a> {
-    client_id: &'a str,
-    user: Option<(&'a str, &'a str)>,
-    kept: bool,
-    will: Option<&'a str>,
+pub(super) struct As<'a> {
+    pub(super) client_id: &'a str,
+    pub(super) user: Option<(&'a str, &'a str)>,
+    pub(super) kept: bool,
+    pub(super) will: Option<&'a str>,
 }
 
 const ANNA: As<'static> =
@@ -82,7 +83,7 @@ const OTTO: As<'static> = As { client_id: "o", user: Some(("otto", "pw")), ..ANN
 const NOBODY: As<'static> = As { client_id: "n", user: None, ..ANNA };
 
 /// CONNECT.
-fn connect(scene: &Scene, who: As<'_>) -> Vec<u8> {
+pub(super) fn connect(scene: &Scene, who: As<'_>) -> Vec<u8> {
     let is_v5 = scene.speaks == Speaks::V5;
     let mut flags = if who.kept { 0 } else { 2 };
     flags |= if who.user.is_some() { 0xC0 } else { 0 };
@@ -106,7 +107,7 @@ fn connect(scene: &Scene, who: As<'_>) -> Vec<u8> {
 
 /// A client that is let in, and whether it had a session. What comes behind CONNACK stays to be looked at.
 #[track_caller]
-fn enter(scene: &mut Scene, who: As<'_>) -> (SimClient, bool) {
+pub(super) fn enter(scene: &mut Scene, who: As<'_>) -> (SimClient, bool) {
     let client = scene.node.connect();
     let packet = connect(scene, who);
     let connack = scene.node.exchange(client, &packet);
@@ -117,7 +118,7 @@ fn enter(scene: &mut Scene, who: As<'_>) -> (SimClient, bool) {
 
 /// A client that is refused, in the words of its version.
 #[track_caller]
-fn refused(scene: &mut Scene, who: As<'_>, v311: u8, v5: u8) {
+pub(super) fn refused(scene: &mut Scene, who: As<'_>, v311: u8, v5: u8) {
     let client = scene.node.connect();
     let packet = connect(scene, who);
     let connack = scene.node.exchange(client, &packet);
@@ -135,7 +136,7 @@ fn refusal(scene: &Scene, v311: u8, v5: u8) -> Vec<u8> {
 
 /// SUBSCRIBE at QoS 1, answered by `code`; 0x87 is 0x80 before 5.0.
 #[track_caller]
-fn subscribe(scene: &mut Scene, client: SimClient, filter: &str, code: u8) {
+pub(super) fn subscribe(scene: &mut Scene, client: SimClient, filter: &str, code: u8) {
     let tail = [sized(filter), vec![1]].concat();
     let packet = scene.packet(0x82, &[0, 1], &tail);
     let code = if scene.speaks == Speaks::V311 && code > 2 { 0x80 } else { code };
@@ -145,7 +146,7 @@ fn subscribe(scene: &mut Scene, client: SimClient, filter: &str, code: u8) {
 
 /// PUBLISH that is not allowed, at each QoS; with RETAIN if `retain`.
 #[track_caller]
-fn publish_in_vain(scene: &mut Scene, client: SimClient, topic: &str, retain: u8) {
+pub(super) fn publish_in_vain(scene: &mut Scene, client: SimClient, topic: &str, retain: u8) {
     let acknowledged = [sized(topic), vec![0, 9]].concat();
     let publish = scene.packet(0x30 | retain, &sized(topic), b"0");
     scene.check(client, &publish, &[]);

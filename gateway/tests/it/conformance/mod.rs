@@ -25,6 +25,7 @@ mod session;
 mod shared;
 mod statements;
 mod subscribe;
+mod tenants;
 mod topic_alias;
 mod topics;
 mod unsubscribe;

@@ -34,6 +34,7 @@ fn challenge(client_first: &[u8]) -> Result<Challenge, Refusal> {
         name if name.starts_with("no") => None,
         name => Some(Ok(Arc::new(Identity {
             user_name: Some(name.into()),
+            mountpoint: None,
             acl: None,
             proof: Proof::Password(0),
             expires_at: Timestamp::NEVER,
@@ -336,7 +337,8 @@ fn auth_out_of_turn_is_a_protocol_error() {
         authenticate: Some(|_| {
             let (acl, expires_at) = (None, Timestamp::NEVER);
             let user_name = Some("anna".into());
-            Ok(Arc::new(Identity { user_name, acl, proof: Proof::Password(0), expires_at }))
+            let (mountpoint, proof) = (None, Proof::Password(0));
+            Ok(Arc::new(Identity { user_name, mountpoint, acl, proof, expires_at }))
         }),
         challenge: Some(challenge),
         ..SimSettings::default()

@@ -181,6 +181,7 @@ fn who(request: &AuthenticationRequest) -> Authentication {
     }
     Ok(Arc::new(Identity {
         user_name: Some(user_name),
+        mountpoint: None,
         acl: None,
         proof: Proof::None,
         expires_at: Timestamp::NEVER,

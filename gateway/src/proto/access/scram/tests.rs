@@ -24,6 +24,7 @@ fn verifier() -> Verifier {
 fn account() -> Authentication {
     Ok(Arc::new(Identity {
         user_name: Some("user".into()),
+        mountpoint: None,
         acl: None,
         proof: Proof::Password(1),
         expires_at: Timestamp::NEVER,

@@ -64,6 +64,9 @@ fn every_part_has_its_header() {
         "Mqtt-QoS: 2\r\nMqtt-Retain: 1\r\n"
     });
     check(&Message { publisher: "sensor-42", ..message() }, "Mqtt-Client-Id: sensor-42\r\n");
+    check(&Message { publisher: "acme\0sensor-42", ..message() }, {
+        "Mqtt-Client-Id: sensor-42\r\nMqtt-Mountpoint: acme\r\n"
+    });
     check(&Message { expiry_interval_s: Some(u32::MAX), ..message() }, {
         "Mqtt-Message-Expiry-Interval: 4294967295\r\n"
     });

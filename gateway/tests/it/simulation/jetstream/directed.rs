@@ -231,7 +231,8 @@ fn who(_: &AuthenticationRequest) -> Authentication {
     });
     let rules = &RULES[usize::from(MAY_PUBLISH.get())];
     let (proof, expires_at) = (Proof::None, Timestamp::NEVER);
-    Ok(Arc::new(Identity { user_name: None, acl: Some(rules.rules_of(None)), proof, expires_at }))
+    let (mountpoint, acl) = (None, Some(rules.rules_of(None)));
+    Ok(Arc::new(Identity { user_name: None, mountpoint, acl, proof, expires_at }))
 }
 
 /// A QoS 2 message is under way when a gateway dies; when it comes again it may not be published any
