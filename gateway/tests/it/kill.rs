@@ -109,6 +109,7 @@ impl Party {
     fn gather(process: Process, seed: u64) -> Self {
         let profile = |name: &str, subscriptions: Vec<(&'static str, QoS)>| Profile {
             name: name.to_owned(),
+            tenant: "",
             version: ProtocolVersion::V5,
             persistent: true,
             receive_maximum: 20,

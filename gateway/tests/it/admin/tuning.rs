@@ -94,6 +94,9 @@ fn nats_server_takes_each_configuration() {
         run(command);
     };
     said("nats-server.conf", true);
+    let mut command = Command::new(tools_folder().join("python/bin/nats-server"));
+    command.args(["-t", "-c"]).arg(tuning("nats-tenants.conf"));
+    run(command);
     said("nats-r1.conf", false);
     said("nats-r3.conf", false);
 }

@@ -3,6 +3,7 @@
 
 use super::access::{As, connect, enter, publish_in_vain, refused, subscribe};
 use super::scene::{Scene, Speaks, everywhere_with};
+use crate::allocations;
 use crate::packets::{framed, sized};
 use crate::sim::{SimClient, SimSettings};
 use gateway::auth::AclFile;
@@ -618,4 +619,39 @@ fn an_operator_sees_tenants_and_client_ids_apart() {
     assert_eq!((&*view.row.client_id, &*view.filters[0].filter), ("c", "acme/a/#"));
     let page = state.subscribers("acme/a");
     assert_eq!((page.count, page.subscribers[0].mountpoint.as_deref()), (1, Some("acme")));
+}
+
+/// What is told apart is told apart without memory: for each message as much is allocated as without a
+/// mountpoint.
+#[test]
+fn a_mountpoint_allocates_nothing() {
+    let allocated = |who: As<'static>, filter: &str, topic: &str, alias: &[u8]| {
+        let mut scene = Scene::with(Speaks::V5, settings());
+        let subscribers = ["1", "2", "3"].map(|id| {
+            let (client, _) = enter(&mut scene, named(who, id));
+            subscribe(&mut scene, client, filter, 1);
+            client
+        });
+        let (publisher, _) = enter(&mut scene, named(who, "p"));
+        let body =
+            |topic: &str| [&sized(topic), &[alias.len() as u8][..], alias, b"payload"].concat();
+        scene.node.send(publisher, &framed(0x30, &body(topic)));
+        let again = if alias.is_empty() { topic } else { "" };
+        let publish = framed(0x30, &body(again));
+        let mut round = || {
+            for _ in 0..64 {
+                scene.node.send(publisher, &publish);
+                for subscriber in subscribers {
+                    assert!(!scene.node.take(subscriber).is_empty());
+                }
+            }
+        };
+        round();
+        allocations::count(round).1
+    };
+    for alias in [&[][..], &[0x23, 0, 1]] {
+        let plain = allocated(APP, "acme/+", "acme/topic", alias);
+        let mounted = allocated(ACME, "+", "acmetopics", alias);
+        assert_eq!(mounted, plain, "alias {alias:?}");
+    }
 }

@@ -47,14 +47,17 @@ pub(super) struct Hello<'a> {
     pub(super) clean_start: bool,
     pub(super) session_expiry_s: u32,
     pub(super) will: Option<Will<'a>>,
+    /// User name and password.
+    pub(super) user: Option<(&'a str, &'a str)>,
 }
 
 impl Hello<'_> {
     /// A session that ends with its connection.
-    pub(super) const BRIEF: Self = Self { clean_start: true, session_expiry_s: 0, will: None };
+    pub(super) const BRIEF: Self =
+        Self { clean_start: true, session_expiry_s: 0, will: None, user: None };
     /// One that does not, gone on with.
     pub(super) const LASTING: Self =
-        Self { clean_start: false, session_expiry_s: 3_600, will: None };
+        Self { clean_start: false, session_expiry_s: 3_600, will: None, user: None };
 }
 
 /// What CONNACK said.
@@ -115,8 +118,8 @@ impl Device {
             properties: Properties::from_validated(&properties),
             client_id,
             will: hello.will,
-            user_name: None,
-            password: None,
+            user_name: hello.user.map(|(name, _)| name),
+            password: hello.user.map(|(_, password)| password.as_bytes()),
         };
         device.send(|out| connect.encode(out));
         let welcome = device.next(|packet| match packet {

@@ -21,6 +21,7 @@ mod retained;
 mod ring_change;
 mod server_killed;
 mod shared_sessions;
+mod tenants;
 mod tls;
 mod uplink;
 mod wills;

@@ -109,6 +109,7 @@ impl Party {
     fn join(&mut self, node: usize, kind: &str, subscriptions: &[(&'static str, QoS)]) -> usize {
         let profile = Profile {
             name: format!("{kind}-{}", self.peers.len()),
+            tenant: "",
             version: ProtocolVersion::V5,
             persistent: true,
             receive_maximum: 20,

@@ -11,14 +11,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tuning/nats-server.conf")
+    example_named("nats-server.conf")
+}
+
+fn example_named(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tuning").join(name)
 }
 
 /// What the example permits the gateway: `publish` or `subscribe`, and the subject.
 fn permissions() -> Vec<(&'static str, String)> {
     let text = std::fs::read_to_string(example()).unwrap();
-    let (_, rest) = text.split_once("user: gateway").unwrap();
-    let (block, _) = rest.split_once("# A backend application").unwrap();
+    let (_, rest) = text.split_once("gateway_may: {").unwrap();
+    let (block, _) = rest.split_once("authorization {").unwrap();
     let (publish, subscribe) = block.split_once("subscribe:").unwrap();
     let (_, publish) = publish.split_once("publish:").unwrap();
     let quoted = |kind, block: &'static str| {
@@ -28,6 +32,18 @@ fn permissions() -> Vec<(&'static str, String)> {
     };
     [quoted("publish", publish.to_owned().leak()), quoted("subscribe", subscribe.to_owned().leak())]
         .concat()
+}
+
+/// A server with an example as it is, but for where it listens and stores.
+pub(super) fn server_as_in(directory: &TempDirectory, name: &str) -> NatsServer {
+    for example in [name, "nats-server.conf"] {
+        let text = std::fs::read_to_string(example_named(example)).unwrap();
+        let is_kept = |line: &&str| !line.contains("store_dir") && !line.starts_with("listen");
+        let kept: Vec<_> = text.lines().filter(is_kept).collect();
+        std::fs::write(directory.path().join(example), kept.join("\n")).unwrap();
+    }
+    let file = directory.path().join(name);
+    NatsServer::start_with(&["--config", file.to_str().unwrap(), "--port", "-1"])
 }
 
 fn start(id: &str, sessions: &str, address: SocketAddr) -> Node {
@@ -101,12 +117,7 @@ pub(super) fn do_everything(here: SocketAddr, there: SocketAddr, is_shared: bool
 #[test]
 fn a_gateway_with_the_permissions_of_the_example_does_everything() {
     let directory = TempDirectory::new();
-    let file = directory.path().join("nats.conf");
-    let text = std::fs::read_to_string(example()).unwrap();
-    // Where it listens and stores is the test's.
-    let is_kept = |line: &&str| !line.contains("store_dir") && !line.starts_with("listen");
-    std::fs::write(&file, text.lines().filter(is_kept).collect::<Vec<_>>().join("\n")).unwrap();
-    let server = NatsServer::start_with(&["--config", file.to_str().unwrap(), "--port", "-1"]);
+    let server = server_as_in(&directory, "nats-server.conf");
     for sessions in ["shared", "local"] {
         let mut nodes = ["g1", "g2"].map(|id| start(id, sessions, server.address()));
         let [here, there] = nodes.each_ref().map(|node| node.address().unwrap());

@@ -6,6 +6,7 @@ use gateway::proto::mqtt::{
     ProtocolVersion, Publish, PublishAck, PublishHeader, QoS, ReasonCode, RetainHandling, Role,
     SubscriptionOptions, Will, decode, encode_publish, encode_publish_ack, encode_subscribe,
 };
+use gateway::proto::routing::filter_matches;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Names a message: the first bytes of its payload.
@@ -15,6 +16,8 @@ pub(crate) type MessageId = u64;
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
     pub(crate) name: String,
+    /// Whose it is, empty for nobody's: the name of its user, who has that mountpoint.
+    pub(crate) tenant: &'static str,
     pub(crate) version: ProtocolVersion,
     /// Its session outlives its connections.
     pub(crate) persistent: bool,
@@ -176,7 +179,7 @@ impl Client {
             properties: Properties::from_validated(&properties),
             client_id: &self.profile.name,
             will,
-            user_name: None,
+            user_name: Some(self.profile.tenant).filter(|tenant| !tenant.is_empty()),
             password: None,
         };
         connect.encode(&mut self.outbox);
@@ -410,6 +413,13 @@ impl Client {
             return self.broken("a message nobody sent".to_owned());
         };
         let message = MessageId::from_le_bytes(*head);
+        let is_of = |(filter, _): &(&str, QoS)| {
+            let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+            filter_matches(shared.map_or(filter, |(_, inner)| inner), publish.topic)
+        };
+        if !self.profile.subscriptions.iter().any(is_of) {
+            return self.broken(format!("message {message} came as {:?}", publish.topic));
+        }
         if publish.payload[head.len()..].iter().any(|byte| *byte != PADDING) {
             return self.broken(format!("message {message} is not what was sent"));
         }

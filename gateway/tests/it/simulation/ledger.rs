@@ -16,8 +16,11 @@ struct Entry {
     /// Persistent subscribers that were subscribed before, and have not got it yet.
     due: BTreeSet<usize>,
     /// Groups that had a persistent member before, of which none has got it yet.
-    due_groups: BTreeSet<&'static str>,
+    due_groups: BTreeSet<Group>,
 }
+
+/// A tenant and a shared filter.
+type Group = (&'static str, &'static str);
 
 /// Within one stream messages come in order: same subscriber, publisher, topic, and QoS on both
 /// ways. Source: MQTT 5.0 [MQTT-4.6.0-5], [MQTT-4.6.0-6].
@@ -27,16 +30,18 @@ type Stream = (usize, usize, &'static str, QoS, QoS);
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     entries: Vec<Entry>,
+    /// Of those that belong to a tenant, which.
+    tenants: BTreeMap<usize, &'static str>,
     /// By subscriber: what it has subscribed to since its session began.
     subscribed: BTreeMap<usize, Vec<(&'static str, QoS)>>,
     /// By subscriber: the first message sent after its SUBACK. An earlier one may come late, when
     /// its publisher repeats it.
     since: BTreeMap<usize, MessageId>,
     deliveries: BTreeMap<(usize, MessageId), u32>,
-    /// By shared filter: its persistent members.
-    groups: BTreeMap<&'static str, BTreeSet<usize>>,
+    /// The persistent members of each.
+    groups: BTreeMap<Group, BTreeSet<usize>>,
     /// With which QoS a message came to the members of a group, the lowest, and how often.
-    group_deliveries: BTreeMap<(&'static str, MessageId), (QoS, u32)>,
+    group_deliveries: BTreeMap<(Group, MessageId), (QoS, u32)>,
     newest: BTreeMap<Stream, MessageId>,
     /// Clients go from gateway to gateway. What one has not stored yet when a client has a new
     /// session at another may come behind what that session publishes, and so may what was published
@@ -54,14 +59,21 @@ impl Ledger {
                 if profile.persistent {
                     self.subscribed.insert(actor, profile.subscriptions.clone());
                     for (filter, _) in shared(profile) {
-                        self.groups.entry(filter).or_default().insert(actor);
+                        let group = (profile.tenant, filter);
+                        self.groups.entry(group).or_default().insert(actor);
                     }
                 }
             }
             Event::Acknowledged(message) => self.entry(message).acknowledged = true,
-            Event::Retained(message) => drop(self.entry(message).due.remove(&actor)),
+            Event::Retained(message) => {
+                self.entry(message).due.remove(&actor);
+                return self.strange(actor, message);
+            }
             Event::Abandoned(message) => self.entry(message).abandoned = true,
             Event::Connected { session_present: true } | Event::Disconnected(_) => {}
+            Event::Delivered { message, .. } if self.strange(actor, message).is_some() => {
+                return self.strange(actor, message);
+            }
             Event::Delivered { message, qos, .. } if shared(profile).next().is_some() => {
                 return self.delivered_to_member(profile, message, qos);
             }
@@ -69,6 +81,18 @@ impl Ledger {
             Event::Broken(what) => return Some(what),
         }
         None
+    }
+
+    /// A client belongs to a tenant.
+    pub(crate) fn belongs(&mut self, actor: usize, tenant: &'static str) {
+        self.tenants.insert(actor, tenant);
+    }
+
+    /// What is wrong with a message that came from another tenant.
+    fn strange(&self, subscriber: usize, message: MessageId) -> Option<String> {
+        let entry = self.entries.get(usize::try_from(message).unwrap())?;
+        let tenants = [subscriber, entry.publisher].map(|actor| self.tenants.get(&actor));
+        (tenants[0] != tenants[1]).then(|| format!("message {message} is another tenant's"))
     }
 
     /// What a session that ends with its connection is owed as long as that lasts.
@@ -93,13 +117,18 @@ impl Ledger {
         topic: &'static str,
         qos: QoS,
     ) -> MessageId {
-        let takers = self.subscribed.iter().filter(|(_, filters)| {
+        let tenant = self.tenants.get(&publisher);
+        let own = self.subscribed.iter().filter(|(actor, _)| self.tenants.get(actor) == tenant);
+        let takers = own.filter(|(_, filters)| {
             let wanted = granted(filters, topic);
             wanted.is_some_and(|wanted| wanted.min(qos) > QoS::AtMostOnce)
         });
         let due = takers.map(|(subscriber, _)| *subscriber).collect();
         let groups = self.groups.keys().copied();
-        let due_groups = groups.filter(|group| qos > QoS::AtMostOnce && matches(group, topic));
+        let due_groups = groups.filter(|(of, group)| {
+            let is_own = *of == tenant.copied().unwrap_or_default();
+            is_own && qos > QoS::AtMostOnce && matches(group, topic)
+        });
         let due_groups = due_groups.collect();
         let (acknowledged, abandoned) = (false, false);
         let entry = Entry { publisher, topic, qos, acknowledged, abandoned, due, due_groups };
@@ -153,14 +182,15 @@ impl Ledger {
         };
         let mut mine = shared(profile).filter(|(group, _)| matches(group, entry.topic));
         let (group, granted) = mine.next()?;
+        let group = (profile.tenant, group);
         if qos > granted {
             return Some(format!("message {message} came with {qos:?}, granted {granted:?}"));
         }
-        entry.due_groups.remove(group);
+        entry.due_groups.remove(&group);
         let delivery = self.group_deliveries.entry((group, message)).or_insert((qos, 0));
         *delivery = (qos.min(delivery.0), delivery.1 + 1);
         let doubled = delivery.1 > 1 && delivery.0.min(entry.qos) == QoS::ExactlyOnce;
-        doubled.then(|| format!("message {message} came {} times to {group}", delivery.1))
+        doubled.then(|| format!("message {message} came {} times to {group:?}", delivery.1))
     }
 
     fn delivered(&mut self, subscriber: usize, message: MessageId, qos: QoS) -> Option<String> {
@@ -281,6 +311,7 @@ fn a_ledger_notices_what_a_group_loses_and_doubles() {
     let group = "$share/g/a/#";
     let profile = |qos| Profile {
         name: String::new(),
+        tenant: "",
         version: gateway::proto::mqtt::ProtocolVersion::V5,
         persistent: true,
         receive_maximum: 1,

@@ -9,9 +9,10 @@ mod disk;
 mod jetstream;
 pub(crate) mod ledger;
 pub(crate) mod random;
+mod tenants;
 mod world;
 
-use world::{Broken, Weather, World, some_settings};
+use world::{Broken, Weather, World, some_settings, with_tenants};
 
 /// Seeds of a run that nobody asked to be longer.
 const SEEDS_DEFAULT: u64 = 60;
@@ -42,7 +43,15 @@ fn run_with(
     populate: impl FnOnce(&mut World),
 ) -> Result<usize, Broken> {
     let shards = u16::try_from(1 + seed % 3).unwrap();
-    let mut world = World::new(some_settings(shards, seed), weather.ignore_syncs);
+    let world = World::new(some_settings(shards, seed), weather.ignore_syncs);
+    run_in(world, weather, populate)
+}
+
+fn run_in(
+    mut world: World,
+    weather: Weather,
+    populate: impl FnOnce(&mut World),
+) -> Result<usize, Broken> {
     populate(&mut world);
     for _ in 0..STEPS {
         world.step(weather)?;
@@ -92,6 +101,25 @@ fn promises_hold_in_any_weather() {
     let seeds = seeds(SEEDS_DEFAULT);
     let count = seeds.clone().count();
     let acknowledged = run_all(seeds, |seed| run(seed, STORM));
+    assert!(acknowledged > count * 20, "only {acknowledged} messages in {count} runs");
+}
+
+/// Two tenants with equal client ids, which publish and subscribe to the same.
+#[test]
+fn tenants_never_meet_in_any_weather() {
+    let seeds = seeds(SEEDS_DEFAULT);
+    let count = seeds.clone().count();
+    let acknowledged = run_all(seeds, |seed| {
+        let shards = u16::try_from(1 + seed % 3).unwrap();
+        let settings = with_tenants(some_settings(shards, seed));
+        run_in(World::new(settings, false), STORM, |world| {
+            for tenant in ["acme", "zen"] {
+                world.tenant = tenant;
+                world.populate(2, 3);
+                world.populate_groups(0, 3);
+            }
+        })
+    });
     assert!(acknowledged > count * 20, "only {acknowledged} messages in {count} runs");
 }
 

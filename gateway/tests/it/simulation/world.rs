@@ -4,12 +4,15 @@ use super::client::{Client, Profile};
 use super::ledger::Ledger;
 use super::random::Random;
 use crate::sim::{SimClient, SimNode, SimSettings};
+use gateway::proto::access::{AuthenticationRequest, Identity, Proof};
 use gateway::proto::limits::Limits;
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
 use gateway::proto::shard_state::Counters;
+use gateway::proto::time::Timestamp;
 use gateway::upstream::embedded::groups::GroupLimits;
 use gateway::upstream::embedded::log::{Durability, LogLimits};
 use gateway::upstream::embedded::quota::QuotaLimits;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Topics published to; each subscriber takes some of them.
@@ -52,6 +55,8 @@ pub(crate) struct World {
     pub(crate) random: Random,
     trace: Vec<String>,
     pub(crate) crashes: u32,
+    /// Whose the next clients are.
+    pub(crate) tenant: &'static str,
 }
 
 /// A promise was broken: what, and what led to it.
@@ -97,6 +102,21 @@ pub(crate) fn some_settings(shards: u16, seed: u64) -> SimSettings {
     }
 }
 
+/// Users have the mountpoint of their name.
+pub(crate) fn with_tenants(settings: SimSettings) -> SimSettings {
+    let who = |request: &AuthenticationRequest| {
+        Ok(Arc::new(Identity {
+            user_name: request.user_name.clone(),
+            mountpoint: request.user_name.clone(),
+            acl: None,
+            proof: Proof::None,
+            expires_at: Timestamp::NEVER,
+        }))
+    };
+    let limits = Limits { authenticate: true, ..settings.limits };
+    SimSettings { limits, authenticate: Some(who), ..settings }
+}
+
 impl World {
     pub(crate) fn new(settings: SimSettings, ignore_syncs: bool) -> Self {
         let mut node = SimNode::with(settings.clone());
@@ -109,6 +129,7 @@ impl World {
             random: Random::new(settings.seed),
             trace: Vec::new(),
             crashes: 0,
+            tenant: "",
         }
     }
 
@@ -164,6 +185,7 @@ impl World {
     ) -> usize {
         let profile = Profile {
             name,
+            tenant: self.tenant,
             version: *self.random.pick(&VERSIONS),
             persistent,
             receive_maximum: u16::try_from(1 + self.random.below(8)).unwrap(),
@@ -180,7 +202,9 @@ impl World {
             publishes,
             may_start_over: false,
         });
-        self.actors.len() - 1
+        let actor = self.actors.len() - 1;
+        self.ledger.belongs(actor, self.tenant);
+        actor
     }
 
     pub(crate) fn node(&mut self) -> &mut SimNode {

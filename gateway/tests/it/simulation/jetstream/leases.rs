@@ -1,6 +1,6 @@
 //! Wills of clients whose gateway is killed, frozen or cut off: they come, once, from another.
 
-use super::super::world::Broken;
+use super::super::world::{Broken, with_tenants};
 use super::super::{run_all, seeds};
 use super::world::{LEASE, World};
 use gateway::proto::mqtt::QoS;
@@ -16,6 +16,21 @@ impl World {
     /// Two gateways, watchers of all wills, and clients that leave some.
     fn with_mortals(seed: u64) -> Self {
         let mut world = Self::with(2, seed, true);
+        world.add_mortals();
+        world
+    }
+
+    /// The same of two tenants, with equal client ids and equal wills.
+    fn with_mortals_of_tenants(seed: u64) -> Self {
+        let mut world = Self::with_settings(2, seed, true, with_tenants);
+        for tenant in ["acme", "zen"] {
+            world.tenant = tenant;
+            world.add_mortals();
+        }
+        world
+    }
+
+    fn add_mortals(&mut self) {
         for number in 0..2 {
             let wanted = vec![
                 ("a/+", QoS::ExactlyOnce),
@@ -23,18 +38,23 @@ impl World {
                 ("b/2", QoS::ExactlyOnce),
             ];
             let wanted = if number == 0 { vec![("#", QoS::ExactlyOnce)] } else { wanted };
-            world.add(format!("watcher-{number}"), true, wanted, false);
+            self.add(format!("watcher-{number}"), true, wanted, false);
         }
         for number in 0..5 {
             let wanted = vec![("r/1", QoS::AtLeastOnce)];
-            let mortal = world.add(format!("mortal-{number}"), true, wanted, false);
-            world.actors[mortal].will_topic = Some(TOPICS[number % TOPICS.len()]);
+            let mortal = self.add(format!("mortal-{number}"), true, wanted, false);
+            self.actors[mortal].will_topic = Some(TOPICS[number % TOPICS.len()]);
         }
-        world
     }
 
     fn mortal(&mut self) -> usize {
-        2 + usize::try_from(self.random.below(5)).unwrap()
+        let mortals = |world: &Self| {
+            let actors = world.actors.iter().enumerate();
+            let mortals = actors.filter(|(_, actor)| actor.will_topic.is_some());
+            mortals.map(|(place, _)| place).collect::<Vec<_>>()
+        };
+        let mortals = mortals(self);
+        *self.random.pick(&mortals)
     }
 
     /// What can move does, for a while.
@@ -81,7 +101,8 @@ impl World {
                 }
             }
         }
-        for watcher in 0..2 {
+        let watchers = |actor: &usize| self.actors[*actor].will_topic.is_none();
+        for watcher in (0..self.actors.len()).filter(watchers).collect::<Vec<_>>() {
             if !self.is_connected(watcher) && self.random.below(3) == 0 {
                 self.connect(watcher);
             }
@@ -111,8 +132,7 @@ impl World {
     }
 }
 
-fn run(seed: u64) -> Result<usize, Broken> {
-    let mut world = World::with_mortals(seed);
+fn run(mut world: World) -> Result<usize, Broken> {
     for _ in 0..3 {
         world.calm_second()?;
     }
@@ -127,7 +147,15 @@ fn run(seed: u64) -> Result<usize, Broken> {
 fn wills_come_once_whatever_becomes_of_gateways() {
     let seeds = seeds(SEEDS_DEFAULT);
     let count = seeds.clone().count();
-    let wills = run_all(seeds, run);
+    let wills = run_all(seeds, |seed| run(World::with_mortals(seed)));
+    assert!(wills > count * 5, "only {wills} wills in {count} runs");
+}
+
+#[test]
+fn wills_stay_in_their_tenant_whoever_publishes_them() {
+    let seeds = seeds(SEEDS_DEFAULT);
+    let count = seeds.clone().count();
+    let wills = run_all(seeds, |seed| run(World::with_mortals_of_tenants(seed)));
     assert!(wills > count * 5, "only {wills} wills in {count} runs");
 }
 

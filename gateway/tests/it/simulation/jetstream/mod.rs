@@ -9,7 +9,7 @@ mod world;
 
 use super::run_all;
 use super::seeds;
-use super::world::Broken;
+use super::world::{Broken, with_tenants};
 use world::{Weather, World};
 
 /// Seeds of a run that nobody asked to be longer.
@@ -40,6 +40,40 @@ fn promises_hold_whatever_happens_to_links_and_servers() {
     let count = seeds.clone().count();
     let acknowledged = run_all(seeds, |seed| run(seed, STORM));
     assert!(acknowledged > count * 20, "only {acknowledged} messages in {count} runs");
+}
+
+/// Two tenants with equal client ids, which publish and subscribe to the same, retained messages too.
+#[test]
+fn tenants_never_meet_whatever_happens_to_links_and_servers() {
+    let run = |seed: u64| {
+        let gateways = usize::try_from(1 + seed % 2).unwrap();
+        let mut world = World::with_settings(gateways, seed, false, with_tenants);
+        populate_tenants(&mut world);
+        for _ in 0..STEPS {
+            world.step(STORM)?;
+        }
+        world.calm_down()?;
+        for tenant in TENANTS {
+            world.tenant = tenant;
+            world.check_retained()?;
+        }
+        world.check_rest()?;
+        world.leave()?;
+        Ok(world.ledger.acknowledged_count())
+    };
+    let seeds = seeds(SEEDS_DEFAULT / 2);
+    let count = seeds.clone().count();
+    let acknowledged = run_all(seeds, run);
+    assert!(acknowledged > count * 20, "only {acknowledged} messages in {count} runs");
+}
+
+const TENANTS: [&str; 2] = ["acme", "zen"];
+
+fn populate_tenants(world: &mut World) {
+    for tenant in TENANTS {
+        world.tenant = tenant;
+        world.populate(2, 3);
+    }
 }
 
 fn run_shared(seed: u64, weather: Weather) -> Result<usize, Broken> {
@@ -80,6 +114,26 @@ fn sessions_are_the_same_at_any_gateway() {
     let seeds = seeds(SEEDS_DEFAULT);
     let count = seeds.clone().count();
     let acknowledged = run_all(seeds, |seed| run_shared(seed, STORM));
+    assert!(acknowledged > count * 10, "only {acknowledged} messages in {count} runs");
+}
+
+/// Records of two tenants' sessions with equal client ids are two.
+#[test]
+fn tenants_never_meet_at_any_gateway() {
+    let run = |seed: u64| {
+        let mut world = World::with_settings(2, seed, true, with_tenants);
+        populate_tenants(&mut world);
+        for _ in 0..STEPS {
+            world.step(STORM)?;
+        }
+        world.calm_down()?;
+        world.check_rest()?;
+        world.leave()?;
+        Ok(world.ledger.acknowledged_count())
+    };
+    let seeds = seeds(SEEDS_DEFAULT / 2);
+    let count = seeds.clone().count();
+    let acknowledged = run_all(seeds, run);
     assert!(acknowledged > count * 10, "only {acknowledged} messages in {count} runs");
 }
 

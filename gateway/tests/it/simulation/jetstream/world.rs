@@ -133,6 +133,8 @@ pub(crate) struct World {
     pub(super) cut_off: Option<usize>,
     /// Who changes the ring, if anyone does.
     pub(super) coordinator: Coordinator,
+    /// Whose the next clients are.
+    pub(super) tenant: &'static str,
 }
 
 /// The same with sessions in JetStream.
@@ -275,6 +277,7 @@ impl World {
             vanished: Vec::new(),
             cut_off: None,
             coordinator: Coordinator::default(),
+            tenant: "",
         };
         world.ledger.clients_move = has_sessions;
         world.set_time();
@@ -312,6 +315,7 @@ impl World {
     ) -> usize {
         let profile = Profile {
             name,
+            tenant: self.tenant,
             version: *self.random.pick(&VERSIONS),
             persistent,
             receive_maximum: u16::try_from(1 + self.random.below(8)).unwrap(),
@@ -336,7 +340,9 @@ impl World {
             will_topic,
             will,
         });
-        self.actors.len() - 1
+        let actor = self.actors.len() - 1;
+        self.ledger.belongs(actor, self.tenant);
+        actor
     }
 
     pub(crate) fn node(&mut self, gateway: usize) -> &mut SimNode {
@@ -1125,7 +1131,8 @@ impl World {
         topic: &'static str,
         filter: &'static str,
     ) -> Result<(), Broken> {
-        let subject = format!("mqtt.{}", topic.replace('/', "."));
+        let mountpoint = if self.tenant.is_empty() { "" } else { &format!("{}.", self.tenant) };
+        let subject = format!("mqtt.{mountpoint}{}", topic.replace('/', "."));
         let ids = |world: &Self, server: usize| {
             let kept = world.servers[server].model.messages.kept.iter();
             let of_topic = kept.filter(|(_, one)| one.subject == subject.as_bytes());
