@@ -4,7 +4,8 @@
 //! CONNECT ─┬─ no session in memory ──▶ ExpectState ──(stored state)──▶ Online
 //!          ├─ none can be stored ────▶ Online at once
 //!          ├─ clean start ───────────▶ Online at once; what is stored is deleted when found
-//!          ├─ session online ────────▶ takeover: DISCONNECT 0x8E to the old connection ─▶ Online
+//!          ├─ session online ────────▶ takeover: DISCONNECT 0x8E to the old connection ─┬──▶ Online
+//!          │                           where other gateways may have it: still here? ───┘
 //!          └─ session being saved ───▶ waits until that is committed, then ExpectState
 //! ```
 
@@ -343,7 +344,7 @@ impl ShardState {
                     self.session(index).is_some_and(|session| session.stage == Stage::ExpectState);
                 let clean_start = pending.connected.clean_start;
                 self.pending_connects.insert(index, Box::new(pending));
-                let waits = self.asks_for_owner(index) || context.upstream.clean_start_waits();
+                let waits = self.asks_for_owner(index) || context.upstream.shares_sessions();
                 if is_waiting_for_state && clean_start && !waits {
                     self.start_clean(index, context);
                 }
@@ -385,7 +386,7 @@ impl ShardState {
             let request = Request::Session { ticket, client_id, session_use, user };
             context.upstream.request(request);
         }
-        let waits = self.asks_for_owner(index) || context.upstream.clean_start_waits();
+        let waits = self.asks_for_owner(index) || context.upstream.shares_sessions();
         if clean_start && may_be_stored && !waits {
             self.start_clean(index, context);
         }
@@ -453,6 +454,9 @@ impl ShardState {
         let will = session.will.take_if(|will| ends || will.delay_s == 0);
         pending.counted = ends && std::mem::take(&mut session.counted);
         session.will = None;
+        if let Some(earlier) = self.pending_connects.remove(&index) {
+            self.drop_connection(earlier.connection, WillFate::None, context);
+        }
         if let Some(former) = former {
             self.write_disconnect(former, ReasonCode::SessionTakenOver, context);
             let fate = if will.is_some() { WillFate::Published } else { WillFate::None };
@@ -472,9 +476,43 @@ impl ShardState {
                 inbound.disconnected();
             }
         }
+        if context.upstream.shares_sessions() {
+            self.ask_whether_it_stays(index, pending, context);
+            return;
+        }
         self.attach(index, &pending);
         self.pending_connects.insert(index, Box::new(pending));
         self.go_online(index, true, context);
+    }
+
+    /// Another gateway may have had the client since this one heard of it last: the session stays as it
+    /// is, without connection, until it is known that it is still this shard's.
+    fn ask_whether_it_stays(
+        &mut self,
+        index: u32,
+        pending: PendingConnect,
+        context: &mut Context<'_>,
+    ) {
+        let name = pending.user_name().map(Box::from);
+        let user = SessionUser { name, is_bound: self.limits.sessions_bound };
+        if let Some(connection) = self.connection_mut(pending.connection) {
+            connection.session = index;
+        }
+        self.pending_connects.insert(index, Box::new(pending));
+        let Some(session) = self.session_mut(index) else {
+            return;
+        };
+        session.asked = true;
+        let ticket = Ticket { session: index, epoch: session.epoch };
+        let (client_id, session_use) = ((&*session.client_id).into(), SessionUse::Stays);
+        context.upstream.request(Request::Session { ticket, client_id, session_use, user });
+    }
+
+    /// A session in memory whose client waits for the word that it is still this shard's.
+    fn is_staying(&self, index: u32) -> bool {
+        let session = self.session(index);
+        session.is_some_and(|session| session.stage == Stage::Online)
+            && self.pending_connects.contains_key(&index)
     }
 
     /// Closes a connection that has lost its session, and `will`.
@@ -509,6 +547,13 @@ impl ShardState {
         session.asked = false;
         let (index, saved) = (ticket.session, session.saved);
         let client_id = session.client_id.clone();
+        if self.is_staying(index) {
+            self.go_online(index, true, context);
+            return;
+        }
+        let Some(session) = self.session(index) else {
+            return;
+        };
         if session.stage != Stage::ExpectState {
             // Clean start: online already, or gone again; what is stored has ended.
             let is_discarded = session.stored || session.stage == Stage::ExpectSaved;
@@ -587,7 +632,7 @@ impl ShardState {
         };
         session.asked = false;
         let (stage, stored, saved) = (session.stage, session.stored, session.saved);
-        if stage == Stage::ExpectState {
+        if stage == Stage::ExpectState || self.is_staying(ticket.session) {
             self.refuse_pending(ticket.session, ProtocolError::StoreUnavailable, context);
             return;
         }
@@ -620,7 +665,7 @@ impl ShardState {
         let Some(session) = self.session_mut(index) else {
             return;
         };
-        session.stage = Stage::Online;
+        (session.stage, session.connection) = (Stage::Online, Some(id));
         session.connected = pending.connected;
         session.will = pending.will.take();
         session.inbound_unacknowledged = 0;

@@ -62,10 +62,11 @@ impl ShardState {
             if pending.is_some_and(|pending| pending.is_counted()) {
                 context.upstream.release_session();
             }
-            let is_new =
-                self.session(index).is_some_and(|session| session.stage == Stage::ExpectState);
-            if is_new {
-                self.remove_session(index);
+            match self.session(index).map(|session| session.stage) {
+                Some(Stage::ExpectState) => drop(self.remove_session(index)),
+                // It waited to hear whether the session is still this shard's.
+                Some(Stage::Online) => self.leave(index, context),
+                Some(Stage::ExpectSaved) | None => {}
             }
             return;
         }

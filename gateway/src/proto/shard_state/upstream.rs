@@ -54,8 +54,10 @@ pub trait Upstream {
     /// then [`Request::Session`] need not be asked.
     fn may_have_session(&self, client_id: &str) -> bool;
 
-    /// A clean start is answered only when what is stored, here or elsewhere, has ended.
-    fn clean_start_waits(&self) -> bool {
+    /// Other gateways may have the sessions of clients that connect here: a clean start is answered only
+    /// when what is stored, here or elsewhere, has ended, and a CONNECT of whose client a session is in
+    /// memory when that is known to be still this shard's ([`SessionUse::Stays`]).
+    fn shares_sessions(&self) -> bool {
         false
     }
 
@@ -242,6 +244,9 @@ pub enum SessionUse {
         /// Seconds the session outlives its connection.
         expiry_s: u32,
     },
+    /// A CONNECT goes on with a session that is in memory, if that is not another gateway's by now. If it
+    /// is, there is no answer: see [`super::ShardState::handle_session_lost`].
+    Stays,
     /// A CONNECT starts over: what is stored ends.
     StartsOver {
         /// Seconds the session outlives its connection; with 0 nothing of it needs to be stored.

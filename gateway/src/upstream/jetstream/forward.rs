@@ -87,7 +87,7 @@ impl Upstream for Forward<'_> {
     }
 
     /// The client may be connected to another gateway.
-    fn clean_start_waits(&self) -> bool {
+    fn shares_sessions(&self) -> bool {
         self.jetstream.has_sessions()
     }
 

@@ -100,6 +100,8 @@ pub(crate) struct Client {
     /// Answers not given yet, in order.
     answers: VecDeque<(AckKind, u16)>,
     events: Vec<Event>,
+    /// What a CONNACK said that let it wait for better times.
+    pub(crate) refused: Option<u8>,
 }
 
 const PADDING: u8 = b'.';
@@ -122,6 +124,7 @@ impl Client {
             open: BTreeSet::new(),
             answers: VecDeque::new(),
             events: Vec::new(),
+            refused: None,
         }
     }
 
@@ -328,6 +331,7 @@ impl Client {
     fn handle_connack(&mut self, connack: &Connack<'_>) {
         let unavailable = [3, ReasonCode::ServerUnavailable as u8];
         if self.profile.may_be_refused && unavailable.contains(&connack.code) {
+            self.refused = Some(connack.code);
             return;
         }
         if connack.code != 0 || self.stage != Stage::ExpectConnack {

@@ -8,6 +8,9 @@
 //!  Owned ─▶ write the claim ─▶ answer ─▶ one write at a time ─▶ write without owner ─▶ gone
 //!               └─ refused: another was faster ─▶ Read
 //! ```
+//!
+//! A CONNECT is answered when a write is acknowledged that was made after it came, also where this shard
+//! has the session, and may have it in memory: another gateway may have had the client meanwhile.
 
 use super::super::inbox::Token;
 use super::lease::Lowest;
@@ -110,7 +113,12 @@ struct Question {
 
 impl Question {
     fn goes_on(&self) -> bool {
-        matches!(self.session_use, SessionUse::GoesOn { .. })
+        matches!(self.session_use, SessionUse::GoesOn { .. } | SessionUse::Stays)
+    }
+
+    /// The session is in the shard's memory: the answer says only that it is still the shard's.
+    fn stays(&self) -> bool {
+        self.session_use == SessionUse::Stays
     }
 
     /// The session ends with its connection, and nothing that is stored is wanted.
@@ -124,7 +132,7 @@ impl Question {
             SessionUse::GoesOn { expiry_s } | SessionUse::StartsOver { expiry_s } => {
                 State::new(expiry_s, &self.user, now)
             }
-            SessionUse::Looks => None,
+            SessionUse::Stays | SessionUse::Looks => None,
         }
     }
 }
@@ -146,6 +154,8 @@ struct Write {
     /// So many of the first open appends are in it.
     covers: usize,
     claims: bool,
+    /// It was made after the CONNECT that waits.
+    answers: bool,
     step: WriteStep,
     /// It was sent before, and what became of that is not known.
     is_doubted: bool,
@@ -270,22 +280,27 @@ impl Entry {
         user: SessionUser,
         now: Timestamp,
     ) -> Outcome {
-        self.is_touched = false;
         let deadline = now.after(QUESTION_TIMEOUT);
-        self.question = Some(Question { ticket, session_use, user, deadline, found: None });
+        let question = Question { ticket, session_use, user, deadline, found: None };
+        let (goes_on, stays) = (question.goes_on(), question.stays());
+        self.is_touched &= stays;
+        self.question = Some(question);
+        if let Some(write) = &mut self.write {
+            write.answers = false;
+        }
+        if stays && !self.is_claimed {
+            // The shard is about to hear that it is lost.
+            return self.end();
+        }
         if !matches!(self.stage, Stage::Owned) {
             return Outcome::default();
         }
         let found = self.state.as_ref().map(|state| stored_at(state, now));
-        let goes_on = matches!(session_use, SessionUse::GoesOn { .. });
-        let is_stolen = self.is_stolen(self.state.as_ref());
-        if is_stolen || goes_on && self.is_claimed && self.is_idle() {
-            // Nothing has changed that others would have to hear of.
+        if !stays && self.is_stolen(self.state.as_ref()) {
             return Outcome { announce: None, ..self.answer(found, Outcome::default()) };
         }
-        // It is being let go of and has to be claimed anew, or has ended.
         self.is_dirty = true;
-        if let Some(question) = &mut self.question {
+        if let Some(question) = self.question.as_mut().filter(|_| !stays) {
             self.is_new = !goes_on || self.state.is_none();
             self.state = self.state.take().filter(|_| goes_on).or_else(|| question.initial(now));
             question.found = found;
@@ -468,7 +483,9 @@ impl Entry {
             state.is_online() || state.has_will_to_come() && self.waiters.is_empty()
         };
         let has_wills = !self.wills.is_empty();
-        let claims = self.question.is_some()
+        // A session that stays may have lost its connection meanwhile.
+        let question = self.question.as_ref();
+        let claims = question.is_some_and(|question| !question.stays())
             || self.state.as_ref().is_some_and(is_needed)
             || has_wills && self.waiters.is_empty();
         let (bytes, time_to_live_s) = match &self.state {
@@ -493,6 +510,7 @@ impl Entry {
             time_to_live_s,
             covers: self.open.len(),
             claims,
+            answers: question.is_some(),
             step: WriteStep::ToSend,
             is_doubted: false,
             refused: None,
@@ -665,11 +683,10 @@ impl Entry {
         self.was_claimed |= write.claims;
         let done = self.open.drain(..write.covers.min(self.open.len())).collect();
         let mut outcome = Outcome { done, ..Outcome::default() };
-        if self.is_claimed
-            && let Some(question) = &mut self.question
-        {
+        if let Some(question) = self.question.as_mut().filter(|_| write.answers) {
             let found = question.found.take();
             outcome = self.answer(found, outcome);
+            outcome.announce = outcome.announce.filter(|_| self.is_claimed);
         }
         if self.is_claimed {
             for (will, is_on_its_way) in &mut self.wills {
@@ -797,7 +814,7 @@ impl Entry {
             return Outcome { is_lost: false, ..self.end() };
         }
         self.tries += 1;
-        let is_ours = self.was_claimed && self.question.is_none();
+        let is_ours = self.was_claimed && self.question.as_ref().is_none_or(Question::stays);
         if is_ours || self.tries > TRIES_MAX {
             return self.end();
         }
@@ -815,7 +832,9 @@ impl Entry {
 
     /// Nothing of this session is ours any more.
     fn end(&mut self) -> Outcome {
-        let answer = self.question.take().map(|question| (question.ticket, Err(())));
+        // Of one that stays the shard hears that it is lost, and asks anew.
+        let question = self.question.take().filter(|question| !question.stays());
+        let answer = question.map(|question| (question.ticket, Err(())));
         let is_lost = answer.is_none();
         (self.is_dirty, self.is_claimed, self.is_touched) = (false, false, false);
         self.write = None;
@@ -911,125 +930,4 @@ fn outlives(state: &State, now: Timestamp) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Timestamp = Timestamp(1_000);
-    const TICKET: Ticket = Ticket { session: 1, epoch: 1 };
-
-    fn owner(gateway: &str) -> Owner {
-        Owner { gateway: gateway.into(), shard: 0, boot: 1 }
-    }
-
-    fn asked() -> Entry {
-        let mut entry = Entry::new(0);
-        let session_use = SessionUse::GoesOn { expiry_s: 60 };
-        entry.ask(TICKET, session_use, SessionUser::default(), NOW);
-        entry
-    }
-
-    fn act(entry: &mut Entry, nonce: u64) -> Option<Action> {
-        entry.action(&owner("me"), nonce, NOW)
-    }
-
-    /// A session that another gateway has stored and let go of.
-    fn stored() -> SessionValue {
-        let state = State::new(60, &SessionUser::default(), NOW);
-        SessionValue { owner: None, epoch: 1, nonce: 77, state, wills: Vec::new() }
-    }
-
-    #[test]
-    fn a_session_is_answered_when_it_is_claimed_and_let_go_of_when_nobody_wants_it() {
-        let mut entry = asked();
-        assert_eq!(act(&mut entry, 1), Some(Action::Read));
-        let outcome = entry.handle_read(Sequence(7), Some(stored()), &owner("me"), NOW);
-        assert_eq!(outcome, Outcome::default(), "not before it is claimed");
-        let Some(Action::Write { nonce: 2, expected: Sequence(7), bytes, time_to_live_s: None }) =
-            act(&mut entry, 2)
-        else {
-            panic!("the claim is due");
-        };
-        assert_eq!(SessionValue::decode(&bytes).unwrap().owner, Some(owner("me")));
-        let outcome = entry.handle_written(2, Written::Stored(Sequence(8)), NOW);
-        assert!(matches!(outcome.answer, Some((TICKET, Ok(Some(_))))), "{outcome:?}");
-        entry.settle_answer();
-        let Some(Action::Write { nonce: 3, expected: Sequence(8), bytes, time_to_live_s: Some(_) }) =
-            act(&mut entry, 3)
-        else {
-            panic!("nobody wanted it");
-        };
-        let value = SessionValue::decode(&bytes).unwrap();
-        assert_eq!((value.owner, value.state), (None, stored().state));
-        entry.handle_written(3, Written::Stored(Sequence(9)), NOW);
-        assert!(entry.is_over());
-    }
-
-    /// The claim of a new session was in doubt, the client gave up, and meanwhile another gateway has
-    /// made the session: nothing of that may be touched.
-    #[test]
-    fn a_claim_that_nobody_waits_for_any_more_ends_where_another_was_faster() {
-        let mut entry = asked();
-        assert_eq!(act(&mut entry, 1), Some(Action::Read));
-        entry.handle_read(Sequence::ZERO, None, &owner("me"), NOW);
-        assert!(matches!(act(&mut entry, 2), Some(Action::Write { .. })));
-        entry.doubt(NOW);
-        // The client tries again, in vain.
-        let session_use = SessionUse::GoesOn { expiry_s: 60 };
-        entry.ask(TICKET, session_use, SessionUser::default(), NOW);
-        let outcome = entry.handle_timeout(true, NOW.after(QUESTION_TIMEOUT));
-        assert_eq!(outcome.answer, Some((TICKET, Err(()))));
-        assert_eq!(act(&mut entry, 3), Some(Action::Read));
-        let value = SessionValue { owner: Some(owner("other")), ..stored() };
-        entry.handle_read(Sequence(9), Some(value), &owner("me"), NOW);
-        assert!(entry.is_over());
-    }
-
-    #[test]
-    fn a_doubted_write_is_known_by_its_nonce() {
-        let mut entry = asked();
-        act(&mut entry, 1);
-        entry.handle_read(Sequence::ZERO, None, &owner("me"), NOW);
-        assert!(matches!(act(&mut entry, 2), Some(Action::Write { nonce: 2, .. })));
-        entry.handle_written(2, Written::Unknown, NOW);
-        assert_eq!(act(&mut entry, 3), None, "not at once");
-        let later = NOW.after(RETRY);
-        assert_eq!(entry.action(&owner("me"), 4, later), Some(Action::Read));
-        let value = SessionValue { owner: Some(owner("me")), nonce: 2, ..stored() };
-        let outcome = entry.handle_read(Sequence(5), Some(value), &owner("me"), later);
-        assert!(matches!(outcome.answer, Some((TICKET, Ok(None)))), "{outcome:?}");
-    }
-
-    #[test]
-    fn an_owner_is_asked_before_its_record_is_claimed() {
-        let mut entry = asked();
-        act(&mut entry, 1);
-        let value = SessionValue { owner: Some(owner("other")), ..stored() };
-        entry.handle_read(Sequence(7), Some(value.clone()), &owner("me"), NOW);
-        let ask = Action::AskOwner { owner: owner("other"), ends: false };
-        assert_eq!(act(&mut entry, 2), Some(ask));
-        entry.note_asked(31, NOW);
-        assert_eq!(act(&mut entry, 3), None);
-        entry.handle_let_go(30);
-        assert_eq!(act(&mut entry, 4), None, "the answer to another question");
-        entry.handle_let_go(31);
-        assert_eq!(act(&mut entry, 5), Some(Action::Read));
-        // It did not let go.
-        entry.handle_read(Sequence(7), Some(value), &owner("me"), NOW);
-        assert!(matches!(act(&mut entry, 6), Some(Action::Write { expected: Sequence(7), .. })));
-    }
-
-    #[test]
-    fn a_session_of_another_user_is_shown_and_not_touched() {
-        let mut entry = Entry::new(0);
-        let anna = SessionUser { name: Some("anna".into()), is_bound: true };
-        let berta = SessionUser { name: Some("berta".into()), is_bound: true };
-        entry.ask(TICKET, SessionUse::StartsOver { expiry_s: 0 }, berta, NOW);
-        act(&mut entry, 1);
-        let state = State::new(60, &anna, NOW);
-        let value = SessionValue { owner: Some(owner("other")), state, ..stored() };
-        let outcome = entry.handle_read(Sequence(7), Some(value), &owner("me"), NOW);
-        assert!(matches!(outcome.answer, Some((TICKET, Ok(Some(_))))), "{outcome:?}");
-        entry.settle_answer();
-        assert!(entry.is_over());
-    }
-}
+mod tests;

@@ -103,7 +103,7 @@ impl World {
     }
 
     /// The partition that owns a topic.
-    fn partition_of(topic: &str) -> usize {
+    pub(super) fn partition_of(topic: &str) -> usize {
         usize::from(Ring::new(&super::world::ring()).owner(topic).0)
     }
 

@@ -5,6 +5,7 @@ mod leases;
 mod moved;
 mod nats_server;
 mod ring_change;
+mod takeover;
 mod world;
 
 use super::run_all;
