@@ -1,7 +1,8 @@
-//! One sub-cluster of three servers: its leader dies, steps down, or stands still.
+//! One sub-cluster of three servers: its leader dies, steps down, stands still, or is cut off from the others.
 
 use super::device::Device;
 use super::party::{DURABLE, Party, parameter};
+use super::proxy::Proxy;
 use super::site::Node;
 use crate::nats::server::{Connection, NatsServer};
 use crate::process::gateway::TempDirectory;
@@ -21,6 +22,18 @@ pub(super) struct Cluster {
 impl Cluster {
     fn start() -> Self {
         Self::start_on(NatsServer::start_cluster())
+    }
+
+    /// One whose routes can be cut.
+    fn start_with_routes() -> (Self, Routes) {
+        let mut routes = Routes(Vec::new());
+        let servers = NatsServer::start_cluster_through(|from, to, address| {
+            let proxy = Proxy::start(address);
+            let through = proxy.address();
+            routes.0.push(([from, to], proxy));
+            through
+        });
+        (Self::start_on(servers), routes)
     }
 
     pub(super) fn start_on(servers: [NatsServer; 3]) -> Self {
@@ -49,13 +62,16 @@ impl Cluster {
         Self { servers, party, _configuration: directory }
     }
 
-    /// Which server leads the stream.
+    /// Which server leads the stream, as soon as `asked` knows.
     fn leader(&self, asked: usize) -> usize {
         let mut connection: Connection = self.servers[asked].connect();
-        let info = connection.api("$JS.API.STREAM.INFO.MQTT_0", "");
-        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
-        let leader = info["cluster"]["leader"].as_str().unwrap();
-        leader.trim_start_matches('n').parse().unwrap()
+        loop {
+            let info = connection.api("$JS.API.STREAM.INFO.MQTT_0", "");
+            let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+            if let Some(leader) = info["cluster"]["leader"].as_str() {
+                return leader.trim_start_matches('n').parse().unwrap();
+            }
+        }
     }
 }
 
@@ -85,6 +101,53 @@ fn a_leader_that_is_killed_takes_nothing_with_it() {
         cluster.servers[leader].wait_until_ready();
     }
     cluster.party.publish_until_acknowledged("with three", 50);
+    cluster.party.all_arrived();
+}
+
+/// Routes between servers, each from one to another.
+struct Routes(Vec<([usize; 2], Proxy)>);
+
+impl Routes {
+    fn of(&mut self, number: usize) -> impl Iterator<Item = &mut Proxy> {
+        self.0.iter_mut().filter(move |(ends, _)| ends.contains(&number)).map(|(_, proxy)| proxy)
+    }
+
+    fn between(&mut self, one: usize, other: usize) -> impl Iterator<Item = &mut Proxy> {
+        let is_it = move |ends: &[usize; 2]| ends.contains(&one) && ends.contains(&other);
+        self.0.iter_mut().filter(move |(ends, _)| is_it(ends)).map(|(_, proxy)| proxy)
+    }
+}
+
+/// Devices stay connected to gateways, and those to a leader that nobody follows.
+#[test]
+fn a_leader_that_is_cut_off_from_the_others_takes_nothing_with_it() {
+    let (mut cluster, mut routes) = Cluster::start_with_routes();
+    for cut in 0..parameter("CUTS", 2) {
+        cluster.party.publish_until_acknowledged("all together", 50);
+        let leader = cluster.leader(0);
+        match cut % 2 {
+            0 => routes.of(leader).for_each(Proxy::swallow),
+            _ => routes.of(leader).for_each(Proxy::cut),
+        }
+        cluster.party.publish_until_acknowledged(&format!("n{leader} is cut off"), 200);
+        // What was there is closed, and new routes are made.
+        routes.of(leader).for_each(Proxy::cut);
+        routes.of(leader).for_each(Proxy::mend);
+        cluster.party.publish_until_acknowledged("together again", 50);
+    }
+    cluster.party.all_arrived();
+}
+
+#[test]
+fn a_route_that_is_cut_while_messages_flow_takes_nothing_with_it() {
+    let (mut cluster, mut routes) = Cluster::start_with_routes();
+    for (one, other) in [(0, 1), (1, 2), (2, 0)] {
+        cluster.party.publish_until_acknowledged("all together", 50);
+        routes.between(one, other).for_each(Proxy::cut);
+        cluster.party.publish_until_acknowledged(&format!("n{one} | n{other}"), 200);
+        routes.between(one, other).for_each(Proxy::mend);
+    }
+    cluster.party.publish_until_acknowledged("together again", 50);
     cluster.party.all_arrived();
 }
 

@@ -71,15 +71,38 @@ impl NatsServer {
     /// The same with more flags for each.
     pub(crate) fn start_cluster_with(more: impl Fn(usize) -> Vec<String>) -> [Self; 3] {
         let ports: [u16; 3] = free_ports();
-        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
+        Self::start_cluster_of(ports, |number| {
+            let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(",");
+            [vec!["--routes".to_owned(), routes], more(number)].concat()
+        })
+    }
+
+    /// The same, in which a server reaches the others by the addresses `route(from, to, address of to)` only.
+    pub(crate) fn start_cluster_through(
+        mut route: impl FnMut(usize, usize, SocketAddr) -> SocketAddr,
+    ) -> [Self; 3] {
+        let ports: [u16; 3] = free_ports();
+        Self::start_cluster_of(ports, |from| {
+            let others = (0..3).filter(|to| *to != from);
+            let routes: Vec<String> = others
+                .map(|to| route(from, to, SocketAddr::from(([127, 0, 0, 1], ports[to]))))
+                .map(|address| format!("nats://{address}"))
+                .collect();
+            // What a server hears of others from the third is an address where nobody is.
+            let flags = ["--cluster_advertise", "127.0.0.1:1", "--routes"].map(str::to_owned);
+            [&flags[..], &[routes.join(",")]].concat()
+        })
+    }
+
+    fn start_cluster_of(ports: [u16; 3], mut flags: impl FnMut(usize) -> Vec<String>) -> [Self; 3] {
         let mut servers = [0, 1, 2].map(|number| {
             let (name, route) =
                 (format!("n{number}"), format!("nats://127.0.0.1:{}", ports[number]));
+            let own = flags(number);
+            let own: Vec<&str> = own.iter().map(String::as_str).collect();
             let flags =
                 ["--port", "-1", "--server_name", &name, "--cluster_name", "c", "--cluster"];
-            let more = more(number);
-            let more: Vec<&str> = more.iter().map(String::as_str).collect();
-            Self::spawn(&[&flags[..], &[&route, "--routes", &routes], &more[..]].concat())
+            Self::spawn(&[&flags[..], &[&route], &own[..]].concat())
         });
         // A server of a cluster is ready only with the others.
         servers.iter_mut().for_each(Self::wait_until_ready);
