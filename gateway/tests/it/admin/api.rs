@@ -3,13 +3,16 @@
 use super::http::{Answer, get, request};
 use super::start;
 use crate::nats::server::NatsServer;
+use crate::packets::framed;
 use crate::process::SHARD_COUNTS;
-use crate::process::gateway::Gateway;
-use crate::process::raw_client::{RawClient, V3_1_1, V5, publish, subscribe};
+use crate::process::gateway::{Gateway, PATIENCE, TempDirectory};
+use crate::process::raw_client::{RawClient, V3_1_1, V5, publish, push_text, subscribe};
+use crate::process::tenants;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
 #[track_caller]
 fn value(answer: &Answer) -> Value {
@@ -157,6 +160,79 @@ fn a_session_is_shown_in_full_connected_and_stored() {
     let sessions = rows(admin, "/api/v1/sessions?prefix=a", 1);
     assert_eq!(client_ids(&sessions), BTreeSet::from(["a/b".to_owned()]));
     drop(publisher);
+    gateway.stop();
+}
+
+/// The same client id in two tenants is two clients, here too.
+#[test]
+fn a_tenants_clients_are_asked_for_with_its_mountpoint() {
+    let folder = TempDirectory::new();
+    let file = folder.path().join("gateway.toml");
+    let tables = [("acme*", "acme"), ("zen*", "zen")];
+    let users = ["acme", "zen", "app"];
+    std::fs::write(&file, tenants::configuration(&folder, &users, &tables)).unwrap();
+    let gateway = start(&["--shards", "2", "--config", file.to_str().unwrap()]);
+    let admin = gateway.admin_address();
+    let mut clients = users.map(|user| {
+        let mut client = tenants::enter(gateway.address(), user, "lamp");
+        client.send(&subscribe(V5, &["a/#"], 1));
+        assert_eq!(client.packet().0, 0x90);
+        client
+    });
+    for (query, expected) in [("", 3), ("?mountpoint=zen", 1), ("?mountpoint=acme&prefix=la", 1)] {
+        let page = json_of(admin, &format!("/api/v1/clients{query}"));
+        assert_eq!(page["rows"].as_array().unwrap().len(), expected, "{query}");
+    }
+    for (query, mountpoint, filter) in [
+        ("?mountpoint=acme", json!("acme"), "acme/a/#"),
+        ("?mountpoint=zen", json!("zen"), "zen/a/#"),
+        ("", Value::Null, "a/#"),
+    ] {
+        let one = json_of(admin, &format!("/api/v1/clients/lamp{query}"));
+        assert_eq!((&one["client_id"], &one["mountpoint"]), (&json!("lamp"), &mountpoint));
+        assert_eq!(one["filters"][0]["filter"], filter);
+    }
+    assert_eq!(get(admin, "/api/v1/clients/lamp?mountpoint=nobody").status, 404);
+    let found = json_of(admin, "/api/v1/subscribers?topic=zen/a/b");
+    assert_eq!(
+        found["rows"],
+        json!([{ "client_id": "lamp", "mountpoint": "zen", "shard": found["rows"][0]["shard"], "qos": 1, "identifier": 0 }])
+    );
+    let path = "/api/v1/clients/lamp/connection?mountpoint=zen";
+    assert_eq!(request(admin, "DELETE", path, &[], "").status, 204);
+    assert_eq!(clients[1].packet(), (0xE0, vec![0x98]));
+    clients[0].send(&[0xC0, 0]);
+    assert_eq!(clients[0].packet().0, 0xD0, "the other stays");
+    // What is stored: of those without a mountpoint, of one tenant, of all.
+    for user in users {
+        let mut body = b"\0\x04MQTT\x05\xC2\0\0\x05\x11\0\0\x0E\x10".to_vec();
+        for text in ["lamp-2", user, "pw"] {
+            push_text(&mut body, text);
+        }
+        let mut client = RawClient::open(gateway.address());
+        client.send(&framed(0x10, &body));
+        assert_eq!(client.packet().0, 0x20);
+        client.send(&[0xE0, 0]);
+    }
+    let stored = |query: &str| -> Vec<Value> {
+        let rows = rows(admin, &format!("/api/v1/sessions?{query}"), 1);
+        rows.iter().map(|row| row["mountpoint"].clone()).collect()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while stored("").len() < 3 {
+        assert!(Instant::now() < deadline, "three are stored");
+    }
+    for (query, expected) in [
+        ("", vec![json!("acme"), Value::Null, json!("zen")]),
+        ("prefix=lamp", vec![Value::Null]),
+        ("prefix=acme", vec![]),
+        ("mountpoint=acme", vec![json!("acme")]),
+        ("mountpoint=zen&prefix=lamp", vec![json!("zen")]),
+    ] {
+        assert_eq!(stored(query), expected, "{query}");
+    }
+    let one = json_of(admin, "/api/v1/clients/lamp-2?mountpoint=zen");
+    assert_eq!((&one["client_id"], &one["stage"]), (&json!("lamp-2"), &json!("offline")));
     gateway.stop();
 }
 

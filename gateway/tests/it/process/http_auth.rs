@@ -75,6 +75,9 @@ fn answer(question: &str, stream: &mut TcpStream) -> bool {
     let (status, body) = if question.contains("\"user_name\":\"allowed\"") {
         let rules = r#"{"pub":["up/%u"],"sub":["down/#"]}"#;
         ("200 OK", format!(r#"{{"result":"allow","acl":{rules}}}"#))
+    } else if let Some((_, rest)) = question.split_once("\"user_name\":\"mounted-") {
+        let mountpoint = rest.split('"').next().unwrap();
+        ("200 OK", format!(r#"{{"result":"allow","mountpoint":"{mountpoint}"}}"#))
     } else if question.contains("\"certificate\":\"allowed\"") {
         ("200 OK", r#"{"result":"allow"}"#.to_owned())
     } else if question.contains("renamed") {
@@ -99,7 +102,7 @@ fn answer(question: &str, stream: &mut TcpStream) -> bool {
     true
 }
 
-fn connect(client_id: &str, user: &str, password: &str) -> Vec<u8> {
+pub(crate) fn connect(client_id: &str, user: &str, password: &str) -> Vec<u8> {
     let mut body = b"\0\x04MQTT\x05\xC2\0\0\0".to_vec();
     for text in [client_id, user, password] {
         push_text(&mut body, text);

@@ -15,6 +15,7 @@ pub(crate) mod rust_client;
 mod scram;
 mod sessions;
 mod stopping;
+pub(crate) mod tenants;
 pub(crate) mod tools;
 
 /// Shard counts every client is tried with: alone, and with sessions and messages that cross.
