@@ -240,10 +240,9 @@ limits! {
     ///
     /// Cost: itself, for strangers. A client's certificate chain is most of what is sent.
     handshake_bytes_max: u32, "bytes a connection", 65_536, 4_096 to 16_777_216;
-    /// What connections may hold all together whose transport is not set up, or whose CONNECT is not
-    /// complete or waits for its turn: bytes they have sent, and 12 KiB for TLS that has begun. Who would
-    /// hold more beyond this is closed without a word. Clients that wait for the word of who they are
-    /// count for `authentications_waiting_max` instead.
+    /// What connections may hold all together whose transport is not set up, whose CONNECT is not
+    /// complete or waits for its turn, or who wait for the word of who they are: bytes they have sent, and
+    /// 12 KiB for TLS that has begun. Who would hold more beyond this is closed without a word.
     ///
     /// Cost: itself, for strangers. 512 MiB are some 40,000 TLS handshakes at a time.
     strangers_bytes_max: u64, "bytes a node", 536_870_912, 1_048_576 to 1_099_511_627_776;

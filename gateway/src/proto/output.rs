@@ -32,6 +32,14 @@ pub enum Action {
     /// delivers many times. Until then it receives once at a time, so that a hand-over finds
     /// nothing to cancel.
     Adopt(ConnectionId),
+    /// The client of the connection is not known yet, and until [`Action::Adopt`] so many bytes are kept of what
+    /// it has said.
+    Keep {
+        /// Whose.
+        connection: ConnectionId,
+        /// How many.
+        bytes: u64,
+    },
     /// Read no more from the connection until [`Action::Resume`]: the upstream is slower than it.
     Hold(ConnectionId),
     /// Read from the connection again, starting with the bytes kept when it was held.

@@ -101,6 +101,11 @@ impl<H: Handler> Shard<H> {
                 self.set_state(id, State::ADOPTED);
                 self.strangers.release(id.index);
             }
+            Action::Keep { connection, bytes } => {
+                if self.strangers.keep(connection.index, bytes) {
+                    self.finish(connection, CloseReason::StrangersTooLarge);
+                }
+            }
             Action::Hold(id) => {
                 if let Some(state) = self.set_state(id, State::HELD)
                     && state.any(State::RECEIVING)

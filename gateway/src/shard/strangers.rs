@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) struct Strangers {
     /// Of the connections that hold anything, by place.
     held: AHashMap<u32, u64>,
+    /// What the handler keeps of those that wait for the word of who they are.
+    kept: AHashMap<u32, u64>,
     /// Of all shards.
     total: Arc<AtomicU64>,
     bytes_max: u64,
@@ -22,7 +24,7 @@ pub(super) struct Strangers {
 
 impl Strangers {
     pub(super) fn new(total: Arc<AtomicU64>, bytes_max: u64) -> Self {
-        Self { held: AHashMap::new(), total, bytes_max }
+        Self { held: AHashMap::new(), kept: AHashMap::new(), total, bytes_max }
     }
 
     /// The connection at `index` holds `bytes` from now on. Returns whether it has more than before, and
@@ -38,6 +40,7 @@ impl Strangers {
             if self.held.is_empty() {
                 // As many as there were in a storm need not come again.
                 self.held.shrink_to_fit();
+                self.kept.shrink_to_fit();
             }
             return false;
         }
@@ -45,9 +48,17 @@ impl Strangers {
         self.total.fetch_add(more, Ordering::Relaxed).saturating_add(more) > self.bytes_max
     }
 
+    /// The handler keeps `bytes` of what the connection at `index` has said, until that is released. Returns
+    /// whether all together have too much.
+    pub(super) fn keep(&mut self, index: u32, bytes: u64) -> bool {
+        self.kept.insert(index, bytes);
+        self.hold(index, bytes)
+    }
+
     /// The client of the connection at `index` is known, or the connection is gone.
     pub(super) fn release(&mut self, index: u32) {
         if !self.held.is_empty() {
+            self.kept.remove(&index);
             self.hold(index, 0);
         }
     }
@@ -60,6 +71,7 @@ impl<H: Handler> Shard<H> {
             return false;
         }
         let mut bytes = self.connections.partial_bytes(id.index) as u64;
+        bytes += self.strangers.kept.get(&id.index).copied().unwrap_or(0);
         if state.any(State::SETTING_UP)
             && let Some(layers) = self.connections.layers(id.index)
         {
@@ -89,8 +101,12 @@ mod tests {
         assert!(!second.hold(1, 70));
         second.release(1);
         first.release(1);
+        assert!(!second.keep(3, 100) && first.keep(3, 1), "who waits counts, too");
+        first.release(3);
+        second.release(3);
         first.release(7);
         assert_eq!(total.load(Ordering::Relaxed), 0);
         assert!(first.held.is_empty() && second.held.is_empty());
+        assert!(first.kept.is_empty() && second.kept.is_empty());
     }
 }

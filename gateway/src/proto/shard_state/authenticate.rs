@@ -127,7 +127,7 @@ impl ShardState {
         self.set_stage(id.index, ConnectionStage::ExpectIdentity);
         let deadline = context.now.after_seconds(self.limits.connect_timeout_s);
         self.keep_alives.set(id.index, deadline);
-        context.actions.push(Action::Adopt(id));
+        context.actions.push(Action::Keep { connection: id, bytes: kept_bytes(connect) });
         context.actions.push(Action::Hold(id));
         Ok(())
     }
@@ -200,6 +200,7 @@ impl ShardState {
         }
         pending.identify(identity);
         self.set_stage(id.index, ConnectionStage::ExpectSession);
+        context.actions.push(Action::Adopt(id));
         self.admit(&name, pending, context);
     }
 
@@ -243,4 +244,16 @@ impl ShardState {
         self.note_denied("session of another user", client_id, user_name, "", context);
         self.refuse(id, ProtocolError::NotAuthorized, context);
     }
+}
+
+/// What waits of a CONNECT for the word of who has sent it, bytes, itself and what asks.
+fn kept_bytes(connect: &Connect<'_>) -> u64 {
+    let will = connect.will.as_ref();
+    let will =
+        will.map_or(0, |will| will.topic.len() + will.properties.raw().len() + will.payload.len());
+    let credentials =
+        connect.user_name.map_or(0, str::len) + connect.password.map_or(0, <[u8]>::len);
+    // Authentication Data is in the properties.
+    let said = 2 * connect.client_id.len() + credentials + connect.properties.raw().len() + will;
+    (said + size_of::<Stranger>() + size_of::<AuthenticationRequest>()) as u64
 }

@@ -297,7 +297,7 @@ fn a_trace_shows_one_clients_packets() {
     let admin = gateway.admin_address();
     let mut lamp = RawClient::connected(gateway.address(), V5, "lamp");
     let mut stream = TcpStream::connect(admin).unwrap();
-    stream.set_read_timeout(Some(crate::process::gateway::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let head = format!(
         "GET /api/v1/clients/lamp/trace?lines=6 HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
     );

@@ -631,7 +631,7 @@ impl SimNode {
         let moved = !actions.is_empty();
         for action in actions {
             match action {
-                Action::Adopt(_) => {}
+                Action::Adopt(_) | Action::Keep { .. } => {}
                 Action::Close(id) | Action::Abort(id) => self.close(index, id),
                 Action::StartTls { .. } => unreachable!("its links are in plain"),
                 Action::Hold(id) => self.hold(index, id, true),

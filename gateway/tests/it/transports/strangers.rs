@@ -5,9 +5,10 @@ use super::party::Party;
 use super::wire::{Client, Socket, Wire};
 use crate::admin::metrics::Samples;
 use crate::packets::framed;
-use crate::process::gateway::PATIENCE;
+use crate::process::gateway::{Gateway, PATIENCE, TempDirectory};
 use crate::process::hostile::now;
-use crate::process::raw_client::{V3_1_1, push_text};
+use crate::process::http_auth::{Oracle, connect};
+use crate::process::raw_client::{RawClient, V3_1_1, push_text};
 use std::io::Write as _;
 
 /// `strangers_bytes_max` of these tests, and what each stranger sends of what it has to say.
@@ -93,4 +94,47 @@ fn what_strangers_hold_is_bounded_all_together() {
     }
     good.ping();
     party.gateway.stop();
+}
+
+/// Whose CONNECT is complete, and of whom nobody says who they are.
+#[test]
+fn what_those_hold_who_wait_for_their_identity_counts() {
+    let oracle = Oracle::start();
+    let folder = TempDirectory::new();
+    let file = folder.path().join("gateway.toml");
+    let text = format!(
+        "http_auth_url = \"http://{}/\"\n[limits]\nstrangers_bytes_max = {BYTES_MAX}\n\
+         http_auth_timeout_ms = 5000\nconnect_timeout_s = 600\n",
+        oracle.address
+    );
+    std::fs::write(&file, text).unwrap();
+    let flags = ["--shards", "2", "--admin", "127.0.0.1:0", "--config", file.to_str().unwrap()];
+    let gateway = Gateway::start(&flags);
+    let wait_until = |is_so: &dyn Fn(&Samples) -> bool| {
+        let started = now();
+        while !is_so(&Samples::scrape(gateway.admin_address())) {
+            assert!(started.elapsed() < PATIENCE);
+        }
+    };
+    let closed = |samples: &Samples| samples.sum("gateway_closed_total", &["reason=\"strangers\""]);
+    for round in 1..=2 {
+        let strangers: Vec<RawClient> = (0..2 * FITTING)
+            .map(|number| {
+                let mut client = RawClient::open(gateway.address());
+                let password = "x".repeat(SENT_BYTES);
+                let packet = connect(&format!("stranger {number}"), "silent", &password);
+                // It may be closed before everything is sent.
+                let _ = client.try_send(&packet);
+                client
+            })
+            .collect();
+        wait_until(&|samples| closed(samples) >= (round * FITTING) as f64);
+        // Nothing of them is left when they hear that nobody knows them: the next find as much room.
+        drop(strangers);
+        wait_until(&|samples| samples.sum("gateway_connections", &[]) < 0.5);
+        let closed = closed(&Samples::scrape(gateway.admin_address()));
+        let most = (round * (FITTING + 2)) as f64;
+        assert!(closed <= most, "{closed} are closed in {round} rounds, of {most} at most");
+    }
+    gateway.stop();
 }
