@@ -472,6 +472,14 @@ impl Families<'_> {
         self.counter("gateway_links_lost_total", help, move |report| {
             links(report).map_or(0, |counters| counters.links_lost)
         });
+        let help = "Streams that were found to have lost their end, a shard each.";
+        self.counter("gateway_tails_lost_total", help, move |report| {
+            links(report).map_or(0, |counters| counters.tails_lost)
+        });
+        let help = "Sequences of the last messages known that were lost with the end of a stream.";
+        self.counter("gateway_messages_lost_total", help, move |report| {
+            links(report).map_or(0, |counters| counters.messages_lost)
+        });
         let help = "Sessions of gateways that were dead, looked after by this one.";
         self.counter("gateway_sessions_adopted_total", help, move |report| {
             links(report).map_or(0, |counters| counters.sessions_adopted)

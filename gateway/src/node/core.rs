@@ -29,6 +29,7 @@ use crate::upstream::inquiry::ShardReport;
 use crate::upstream::jetstream::forward::Forward;
 use crate::upstream::jetstream::sessions::{SessionAnswer, SessionWanted, SessionsOut};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamOut};
+use crate::upstream::jetstream::{Checked, LostTail};
 use bytes::Bytes;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -428,6 +429,8 @@ impl ShardCore {
             secures,
             appended,
             watermarks,
+            lost_tails,
+            checked,
             replayed,
             fetched,
             retained,
@@ -442,6 +445,8 @@ impl ShardCore {
         io.actions.extend(closes.into_iter().map(Action::Abort));
         let brought = !(appended.is_empty()
             && watermarks.is_empty()
+            && lost_tails.is_empty()
+            && checked.is_empty()
             && replayed.is_empty()
             && fetched.is_empty()
             && retained.is_empty()
@@ -449,6 +454,14 @@ impl ShardCore {
             && joined.is_empty()
             && shared.is_empty()
             && sessions.is_empty());
+        self.with(io, |state, context| {
+            for LostTail { partition, from, is_certain } in lost_tails {
+                state.handle_lost_tail(partition, from, is_certain, context);
+            }
+            for Checked { session, partition, anchor, from } in checked {
+                state.handle_checked(session, partition, anchor, from, context);
+            }
+        });
         self.take_sessions(sessions, io);
         self.with(io, |state, context| {
             for token in appended {

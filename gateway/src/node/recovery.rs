@@ -1,13 +1,13 @@
 //! From the data directory to logs and a keyed store that agree.
 
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::PartitionId;
 use crate::proto::session::NEVER_EXPIRES;
-use crate::proto::session::record::{self, Qos2Delta, SessionRecord};
+use crate::proto::session::record::{self, Floor, Qos2Delta, SessionRecord};
 use crate::proto::time::Timestamp;
 use crate::upstream::embedded::log::files::Files;
 use crate::upstream::embedded::log::recover::partitions_in;
 use crate::upstream::embedded::log::{Durability, Log, LogLimits, RecoveryReport, recover};
-use crate::upstream::embedded::store::fold::{SessionValue, floor_cursors};
+use crate::upstream::embedded::store::fold::SessionValue;
 use crate::upstream::embedded::store::groups::{StoredGroup, stored_groups};
 use crate::upstream::embedded::store::memory_store::MemoryStore;
 use crate::upstream::embedded::store::needed::CursorsOf;
@@ -89,7 +89,7 @@ pub enum RecoveryError {
 }
 
 /// Per shard of the last boot, its floor.
-type Floors = BTreeMap<u16, Vec<(PartitionId, Sequence)>>;
+type Floors = BTreeMap<u16, Floor>;
 
 impl Recovery {
     /// Opens the logs, folds them into the store and settles the sessions that were online.
@@ -172,7 +172,7 @@ fn floors(state: &KeyedState) -> Result<Floors, StoreError> {
     let mut floors = Floors::new();
     state.scan(Space::Floors, &[], &[], &mut |key, value| {
         if let Ok(shard) = key.try_into() {
-            floors.insert(u16::from_be_bytes(shard), floor_cursors(value));
+            floors.insert(u16::from_be_bytes(shard), Floor::decode(value));
         }
         true
     })?;
@@ -190,7 +190,8 @@ fn settled(
         return None;
     }
     let floor = record.floor_shard.and_then(|shard| floors.get(&shard));
-    record::settle(&mut record, floor.map_or(&[], Vec::as_slice));
+    let nothing = Floor::default();
+    record::settle(&mut record, floor.unwrap_or(&nothing));
     for step in steps.iter().filter(|step| step.is_shared()) {
         record.apply(*step);
     }

@@ -58,6 +58,52 @@ impl Sequence {
     }
 }
 
+/// By which it is found out later whether places of a partition are still what they were: its sequences
+/// may be used again, when a server has lost what it had not synced, or the stream was made anew.
+///
+/// Whoever names places keeps one that is at or behind all of them. Everything up to it is still there
+/// as long as nothing before or at its place was stored later than it was; from the first message that
+/// was, everything is new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Anchor {
+    /// Of the server's process and of the stream: while that is the same, nothing is used again.
+    pub life: u32,
+    /// The place of a message.
+    pub sequence: Sequence,
+    /// When it was stored, in nanoseconds since the Unix epoch, by the server's clock.
+    pub stored_at: u64,
+}
+
+impl Anchor {
+    /// Bytes of one in a record.
+    pub const BYTES: usize = 20;
+
+    /// Wire shape, little endian: life (u32), sequence (u64), time (u64).
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (life, rest) = bytes.split_at_mut(4);
+        let (sequence, stored_at) = rest.split_at_mut(8);
+        life.copy_from_slice(&self.life.to_le_bytes());
+        sequence.copy_from_slice(&self.sequence.0.to_le_bytes());
+        stored_at.copy_from_slice(&self.stored_at.to_le_bytes());
+        bytes
+    }
+
+    /// Reads what [`Anchor::to_bytes`] wrote, `None` where there are not so many bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (life, rest) = bytes.split_first_chunk()?;
+        let (sequence, rest) = rest.split_first_chunk()?;
+        let stored_at = rest.first_chunk()?;
+        Some(Self {
+            life: u32::from_le_bytes(*life),
+            sequence: Sequence(u64::from_le_bytes(*sequence)),
+            stored_at: u64::from_le_bytes(*stored_at),
+        })
+    }
+}
+
 /// Bytes of a frame before its body.
 ///
 /// Wire shape, little endian: body length (u32), CRC-32C of the frame's sequence and of all that

@@ -4,7 +4,7 @@
 //! must be on disk before an answer goes out is one of these records.
 
 use super::mqtt::{PacketId, QoS};
-use super::partition::{PartitionId, Sequence};
+use super::partition::{Anchor, PartitionId, Sequence};
 use super::time::Timestamp;
 use std::num::NonZeroU16;
 
@@ -55,6 +55,8 @@ pub enum Record<'a> {
         shared: bool,
         /// The RETAIN flag it is sent with.
         retain: bool,
+        /// At or behind its place, where places may be used again.
+        anchor: Option<Anchor>,
     },
     /// A message of a shared subscription is about to be sent to a member with QoS 2: for the group
     /// it is done, whatever becomes of the member. Also [`Qos2Step::Sent`] for the member's session.
@@ -69,12 +71,14 @@ pub enum Record<'a> {
         partition: PartitionId,
         /// Its place there.
         sequence: Sequence,
+        /// At or behind its place, where places may be used again.
+        anchor: Option<Anchor>,
     },
     /// Every session that follows the floor of this shard has finished everything up to here.
     Floor {
         /// Whose floor.
         shard: u16,
-        /// `(partition, sequence)` pairs, 10 bytes each, little endian.
+        /// See [`Floor::encode`](crate::proto::session::record::Floor::encode).
         cursors: &'a [u8],
     },
     /// The whole state of a shared subscription group. Source: MQTT 5.0 §4.8.2.
@@ -242,6 +246,7 @@ impl Record<'_> {
                 sequence,
                 shared,
                 retain,
+                anchor,
             } => {
                 out.push(KIND_QOS2_OUTBOUND);
                 out.extend_from_slice(&packet_id.0.get().to_le_bytes());
@@ -250,14 +255,16 @@ impl Record<'_> {
                 out.extend_from_slice(&partition.0.to_le_bytes());
                 out.extend_from_slice(&sequence.0.to_le_bytes());
                 put_str(out, client_id);
+                out.extend(anchor.iter().flat_map(|anchor| anchor.to_bytes()));
             }
-            Record::SharedSent { group, client_id, packet_id, partition, sequence } => {
+            Record::SharedSent { group, client_id, packet_id, partition, sequence, anchor } => {
                 out.push(KIND_SHARED_SENT);
                 out.extend_from_slice(&packet_id.0.get().to_le_bytes());
                 out.extend_from_slice(&partition.0.to_le_bytes());
                 out.extend_from_slice(&sequence.0.to_le_bytes());
                 put_str(out, client_id);
                 put_str(out, group);
+                out.extend(anchor.iter().flat_map(|anchor| anchor.to_bytes()));
             }
             Record::Floor { shard, cursors } => {
                 out.push(KIND_FLOOR);
@@ -317,6 +324,7 @@ impl<'a> Record<'a> {
                     client_id: input.str()?,
                     shared: step & STEP_SHARED != 0,
                     retain: step & STEP_RETAIN != 0,
+                    anchor: Anchor::from_bytes(input.0),
                 }
             }
             KIND_SHARED_SENT => Self::SharedSent {
@@ -325,6 +333,7 @@ impl<'a> Record<'a> {
                 sequence: Sequence(input.u64()?),
                 client_id: input.str()?,
                 group: input.str()?,
+                anchor: Anchor::from_bytes(input.0),
             },
             KIND_FLOOR => Self::Floor { shard: input.u16()?, cursors: input.0 },
             KIND_GROUP_PUT => Self::GroupPut { name: input.str()?, record: input.0 },
@@ -506,6 +515,7 @@ mod tests {
                 sequence: Sequence::embedded(2, 99),
                 shared: true,
                 retain: true,
+                anchor: Some(Anchor { life: 7, sequence: Sequence(9), stored_at: 11 }),
             },
             Record::SharedSent {
                 group: "g/a/#",
@@ -513,6 +523,7 @@ mod tests {
                 packet_id: packet_id(3),
                 partition: PartitionId(3),
                 sequence: Sequence::embedded(2, 99),
+                anchor: None,
             },
             Record::Floor { shard: 1, cursors: &[0; 10] },
             Record::GroupPut { name: "g/a/#", record: b"x" },

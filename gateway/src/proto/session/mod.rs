@@ -26,6 +26,7 @@ pub use shared::{GroupId, Origin, Place, SharedSubscription};
 use super::access::Identity;
 use super::mqtt::{ProtocolVersion, QoS};
 use super::output::ConnectionId;
+use super::partition::{Anchor, PartitionId};
 use super::record::MessageId;
 use super::routing::FilterId;
 use super::tenant::split_name;
@@ -173,6 +174,14 @@ pub struct Session {
 }
 
 impl Session {
+    /// What is recorded beside a place of `partition`, of which `current` is known: nothing where it is not
+    /// known yet whether the places of the session are what they were.
+    #[must_use]
+    pub fn anchor(&self, partition: PartitionId, current: Option<Anchor>) -> Option<Anchor> {
+        let is_unchecked = |outbound: &Outbound| outbound.unchecked_anchor(partition).is_some();
+        current.filter(|_| !self.outbound.as_deref().is_some_and(is_unchecked))
+    }
+
     /// A session that a CONNECT has just named.
     #[must_use]
     pub fn new(client_id: Rc<str>, connected: Connected, epoch: u32) -> Self {

@@ -10,7 +10,7 @@
 
 use super::shared::{GroupId, Origin};
 use crate::proto::mqtt::{PacketId, QoS};
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::{Anchor, PartitionId, Sequence};
 use crate::proto::record::Record;
 use crate::proto::routing::FilterId;
 use crate::proto::shard_state::Replayed;
@@ -267,6 +267,9 @@ pub struct Outbound {
     pub starts: Vec<SubscriptionStart>,
     /// One after the other; gone with the connection.
     pub retained: VecDeque<RetainedRequest>,
+    /// Partitions of which it is not known yet whether the places here are still what they were when
+    /// they were recorded, and what was recorded beside them.
+    pub unchecked: Vec<(PartitionId, Anchor)>,
 }
 
 impl Outbound {
@@ -281,6 +284,44 @@ impl Outbound {
             && self.starts.is_empty()
             && self.retained.is_empty()
             && self.refetching.is_empty()
+            && self.unchecked.is_empty()
+    }
+
+    /// See [`Outbound::unchecked`].
+    #[must_use]
+    pub fn unchecked_anchor(&self, partition: PartitionId) -> Option<Anchor> {
+        let unchecked = self.unchecked.iter().find(|(of, _)| *of == partition);
+        unchecked.map(|(_, anchor)| *anchor)
+    }
+
+    /// What the places of `partition` from `from` on were is gone, and they are used again: whatever is
+    /// there is new to the session. A message in flight that is gone keeps its packet id, as the client
+    /// may be in the middle of its exchange, and has no place any more.
+    pub fn lose_from(&mut self, partition: PartitionId, from: Sequence) {
+        let is_lost = |of: PartitionId, at: Sequence| of == partition && at >= from;
+        for sent in &mut self.in_flight {
+            if is_lost(sent.partition, sent.sequence) {
+                sent.sequence = Sequence::ZERO;
+            }
+        }
+        self.queue.retain(|queued| {
+            queued.queued_for != QueuedFor::Subscriptions
+                || !is_lost(queued.partition, queued.sequence)
+        });
+        for behind in self.behind.iter_mut().filter(|behind| behind.partition == partition) {
+            behind.ahead.retain(|ahead| ahead.sequence < from);
+            behind.at_end &= behind.cursor < from;
+            behind.cursor = from.min(behind.cursor);
+            behind.since = from.min(behind.since);
+        }
+        for start in self.starts.iter_mut().filter(|start| start.partition == partition) {
+            start.start = from.min(start.start);
+        }
+        self.completed.retain(|(of, at)| !is_lost(*of, *at));
+        for part in self.read_back.iter_mut().filter(|part| part.partition == partition) {
+            part.to = from.min(part.to);
+        }
+        self.read_back.retain(|part| part.from < part.to);
     }
 
     /// Whether there is something to send, or to ask for, when there is room.
@@ -663,7 +704,9 @@ impl Outbound {
     /// What shared subscriptions brought does not count: it says nothing of how far the session is.
     #[must_use]
     pub fn lowest_unfinished(&self, partition: PartitionId) -> Option<Sequence> {
-        let in_flight = self.in_flight.iter().filter(|sent| !sent.origin.is_shared());
+        // One without a place is gone, whatever is made of its exchange.
+        let is_own = |sent: &&InFlight| !sent.origin.is_shared() && sent.sequence > Sequence::ZERO;
+        let in_flight = self.in_flight.iter().filter(is_own);
         let queued = self.queue.iter().filter(|queued| !queued.is_shared());
         in_flight
             .map(|sent| (sent.partition, sent.sequence))
@@ -749,6 +792,37 @@ mod tests {
         assert!(!outbound.is_empty());
         outbound.forget_passed(&[Sequence(40)]);
         assert!(outbound.is_empty());
+    }
+
+    #[test]
+    fn what_is_gone_does_not_stand_for_what_is_new_in_its_place() {
+        let mut outbound = Outbound::default();
+        let packet_id = PacketId::new(1).unwrap();
+        for at in [4, 9] {
+            outbound.in_flight.push_back(InFlight {
+                packet_id,
+                step: InFlightStep::ExpectPubrec,
+                retain: false,
+                origin: Origin::Own,
+                partition: P,
+                sequence: Sequence(at),
+            });
+        }
+        outbound.completed =
+            vec![(P, Sequence(7)), (P, Sequence(8)), (PartitionId(1), Sequence(8))];
+        outbound.come_back(P, Sequence(12));
+        outbound.lose_from(P, Sequence(8));
+        let places: Vec<u64> = outbound.in_flight.iter().map(|sent| sent.sequence.0).collect();
+        assert_eq!(places, [4, 0]);
+        assert_eq!(outbound.completed, [(P, Sequence(7)), (PartitionId(1), Sequence(8))]);
+        assert_eq!(outbound.lowest_unfinished(P), Some(Sequence(4)));
+        assert!(!outbound.take_reads(10, |_| &[]).is_empty());
+        let body = Box::from(b"".as_slice());
+        let answer = Replayed { messages: vec![(Sequence(9), body)], ..replayed(10, 10, false) };
+        assert_eq!(outbound.cursor(P), Some(Sequence(8)));
+        assert!(outbound.take_replayed(answer));
+        outbound.lose_from(P, Sequence(8));
+        assert_eq!(outbound.cursor(P), Some(Sequence(8)), "it is read again");
     }
 
     #[test]

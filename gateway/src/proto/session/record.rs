@@ -6,8 +6,9 @@
 
 use super::{InFlightStep, StoredWill};
 use crate::proto::mqtt::{PacketId, QoS, SHARE_PREFIX};
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::{Anchor, PartitionId, Sequence};
 use crate::proto::record::{MessageId, Qos2Step};
+use std::cmp::Ordering;
 
 /// Version of this format, the first byte of a record.
 pub const FORMAT_VERSION: u8 = 2;
@@ -37,6 +38,8 @@ pub struct SessionRecord {
     pub will: Option<StoredWill>,
     /// The user that made the session, and whose it stays.
     pub owner: Option<Box<str>>,
+    /// Behind all places of their partitions that are named here, where places may be used again.
+    pub anchors: Vec<(PartitionId, Anchor)>,
 }
 
 /// A subscription of a stored session.
@@ -111,6 +114,8 @@ pub enum Qos2Delta {
         /// See `partition`.
         sequence: Sequence,
     },
+    /// It is behind all places of its partition that steps name.
+    Anchor(PartitionId, Anchor),
 }
 
 impl Qos2Delta {
@@ -118,7 +123,9 @@ impl Qos2Delta {
     #[must_use]
     pub fn is_shared(self) -> bool {
         match self {
-            Self::Inbound(_) | Self::Intended(..) | Self::Completed { .. } => false,
+            Self::Inbound(_) | Self::Intended(..) | Self::Completed { .. } | Self::Anchor(..) => {
+                false
+            }
             Self::Outbound { shared, .. } => shared,
             Self::SharedCompleted { .. } => true,
         }
@@ -129,19 +136,21 @@ const FLAG_ONLINE: u8 = 1;
 const FLAG_FLOOR: u8 = 2;
 const FLAG_WILL: u8 = 4;
 const FLAG_OWNER: u8 = 8;
+const FLAG_ANCHORS: u8 = 16;
 
 impl SessionRecord {
     /// Appends the record to `out`.
     ///
     /// Wire shape, little endian: version, flags, floor shard (u16), session expiry (u32), last
-    /// packet id (u16), then each list behind its length (u32), then the will and the owner if
-    /// there are any.
+    /// packet id (u16), then each list behind its length (u32), then the will, the owner and the list
+    /// of anchors if there are any.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut flags = 0;
         flags |= if self.online { FLAG_ONLINE } else { 0 };
         flags |= if self.floor_shard.is_some() { FLAG_FLOOR } else { 0 };
         flags |= if self.will.is_some() { FLAG_WILL } else { 0 };
         flags |= if self.owner.is_some() { FLAG_OWNER } else { 0 };
+        flags |= if self.anchors.is_empty() { 0 } else { FLAG_ANCHORS };
         out.extend_from_slice(&[FORMAT_VERSION, flags]);
         out.extend_from_slice(&self.floor_shard.unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&self.session_expiry_s.to_le_bytes());
@@ -177,6 +186,13 @@ impl SessionRecord {
         if let Some(owner) = &self.owner {
             put_bytes(out, owner.as_bytes());
         }
+        if !self.anchors.is_empty() {
+            put_count(out, self.anchors.len());
+            for (partition, anchor) in &self.anchors {
+                out.extend_from_slice(&partition.0.to_le_bytes());
+                out.extend_from_slice(&anchor.to_bytes());
+            }
+        }
     }
 
     /// Reads a record, `None` for one of another format version or a damaged one.
@@ -203,6 +219,11 @@ impl SessionRecord {
             completed: input.places()?,
             will: if flags & FLAG_WILL != 0 { Some(input.will()?) } else { None },
             owner: if flags & FLAG_OWNER != 0 { Some(input.text()?.into()) } else { None },
+            anchors: if flags & FLAG_ANCHORS != 0 {
+                input.list(Input::anchor)?
+            } else {
+                Vec::new()
+            },
         })
     }
 }
@@ -216,6 +237,7 @@ impl SessionRecord {
         match delta {
             // Not part of the record: what the client sent is released by itself.
             Qos2Delta::Inbound(_) | Qos2Delta::Intended(..) => {}
+            Qos2Delta::Anchor(partition, anchor) => self.note_anchor(partition, anchor),
             Qos2Delta::Outbound { packet_id, step, partition, sequence, shared, retain } => {
                 let step = match step {
                     Qos2Step::Sent => InFlightStep::ExpectPubrec,
@@ -245,6 +267,80 @@ impl SessionRecord {
                     sent.shared || (sent.packet_id, sent.partition, sent.sequence) != place
                 });
             }
+        }
+    }
+}
+
+impl SessionRecord {
+    /// The floor that the session follows may be older than the record, or younger.
+    fn note_later_anchor(&mut self, partition: PartitionId, anchor: Anchor) {
+        match self.anchors.iter_mut().find(|(of, _)| *of == partition) {
+            Some((_, known)) if known.stored_at < anchor.stored_at => *known = anchor,
+            Some(_) => {}
+            None => self.anchors.push((partition, anchor)),
+        }
+    }
+
+    /// Something was recorded later.
+    fn note_anchor(&mut self, partition: PartitionId, anchor: Anchor) {
+        match self.anchors.iter_mut().find(|(of, _)| *of == partition) {
+            Some((_, known)) if known.sequence < anchor.sequence => *known = anchor,
+            Some(_) => {}
+            None => self.anchors.push((partition, anchor)),
+        }
+    }
+}
+
+/// How far the sessions that follow a floor are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Everything of a partition before its place is done.
+    pub cursors: Vec<(PartitionId, Sequence)>,
+    /// As in [`SessionRecord`].
+    pub anchors: Vec<(PartitionId, Anchor)>,
+}
+
+/// Bytes of an anchor with its partition.
+const ANCHOR_BYTES: usize = 2 + Anchor::BYTES;
+/// And of a cursor.
+const CURSOR_BYTES: usize = 10;
+
+impl Floor {
+    /// Wire shape, little endian: partition (u16) and sequence (u64) of each cursor; if there are
+    /// anchors, then partition (u16) and [`Anchor::to_bytes`] of each, and their number (u8).
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.cursors.len() * CURSOR_BYTES);
+        for (partition, sequence) in &self.cursors {
+            put_place(&mut out, *partition, *sequence);
+        }
+        if !self.anchors.is_empty() {
+            for (partition, anchor) in &self.anchors {
+                out.extend_from_slice(&partition.0.to_le_bytes());
+                out.extend_from_slice(&anchor.to_bytes());
+            }
+            out.push(u8::try_from(self.anchors.len()).expect("at most SUB_CLUSTERS_MAX"));
+        }
+        out
+    }
+
+    /// Reads what [`Floor::encode`] wrote. Without anchors the length is a multiple of ten, with them it
+    /// is odd.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Self {
+        let count = match bytes.len() % CURSOR_BYTES {
+            0 => 0,
+            _ => bytes.last().copied().map_or(0, usize::from),
+        };
+        let anchor_bytes = if count == 0 { 0 } else { count * ANCHOR_BYTES + 1 };
+        let (cursors, anchors) = bytes
+            .split_at_checked(bytes.len().saturating_sub(anchor_bytes))
+            .unwrap_or((bytes, &[]));
+        let cursor = |bytes: &[u8]| Input(bytes).place();
+        let anchor = |bytes: &[u8]| Input(bytes).anchor();
+        Self {
+            cursors: cursors.chunks_exact(CURSOR_BYTES).filter_map(cursor).collect(),
+            anchors: anchors.chunks_exact(ANCHOR_BYTES).filter_map(anchor).collect(),
         }
     }
 }
@@ -303,24 +399,44 @@ pub fn shared_of(bytes: &[u8]) -> Vec<Box<str>> {
 
 /// Makes the record of a session that was online when the process died one of an offline session:
 /// where it followed a floor, the floor has the newer cursors, and what lies below them is done.
-pub fn settle(record: &mut SessionRecord, floor: &[(PartitionId, Sequence)]) {
+pub fn settle(record: &mut SessionRecord, floor: &Floor) {
     record.online = false;
     if record.floor_shard.take().is_none() {
         return;
     }
+    let Floor { cursors: floor, anchors } = floor;
+    let anchor_of = |anchors: &[(PartitionId, Anchor)], partition| {
+        let anchor = anchors.iter().find(|(of, _)| *of == partition);
+        anchor.map(|(_, anchor)| *anchor)
+    };
     for (partition, cursor) in &mut record.cursors {
-        if let Some((_, floor)) = floor.iter().find(|(of, _)| of == partition) {
-            *cursor = (*cursor).max(*floor);
-        }
+        let Some((_, floor)) = floor.iter().find(|(of, _)| of == partition) else {
+            continue;
+        };
+        let anchors = (anchor_of(&record.anchors, *partition), anchor_of(anchors, *partition));
+        *cursor = match anchors {
+            // Where the server lost something between the two, the later may be the lower.
+            (Some(own), Some(of_floor)) if own.life != of_floor.life => {
+                match own.stored_at.cmp(&of_floor.stored_at) {
+                    Ordering::Greater => *cursor,
+                    Ordering::Less => *floor,
+                    Ordering::Equal => (*cursor).min(*floor),
+                }
+            }
+            _ => (*cursor).max(*floor),
+        };
     }
+    anchors.iter().for_each(|(partition, anchor)| record.note_later_anchor(*partition, *anchor));
     // A partition that came later than the record; the floor is of all that the shard has.
     for place in floor {
         if record.cursors.iter().all(|(of, _)| *of != place.0) {
             record.cursors.push(*place);
         }
     }
+    // What has no place any more is not done: the client waits for the end of its exchange.
     let below = |partition: PartitionId, sequence: Sequence| {
-        floor.iter().any(|(of, floor)| *of == partition && sequence < *floor)
+        let is_below = |floor: Sequence| sequence > Sequence::ZERO && sequence < floor;
+        floor.iter().any(|(of, floor)| *of == partition && is_below(*floor))
     };
     // The floor speaks of what the session's own subscriptions bring.
     record
@@ -430,6 +546,10 @@ impl<'a> Input<'a> {
         Some(list)
     }
 
+    fn anchor(&mut self) -> Option<(PartitionId, Anchor)> {
+        Some((PartitionId(self.u16()?), Anchor::from_bytes(self.take(Anchor::BYTES)?)?))
+    }
+
     fn place(&mut self) -> Option<(PartitionId, Sequence)> {
         Some((PartitionId(self.u16()?), Sequence(self.u64()?)))
     }
@@ -496,6 +616,14 @@ mod tests {
     const P0: PartitionId = PartitionId(0);
     const P1: PartitionId = PartitionId(1);
 
+    fn anchor(life: u32, sequence: u64) -> Anchor {
+        Anchor { life, sequence: Sequence(sequence), stored_at: sequence * 1_000 }
+    }
+
+    fn floor(cursors: &[(PartitionId, Sequence)]) -> Floor {
+        Floor { cursors: cursors.to_vec(), anchors: vec![(P0, anchor(1, 101))] }
+    }
+
     fn id(id: u16) -> PacketId {
         PacketId::new(id).expect("tests use ids above 0")
     }
@@ -545,6 +673,7 @@ mod tests {
             queued: vec![(P1, Sequence(2), b"body".as_slice().into())],
             completed: vec![(P0, Sequence(101))],
             owner: Some("anna".into()),
+            anchors: vec![(P0, anchor(1, 99))],
             will: Some(StoredWill {
                 id: MessageId { origin: 11, number: 12 },
                 qos: QoS::AtLeastOnce,
@@ -621,7 +750,7 @@ mod tests {
     #[test]
     fn settling_takes_the_newer_of_record_and_floor() {
         let mut record = sample();
-        settle(&mut record, &[(P0, Sequence(102)), (P1, Sequence(3))]);
+        settle(&mut record, &floor(&[(P0, Sequence(102)), (P1, Sequence(3))]));
         assert_eq!(record.cursors, [(P0, Sequence(102)), (P1, Sequence(7))]);
         let kept: Vec<u16> = record.in_flight.iter().map(|sent| sent.packet_id.get()).collect();
         assert_eq!(kept, [8, 9], "7 is below the floor; shared ones and kept bodies stay");
@@ -630,9 +759,28 @@ mod tests {
     }
 
     #[test]
+    fn a_floor_of_another_life_is_the_later_one() {
+        let mut record = sample();
+        record.in_flight[1].sequence = Sequence::ZERO;
+        record.in_flight[1].shared = false;
+        let floor = Floor {
+            cursors: vec![(P0, Sequence(70)), (P1, Sequence(3))],
+            anchors: vec![(P0, Anchor { stored_at: 99_001, ..anchor(2, 69) })],
+        };
+        assert_eq!(Floor::decode(&floor.encode()), floor);
+        settle(&mut record, &floor);
+        assert_eq!(record.cursors, [(P0, Sequence(70)), (P1, Sequence(7))]);
+        assert_eq!(record.anchors, floor.anchors);
+        let kept: Vec<u16> = record.in_flight.iter().map(|sent| sent.packet_id.get()).collect();
+        assert_eq!(kept, [8, 9], "8 has no place, and is not over");
+        let without = Floor { anchors: Vec::new(), ..floor };
+        assert_eq!(Floor::decode(&without.encode()), without, "of an earlier version");
+    }
+
+    #[test]
     fn settling_a_laggard_keeps_its_own_cursors() {
         let mut record = SessionRecord { floor_shard: None, ..sample() };
-        settle(&mut record, &[(P0, Sequence(102))]);
+        settle(&mut record, &floor(&[(P0, Sequence(102))]));
         assert_eq!(record.cursors, sample().cursors);
         assert_eq!(record.in_flight.len(), 3);
     }

@@ -12,7 +12,7 @@ use super::publish::write_ack;
 use super::{Context, GroupRequest, Request, ShardState, StoredSession};
 use crate::proto::mqtt::{AckKind, PacketId, QoS, ReasonCode, SHARE_PREFIX, SubscriptionOptions};
 use crate::proto::output::ConnectionId;
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::{Anchor, PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::routing::{FilterId, Subscriber, SubscriberKind, filter_matches};
 use crate::proto::session::record::{Qos2Delta, SessionRecord};
@@ -64,7 +64,8 @@ impl ShardState {
             Qos2Delta::Intended(packet_id, id, from) => {
                 Some(inbound_exchange(*packet_id, InboundStep::Intended(*id, *from)))
             }
-            Qos2Delta::Outbound { .. }
+            Qos2Delta::Anchor(..)
+            | Qos2Delta::Outbound { .. }
             | Qos2Delta::Completed { .. }
             | Qos2Delta::SharedCompleted { .. } => None,
         });
@@ -113,6 +114,7 @@ impl ShardState {
         outbound.completed.extend(in_flight.map(|sent| (sent.partition, sent.sequence)));
         self.restore_subscriptions(index, &record, is_complete, context);
         self.restore_queue(index, record.queued);
+        self.restore_anchors(index, record.anchors, context);
     }
 
     /// Enters the filters, and sets cursors so that the session is behind wherever it has not seen
@@ -166,6 +168,19 @@ impl ShardState {
             if Some(partition) != own || cursor < *watermark {
                 outbound.come_back(partition, cursor);
             }
+        }
+    }
+
+    /// Places may have been used again since.
+    fn restore_anchors(
+        &mut self,
+        index: u32,
+        mut anchors: Vec<(PartitionId, Anchor)>,
+        context: &mut Context<'_>,
+    ) {
+        anchors.retain(|(of, anchor)| context.upstream.check_places(index, *of, *anchor));
+        if let Some(session) = self.session_mut(index).filter(|_| !anchors.is_empty()) {
+            session.outbound_mut().unchecked = anchors;
         }
     }
 
@@ -335,28 +350,37 @@ impl ShardState {
         };
         outbound.refetched(partition);
         outbound.hold_behind(partitions, |of| context.upstream.comes_after(of));
-        let mut gone = Vec::new();
+        let (mut gone, mut unfinished) = (Vec::new(), Vec::new());
         for (sequence, body) in bodies {
             // A retained message can be in flight once for each filter that asked for it.
             let same = |sent: &&InFlight| {
                 (sent.partition, sent.sequence) == (partition, sequence)
                     && sent.step.needs_content()
             };
-            let sent: Vec<PacketId> =
-                outbound.in_flight.iter().filter(same).map(|sent| sent.packet_id).collect();
-            for packet_id in sent {
+            let sent: Vec<InFlight> = outbound.in_flight.iter().filter(same).copied().collect();
+            for sent in sent {
+                let packet_id = sent.packet_id;
                 if let Some(body) = &body {
                     if let Some(unsent) = outbound.find_unsent(packet_id) {
                         unsent.content = Some(body.clone());
                     }
+                } else if !outbound.has_content(packet_id) && sent.qos() == QoS::ExactlyOnce {
+                    // The client may have it, and would take the next with this id for the same: it
+                    // hears that the exchange is over.
+                    outbound.sent(packet_id);
+                    unfinished.push(packet_id);
                 } else if !outbound.has_content(packet_id) {
                     gone.extend(outbound.remove(packet_id));
                 }
             }
         }
+        self.counters.unfetchable += unfinished.len() as u64;
         self.counters.unfetchable += gone.len() as u64;
         for sent in gone {
             self.settle_finished(ticket.session, &sent, context);
+        }
+        for packet_id in unfinished {
+            self.record_received(ticket.session, packet_id, context);
         }
         self.send_unsent(ticket.session, context);
         self.drain(ticket.session, context);

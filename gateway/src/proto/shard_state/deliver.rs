@@ -375,6 +375,7 @@ impl ShardState {
         };
         let ticket = Ticket { session: index, epoch: session.epoch };
         let InFlight { packet_id, origin, partition, sequence, .. } = *sent;
+        let anchor = session.anchor(partition, context.upstream.anchor(partition));
         let (record, waiting) = match origin {
             Origin::Group(group) => {
                 let place = (partition, sequence);
@@ -387,6 +388,7 @@ impl ShardState {
                     packet_id,
                     partition,
                     sequence,
+                    anchor,
                 };
                 (record, Waiting::SendShared { ticket, packet_id, group, place })
             }
@@ -399,6 +401,7 @@ impl ShardState {
                     sequence,
                     shared: origin.is_shared(),
                     retain: sent.retain,
+                    anchor,
                 };
                 (record, Waiting::SendQos2 { ticket, packet_id })
             }

@@ -124,7 +124,7 @@ impl ShardState {
     fn handed_over(&self, connection: Connection, context: &Context<'_>) -> Option<HandedOver> {
         let session = self.session(connection.session).filter(|one| stands_still(one))?;
         let is_complete = context.upstream.own_partition().is_some();
-        let mut record = self.session_record(connection.session, session);
+        let mut record = self.session_record(connection.session, session, context.upstream);
         record.floor_shard = None;
         let outbound = session.outbound.as_deref();
         if is_complete {

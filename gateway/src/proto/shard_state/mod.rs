@@ -26,6 +26,7 @@ mod hand_over;
 pub mod inspect;
 mod lanes;
 mod looks;
+mod lost_tail;
 mod outbound_acks;
 mod pace;
 mod permit;

@@ -71,7 +71,12 @@ impl ShardState {
 
     /// PUBREL goes out once it is recorded that the client has the message; from then on the message
     /// itself is never sent again. Source: MQTT 5.0 [MQTT-4.3.3-4], [MQTT-4.3.3-6].
-    fn record_received(&mut self, index: u32, packet_id: PacketId, context: &mut Context<'_>) {
+    pub(super) fn record_received(
+        &mut self,
+        index: u32,
+        packet_id: PacketId,
+        context: &mut Context<'_>,
+    ) {
         let Some(session) = self.session_mut(index) else {
             return;
         };
@@ -86,6 +91,7 @@ impl ShardState {
         let waiting = Waiting::Pubrel { ticket, packet_id };
         if persistent {
             let client_id = &session.client_id;
+            let anchor = session.anchor(partition, context.upstream.anchor(partition));
             let step = Qos2Step::Received;
             let shared = origin.is_shared();
             let record = Record::Qos2Outbound {
@@ -96,6 +102,7 @@ impl ShardState {
                 sequence,
                 shared,
                 retain,
+                anchor,
             };
             let token = context.upstream.append(&record);
             self.wait_for(token, waiting);
@@ -145,6 +152,8 @@ impl ShardState {
             && let Some(sent) = session.outbound.as_mut().and_then(|out| out.find(packet_id))
             && sent.qos() == QoS::ExactlyOnce
         {
+            let sent = *sent;
+            let current = context.upstream.anchor(sent.partition);
             let record = Record::Qos2Outbound {
                 packet_id,
                 step: Qos2Step::Completed,
@@ -152,6 +161,7 @@ impl ShardState {
                 sequence: sent.sequence,
                 shared: sent.origin.is_shared(),
                 retain: sent.retain,
+                anchor: session.anchor(sent.partition, current),
                 client_id: &session.client_id,
             };
             context.upstream.append(&record);

@@ -3,12 +3,12 @@
 
 use super::gauges::{Slow, note_slow};
 use super::shared::shared_records;
-use super::{AppendToken, Context, FLOOR_INTERVAL, OutboundGauges, ShardState};
+use super::{AppendToken, Context, FLOOR_INTERVAL, OutboundGauges, ShardState, Upstream};
 use crate::proto::mqtt::SubscriptionOptions;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Record, SessionPut};
 use crate::proto::routing::{FilterId, SubscriberKind};
-use crate::proto::session::record::{InFlightRecord, SessionRecord, SubscriptionRecord};
+use crate::proto::session::record::{Floor, InFlightRecord, SessionRecord, SubscriptionRecord};
 use crate::proto::session::{
     InFlight, InFlightStep, Origin, Outbound, QueuedFor, Session, Stage, Ticket,
 };
@@ -40,7 +40,7 @@ impl ShardState {
         let Some(session) = self.session(index) else {
             return self.lanes.committed();
         };
-        let record = self.session_record(index, session);
+        let record = self.session_record(index, session, context.upstream);
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
         let client_id = session.client_id.clone();
@@ -54,7 +54,12 @@ impl ShardState {
         token
     }
 
-    pub(super) fn session_record(&self, index: u32, session: &Session) -> SessionRecord {
+    pub(super) fn session_record(
+        &self,
+        index: u32,
+        session: &Session,
+        upstream: &dyn Upstream,
+    ) -> SessionRecord {
         let mut record = SessionRecord {
             online: session.stage == Stage::Online,
             floor_shard: session.follows_floor.then_some(self.shard.0),
@@ -72,6 +77,9 @@ impl ShardState {
                 outbound.map_or(*watermark, |outbound| outbound.has_up_to(partition, *watermark))
             };
             record.cursors.push((partition, unsent.unwrap_or_else(has_up_to)));
+            let unchecked = outbound.and_then(|outbound| outbound.unchecked_anchor(partition));
+            let anchor = unchecked.or_else(|| upstream.anchor(partition));
+            record.anchors.extend(anchor.map(|anchor| (partition, anchor)));
         }
         for subscription in &session.subscriptions {
             record.subscriptions.extend(self.subscription_record(index, *subscription, outbound));
@@ -132,6 +140,7 @@ impl ShardState {
             return true;
         };
         outbound.behind.is_empty()
+            && outbound.unchecked.is_empty()
             && self.floor.iter().enumerate().all(|(place, floor)| {
                 let partition = PartitionId(u16::try_from(place).expect("partition ids are u16"));
                 outbound.lowest_unfinished(partition).is_none_or(|lowest| lowest >= *floor)
@@ -175,12 +184,15 @@ impl ShardState {
             lower(&mut floor, outbound);
         }
         if self.followers > 0 && floor != self.floor {
-            let mut cursors = Vec::with_capacity(floor.len() * 10);
-            for (place, sequence) in floor.iter().enumerate() {
-                let partition = u16::try_from(place).expect("partition ids are u16");
-                cursors.extend_from_slice(&partition.to_le_bytes());
-                cursors.extend_from_slice(&sequence.0.to_le_bytes());
-            }
+            let places = floor.iter().enumerate().map(|(place, sequence)| {
+                (PartitionId(u16::try_from(place).expect("partition ids are u16")), *sequence)
+            });
+            let cursors: Vec<_> = places.collect();
+            let anchor = |(partition, _): &(PartitionId, Sequence)| {
+                Some((*partition, context.upstream.anchor(*partition)?))
+            };
+            let anchors = cursors.iter().filter_map(anchor).collect();
+            let cursors = Floor { cursors, anchors }.encode();
             context.upstream.append(&Record::Floor { shard: self.shard.0, cursors: &cursors });
             self.floor = floor;
         }

@@ -6,7 +6,7 @@
 
 use crate::proto::mqtt::{QoS, ReasonCode};
 use crate::proto::output::ConnectionId;
-use crate::proto::partition::{Lane, PartitionId, Sequence};
+use crate::proto::partition::{Anchor, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::session::record::Qos2Delta;
 use crate::proto::session::{GroupId, Place, StoredWill, Ticket};
@@ -149,6 +149,18 @@ pub trait Upstream {
     /// taken topics over from them: everything before these places.
     fn comes_after(&self, _partition: PartitionId) -> &[(PartitionId, Sequence)] {
         &[]
+    }
+
+    /// What is recorded beside places of `partition`, where places may be used again.
+    fn anchor(&self, _partition: PartitionId) -> Option<Anchor> {
+        None
+    }
+
+    /// A session that was stored names places of `partition` up to `anchor`. Where this returns true,
+    /// nothing of it is read for the session before it is known whether those are what they were, which
+    /// [`super::ShardState::handle_checked`] is told.
+    fn check_places(&mut self, _session: u32, _partition: PartitionId, _anchor: Anchor) -> bool {
+        false
     }
 
     /// The partition of which this shard is fed everything, whatever it is interested in.

@@ -52,6 +52,9 @@ impl JetStream {
             // The put fails where another one is there; the rest is read up to a mark.
             Purpose::RetainedLast(_)
             | Purpose::First { .. }
+            | Purpose::Lost
+            | Purpose::Check(_)
+            | Purpose::Newest
             | Purpose::Feed
             | Purpose::Subject { .. }
             | Purpose::Page(_)

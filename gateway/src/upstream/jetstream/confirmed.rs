@@ -69,6 +69,13 @@ impl Confirmed {
         self.below = fed;
     }
 
+    /// Places from `from` on are used again: nothing of what is there was given.
+    pub(super) fn lose_from(&mut self, from: Sequence) {
+        self.below = from.min(self.below);
+        self.seen = None;
+        self.given.split_off(&from);
+    }
+
     /// Nothing from here on was given.
     pub(super) fn given_to(&self) -> Sequence {
         self.given.last().map_or(self.below, |last| last.next().max(self.below))
@@ -113,5 +120,8 @@ mod tests {
         confirmed.look(Sequence(30), Sequence(24), true);
         assert_eq!(confirmed.below(), Sequence(25), "the leader was not further when it said so");
         assert!(confirmed.was_given(Sequence(24)) && !confirmed.was_given(Sequence(25)));
+        confirmed.give(Sequence(26));
+        confirmed.lose_from(Sequence(26));
+        assert!(confirmed.was_given(Sequence(24)) && confirmed.give(Sequence(26)), "another one");
     }
 }

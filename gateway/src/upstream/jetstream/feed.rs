@@ -17,15 +17,22 @@ use crate::proto::mqtt::QoS;
 use crate::proto::nats::{Headers, Message as NatsMessage};
 use crate::proto::partition::Sequence;
 use crate::proto::record::Message;
+use crate::proto::time::Timestamp;
 use std::mem;
 use std::num::NonZeroU16;
 
 /// So often the feed reads on to where the stream has ended since, before it goes live: subscriptions made
 /// all the time must not keep it from that.
-const READ_AGAIN_MAX: u8 = 8;
+pub(super) const READ_AGAIN_MAX: u8 = 8;
 
 /// Messages read at once of what was missed while there was no link.
 const FEED_BATCH: u16 = 500;
+
+/// The end of a millisecond, for what was stored in it: nothing of the same life that is known is later, and
+/// no server is back so soon.
+fn within(millisecond: Timestamp) -> StoreTime {
+    StoreTime(millisecond.0.saturating_add(1).saturating_mul(1_000_000).saturating_sub(1))
+}
 
 impl JetStream {
     pub(super) fn handle_mark(
@@ -75,20 +82,11 @@ impl JetStream {
         if !partition.marks.answer(number, end) {
             return;
         }
-        if end < end_before {
-            tracing::error!(
-                partition = partition.id.0,
-                end_before = end_before.0,
-                end = end.0,
-                "the stream has lost its end: acknowledged messages are gone, and sequences are used again"
-            );
-            partition.forget_read(end.next());
-            let id = partition.id;
-            self.lower_gates(id, end.next());
-        }
-        let Some(partition) = self.partitions.get_mut(place) else {
+        let is_attached = !matches!(partition.feed.stage, FeedStage::ExpectMark(_));
+        if end < end_before && is_attached && !partition.lives.is_due {
+            self.doubt_life(place);
             return;
-        };
+        }
         if partition.feed.whole_from.is_none() && number >= partition.feed.whole_mark {
             partition.feed.whole_from = Some(end.next());
         }
@@ -99,13 +97,18 @@ impl JetStream {
             }
             FeedStage::ExpectMark(mark) if partition.marks.answered >= mark => {
                 let until = end.next();
-                // What was fed beyond was of a stream that is no more.
-                partition.feed.fed = until.min(partition.feed.fed);
-                partition.feed.stage = FeedStage::Reading { until, again: READ_AGAIN_MAX };
-                self.read_on(place, deliver);
+                if !self.ask_lost(place, until) {
+                    // Nothing that was there is known.
+                    self.lose_tail(place, until, false);
+                    if let Some(partition) = self.partitions.get_mut(place) {
+                        partition.feed.stage = FeedStage::Reading { until, again: READ_AGAIN_MAX };
+                    }
+                    self.read_on(place, deliver);
+                }
             }
             FeedStage::Live
             | FeedStage::ExpectMark(_)
+            | FeedStage::Checking { .. }
             | FeedStage::Detached
             | FeedStage::Gated
             | FeedStage::Reading { .. } => {}
@@ -155,6 +158,7 @@ impl JetStream {
         tracing::info!(partition = id.0, at = fed.0, "feed: live");
         for (sequence, body) in later {
             let is_new = self.partitions.get_mut(place).is_some_and(|partition| {
+                partition.lives.note(sequence, within(message_of(&body).received_at));
                 partition.feed.fed = sequence.next();
                 partition.is_new(sequence)
             });
@@ -229,6 +233,9 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
+        if partition.feed.stage == FeedStage::Live {
+            partition.lives.note(sequence, stored.stored_at);
+        }
         let (id, is_live) = (partition.id, partition.feed.stage == FeedStage::Live);
         let mut is_new = false;
         if is_live {

@@ -3,7 +3,7 @@
 
 use super::shard::JetStream;
 use crate::proto::mqtt::QoS;
-use crate::proto::partition::{Lane, PartitionId, Sequence};
+use crate::proto::partition::{Anchor, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::session::StoredWill;
 use crate::proto::shard_state::{AppendToken, GroupRequest, Request, Upstream};
@@ -33,13 +33,14 @@ impl Upstream for Forward<'_> {
         let message = match record {
             Record::Message(message) => message,
             // The group is a consumer, which is told by itself.
-            Record::SharedSent { client_id, packet_id, partition, sequence, .. } => {
+            Record::SharedSent { client_id, packet_id, partition, sequence, anchor, .. } => {
                 return self.record(&Record::SharedSent {
                     group: "",
                     client_id,
                     packet_id: *packet_id,
                     partition: *partition,
                     sequence: *sequence,
+                    anchor: *anchor,
                 });
             }
             record => return self.record(record),
@@ -194,6 +195,14 @@ impl Upstream for Forward<'_> {
 
     fn comes_after(&self, partition: PartitionId) -> &[(PartitionId, Sequence)] {
         self.jetstream.comes_after(partition)
+    }
+
+    fn anchor(&self, partition: PartitionId) -> Option<Anchor> {
+        self.jetstream.anchor(partition)
+    }
+
+    fn check_places(&mut self, session: u32, partition: PartitionId, anchor: Anchor) -> bool {
+        self.jetstream.check_places(session, partition, anchor)
     }
 
     fn own_partition(&self) -> Option<PartitionId> {

@@ -190,6 +190,11 @@ impl Lane {
         doubted
     }
 
+    /// Places from `from` on are used again: what was sent before may be stored there.
+    pub fn lose_from(&mut self, from: Sequence) {
+        self.window.for_each_waiting(|append| append.sent = append.sent.map(|sent| sent.min(from)));
+    }
+
     /// Calls `send` with what is to be sent again, in order; the feed is at `fed`.
     pub fn take_due(
         &mut self,

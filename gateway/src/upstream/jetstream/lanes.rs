@@ -104,6 +104,10 @@ impl Lanes {
         lanes.flat_map(of_lane).collect()
     }
 
+    pub(super) fn lose_from(&mut self, from: Sequence) {
+        self.lanes.iter_mut().for_each(|lane| lane.lose_from(from));
+    }
+
     pub(super) fn take_due(
         &mut self,
         now: Timestamp,

@@ -12,6 +12,7 @@ use super::known::Known;
 use super::lane::{Append, LaneLimits};
 use super::lanes::Lanes;
 use super::link::{Fence, Link, LinkSettings};
+use super::lost_tail::Lives;
 use super::place;
 use super::publish::{encode_append, encode_mark};
 use super::refusals::Refusals;
@@ -84,6 +85,8 @@ pub(super) enum FeedStage {
     ExpectMark(u64),
     /// What came before `until` is being read, for the last time or `again` so often.
     Reading { until: Sequence, again: u8 },
+    /// Subscribed; what is still there of what was fed before is being asked.
+    Checking { until: Sequence },
     /// Subscribed; nothing is read or given to the shard until the gate opens.
     Gated,
     /// Everything comes by itself.
@@ -182,6 +185,8 @@ pub(super) struct Partition {
     pub(super) is_misled: bool,
     /// A message that should have come on the link did not.
     pub(super) has_gap: bool,
+    /// The stream ends before where it ended.
+    pub(super) has_lost_end: bool,
     /// It was lost since it was there last, or could not be made.
     was_lost: bool,
     /// Bytes that the link's socket has not taken.
@@ -208,6 +213,7 @@ pub(super) struct Partition {
     pub(super) replays: Replays,
     pub(super) searches: Vec<Search>,
     pub(super) known: Known,
+    pub(super) lives: Lives,
     pub(super) status: Option<PartitionStatus>,
     /// In order.
     pub(super) fences: VecDeque<OpenFence>,
@@ -322,6 +328,7 @@ impl Partition {
             dial: 0,
             is_misled: false,
             has_gap: false,
+            has_lost_end: false,
             was_lost: false,
             pending_bytes: 0,
             refused: 0,
@@ -349,6 +356,7 @@ impl Partition {
             replays: Replays::new(limits.page_bytes_max),
             searches: Vec::new(),
             known: Known::default(),
+            lives: Lives::default(),
             status: None,
             fences: VecDeque::new(),
             passed: Fence::default(),
@@ -468,14 +476,6 @@ impl Partition {
         self.sources.clear();
     }
 
-    /// What was read of the stream is not what it has any more; the feed is not beyond `end`.
-    pub(super) fn forget_read(&mut self, end: Sequence) {
-        self.feed.fed = end.min(self.feed.fed);
-        self.feed.confirmed = Confirmed::default();
-        self.tail.restart(Sequence::ZERO);
-        self.replays.lose_answers();
-    }
-
     pub(super) fn subscribe(&mut self, place: FilterPlace, filter: &str) {
         let Ok(subjects) = self.live.filter_subjects(filter, &mut self.subject) else {
             // No message has so long a topic.
@@ -535,7 +535,12 @@ impl Partition {
 
     /// Asks for messages of a stream.
     pub(super) fn ask(&mut self, scan: Scan, kept: Kept, now: Timestamp) {
-        let scan = Scan { from: place::by_clock(scan.from, self.clock_ahead_ms), ..scan };
+        let from = match scan.purpose {
+            // That is a time by the server's clock.
+            Purpose::Lost | Purpose::Check(_) => scan.from,
+            _ => place::by_clock(scan.from, self.clock_ahead_ms),
+        };
+        let scan = Scan { from, ..scan };
         let token = self.requests.ask(Pending::Scan(scan.clone()), now);
         let reply_to = self.answers.reply_to(token, &mut self.scratch);
         let [messages, retained, uplink] = &self.apis;
@@ -578,7 +583,7 @@ impl Partition {
     pub(super) fn may_lag(&self, purpose: Purpose) -> bool {
         self.is_replicated()
             && match purpose {
-                Purpose::First { .. } => true,
+                Purpose::First { .. } | Purpose::Lost | Purpose::Check(_) => true,
                 Purpose::Feed => {
                     matches!(self.feed.stage, FeedStage::Reading { until, .. } if self.feed.fed < until)
                 }
@@ -648,7 +653,12 @@ impl Partition {
         let lane = self.lane.next_timeout();
         let searches = self.searches.iter().filter(|search| !search.asked);
         let searches = searches.map(|search| search.retry_at).min().unwrap_or(Timestamp::NEVER);
-        let replays = self.replays.next_timeout().min(searches).min(self.known.next_timeout());
+        let replays = self
+            .replays
+            .next_timeout()
+            .min(self.lives.next_timeout())
+            .min(searches)
+            .min(self.known.next_timeout());
         link.min(lane).min(replays).min(self.marks.next_timeout()).min(self.requests.next_timeout())
     }
 

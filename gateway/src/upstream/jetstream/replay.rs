@@ -163,6 +163,26 @@ impl Replays {
         self.pages.bytes = 0;
     }
 
+    /// What places from `from` on were is gone for some sessions: none of them begins behind.
+    pub(super) fn lose_from(&mut self, from: Sequence, is_of: impl Fn(u32) -> bool) {
+        let is_of = |ticket: Ticket| is_of(ticket.session);
+        for replay in self.replays.iter_mut().filter(|replay| is_of(replay.ticket)) {
+            replay.first = from.min(replay.first);
+            replay.next = from.min(replay.next);
+            replay.found.retain(|(sequence, _)| *sequence < from);
+            for read in &mut replay.subjects {
+                read.found.clear();
+            }
+        }
+        for fetch in self.fetches.iter_mut().filter(|fetch| is_of(fetch.ticket)) {
+            for one in &mut fetch.wanted {
+                let is_lost = one.sequence.is_some_and(|sequence| sequence >= from);
+                one.sequence = one.sequence.filter(|_| !is_lost);
+                one.body = one.body.take().filter(|_| !is_lost);
+            }
+        }
+    }
+
     /// A question was not answered for now: asked again later.
     pub(super) fn fail(&mut self, purpose: Purpose, retry_at: Timestamp) {
         self.retry_at = retry_at;
@@ -192,6 +212,9 @@ impl Replays {
             | Purpose::Retained(_)
             | Purpose::Known
             | Purpose::RetainedLast(_)
+            | Purpose::Lost
+            | Purpose::Check(_)
+            | Purpose::Newest
             | Purpose::Stored(_) => {}
         }
     }
@@ -259,6 +282,9 @@ impl Replays {
             | Purpose::Retained(_)
             | Purpose::Known
             | Purpose::RetainedLast(_)
+            | Purpose::Lost
+            | Purpose::Check(_)
+            | Purpose::Newest
             | Purpose::Stored(_) => {}
         }
     }
@@ -289,6 +315,9 @@ impl Replays {
             | Purpose::Retained(_)
             | Purpose::Known
             | Purpose::RetainedLast(_)
+            | Purpose::Lost
+            | Purpose::Check(_)
+            | Purpose::Newest
             | Purpose::Stored(_) => {}
         }
     }
@@ -341,6 +370,9 @@ impl Replays {
             | Purpose::Retained(_)
             | Purpose::Known
             | Purpose::RetainedLast(_)
+            | Purpose::Lost
+            | Purpose::Check(_)
+            | Purpose::Newest
             | Purpose::Stored(_) => {}
         }
     }
@@ -476,6 +508,9 @@ impl Partition {
             return;
         }
         self.replays.retry_at = Timestamp::START;
+        if self.lives.is_due {
+            return;
+        }
         self.advance_fetches(now, fetched);
         if self.feed.stage == FeedStage::Gated {
             return;
@@ -522,6 +557,9 @@ impl Partition {
     fn advance_fetches(&mut self, now: Timestamp, fetched: &mut Vec<Fetched>) {
         let mut fetches = std::mem::take(&mut self.replays.fetches);
         fetches.retain_mut(|fetch| {
+            if self.lives.is_unchecked(fetch.ticket.session) {
+                return true;
+            }
             if !fetch.sent {
                 fetch.sent = true;
                 let missing = fetch.wanted.iter().filter(|one| one.body.is_none());
@@ -547,7 +585,7 @@ impl Partition {
     }
 
     fn advance_replay(&mut self, replay: &mut Replay, now: Timestamp) -> Turn {
-        if replay.asked > 0 {
+        if replay.asked > 0 || self.lives.is_unchecked(replay.ticket.session) {
             return Turn::Waits;
         }
         if self.is_replicated() {

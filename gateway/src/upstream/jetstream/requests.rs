@@ -84,6 +84,12 @@ pub enum Purpose {
     RetainedLast(Token),
     /// Where the message of this publish is, if it was stored before a crash.
     Stored(Publish),
+    /// The shard, for what is still there of what it knew: see [`super::lost_tail`].
+    Lost,
+    /// The same for a session that was stored.
+    Check(u64),
+    /// The shard, for a message to know that is not far behind its feed.
+    Newest,
 }
 
 /// A publish that is looked for, here or where its topic was before.

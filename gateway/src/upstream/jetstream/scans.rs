@@ -88,6 +88,9 @@ impl JetStream {
                 self.read_on(place, deliver);
             }
             Purpose::First { replay } => self.begin(place, replay, None, deliver),
+            Purpose::Lost => self.end_lost(place, None, deliver),
+            Purpose::Check(number) => self.end_check(place, number, None),
+            Purpose::Newest => {}
             Purpose::Retained(query) => self.end_retained(query, more),
             Purpose::Known => self.end_look(place, more),
             Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
@@ -122,6 +125,9 @@ impl JetStream {
             | Purpose::First { .. }
             | Purpose::Retained(_)
             | Purpose::Known
+            | Purpose::Lost
+            | Purpose::Check(_)
+            | Purpose::Newest
             | Purpose::RetainedLast(_) => partition.replays.pass_over(purpose, sequence),
         }
     }
@@ -132,7 +138,9 @@ impl JetStream {
             return;
         };
         match purpose {
-            Purpose::Feed | Purpose::First { replay: None } => {
+            Purpose::Check(_) => partition.lives.ask_again(now.after(RETRY)),
+            Purpose::Newest => {}
+            Purpose::Feed | Purpose::Lost | Purpose::First { replay: None } => {
                 // A gate that was closed meanwhile asks anew when it opens.
                 if partition.feed.stage != FeedStage::Gated {
                     partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
@@ -169,7 +177,26 @@ impl JetStream {
         message: &NatsMessage<'_>,
         deliver: &mut Deliver<'_>,
     ) -> bool {
+        let is_of_topics = match purpose {
+            Purpose::Stored(publish) => self.searched(publish).is_none_or(|one| !one.is_uplink),
+            Purpose::Retained(_) | Purpose::Known | Purpose::RetainedLast(_) => false,
+            // What is behind was not there when it was asked.
+            Purpose::Lost | Purpose::Check(_) => false,
+            _ => true,
+        };
+        if is_of_topics && let Some(partition) = self.partitions.get_mut(place) {
+            partition.lives.note(stored.sequence, stored.stored_at);
+        }
         match purpose {
+            Purpose::Lost => {
+                self.end_lost(place, Some(stored.sequence), deliver);
+                return false;
+            }
+            Purpose::Check(number) => {
+                self.end_check(place, number, Some(stored.sequence));
+                return false;
+            }
+            Purpose::Newest => return false,
             Purpose::RetainedLast(token) => {
                 self.replace_retained(place, token, Some((stored.sequence, message.headers)));
                 return false;

@@ -11,6 +11,7 @@ use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
 use super::lanes::Lanes;
 use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
+use super::lost_tail::{Checked, LostTail};
 use super::moving::ShardReport;
 use super::partition::{
     ACKS_SID, ANSWERS_SID, FeedStage, Gate, MARKS_SID, OpenFence, Partition, PartitionLimits,
@@ -67,6 +68,10 @@ pub struct JetStreamOut {
     pub appended: Vec<AppendToken>,
     /// How far the feed is.
     pub watermarks: Vec<(PartitionId, Sequence)>,
+    /// Places that are used again, and what has become of those that sessions name; before what is read.
+    pub lost_tails: Vec<LostTail>,
+    /// See `lost_tails`.
+    pub checked: Vec<Checked>,
     /// For sessions that are behind.
     pub replayed: Vec<(Ticket, Replayed)>,
     /// Single messages.
@@ -138,6 +143,10 @@ pub struct JetStreamCounters {
     pub sessions_adopted: u64,
     /// Leases that other gateways have taken.
     pub leases_lost: u64,
+    /// How often a stream had lost its end.
+    pub tails_lost: u64,
+    /// Messages that were known to this shard, or in between, and were lost with it.
+    pub messages_lost: u64,
     /// Events of clients told.
     pub events: u64,
     /// Events of clients not told because a link was away or took nothing, or a client id was too long.
@@ -323,8 +332,6 @@ impl JetStream {
                 partition = partition.id.0,
                 "the stream was made anew: what it held is gone"
             );
-            partition.marks.end = Sequence::ZERO;
-            partition.forget_read(Sequence(1));
             self.restart_link(place, "the stream was made anew");
         }
         let Some(partition) = self.partitions.get_mut(place) else {
@@ -498,6 +505,10 @@ impl JetStream {
             self.restart_link(place, "a message did not come");
             return bytes.len();
         }
+        if self.partitions.get_mut(place).is_some_and(|one| mem::take(&mut one.has_lost_end)) {
+            self.restart_link(place, "the stream ends before where it ended");
+            return bytes.len();
+        }
         match result {
             Ok(consumed) => consumed,
             Err(fault) => {
@@ -510,8 +521,7 @@ impl JetStream {
     fn handle_event(&mut self, place: usize, event: &LinkEvent<'_>, deliver: &mut Deliver<'_>) {
         match event {
             LinkEvent::Ready(info) => {
-                let server = info.server_name.as_str();
-                self.attach(place, server);
+                self.attach(place, info);
             }
             LinkEvent::StartTls => self.secure(place),
             LinkEvent::Message(message) => match message.sid {
@@ -530,7 +540,8 @@ impl JetStream {
         }
     }
 
-    fn attach(&mut self, place: usize, server: &str) {
+    fn attach(&mut self, place: usize, info: &Info) {
+        let server = info.server_name.as_str();
         let Self { ring, partitions, interest, .. } = self;
         let Some(partition) = partitions.get_mut(place) else {
             return;
@@ -542,6 +553,7 @@ impl JetStream {
             return;
         }
         tracing::info!(partition = id.0, server, address = ?partition.address, "link: ready");
+        partition.begin_life(info);
         let home = u16::try_from(place).expect("partition ids are u16");
         partition.attach(home, interest, |filter| {
             has_wildcard(filter) || ring.holders(filter).any(|holder| holder == id)
@@ -675,6 +687,7 @@ impl JetStream {
                 is_fenced = true;
             }
             self.send_due(place);
+            self.drive_checks(place);
             let Some(partition) = self.partitions.get_mut(place) else {
                 continue;
             };

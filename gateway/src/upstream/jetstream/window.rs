@@ -84,6 +84,12 @@ impl<T> Window<T> {
         self.slots.iter().filter(is_waiting).map(|slot| &slot.publish)
     }
 
+    /// Changes all that is not acknowledged.
+    pub fn for_each_waiting(&mut self, change: impl FnMut(&mut T)) {
+        let is_waiting = |slot: &&mut Slot<T>| !matches!(slot.state, SlotState::Acknowledged(_));
+        self.slots.iter_mut().filter(is_waiting).map(|slot| &mut slot.publish).for_each(change);
+    }
+
     /// A window for `capacity` publishes, at least 1, that waits `timeout` for each attempt.
     ///
     /// `first` is the first token; whoever makes a window anew with the inbox of an old one goes on

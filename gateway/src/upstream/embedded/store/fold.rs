@@ -3,9 +3,9 @@
 use super::state::KeyedState;
 use super::{Space, StoreError, groups};
 use crate::proto::mqtt::{PacketId, QoS};
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::{Anchor, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Qos2Step, Record, SessionPut};
-use crate::proto::session::record::Qos2Delta;
+use crate::proto::session::record::{Floor, Qos2Delta};
 use crate::proto::time::Timestamp;
 
 /// A session as stored: expiry and will deadline (u64 each, big endian), then the record.
@@ -50,6 +50,8 @@ enum StepKey {
     Completed = 2,
     /// As `Completed`, for a message that a shared subscription brought.
     SharedCompleted = 3,
+    /// Behind all places of a partition that steps name: by the partition.
+    Anchor = 4,
 }
 
 /// In the step of an exchange: a shared subscription brought the message.
@@ -109,6 +111,7 @@ pub fn fold(
             sequence,
             shared,
             retain,
+            anchor,
         } => {
             let flags = Flags { shared: *shared, retain: *retain };
             let key = packet_key(client_id, StepKey::Outbound, *packet_id);
@@ -120,6 +123,7 @@ pub fn fold(
             } else {
                 state.put(Space::Qos2, key, qos2_value(*step, flags, *partition, *sequence));
             }
+            put_anchor(state, client_id, *partition, *anchor);
             Ok(())
         }
         Record::Qos2Intent { client_id, packet_id, id, from } => {
@@ -128,12 +132,13 @@ pub fn fold(
             state.put(Space::Qos2, key, value);
             Ok(())
         }
-        Record::SharedSent { group, client_id, packet_id, partition, sequence } => {
+        Record::SharedSent { group, client_id, packet_id, partition, sequence, anchor } => {
             if !client_id.is_empty() {
                 let key = packet_key(client_id, StepKey::Outbound, *packet_id);
                 let flags = Flags { shared: true, retain: false };
                 let value = qos2_value(Qos2Step::Sent, flags, *partition, *sequence);
                 state.put(Space::Qos2, key, value);
+                put_anchor(state, client_id, *partition, *anchor);
             }
             // Without a name the group is elsewhere.
             if !group.is_empty() {
@@ -171,12 +176,7 @@ pub fn concerns_state(record: &Record<'_>) -> bool {
 /// The pairs of a [`Record::Floor`].
 #[must_use]
 pub fn floor_cursors(cursors: &[u8]) -> Vec<(PartitionId, Sequence)> {
-    let place = |place: &[u8]| {
-        let (partition, sequence) = place.split_first_chunk()?;
-        let sequence = u64::from_le_bytes(sequence.try_into().ok()?);
-        Some((PartitionId(u16::from_le_bytes(*partition)), Sequence(sequence)))
-    };
-    cursors.chunks_exact(10).filter_map(place).collect()
+    Floor::decode(cursors).cursors
 }
 
 fn client_id_of<'a>(record: &Record<'a>) -> Option<&'a str> {
@@ -297,6 +297,7 @@ fn step_key_of(kind: u8) -> Option<StepKey> {
         1 => Some(StepKey::Outbound),
         2 => Some(StepKey::Completed),
         3 => Some(StepKey::SharedCompleted),
+        4 => Some(StepKey::Anchor),
         _ => None,
     }
 }
@@ -306,6 +307,20 @@ fn packet_key(client_id: &str, kind: StepKey, packet_id: PacketId) -> Vec<u8> {
     key.push(kind as u8);
     key.extend_from_slice(&packet_id.0.get().to_be_bytes());
     key
+}
+
+fn put_anchor(
+    state: &mut KeyedState,
+    client_id: &str,
+    partition: PartitionId,
+    anchor: Option<Anchor>,
+) {
+    if let Some(anchor) = anchor {
+        let mut key = qos2_prefix(client_id);
+        key.push(StepKey::Anchor as u8);
+        key.extend_from_slice(&partition.0.to_be_bytes());
+        state.put(Space::Qos2, key, anchor.to_bytes().to_vec());
+    }
 }
 
 fn place_key(
@@ -360,6 +375,10 @@ fn qos2_delta(key: &[u8], value: &[u8]) -> Option<Qos2Delta> {
             };
             let packet_id = packet_id()?;
             Qos2Delta::Outbound { packet_id, step, partition, sequence, shared, retain }
+        }
+        StepKey::Anchor => {
+            let partition = PartitionId(u16::from_be_bytes(rest.try_into().ok()?));
+            Qos2Delta::Anchor(partition, Anchor::from_bytes(value)?)
         }
         kind @ (StepKey::Completed | StepKey::SharedCompleted) => {
             let (packet_id, place) = rest.split_first_chunk()?;

@@ -82,13 +82,14 @@ fn sent(client_id: &'static str, id: u16) -> Record<'static> {
         sequence: Sequence(9),
         shared: false,
         retain: true,
+        anchor: None,
     }
 }
 
 fn shared_sent(client_id: &'static str, id: u16, sequence: u64) -> Record<'static> {
     let (group, packet_id) = ("g/a", packet_id(id));
     let (partition, sequence) = (PARTITION, Sequence(sequence));
-    Record::SharedSent { group, client_id, packet_id, partition, sequence }
+    Record::SharedSent { group, client_id, packet_id, partition, sequence, anchor: None }
 }
 
 fn everything(state: &KeyedState) -> Vec<(Space, Vec<u8>, Vec<u8>)> {

@@ -16,8 +16,9 @@ use super::super::inbox::Token;
 use super::lease::Lowest;
 use super::value::{Owner, SessionValue, State, fold};
 use crate::proto::mqtt::PacketId;
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::Sequence;
 use crate::proto::record::{MessageId, Record};
+use crate::proto::session::record::Floor;
 use crate::proto::session::{StoredWill, Ticket};
 use crate::proto::shard_state::{Due, SessionUse, SessionUser, StoredSession};
 use crate::proto::time::Timestamp;
@@ -401,7 +402,7 @@ impl Entry {
     pub(super) fn give_up(&mut self, now: Timestamp) {
         if matches!(self.stage, Stage::Owned) && self.is_claimed {
             self.is_dirty = true;
-            self.state = self.state.take().map(|state| state.orphaned(&[], now));
+            self.state = self.state.take().map(|state| state.orphaned(&Floor::default(), now));
         }
     }
 
@@ -543,7 +544,7 @@ impl Entry {
         }
         match &value.owner {
             // Left behind by an entry that was given up.
-            Some(owner) if owner == me => self.take_over(sequence, value, &[], now),
+            Some(owner) if owner == me => self.take_over(sequence, value, &Floor::default(), now),
             Some(owner) if self.asked.as_ref() != Some(owner) => {
                 self.asked = Some(owner.clone());
                 self.stage = Stage::AskOwner { owner: owner.clone(), asked: None };
@@ -554,7 +555,7 @@ impl Entry {
                 self.stage = Stage::ReadFloor { found, is_asked: false };
                 Outcome::default()
             }
-            Some(_) => self.take_over(sequence, value, &[], now),
+            Some(_) => self.take_over(sequence, value, &Floor::default(), now),
             None => {
                 self.take_wills(std::mem::take(&mut value.wills));
                 self.acquire(sequence, value.epoch, value.state, now)
@@ -563,11 +564,7 @@ impl Entry {
     }
 
     /// The floor of an owner that is gone; empty where there is none.
-    pub(super) fn handle_floor(
-        &mut self,
-        floor: &[(PartitionId, Sequence)],
-        now: Timestamp,
-    ) -> Outcome {
+    pub(super) fn handle_floor(&mut self, floor: &Floor, now: Timestamp) -> Outcome {
         let stage = std::mem::replace(&mut self.stage, Stage::Read { is_asked: false });
         match stage {
             Stage::ReadFloor { found, .. } => {
@@ -597,7 +594,7 @@ impl Entry {
         &mut self,
         sequence: Sequence,
         value: SessionValue,
-        floor: &[(PartitionId, Sequence)],
+        floor: &Floor,
         now: Timestamp,
     ) -> Outcome {
         self.take_wills(value.wills);
@@ -774,7 +771,7 @@ impl Entry {
         &mut self,
         sequence: Sequence,
         value: SessionValue,
-        floor: &[(PartitionId, Sequence)],
+        floor: &Floor,
         now: Timestamp,
     ) {
         (self.stage, self.adoption) = (Stage::Owned, Adopted::Writing);

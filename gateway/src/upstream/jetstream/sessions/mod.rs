@@ -38,12 +38,12 @@ pub use wire::SessionRequest;
 
 use super::inbox::Token;
 use crate::proto::mqtt::PacketId;
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::Sequence;
 use crate::proto::record::{MessageId, Record};
+use crate::proto::session::record::Floor as StoredFloor;
 use crate::proto::session::{StoredWill, Ticket};
 use crate::proto::shard_state::{Due, SessionUse, SessionUser, StoredSession};
 use crate::proto::time::Timestamp;
-use crate::upstream::embedded::store::fold::floor_cursors;
 use ahash::RandomState;
 use entry::{Action, Adopted, Entry, Outcome, Written};
 use lease::{Adoption, AdoptionAction, Lease, LeaseAction, LeaseValue, Lowest, Taken};
@@ -551,7 +551,7 @@ impl Sessions {
         if self.entries.contains_key(client_id) {
             return true;
         }
-        let floor = floor_cursors(floor);
+        let floor = StoredFloor::decode(floor);
         let client_id = self.enter(client_id, place);
         if let Some(home) = self.homes.get_mut(place) {
             home.adopting += 1;
@@ -682,12 +682,7 @@ impl Sessions {
     }
 
     /// The floor of an owner that is gone. `None` when nobody could say.
-    fn handle_floor(
-        &mut self,
-        client_id: &Arc<str>,
-        floor: Option<&[(PartitionId, Sequence)]>,
-        now: Timestamp,
-    ) {
+    fn handle_floor(&mut self, client_id: &Arc<str>, floor: Option<&StoredFloor>, now: Timestamp) {
         self.with(client_id, now, |entry, _| match floor {
             Some(floor) => entry.handle_floor(floor, now),
             None => {

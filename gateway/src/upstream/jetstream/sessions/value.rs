@@ -4,9 +4,9 @@
 //! gateway writes to claim a client id of whom nothing is stored.
 
 use crate::proto::mqtt::PacketId;
-use crate::proto::partition::{PartitionId, Sequence};
+use crate::proto::partition::{Anchor, PartitionId, Sequence};
 use crate::proto::record::{MessageId, Qos2Step, Record};
-use crate::proto::session::record::{self, Qos2Delta, SessionRecord};
+use crate::proto::session::record::{self, Floor, Qos2Delta, SessionRecord};
 use crate::proto::session::{NEVER_EXPIRES, StoredWill};
 use crate::proto::shard_state::{SessionUser, StoredSession};
 use crate::proto::time::Timestamp;
@@ -105,7 +105,7 @@ impl State {
 
     /// What the record of a session is whose owner did not write its end: offline from `now` on, as
     /// far as `floor` says it was.
-    pub(super) fn orphaned(self, floor: &[(PartitionId, Sequence)], now: Timestamp) -> Self {
+    pub(super) fn orphaned(self, floor: &Floor, now: Timestamp) -> Self {
         let Some(mut record) = SessionRecord::decode(&self.record).filter(|one| one.online) else {
             return self;
         };
@@ -160,14 +160,25 @@ pub(super) fn fold(state: &mut Option<State>, record: &Record<'_>) {
                 state.steps.retain(|step| inbound_id(step) != Some(*packet_id));
             }
         }
-        Record::Qos2Outbound { packet_id, step, partition, sequence, shared, retain, .. } => {
+        Record::Qos2Outbound {
+            packet_id,
+            step,
+            partition,
+            sequence,
+            shared,
+            retain,
+            anchor,
+            ..
+        } => {
             let state = state.get_or_insert_default();
             let flags = (*shared, *retain);
             note_outbound(state, *packet_id, *step, (*partition, *sequence), flags);
+            note_anchor(state, *partition, *anchor);
         }
-        Record::SharedSent { packet_id, partition, sequence, .. } => {
+        Record::SharedSent { packet_id, partition, sequence, anchor, .. } => {
             let (state, step) = (state.get_or_insert_default(), Qos2Step::Sent);
             note_outbound(state, *packet_id, step, (*partition, *sequence), (true, false));
+            note_anchor(state, *partition, *anchor);
         }
         Record::Message(_)
         | Record::Floor { .. }
@@ -197,12 +208,21 @@ fn note_outbound(
     state.steps.push(new);
 }
 
+/// The last of each partition is behind all.
+fn note_anchor(state: &mut State, partition: PartitionId, anchor: Option<Anchor>) {
+    if let Some(anchor) = anchor {
+        state.steps.retain(|step| !matches!(step, Qos2Delta::Anchor(of, _) if *of == partition));
+        state.steps.push(Qos2Delta::Anchor(partition, anchor));
+    }
+}
+
 fn inbound_id(step: &Qos2Delta) -> Option<PacketId> {
     match step {
         Qos2Delta::Inbound(packet_id) | Qos2Delta::Intended(packet_id, ..) => Some(*packet_id),
         Qos2Delta::Outbound { .. }
         | Qos2Delta::Completed { .. }
-        | Qos2Delta::SharedCompleted { .. } => None,
+        | Qos2Delta::SharedCompleted { .. }
+        | Qos2Delta::Anchor(..) => None,
     }
 }
 
@@ -306,6 +326,7 @@ const STEP_SENT: u8 = 1;
 const STEP_RECEIVED: u8 = 2;
 const STEP_COMPLETED: u8 = 3;
 const STEP_INBOUND: u8 = 4;
+const STEP_ANCHOR: u8 = 5;
 /// A shared subscription brought the message.
 const STEP_SHARED: u8 = 0b1000_0000;
 /// The message is sent with the RETAIN flag.
@@ -317,9 +338,16 @@ fn put_count(count: usize, out: &mut Vec<u8>) {
 }
 
 /// Wire shape, little endian: kind, packet id (u16), then by kind a message id and a sequence, or
-/// partition and sequence, or nothing.
+/// partition and sequence, or nothing. Of an anchor the partition stands for the packet id, one higher,
+/// and the anchor follows.
 fn put_step(step: &Qos2Delta, out: &mut Vec<u8>) {
     let (kind, packet_id, place) = match *step {
+        Qos2Delta::Anchor(partition, anchor) => {
+            out.push(STEP_ANCHOR);
+            out.extend_from_slice(&(partition.0 + 1).to_le_bytes());
+            out.extend_from_slice(&anchor.to_bytes());
+            return;
+        }
         Qos2Delta::Inbound(packet_id) => (STEP_INBOUND, packet_id, None),
         Qos2Delta::Intended(packet_id, id, from) => {
             out.push(STEP_INTENDED);
@@ -402,6 +430,10 @@ impl<'a> Input<'a> {
         let (shared, retain) = (kind & STEP_SHARED != 0, kind & STEP_RETAIN != 0);
         Some(match kind & !(STEP_SHARED | STEP_RETAIN) {
             STEP_INBOUND => Qos2Delta::Inbound(packet_id),
+            STEP_ANCHOR => {
+                let partition = PartitionId(packet_id.get() - 1);
+                Qos2Delta::Anchor(partition, Anchor::from_bytes(self.take(Anchor::BYTES)?)?)
+            }
             STEP_INTENDED => {
                 let id = MessageId::from_bytes(self.take(16)?.try_into().ok()?);
                 Qos2Delta::Intended(packet_id, id, Sequence(self.u64()?))
@@ -458,6 +490,7 @@ mod tests {
             sequence,
             shared: false,
             retain: true,
+            anchor: Some(Anchor { life: 1, sequence, stored_at: 2 }),
         }
     }
 
@@ -561,7 +594,8 @@ mod tests {
             retain: true,
         };
         let intended = Qos2Delta::Intended(id(2), name, Sequence(1));
-        assert_eq!(state.steps, [intended, sent]);
+        let anchor = Anchor { life: 1, sequence: Sequence(40), stored_at: 2 };
+        assert_eq!(state.steps, [intended, sent, Qos2Delta::Anchor(PartitionId(0), anchor)]);
         let put = Record::SessionPut(SessionPut {
             client_id: "c",
             expires_at: Timestamp(1),
@@ -600,7 +634,9 @@ mod tests {
         };
         let state = State { record: put(&record), ..State::default() };
         assert!(state.is_online() && state.follows_floor());
-        let orphan = state.orphaned(&[(PartitionId(0), Sequence(9))], Timestamp(1_000));
+        let cursors = vec![(PartitionId(0), Sequence(9))];
+        let floor = Floor { cursors, anchors: Vec::new() };
+        let orphan = state.orphaned(&floor, Timestamp(1_000));
         assert!(!orphan.is_online() && orphan.is_orphan);
         assert_eq!((orphan.expires_at, orphan.will_at), (Timestamp(61_000), Timestamp::NEVER));
         let record = SessionRecord::decode(&orphan.record).unwrap();

@@ -28,9 +28,9 @@ use crate::proto::nats::{
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, Record};
 use crate::proto::session::Ticket;
+use crate::proto::session::record::Floor;
 use crate::proto::shard_state::{AppendToken, SessionUse, SessionUser};
 use crate::proto::time::Timestamp;
-use crate::upstream::embedded::store::fold::floor_cursors;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -437,8 +437,8 @@ impl JetStream {
             SessionRequest::ReadFloor(client_id, subject) => {
                 sessions.note_answered(place);
                 let read = read(Subject::from_checked(subject));
-                let floor = read.map(|(_, cursors)| floor_cursors(cursors));
-                sessions.handle_floor(client_id, floor.as_deref(), now);
+                let floor = read.map(|(_, cursors)| Floor::decode(cursors));
+                sessions.handle_floor(client_id, floor.as_ref(), now);
             }
             SessionRequest::Write(client_id, nonce) => {
                 sessions.note_answered(place);

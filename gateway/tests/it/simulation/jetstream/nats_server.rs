@@ -40,6 +40,7 @@ pub(crate) struct NatsServer {
     /// How many Direct Gets were answered.
     pub(crate) read_count: u64,
     pub(crate) elections: u64,
+    restart_count: u64,
 }
 
 #[derive(Default)]
@@ -336,7 +337,7 @@ impl Stream {
         };
         let from_there = self.kept.range(from..);
         let reached = from_there
-            .filter(|(at, one)| **at <= end && one.at >= since.timestamp() && wanted(one));
+            .filter(|(at, one)| **at <= end && one.at.0 * 1_000_000 >= since.0 && wanted(one));
         let mut all: Vec<_> = reached.collect();
         if is_last {
             all = all.pop().into_iter().collect();
@@ -383,6 +384,7 @@ impl NatsServer {
             answered: Vec::new(),
             read_count: 0,
             elections: 0,
+            restart_count: 0,
         }
     }
 
@@ -402,8 +404,8 @@ impl NatsServer {
     /// A client connects.
     pub(crate) fn open(&mut self, id: ClientId) {
         let info = format!(
-            r#"INFO {{"server_id":"N{0}","server_name":"n{0}","version":"2.15.1","headers":true,"max_payload":1048576,"jetstream":true}} "#,
-            self.number
+            r#"INFO {{"server_id":"N{0}B{1}","server_name":"n{0}","version":"2.15.1","headers":true,"max_payload":1048576,"jetstream":true}} "#,
+            self.number, self.restart_count
         );
         let out = format!("{info}\r\n").into_bytes();
         self.clients.insert(id, Client { out, echo: true, ..Client::default() });
@@ -417,6 +419,7 @@ impl NatsServer {
     /// The process ends, and begins again. What was on its way is lost; with `loses_tail` also what
     /// was not synced: the messages lost, by the first bytes of their payload.
     pub(crate) fn restart(&mut self, loses_tail: bool) -> Vec<u64> {
+        self.restart_count += 1;
         self.clients.clear();
         self.queues = Default::default();
         self.asked.clear();

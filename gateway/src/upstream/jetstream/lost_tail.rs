@@ -1,0 +1,425 @@
+//! A server has lost the end of a stream, or the stream was made anew: its sequences are used again.
+//!
+//! ```text
+//! link to another process ─▶ mark ─▶ the first message that was stored later than the last one known
+//!                                    └─ in front of it nothing is lost; from it on everything is new
+//! ```
+//! What was stored before what was lost is there, as only an end can be lost; and what was stored behind
+//! it was stored later. So one question by time tells exactly what of all that is known is gone, however
+//! far the stream has grown meanwhile.
+
+use super::direct_get::Start;
+use super::feed::READ_AGAIN_MAX;
+use super::partition::{FeedStage, Kept, Partition};
+use super::place::outside;
+use super::requests::{Purpose, Scan};
+use super::shard::{Deliver, JetStream};
+use super::stored::StoreTime;
+use crate::proto::nats::Info;
+use crate::proto::partition::{Anchor, PartitionId, Sequence};
+use crate::proto::time::Timestamp;
+use std::num::NonZeroU16;
+
+/// So far the feed may be ahead of the last message that is known, with its time: so much is read again,
+/// in vain, when the server was restarted.
+const UNKNOWN_MAX: u64 = 10_000;
+
+/// What is known of the process that has the stream, and of what earlier ones had.
+#[derive(Debug, Default)]
+pub(super) struct Lives {
+    /// Of the process whose messages are known.
+    now: Option<u32>,
+    /// Of the one of the link, before it is known what it has.
+    next: u32,
+    /// It is to be found out what of `known` is still there. Until then nothing is read.
+    pub(super) is_due: bool,
+    /// Something shows that the same process has lost something.
+    is_doubted: bool,
+    /// The last message that is known.
+    known: Option<(Sequence, StoreTime)>,
+    /// Up to there a last one was asked for.
+    asked_to: Sequence,
+    ended: Vec<(u32, Ended)>,
+    checks: Vec<Check>,
+    next_check: u64,
+    /// Sessions are asked for after this.
+    retry_at: Timestamp,
+}
+
+/// What is there of what a process had that is no more.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    intact_below: Sequence,
+    lost_from: Option<Sequence>,
+}
+
+/// A session that names places of an earlier process.
+#[derive(Clone, Copy, Debug)]
+struct Check {
+    number: u64,
+    session: u32,
+    /// Its sequence is a name.
+    anchor: Anchor,
+    is_asked: bool,
+}
+
+/// What has become of the places that a session names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Whose.
+    pub session: u32,
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// What was asked.
+    pub anchor: Anchor,
+    /// From here on they are used again.
+    pub from: Option<Sequence>,
+}
+
+/// Places that are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostTail {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// The first.
+    pub from: Sequence,
+    /// Something that was known was there.
+    pub is_certain: bool,
+}
+
+impl Lives {
+    /// A message is there. What comes of a new life says nothing of an earlier one.
+    pub(super) fn note(&mut self, sequence: Sequence, stored_at: StoreTime) {
+        if !self.is_due && self.known.is_none_or(|(known, _)| known < sequence) {
+            self.known = Some((sequence, stored_at));
+        }
+    }
+
+    /// A link to process `life` is there.
+    fn begin(&mut self, life: u32) {
+        let is_same = self.now.is_none_or(|now| now == life) && !self.is_doubted;
+        self.next = life;
+        if is_same || self.known.is_none() {
+            // What it had of which nothing is known is asked for by sessions.
+            self.is_doubted = false;
+            self.now = Some(life);
+        } else {
+            self.is_due = true;
+        }
+        self.lose_answers();
+    }
+
+    /// Nobody could say.
+    pub(super) fn ask_again(&mut self, retry_at: Timestamp) {
+        self.lose_answers();
+        self.retry_at = retry_at;
+    }
+
+    fn lose_answers(&mut self) {
+        self.checks.iter_mut().for_each(|check| check.is_asked = false);
+        self.asked_to = Sequence::ZERO;
+    }
+
+    /// The process of the link has everything before `from`, and what is behind is new. The last message
+    /// known that is gone, if one is.
+    fn take(&mut self, from: Sequence) -> Option<Sequence> {
+        let (known, stored_at) = self.known?;
+        let is_lost = from <= known;
+        let before = Sequence(from.0.saturating_sub(1)).min(known);
+        let ended = Ended { intact_below: before.next(), lost_from: is_lost.then_some(from) };
+        self.ended.clear();
+        if let Some(now) = self.now.replace(self.next)
+            && now != self.next
+        {
+            self.ended.push((now, ended));
+        }
+        (self.is_due, self.is_doubted) = (false, false);
+        // Nothing at or before that place was stored later, so it will do.
+        self.known = Some((before, stored_at));
+        is_lost.then_some(known)
+    }
+
+    /// What is recorded beside places.
+    pub(super) fn anchor(&self) -> Option<Anchor> {
+        let (sequence, StoreTime(stored_at)) = self.known?;
+        Some(Anchor { life: self.now?, sequence: outside(sequence), stored_at })
+    }
+
+    fn find(&self, number: u64) -> Option<Check> {
+        self.checks.iter().find(|check| check.number == number).copied()
+    }
+
+    /// When sessions may be asked for again.
+    pub(super) fn next_timeout(&self) -> Timestamp {
+        let waits = self.retry_at > Timestamp::START && self.checks.iter().any(|one| !one.is_asked);
+        if waits { self.retry_at } else { Timestamp::NEVER }
+    }
+
+    /// Whether nothing may be read for a session yet.
+    pub(super) fn is_unchecked(&self, session: u32) -> bool {
+        self.is_due || self.checks.iter().any(|check| check.session == session)
+    }
+
+    /// What is known of the places behind which an anchor is: from where on they are used again.
+    fn verdict(&self, anchor: Anchor) -> Option<Option<Sequence>> {
+        if self.now == Some(anchor.life) {
+            return Some(None);
+        }
+        let (_, ended) = self.ended.iter().find(|(life, _)| *life == anchor.life)?;
+        let sequence = Sequence(anchor.sequence.offset());
+        match ended.lost_from {
+            Some(from) if sequence >= from => Some(Some(from)),
+            _ if sequence < ended.intact_below => Some(Some(ended.intact_below)),
+            _ => None,
+        }
+    }
+
+    /// What was recorded is known here, too, as far as it is there.
+    fn note_anchor(&mut self, anchor: Anchor, from: Option<Sequence>) {
+        let sequence = Sequence(anchor.sequence.offset());
+        let last = from.map_or(sequence, |from| Sequence(from.0.saturating_sub(1)).min(sequence));
+        if last > Sequence::ZERO {
+            self.note(last, StoreTime(anchor.stored_at));
+        }
+    }
+
+    /// Messages that were stored later than the last of `anchor` begin at `from`.
+    fn note_verdict(&mut self, anchor: Anchor, from: Sequence) {
+        let sequence = Sequence(anchor.sequence.offset());
+        let is_lost = from <= sequence;
+        if !self.ended.iter().any(|(life, _)| *life == anchor.life) {
+            let nothing = Ended { intact_below: Sequence::ZERO, lost_from: None };
+            self.ended.push((anchor.life, nothing));
+        }
+        let ended = self.ended.iter_mut().find(|(life, _)| *life == anchor.life);
+        let Some((_, ended)) = ended else {
+            return;
+        };
+        if is_lost {
+            ended.lost_from = Some(ended.lost_from.map_or(from, |known| known.min(from)));
+        } else {
+            ended.intact_below = sequence.next().max(ended.intact_below);
+        }
+        if self.ended.len() > ENDED_MAX {
+            self.ended.remove(0);
+        }
+    }
+}
+
+/// Processes that are no more of which something is remembered.
+const ENDED_MAX: usize = 64;
+
+impl Partition {
+    /// The link is to a process of a server. With replicas one is asked after each election, too: all may
+    /// have lost their power.
+    pub(super) fn begin_life(&mut self, info: &Info) {
+        let created = self.status.as_ref().map_or(0, |status| status.created.0);
+        let bytes = created.to_le_bytes().into_iter().chain(info.server_id.bytes());
+        // FNV-1a.
+        let life = bytes
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        self.lives.begin(life);
+    }
+
+    /// Asks for the first message that was stored later.
+    fn ask_later(&mut self, purpose: Purpose, stored_at: u64, now: Timestamp) {
+        let (from, batch) = (Start::Since(StoreTime(stored_at + 1)), NonZeroU16::MIN);
+        let scan = Scan { purpose, from, subject: None, batch, last_only: false };
+        self.ask(scan, Kept::Messages, now);
+    }
+
+    /// Asks for a message to know, if the feed has come far without one.
+    fn ask_newest(&mut self, now: Timestamp) {
+        let known = self.lives.known.map_or(Sequence::ZERO, |(known, _)| known);
+        let known = known.max(self.lives.asked_to);
+        let fed = self.feed.fed;
+        let is_far = fed.0 > known.0 + UNKNOWN_MAX || (known == Sequence::ZERO && fed.0 > 1);
+        if self.feed.stage != FeedStage::Live || !is_far {
+            return;
+        }
+        self.lives.asked_to = fed;
+        let (from, batch) = (Start::At(Sequence(fed.0 - 1)), NonZeroU16::MIN);
+        let purpose = Purpose::Newest;
+        let scan = Scan { purpose, from, subject: None, batch, last_only: false };
+        self.ask(scan, Kept::Messages, now);
+    }
+
+    /// Places of `from` and behind, if it is given, are not what the session of `check` had.
+    fn end_check(&mut self, check: Check, from: Option<Sequence>) -> Checked {
+        self.lives.checks.retain(|one| one.number != check.number);
+        self.lives.note_anchor(check.anchor, from);
+        if let Some(from) = from {
+            self.replays.lose_from(from, |session| session == check.session);
+        }
+        let Check { session, anchor, .. } = check;
+        Checked { session, partition: self.id, anchor, from: from.map(outside) }
+    }
+}
+
+impl JetStream {
+    /// See [`crate::proto::shard_state::Upstream::anchor`].
+    pub(super) fn anchor(&self, partition: PartitionId) -> Option<Anchor> {
+        self.partitions.get(self.place(partition)?)?.lives.anchor()
+    }
+
+    /// See [`crate::proto::shard_state::Upstream::check_places`].
+    pub(super) fn check_places(
+        &mut self,
+        session: u32,
+        partition: PartitionId,
+        anchor: Anchor,
+    ) -> bool {
+        let Some(place) = self.place(partition) else {
+            return false;
+        };
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return false;
+        };
+        let lives = &mut partition.lives;
+        lives.checks.retain(|check| check.session != session);
+        if partition.ready && !lives.is_due && lives.verdict(anchor) == Some(None) {
+            lives.note_anchor(anchor, None);
+            return false;
+        }
+        let (number, is_asked) = (lives.next_check, false);
+        lives.next_check += 1;
+        lives.checks.push(Check { number, session, anchor, is_asked });
+        true
+    }
+
+    /// Finds out what has become of places, if that can be.
+    pub(super) fn drive_checks(&mut self, place: usize) {
+        let Self { partitions, out, now, .. } = self;
+        let now = *now;
+        let Some(partition) = partitions.get_mut(place).filter(|one| one.ready) else {
+            return;
+        };
+        partition.ask_newest(now);
+        let can_ask = match partition.feed.stage {
+            FeedStage::Reading { .. } | FeedStage::Live => true,
+            FeedStage::Gated => partition.marks.is_answered(),
+            FeedStage::Detached | FeedStage::ExpectMark(_) | FeedStage::Checking { .. } => false,
+        };
+        let lives = &mut partition.lives;
+        if lives.retry_at <= now {
+            lives.retry_at = Timestamp::START;
+        }
+        let waits = lives.is_due || lives.retry_at > now;
+        if partition.lives.checks.is_empty() || waits || !can_ask {
+            return;
+        }
+        let checks: Vec<Check> =
+            partition.lives.checks.iter().filter(|check| !check.is_asked).copied().collect();
+        for check in checks {
+            let verdict = partition.lives.verdict(check.anchor);
+            if let Some(from) = verdict {
+                out.checked.push(partition.end_check(check, from));
+            } else if !partition.requests.is_full() {
+                partition.ask_later(Purpose::Check(check.number), check.anchor.stored_at, now);
+                let asked =
+                    partition.lives.checks.iter_mut().find(|one| one.number == check.number);
+                asked.into_iter().for_each(|one| one.is_asked = true);
+            }
+        }
+    }
+
+    /// The first message that was stored later than what was asked about, `None` if there is none.
+    pub(super) fn end_check(&mut self, place: usize, number: u64, first: Option<Sequence>) {
+        let Self { partitions, out, .. } = self;
+        let Some(partition) = partitions.get_mut(place) else {
+            return;
+        };
+        let Some(check) = partition.lives.find(number) else {
+            return;
+        };
+        // Nothing was stored since the link is there.
+        let from = first.unwrap_or_else(|| partition.marks.end.next());
+        partition.lives.note_verdict(check.anchor, from);
+        out.checked.push(partition.end_check(check, Some(from)));
+    }
+
+    /// Something shows that the process of the link has lost something.
+    pub(super) fn doubt_life(&mut self, place: usize) {
+        if let Some(partition) = self.partitions.get_mut(place) {
+            partition.lives.is_doubted = true;
+            partition.has_lost_end = true;
+        }
+    }
+
+    /// The mark of a new link is answered: what is known is looked at before anything is read. Whether
+    /// it is.
+    pub(super) fn ask_lost(&mut self, place: usize, until: Sequence) -> bool {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return false;
+        };
+        let Some((_, StoreTime(stored_at))) =
+            partition.lives.known.filter(|_| partition.lives.is_due)
+        else {
+            return false;
+        };
+        partition.feed.stage = FeedStage::Checking { until };
+        partition.ask_later(Purpose::Lost, stored_at, now);
+        true
+    }
+
+    /// The first message that was stored later than the last one known, `None` if there is none.
+    pub(super) fn end_lost(
+        &mut self,
+        place: usize,
+        first: Option<Sequence>,
+        deliver: &mut Deliver<'_>,
+    ) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let FeedStage::Checking { until } = partition.feed.stage else {
+            return;
+        };
+        let from = first.unwrap_or(until);
+        let lost_to = partition.lives.take(from);
+        let id = partition.id;
+        if let Some(to) = lost_to {
+            self.counters.tails_lost += 1;
+            self.counters.messages_lost += to.0 + 1 - from.0;
+            tracing::error!(
+                partition = id.0,
+                from = from.0,
+                to = to.0,
+                "the server has lost the end of the stream: acknowledged messages are gone, and their \
+                 sequences are used again"
+            );
+        }
+        self.lose_tail(place, from, lost_to.is_some());
+        if let Some(partition) = self.partitions.get_mut(place) {
+            partition.feed.stage = FeedStage::Reading { until, again: READ_AGAIN_MAX };
+        }
+        self.read_on(place, deliver);
+    }
+
+    /// Places from `from` on are used again, if the feed is beyond.
+    pub(super) fn lose_tail(&mut self, place: usize, from: Sequence, is_certain: bool) {
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        if from >= partition.feed.fed && !is_certain {
+            return;
+        }
+        let id = partition.id;
+        // The tail is that of the new link.
+        partition.feed.fed = from.min(partition.feed.fed);
+        partition.feed.confirmed.lose_from(from);
+        // What those name that are asked about by themselves may be known elsewhere.
+        let Partition { replays, lives, .. } = partition;
+        replays.lose_from(from, |session| !lives.is_unchecked(session));
+        partition.lane.lose_from(from);
+        for search in &mut partition.searches {
+            if let Start::At(next) = &mut search.next {
+                *next = from.min(*next);
+            }
+        }
+        partition.feed.told = Sequence::ZERO;
+        self.lower_gates(id, from);
+        self.out.lost_tails.push(LostTail { partition: id, from: outside(from), is_certain });
+    }
+}
