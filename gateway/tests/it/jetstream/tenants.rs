@@ -201,7 +201,10 @@ async fn login(server: &NatsServer, user: &str, password: &str, inbox: &str) -> 
 async fn reads_and_commands(address: SocketAddr, application: &Client) {
     let mut live = application.subscribe("live.0.mqtt.acme.>").await.unwrap();
     let mut events = application.subscribe("mqtt_events.*.*.acme.*").await.unwrap();
-    application.flush().await.unwrap();
+    // What the server has of one connection it handles in order: behind this answer the subscriptions are there.
+    let context = jetstream::new(application.clone());
+    context.publish("mqtt.acme.ready", "ready".into()).await.unwrap().await.unwrap();
+    assert_eq!(live.next().await.unwrap().subject.as_str(), "live.0.mqtt.acme.ready");
     let mut devices = TENANTS.map(|tenant| brief(address, tenant, "dev.1"));
     for (device, tenant) in devices.iter_mut().zip(TENANTS) {
         device.listen(&["cmd"], QoS::AtLeastOnce);
@@ -223,7 +226,6 @@ async fn reads_and_commands(address: SocketAddr, application: &Client) {
     let event: Value = serde_json::from_slice(&event.payload).unwrap();
     assert_eq!((&event["client_id"], &event["mountpoint"]), (&"dev.1".into(), &"acme".into()));
 
-    let context = jetstream::new(application.clone());
     let publish = context.publish("mqtt.acme.cmd", "open".into());
     publish.await.unwrap().await.unwrap();
     let message = devices[0].message();
@@ -276,7 +278,7 @@ fn an_application_in_an_account_of_its_own_can_reach_nothing_else() {
         let next = "$JS.API.CONSUMER.MSG.NEXT.MQTT_0.acme";
         let inbox = application.new_inbox();
         let mut answers = application.subscribe(inbox.clone()).await.unwrap();
-        for expected in ["acme", "open"] {
+        for expected in ["ready", "acme", "open"] {
             application.publish_with_reply(next, inbox.clone(), "1".into()).await.unwrap();
             let message = answers.next().await.unwrap();
             assert_eq!(&message.payload[..], expected.as_bytes());
