@@ -139,6 +139,12 @@ impl Party {
         self.peers.iter_mut().for_each(|peer| peer.is_away = false);
     }
 
+    /// Who does not publish.
+    pub(super) fn subscribers(&self) -> Vec<usize> {
+        let publishes = |peer: &usize| self.publishers.iter().any(|one| one.peer == *peer);
+        (0..self.peers.len()).filter(|peer| !publishes(peer)).collect()
+    }
+
     pub(super) fn peer_count(&self) -> usize {
         self.peers.len()
     }

@@ -8,6 +8,7 @@ use gateway::upstream::jetstream::{Inbox, Token};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::process::gateway::{PATIENCE, TempDirectory};
@@ -145,6 +146,22 @@ impl NatsServer {
         self.process = Self::process(&self.data, &flags);
     }
 
+    /// What it has stored by now, while it stands still.
+    pub(crate) fn copy_store(&self) -> TempDirectory {
+        let copy = TempDirectory::new();
+        self.signal(Signal::STOP);
+        copy_folder(self.data.path(), copy.path());
+        self.signal(Signal::CONT);
+        copy
+    }
+
+    /// Puts a copy back, while it is not running: what was stored since is lost, as if it had not been
+    /// synced when the power went.
+    pub(crate) fn put_store_back(&mut self, copy: &TempDirectory) {
+        std::fs::remove_dir_all(self.data.path()).unwrap();
+        copy_folder(copy.path(), self.data.path());
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
     }
@@ -168,6 +185,17 @@ impl NatsServer {
 
     pub(crate) fn connect(&self) -> Connection {
         Connection::new(self.address)
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = entry.map(|entry| (entry.path(), to.join(entry.file_name()))).unwrap();
+        match from.is_dir() {
+            true => copy_folder(&from, &to),
+            false => drop(std::fs::copy(&from, &to).unwrap()),
+        }
     }
 }
 

@@ -13,6 +13,8 @@ struct Entry {
     acknowledged: bool,
     /// Its publisher's session ended before it was acknowledged.
     abandoned: bool,
+    /// A server may have lost it: it is owed to nobody, and may come as often as it likes.
+    lost: bool,
     /// Persistent subscribers that were subscribed before, and have not got it yet.
     due: BTreeSet<usize>,
     /// Groups that had a persistent member before, of which none has got it yet.
@@ -130,8 +132,8 @@ impl Ledger {
             is_own && qos > QoS::AtMostOnce && matches(group, topic)
         });
         let due_groups = due_groups.collect();
-        let (acknowledged, abandoned) = (false, false);
-        let entry = Entry { publisher, topic, qos, acknowledged, abandoned, due, due_groups };
+        let (acknowledged, abandoned, lost) = (false, false, false);
+        let entry = Entry { publisher, topic, qos, acknowledged, abandoned, lost, due, due_groups };
         self.entries.push(entry);
         self.entries.len() as MessageId - 1
     }
@@ -198,6 +200,9 @@ impl Ledger {
             return Some(format!("message {message} was never sent"));
         };
         entry.due.remove(&subscriber);
+        if entry.lost {
+            return None;
+        }
         let stream = (subscriber, entry.publisher, entry.topic, entry.qos, qos);
         let count = self.deliveries.entry((subscriber, message)).or_default();
         *count += 1;
@@ -237,6 +242,21 @@ impl Ledger {
     pub(crate) fn is_missing(&self, message: MessageId) -> bool {
         let entry = &self.entries[usize::try_from(message).unwrap()];
         !entry.due.is_empty() || !entry.due_groups.is_empty()
+    }
+
+    /// How many messages were published.
+    pub(crate) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// A server may have lost those of these topics that were published from the `from`th on.
+    pub(crate) fn lose(&mut self, from: usize, topics: &[&str]) {
+        let published = self.entries.iter_mut().skip(from);
+        for entry in published.filter(|entry| topics.contains(&entry.topic)) {
+            entry.lost = true;
+            entry.due.clear();
+            entry.due_groups.clear();
+        }
     }
 
     /// How many messages were acknowledged.
