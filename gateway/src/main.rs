@@ -10,7 +10,7 @@ use gateway::node::hand_over::{Line, Received};
 use gateway::node::reload::{Reload, ReloadHook};
 use gateway::node::{Gateway, Ground, LIVE_LIMITS};
 use gateway::systemd;
-use gateway::upstream::jetstream::control::{AddToRing, add_to_ring, forget_gateway, show_ring};
+use gateway::upstream::jetstream::control::{ChangeRing, change_ring, forget_gateway, show_ring};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write as _;
@@ -98,14 +98,14 @@ fn ring(config: &Config, request: RingRequest) -> anyhow::Result<()> {
             out.write_all(show_ring(&settings)?.as_bytes()).context("cannot write")?;
         }
         RingRequest::Add { name, weight, hold_max_s } => {
-            let add = AddToRing { name, weight, hold_s: hold_max_s };
+            let change = ChangeRing { name, weight, hold_s: hold_max_s };
             // Whether somebody reads along decides nothing.
-            add_to_ring(&settings, &add, |step| drop(writeln!(out, "{step}")))?;
+            change_ring(&settings, &change, |step| drop(writeln!(out, "{step}")))?;
         }
-        RingRequest::Remove { name } => anyhow::bail!(
-            "{name}: taking a share back is not supported: the topics would go to sub-clusters that \
-             have others, and their order could not be kept"
-        ),
+        RingRequest::Remove { name, hold_max_s } => {
+            let change = ChangeRing { name, weight: 0, hold_s: hold_max_s };
+            change_ring(&settings, &change, |step| drop(writeln!(out, "{step}")))?;
+        }
         RingRequest::Forget { gateway } => {
             anyhow::ensure!(forget_gateway(&settings, &gateway)? > 0, "{gateway} is not known");
             writeln!(out, "{gateway} is struck off").context("cannot write")?;

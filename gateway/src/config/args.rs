@@ -304,11 +304,20 @@ pub(super) enum RingAction {
             value_parser = clap::value_parser!(u16).range(1..=300))]
         hold_max_s: u16,
     },
-    /// Not supported: sub-clusters can only be added.
+    /// Give the share of a sub-cluster to all others, while everything runs.
+    ///
+    /// Publishers to what moves wait meanwhile, for about a second. Nothing else moves. What it has stored
+    /// stays there, and is read there: once nobody needs that any more, restart the gateways without it
+    /// and switch it off.
     Remove {
-        /// Its name.
+        /// Its name, as in --nats NAME=nats://...
         #[arg(value_name = "NAME", value_parser = sub_cluster_name)]
         name: String,
+        /// Publishers to what moves wait for so many seconds at most; then the change is called off. 1 to
+        /// 300.
+        #[arg(long = "hold-max-s", value_name = "N", default_value_t = 30,
+            value_parser = clap::value_parser!(u16).range(1..=300))]
+        hold_max_s: u16,
     },
     /// Strike off a gateway that is dead and does not come back, so that no change waits for it.
     ///
@@ -337,7 +346,7 @@ impl RingAction {
         match self.clone() {
             Self::Show => RingRequest::Show,
             Self::Add { name, weight, hold_max_s } => RingRequest::Add { name, weight, hold_max_s },
-            Self::Remove { name } => RingRequest::Remove { name },
+            Self::Remove { name, hold_max_s } => RingRequest::Remove { name, hold_max_s },
             Self::Forget { gateway } => RingRequest::Forget { gateway },
         }
     }

@@ -374,7 +374,7 @@ limits! {
     ///
     /// Cost: itself, in memory.
     append_bytes_max: u32, "bytes a shard", 16_777_216, 65_536 to 1_073_741_824;
-    /// Bytes of publishes that a shard holds while `gateway ring add` moves their topics. Beyond that
+    /// Bytes of publishes that a shard holds while a change of the ring moves their topics. Beyond that
     /// publishers to these topics are not read until it is done; one publish may go beyond.
     ///
     /// Cost: itself, in memory, with `--nats` and while it moves.

@@ -80,10 +80,12 @@ pub enum RingRequest {
         /// Seconds for which publishers to what moves wait at most, 1 to 300.
         hold_max_s: u16,
     },
-    /// Take its share from a sub-cluster.
+    /// Give its share to all others.
     Remove {
         /// Which.
         name: String,
+        /// Seconds for which publishers to what moves wait at most, 1 to 300.
+        hold_max_s: u16,
     },
     /// Strike off a gateway that is dead.
     Forget {

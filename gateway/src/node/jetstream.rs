@@ -2,7 +2,7 @@
 
 use super::GatewayError;
 use crate::config::{Config, NatsServer, Sessions, SubClusterConfig};
-use crate::proto::bridge::ring_table::RingTable;
+use crate::proto::bridge::ring_table::{Member, RingTable};
 use crate::proto::limits::Limits;
 use crate::proto::output::ShardIndex;
 use crate::proto::session::HELD_MAX;
@@ -172,7 +172,7 @@ impl Controlled {
         let control = ControlThread::spawn(settings, tell).map_err(GatewayError::Thread)?;
         match wait_for_ring(&receiver) {
             Some(ring) => {
-                wait_for_partitions(&receiver, &ring);
+                wait_for_partitions(&receiver, &ring, config);
                 Ok(Self { control, ring, reports })
             }
             None => {
@@ -249,8 +249,11 @@ fn wait_for_ring(receiver: &Receiver<ControlNews>) -> Option<Arc<RingTable>> {
 
 /// Waits until something is known of every partition, or for so long: clients that come before would
 /// be told that they are subscribed where nobody listens yet.
-fn wait_for_partitions(receiver: &Receiver<ControlNews>, ring: &RingTable) {
-    let mut missing: Vec<_> = ring.members().iter().map(|member| member.partition).collect();
+fn wait_for_partitions(receiver: &Receiver<ControlNews>, ring: &RingTable, config: &Config) {
+    let is_configured =
+        |member: &&Member| config.nats.iter().any(|one| one.name == member.sub_cluster);
+    let members = ring.members().iter().filter(is_configured);
+    let mut missing: Vec<_> = members.map(|member| member.partition).collect();
     let mut waited = Duration::ZERO;
     while !missing.is_empty() && waited < PARTITION_WAIT {
         match receiver.recv_timeout(PARTITION_WAIT / 16) {

@@ -6,27 +6,29 @@
 //! partition 0 weight 1 sub-cluster a
 //! partition 1 weight 2 sub-cluster b
 //! ```
-//! A table of version 2 may have members of weight 0, and says what was taken over and what is being
-//! changed:
+//! A table of version 2 may have members of weight 0, and one of version 3 says what was taken over and
+//! what is being changed:
 //!
 //! ```text
-//! gateway-ring 2
+//! gateway-ring 3
 //! epoch 12
 //! partition 0 weight 1 sub-cluster a
 //! partition 1 weight 2 sub-cluster b
-//! partition 2 weight 1 sub-cluster c
+//! partition 2 weight 0 sub-cluster c
 //! partition 3 weight 0 sub-cluster d
-//! takeover 2 ends 0:1235 1:89
+//! takeover 2 ends 0:1235 1:89 2:1
+//! removal 2 weight 1 ends 0:1711 1:90 2:345
 //! change 3 weight 1 hold 30
+//! ends 0:1790 1:95 3:1
 //! ```
-//! It is written only when there is such a thing, so that gateways that know version 1 only read what
-//! they can follow.
+//! Each is written only when there is such a thing, so that gateways that know an earlier version only read
+//! what they can follow. (Version 2 had takeovers, too, of members that had nothing before.)
 //!
 //! Text, because people read it in the KV bucket; strict, and always in the same order, because
 //! every gateway must come to the same ring. Who owns a topic is not in it: it follows, see
 //! [`Ring`](super::ring::Ring).
 
-use super::ring_change::{Change, Takeover};
+use super::ring_change::{Change, Ends, Takeover, decode_ends, encode_ends};
 use crate::proto::partition::{PartitionId, Sequence};
 use std::fmt::Write as _;
 
@@ -49,6 +51,8 @@ pub struct RingTable {
     members: Vec<Member>,
     takeovers: Vec<Takeover>,
     change: Option<Change>,
+    /// Of the change, once they are known.
+    ends: Option<Ends>,
 }
 
 /// What is wrong with a table.
@@ -86,8 +90,8 @@ pub enum InvalidRing {
         /// Of all weights.
         sum: u32,
     },
-    /// A takeover by, or a change for, a member that cannot have one.
-    #[error("partition {} can take over nothing", partition.0)]
+    /// A takeover or a change of a member that cannot have one, or ends without a change.
+    #[error("partition {} can neither take over nor give anything", partition.0)]
     Takeover {
         /// Of the member.
         partition: PartitionId,
@@ -105,7 +109,7 @@ pub enum InvalidRing {
 
 impl RingTable {
     /// Of the format. Gateways of another one refuse the table and keep the ring they have.
-    pub const VERSION: u16 = 2;
+    pub const VERSION: u16 = 3;
     /// The highest weight of one member.
     pub const WEIGHT_MAX: u16 = 100;
     /// The highest sum of all weights, and so the most partitions: each unit costs one hash a slot
@@ -124,7 +128,8 @@ impl RingTable {
     /// [`InvalidRing`], all but its variants for text.
     pub fn new(epoch: u64, mut members: Vec<Member>) -> Result<Self, InvalidRing> {
         members.sort_by_key(|member| member.partition);
-        Self { epoch, members, takeovers: Vec::new(), change: None }.checked()
+        let (takeovers, change, ends) = (Vec::new(), None, None);
+        Self { epoch, members, takeovers, change, ends }.checked()
     }
 
     /// The next table, to which the sub-clusters `names` have come with weight 0; `None` if all are
@@ -153,35 +158,72 @@ impl RingTable {
     ///
     /// # Errors
     ///
-    /// [`InvalidRing`]: the member is none of weight 0, or the weight is not allowed.
+    /// [`InvalidRing`]: no such member, or the weight is not allowed: a member that has some can only lose
+    /// all of it, if it is not the last.
     pub fn changing(&self, change: Change) -> Result<Self, InvalidRing> {
-        Self { epoch: self.epoch + 1, change: Some(change), ..self.clone() }.checked()
+        let change = Some(change);
+        Self { epoch: self.epoch + 1, change, ends: None, ..self.clone() }.checked()
     }
 
     /// The next table, as it was before the change under way.
     #[must_use]
     pub fn called_off(&self) -> Self {
-        Self { epoch: self.epoch + 1, change: None, ..self.clone() }
+        Self { epoch: self.epoch + 1, change: None, ends: None, ..self.clone() }
     }
 
-    /// The next table, in which the change under way is complete. `end_of` says where the share ends
-    /// in each partition that gives topics away.
+    /// The members that give or get topics in the change under way: all that have some, before or after.
+    pub fn concerned(&self) -> impl Iterator<Item = PartitionId> {
+        let changes = self.change.map(|change| change.partition);
+        let is_one = move |one: &&Member| one.weight > 0 || Some(one.partition) == changes;
+        self.members.iter().filter(is_one).map(|member| member.partition)
+    }
+
+    /// The next table, in which it is known where the change under way cuts the streams: `end_of` is asked
+    /// of each of [`RingTable::concerned`].
     ///
     /// # Errors
     ///
-    /// [`InvalidRing`]: nothing is under way, or more would be taken over than a table remembers.
-    pub fn taken_over(
+    /// [`InvalidRing`]: nothing is under way, or an end is not known.
+    pub fn cut(
         &self,
         end_of: impl Fn(PartitionId) -> Option<Sequence>,
     ) -> Result<Self, InvalidRing> {
-        let mut next = Self { epoch: self.epoch + 1, ..self.clone() };
+        let end = |partition| {
+            let end = end_of(partition).ok_or(InvalidRing::Takeover { partition })?;
+            Ok((partition, end))
+        };
+        let ends = self.concerned().map(end).collect::<Result<_, _>>()?;
+        Self { epoch: self.epoch + 1, ends: Some(ends), ..self.clone() }.checked()
+    }
+
+    /// The next table, in which the change under way is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidRing`]: nothing is under way, its ends are not known, or more would be taken over than a
+    /// table remembers.
+    pub fn taken_over(&self) -> Result<Self, InvalidRing> {
+        let takeover = self.coming().ok_or(InvalidRing::Empty)?;
+        let mut next = Self { epoch: self.epoch + 1, ends: None, ..self.clone() };
         let Change { partition, weight, .. } = next.change.take().ok_or(InvalidRing::Empty)?;
-        let givers = self.members.iter().filter(|member| member.weight > 0);
-        let ends = givers.filter_map(|one| Some((one.partition, end_of(one.partition)?))).collect();
-        next.takeovers.push(Takeover { partition, ends });
-        let taker = next.members.iter_mut().find(|member| member.partition == partition);
-        taker.into_iter().for_each(|member| member.weight = weight);
+        next.takeovers.push(takeover);
+        let member = next.members.iter_mut().find(|member| member.partition == partition);
+        member.into_iter().for_each(|member| member.weight = weight);
         next.checked()
+    }
+
+    /// What the change under way is to become, if its ends are known.
+    #[must_use]
+    pub fn coming(&self) -> Option<Takeover> {
+        let (Change { partition, .. }, ends) = (self.change?, self.ends.clone()?);
+        Some(Takeover { partition, weight_before: self.weight_of(partition)?, ends })
+    }
+
+    /// The weight of a member.
+    #[must_use]
+    pub fn weight_of(&self, partition: PartitionId) -> Option<u16> {
+        let member = self.members.iter().find(|member| member.partition == partition);
+        member.map(|member| member.weight)
     }
 
     /// Which version of the ring this is; higher is newer.
@@ -213,19 +255,34 @@ impl RingTable {
     pub fn weights_before(&self, place: usize) -> Vec<u16> {
         let later = self.takeovers.get(place..).unwrap_or_default();
         let weight = |member: &Member| {
-            let takes_over = later.iter().any(|takeover| takeover.partition == member.partition);
-            if takes_over { 0 } else { member.weight }
+            let mut own = later.iter().filter(|one| one.partition == member.partition);
+            own.next().map_or(member.weight, |next| next.weight_before)
         };
         self.members.iter().map(weight).collect()
+    }
+
+    /// The weights of the members that keep sessions, in their order: those that had topics before any
+    /// takeover, and have never given them away.
+    #[must_use]
+    pub fn weights_of_homes(&self) -> Vec<u16> {
+        let has_left = |member: &Member| {
+            let mut own = self.takeovers.iter().filter(|one| one.partition == member.partition);
+            own.any(|takeover| takeover.weight_before > 0)
+        };
+        let first = self.members.iter().zip(self.weights_before(0));
+        first.map(|(member, weight)| if has_left(member) { 0 } else { weight }).collect()
     }
 
     /// The table as stored.
     #[must_use]
     pub fn encode(&self) -> String {
-        let is_plain = self.takeovers.is_empty()
-            && self.change.is_none()
-            && self.members.iter().all(|member| member.weight > 0);
-        let version = if is_plain { 1 } else { Self::VERSION };
+        let version = if !self.takeovers.is_empty() || self.change.is_some() {
+            Self::VERSION
+        } else if self.members.iter().any(|member| member.weight == 0) {
+            2
+        } else {
+            1
+        };
         let mut text = format!("{HEAD} {version}\nepoch {}\n", self.epoch);
         for Member { partition, weight, sub_cluster } in &self.members {
             let partition = partition.0;
@@ -234,6 +291,7 @@ impl RingTable {
         }
         self.takeovers.iter().for_each(|takeover| takeover.encode(&mut text));
         self.change.iter().for_each(|change| change.encode(&mut text));
+        self.ends.iter().for_each(|ends| encode_ends(ends, &mut text));
         text
     }
 
@@ -248,27 +306,33 @@ impl RingTable {
         let version = match version {
             Some(" 1") => 1,
             Some(" 2") => 2,
+            Some(" 3") => 3,
             _ => return Err(InvalidRing::Version),
         };
         let epoch = lines
             .next()
             .and_then(|(_, line)| number(line.strip_prefix("epoch ")?))
             .ok_or(InvalidRing::Line { number: 2 })?;
-        let mut table = Self { epoch, members: Vec::new(), takeovers: Vec::new(), change: None };
+        let (members, takeovers) = (Vec::new(), Vec::new());
+        let mut table = Self { epoch, members, takeovers, change: None, ends: None };
         for (number, line) in lines {
             table.take_line(line, version).ok_or(InvalidRing::Line { number })?;
         }
         table.checked()
     }
 
-    /// Members come first, then takeovers, then the change.
+    /// Members come first, then takeovers, then the change and its ends.
     fn take_line(&mut self, line: &str, version: u16) -> Option<()> {
-        if self.change.is_some() {
+        if version > 2 && line.starts_with("ends ") && self.ends.is_none() {
+            self.change?;
+            self.ends = Some(decode_ends(line.strip_prefix("ends ")?)?);
+        } else if self.change.is_some() {
             return None;
-        }
-        if self.takeovers.is_empty() && line.starts_with("partition ") {
+        } else if self.takeovers.is_empty() && line.starts_with("partition ") {
             self.members.push(member(line).filter(|one| version > 1 || one.weight > 0)?);
-        } else if version > 1 && line.starts_with("takeover ") {
+        } else if version > 1 && line.starts_with("takeover ")
+            || version > 2 && line.starts_with("removal ")
+        {
             self.takeovers.push(Takeover::decode(line)?);
         } else if version > 1 {
             self.change = Some(Change::decode(line)?);
@@ -295,8 +359,9 @@ impl RingTable {
             }
         }
         self.check_changes()?;
-        // Before the first takeover somebody had the topics.
-        if self.weights_before(0).iter().all(|weight| *weight == 0) {
+        // At any time somebody had the topics.
+        let is_empty = |place| self.weights_before(place).iter().all(|weight| *weight == 0);
+        if (0..=self.takeovers.len()).any(is_empty) {
             return Err(InvalidRing::Empty);
         }
         let coming = self.change.map_or(0, |change| u32::from(change.weight));
@@ -308,29 +373,52 @@ impl RingTable {
     }
 
     fn check_changes(&self) -> Result<(), InvalidRing> {
-        let weight_of = |partition: PartitionId| {
-            let member = self.members.iter().find(|member| member.partition == partition);
-            member.map(|member| member.weight)
-        };
         if self.takeovers.len() > Self::TAKEOVERS_MAX {
             return Err(InvalidRing::Takeovers);
         }
-        for (place, Takeover { partition, .. }) in self.takeovers.iter().enumerate() {
-            let earlier = self.takeovers.iter().take(place);
-            let is_first = earlier.into_iter().all(|one| one.partition != *partition);
-            if !is_first || weight_of(*partition).is_none_or(|weight| weight == 0) {
+        // Each has something or nothing, in turn.
+        let is_turn = |one: u16, next: u16| (one == 0) != (next == 0);
+        for (place, Takeover { partition, weight_before, ends }) in
+            self.takeovers.iter().enumerate()
+        {
+            let later = self.takeovers.iter().skip(place + 1);
+            let next = later.into_iter().find(|one| one.partition == *partition);
+            let now = self.weight_of(*partition);
+            let after = next.map(|next| next.weight_before).or(now);
+            let is_removal = *weight_before > 0;
+            if is_removal && ends.iter().all(|(of, _)| of != partition) {
+                return Err(InvalidRing::Takeover { partition: *partition });
+            }
+            if now.is_none() || after.is_none_or(|after| !is_turn(*weight_before, after)) {
                 return Err(InvalidRing::Takeover { partition: *partition });
             }
         }
-        match self.change {
-            Some(Change { partition, .. }) if weight_of(partition) != Some(0) => {
-                Err(InvalidRing::Takeover { partition })
-            }
-            Some(Change { partition, weight, .. }) if !(1..=Self::WEIGHT_MAX).contains(&weight) => {
-                Err(InvalidRing::Weight { partition, weight })
-            }
-            _ => Ok(()),
+        let Some(Change { partition, weight, .. }) = self.change else {
+            return if self.ends.is_none() { Ok(()) } else { Err(InvalidRing::Empty) };
+        };
+        if let Some(ends) = &self.ends
+            && !self.concerned().eq(ends.iter().map(|(of, _)| *of))
+        {
+            return Err(InvalidRing::Takeover { partition });
         }
+        if weight > Self::WEIGHT_MAX {
+            return Err(InvalidRing::Weight { partition, weight });
+        }
+        match self.weight_of(partition) {
+            Some(0) if weight == 0 => Err(InvalidRing::Weight { partition, weight }),
+            Some(before) if is_turn(before, weight) && !self.is_last(partition) => Ok(()),
+            _ => Err(InvalidRing::Takeover { partition }),
+        }
+    }
+
+    /// Whether nobody else has topics, or nobody else keeps sessions that it keeps.
+    #[must_use]
+    pub fn is_last(&self, partition: PartitionId) -> bool {
+        let is_only = |weights: Vec<u16>| {
+            let with_some = self.members.iter().zip(weights).filter(|(_, weight)| *weight > 0);
+            with_some.map(|(member, _)| member.partition).eq([partition])
+        };
+        is_only(self.weights_before(usize::MAX)) || is_only(self.weights_of_homes())
     }
 }
 
@@ -383,7 +471,7 @@ mod tests {
         let line = |number| InvalidRing::Line { number };
         for (text, error) in [
             ("", InvalidRing::Version),
-            ("gateway-ring 3\nepoch 7\npartition 0 weight 1 sub-cluster a\n", InvalidRing::Version),
+            ("gateway-ring 4\nepoch 7\npartition 0 weight 1 sub-cluster a\n", InvalidRing::Version),
             (&format!("{head}partition 0 weight 0 sub-cluster a\n"), line(3)),
             (
                 &format!("{head}partition 0 weight 1 sub-cluster a\nchange 0 weight 1 hold 9\n"),
@@ -458,18 +546,34 @@ mod tests {
             let refused = table.changing(Change { weight, ..change });
             assert_eq!(refused, Err(InvalidRing::Weight { partition: PartitionId(5), weight }));
         }
-        assert!(table.taken_over(|_| None).is_err(), "nothing is under way");
+        assert!(table.cut(|_| Some(Sequence(9))).is_err(), "nothing is under way");
         let changing = table.changing(change).unwrap();
         assert_eq!((changing.epoch(), changing.change()), (9, Some(change)));
+        assert!(changing.encode().starts_with("gateway-ring 3\n"));
         assert_eq!(RingTable::decode(&changing.encode()).as_ref(), Ok(&changing));
-        let called_off = changing.called_off();
-        assert_eq!((called_off.epoch(), called_off.members()), (10, table.members()));
+        assert!(changing.cut(|of| (of.0 != 5).then_some(Sequence(9))).is_err());
+        assert!(changing.taken_over().is_err(), "its ends are not known");
+        let cut = changing.cut(|of| Some(Sequence(of.0.into()))).unwrap();
+        let missing = cut.encode().replace("ends 0:0 ", "ends ");
+        assert!(RingTable::decode(&missing).is_err(), "{missing}");
+        assert_eq!((cut.epoch(), cut.change()), (10, Some(change)));
+        assert_eq!(RingTable::decode(&cut.encode()).as_ref(), Ok(&cut));
+        for called_off in [changing.called_off(), cut.called_off()] {
+            assert_eq!((called_off.change(), called_off.coming()), (None, None));
+            assert_eq!(called_off.members(), table.members());
+        }
 
-        let taken = changing.taken_over(|of| (of.0 != 5).then_some(Sequence(9))).unwrap();
-        assert_eq!((taken.epoch(), taken.change()), (10, None));
+        let taken = cut.taken_over().unwrap();
+        assert_eq!((taken.epoch(), taken.change(), taken.coming()), (11, None, None));
         assert_eq!(taken.members().last(), Some(&member(5, 3, "c")));
-        let ends = vec![(PartitionId(0), Sequence(9)), (PartitionId(4), Sequence(9))];
-        assert_eq!(taken.takeovers(), [Takeover { partition: PartitionId(5), ends }]);
+        let ends = vec![
+            (PartitionId(0), Sequence(0)),
+            (PartitionId(4), Sequence(4)),
+            (PartitionId(5), Sequence(5)),
+        ];
+        let takeover = Takeover { partition: PartitionId(5), weight_before: 0, ends };
+        assert_eq!(cut.coming().as_ref(), Some(&takeover));
+        assert_eq!(taken.takeovers(), [takeover]);
         assert_eq!(
             (taken.weights_before(0), taken.weights_before(1)),
             (vec![1, 2, 0], vec![1, 2, 3])
@@ -478,15 +582,50 @@ mod tests {
         assert!(taken.changing(change).is_err(), "it has its share");
     }
 
+    fn changed(table: &RingTable, partition: u16, weight: u16) -> Result<RingTable, InvalidRing> {
+        let change = Change { partition: PartitionId(partition), weight, hold_s: 1 };
+        table.changing(change)?.cut(|_| Some(Sequence(1)))?.taken_over()
+    }
+
+    #[test]
+    fn a_member_gives_its_share_back_and_can_have_it_again() {
+        let table = RingTable::new(7, vec![member(0, 1, "a"), member(1, 2, "b")]).unwrap();
+        let table = table.joined(["c"].into_iter()).unwrap().unwrap();
+        let table = changed(&changed(&table, 2, 3).unwrap(), 1, 0).unwrap();
+        assert_eq!(table.weights_before(0), [1, 2, 0]);
+        assert_eq!(table.weights_before(1), [1, 2, 3]);
+        assert_eq!(table.weights_before(2), [1, 0, 3]);
+        assert_eq!(table.weights_of_homes(), [1, 0, 0]);
+        assert_eq!(RingTable::decode(&table.encode()).as_ref(), Ok(&table));
+        let last = Err(InvalidRing::Takeover { partition: PartitionId(0) });
+        assert_eq!(changed(&table, 0, 0), last, "nobody else keeps sessions");
+        let table = changed(&changed(&table, 2, 0).unwrap(), 1, 5).unwrap();
+        assert_eq!(table.weights_before(4), [1, 5, 0]);
+        assert_eq!(table.weights_of_homes(), [1, 0, 0], "sessions do not come back");
+        assert_eq!(RingTable::decode(&table.encode()).as_ref(), Ok(&table));
+        let text = table.encode();
+        for (what, by) in [
+            ("removal 1 weight 2 ", "takeover 1 "),
+            ("takeover 2 ", "removal 2 weight 1 "),
+            ("partition 1 weight 5", "partition 1 weight 0"),
+            (
+                "ends 0:1 1:1 2:1\nremoval 1 weight 2 ends 0:1 1:1 2:1",
+                "ends 0:1 1:1 2:1\nremoval 1 weight 2 ends 0:1 2:1",
+            ),
+        ] {
+            assert!(RingTable::decode(&text.replacen(what, by, 1)).is_err(), "{by}");
+        }
+        let old = text.replacen("gateway-ring 3", "gateway-ring 2", 1);
+        assert!(matches!(RingTable::decode(&old), Err(InvalidRing::Line { .. })));
+    }
+
     #[test]
     fn a_table_remembers_so_many_takeovers() {
         let mut table = RingTable::new(1, vec![member(0, 1, "a")]).unwrap();
         for number in 1..=33 {
             let name = format!("b{number}");
             table = table.joined([name.as_str()].into_iter()).unwrap().unwrap();
-            let change = Change { partition: PartitionId(number), weight: 1, hold_s: 1 };
-            let taken = table.changing(change).unwrap().taken_over(|_| Some(Sequence(1)));
-            match taken {
+            match changed(&table, number, 1) {
                 Ok(taken) => table = taken,
                 Err(fault) => assert_eq!((number, fault), (33, InvalidRing::Takeovers)),
             }

@@ -13,7 +13,7 @@ use crate::proto::mqtt::{PacketId, QoS};
 use crate::proto::partition::{Anchor, PartitionId, Sequence};
 use crate::proto::record::Record;
 use crate::proto::routing::FilterId;
-use crate::proto::shard_state::Replayed;
+use crate::proto::shard_state::{ComesAfter, Replayed};
 use crate::proto::time::Timestamp;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -347,7 +347,7 @@ impl Outbound {
     pub fn hold_behind<'a>(
         &mut self,
         partitions: impl Iterator<Item = PartitionId>,
-        comes_after: impl Fn(PartitionId) -> &'a [(PartitionId, Sequence)],
+        comes_after: impl Fn(PartitionId) -> &'a [ComesAfter],
     ) {
         self.refetching.retain(|one| !one.is_behind);
         if self.refetching.is_empty() {
@@ -355,7 +355,7 @@ impl Outbound {
         }
         let is_asked = |of| self.refetching.iter().any(|one| one.partition == of);
         let is_behind =
-            |of: &PartitionId| comes_after(*of).iter().any(|(before, _)| is_asked(*before));
+            |of: &PartitionId| comes_after(*of).iter().any(|after| is_asked(after.partition));
         let hold = |partition| {
             // What was asked for is counted there.
             let held = if is_asked(partition) { 0 } else { self.unsent_of(partition) };
@@ -500,14 +500,49 @@ impl Outbound {
         self.has_read(partition, sequence)
     }
 
-    /// Whether the session has not all yet of what comes before a partition: see
+    /// Whether the session has not all yet of what comes before what a partition has at `sequence`: see
     /// [`crate::proto::shard_state::Upstream::comes_after`].
     #[must_use]
-    pub fn comes_too_early(&self, comes_after: &[(PartitionId, Sequence)]) -> bool {
-        comes_after.iter().any(|(of, end)| {
-            self.cursor(*of).is_some_and(|cursor| cursor < *end)
-                || self.refetching.iter().any(|one| one.partition == *of)
-        })
+    pub fn comes_too_early(&self, comes_after: &[ComesAfter], sequence: Sequence) -> bool {
+        self.may_have_up_to(comes_after).is_some_and(|end| sequence >= end)
+    }
+
+    /// The first sequence of a partition that comes too early for the session, if any does.
+    fn may_have_up_to(&self, comes_after: &[ComesAfter]) -> Option<Sequence> {
+        let is_missing = |after: &&ComesAfter| {
+            self.cursor(after.partition).is_some_and(|cursor| cursor < after.end)
+                || self.refetching.iter().any(|one| one.partition == after.partition)
+        };
+        comes_after.iter().filter(is_missing).map(|after| after.from).min()
+    }
+
+    /// The session has fallen behind in what comes first: what waits and comes too early now is read again
+    /// when it is its turn.
+    pub fn give_up_early<'a>(
+        &mut self,
+        partitions: impl Iterator<Item = PartitionId> + Clone,
+        comes_after: impl Fn(PartitionId) -> &'a [ComesAfter],
+    ) {
+        let is_early = |outbound: &Self, partition, queued: &Queued| {
+            queued.partition == partition
+                && queued.queued_for == QueuedFor::Subscriptions
+                && outbound.comes_too_early(comes_after(partition), queued.sequence)
+        };
+        loop {
+            let early = partitions.clone().find_map(|partition| {
+                let mut queue = self.queue.iter();
+                let first = queue.find(|queued| is_early(self, partition, queued))?.sequence;
+                Some((partition, first))
+            });
+            let Some((partition, first)) = early else { return };
+            let is_left = |queued: &Queued| {
+                queued.partition != partition
+                    || queued.queued_for != QueuedFor::Subscriptions
+                    || queued.sequence < first
+            };
+            self.queue.retain(is_left);
+            self.fall_behind(partition, first);
+        }
     }
 
     fn has_read(&self, partition: PartitionId, sequence: Sequence) -> bool {
@@ -580,14 +615,12 @@ impl Outbound {
     pub fn take_reads<'a>(
         &mut self,
         pending_max: u32,
-        comes_after: impl Fn(PartitionId) -> &'a [(PartitionId, Sequence)],
+        comes_after: impl Fn(PartitionId) -> &'a [ComesAfter],
     ) -> Vec<(PartitionId, Sequence, u32)> {
-        let too_early: Vec<PartitionId> =
-            self.behind.iter().map(|behind| behind.partition).collect();
-        let too_early: Vec<PartitionId> = too_early
-            .into_iter()
-            .filter(|partition| self.comes_too_early(comes_after(*partition)))
-            .collect();
+        let is_too_early =
+            |behind: &&Behind| self.comes_too_early(comes_after(behind.partition), behind.cursor);
+        let too_early = self.behind.iter().filter(is_too_early).map(|behind| behind.partition);
+        let too_early: Vec<PartitionId> = too_early.collect();
         let partitions = u32::try_from(self.behind.len()).expect("partition ids are u16");
         let count_max = (pending_max / partitions.max(1)).max(1);
         let Self { behind, refetching, .. } = self;
@@ -608,9 +641,20 @@ impl Outbound {
         behind.iter_mut().filter(needs_reading).map(read).collect()
     }
 
-    /// What was read. Returns false when nobody asked for it.
-    pub fn take_replayed(&mut self, replayed: Replayed) -> bool {
-        let Replayed { partition, messages, next, end, read_to, .. } = replayed;
+    /// What was read. Returns false when nobody asked for it. What comes too early of it is left, to be read
+    /// again; `comes_after` is [`crate::proto::shard_state::Upstream::comes_after`] of the partition.
+    pub fn take_replayed(&mut self, replayed: Replayed, comes_after: &[ComesAfter]) -> bool {
+        let Replayed { partition, mut messages, mut next, mut end, mut read_to, .. } = replayed;
+        if let Some(limit) = self.may_have_up_to(comes_after)
+            && let Some(cursor) = self.behind.iter().find(|one| one.partition == partition)
+        {
+            let limit = limit.max(cursor.cursor);
+            if next > limit {
+                (next, end) = (limit, false);
+                read_to = read_to.map(|to| to.min(limit));
+                messages.retain(|(sequence, _)| *sequence < limit);
+            }
+        }
         let Self { behind, completed, in_flight, .. } = self;
         let asked = |behind: &&mut Behind| behind.partition == partition && behind.asked;
         let Some(behind) = behind.iter_mut().find(asked) else {
@@ -748,6 +792,15 @@ mod tests {
 
     const P: PartitionId = PartitionId(0);
 
+    const TAKER: PartitionId = PartitionId(1);
+    /// What [`TAKER`] has from here on comes behind what `P` has before 20.
+    const TAKEN_FROM: [ComesAfter; 1] =
+        [ComesAfter { change: 1, from: Sequence(7), partition: P, end: Sequence(20) }];
+
+    fn after(partition: PartitionId) -> &'static [ComesAfter] {
+        if partition == TAKER { &TAKEN_FROM } else { &[] }
+    }
+
     fn replayed(next: u64, read_to: u64, end: bool) -> Replayed {
         Replayed {
             partition: P,
@@ -763,7 +816,7 @@ mod tests {
 
     fn read(outbound: &mut Outbound, next: u64, read_to: u64, end: bool) {
         assert!(!outbound.take_reads(10, |_| &[]).is_empty());
-        assert!(outbound.take_replayed(replayed(next, read_to, end)));
+        assert!(outbound.take_replayed(replayed(next, read_to, end), &[]));
         outbound.queue_ahead(P);
     }
 
@@ -820,47 +873,77 @@ mod tests {
         let body = Box::from(b"".as_slice());
         let answer = Replayed { messages: vec![(Sequence(9), body)], ..replayed(10, 10, false) };
         assert_eq!(outbound.cursor(P), Some(Sequence(8)));
-        assert!(outbound.take_replayed(answer));
+        assert!(outbound.take_replayed(answer, &[]));
         outbound.lose_from(P, Sequence(8));
         assert_eq!(outbound.cursor(P), Some(Sequence(8)), "it is read again");
     }
 
     #[test]
     fn what_was_taken_over_is_read_behind_what_it_was_taken_from() {
-        const TAKER: PartitionId = PartitionId(1);
-        let after = |partition| match partition {
-            TAKER => [(P, Sequence(20))].as_slice(),
-            _ => &[],
-        };
         let asked = |outbound: &mut Outbound| {
             let reads = outbound.take_reads(10, after).into_iter();
             reads.map(|(partition, from, _)| (partition, from.0)).collect::<Vec<_>>()
         };
         let mut outbound = Outbound::default();
         outbound.come_back(P, Sequence(8));
-        outbound.come_back(TAKER, Sequence(1));
-        assert_eq!(asked(&mut outbound), [(P, 8)]);
-        assert!(outbound.comes_too_early(after(TAKER)) && !outbound.comes_too_early(after(P)));
-        assert!(outbound.take_replayed(replayed(19, 19, false)));
+        outbound.come_back(TAKER, Sequence(3));
+        let too_early =
+            |outbound: &Outbound, of, at| outbound.comes_too_early(after(of), Sequence(at));
+        assert_eq!(asked(&mut outbound), [(P, 8), (TAKER, 3)], "it had topics before");
+        assert!(!too_early(&outbound, TAKER, 6) && too_early(&outbound, TAKER, 7));
+        assert!(!too_early(&outbound, P, 99));
+        let of_taker = |next, end| {
+            let found = |at| (Sequence(at), Vec::new().into_boxed_slice());
+            let messages = vec![found(5), found(7), found(8)];
+            Replayed { partition: TAKER, messages, ..replayed(next, next, end) }
+        };
+        assert!(outbound.take_replayed(of_taker(9, true), &TAKEN_FROM));
+        outbound.queue_ahead(TAKER);
+        assert_eq!(outbound.cursor(TAKER), Some(Sequence(7)), "the rest is read again");
+        assert_eq!(outbound.read_back.last().map(|part| part.to), Some(Sequence(7)));
+        assert!(outbound.take_replayed(replayed(19, 19, false), &[]));
         outbound.queue_ahead(P);
         assert_eq!(asked(&mut outbound), [(P, 19)], "one is missing");
-        assert!(outbound.take_replayed(replayed(20, 20, false)));
+        assert!(outbound.take_replayed(replayed(20, 20, false), &[]));
         outbound.queue_ahead(P);
-        assert_eq!(asked(&mut outbound), [(P, 20), (TAKER, 1)]);
+        assert_eq!(asked(&mut outbound), [(P, 20), (TAKER, 7)]);
+        // What it had passed before it fell behind again stays where it is.
+        outbound.fall_behind(P, Sequence(11));
+        assert!(outbound.take_replayed(of_taker(9, true), &TAKEN_FROM));
+        assert_eq!(outbound.cursor(TAKER), Some(Sequence(7)));
         let (held, is_apart, is_behind) = (1, true, false);
         let held = Refetching { partition: P, held, is_apart, is_behind };
         outbound.refetching.push(held);
-        assert!(outbound.comes_too_early(after(TAKER)), "what was in flight goes again first");
+        assert!(too_early(&outbound, TAKER, 7), "what was in flight goes again first");
+    }
+
+    /// What a session has only noted is not at hand any more, and behind it waits what came where its topic
+    /// went.
+    #[test]
+    fn what_waits_is_given_up_with_what_comes_before_it() {
+        let mut outbound = Outbound::default();
+        let queued_for = QueuedFor::Subscriptions;
+        for (partition, sequence) in [(TAKER, 6), (P, 19), (P, 21), (TAKER, 8), (TAKER, 9)] {
+            let (sequence, body) = (Sequence(sequence), None);
+            outbound.queue.push_back(Queued { partition, queued_for, sequence, body });
+        }
+        let all = [P, TAKER];
+        let queue = |outbound: &Outbound| {
+            let queue = outbound.queue.iter();
+            queue.map(|queued| (queued.partition, queued.sequence.0)).collect::<Vec<_>>()
+        };
+        outbound.fall_behind(P, Sequence(21));
+        outbound.give_up_early(all.into_iter(), after);
+        assert_eq!(outbound.queue.len(), 5, "that is of after");
+        outbound.fall_behind(P, Sequence(19));
+        outbound.give_up_early(all.into_iter(), after);
+        assert_eq!(queue(&outbound), [(TAKER, 6), (P, 19), (P, 21)]);
+        assert_eq!(outbound.cursor(TAKER), Some(Sequence(8)));
     }
 
     #[test]
     fn what_was_taken_over_is_sent_again_behind_what_it_was_taken_from() {
-        const TAKER: PartitionId = PartitionId(1);
         const OTHER: PartitionId = PartitionId(2);
-        let after = |partition| match partition {
-            TAKER => [(P, Sequence(20))].as_slice(),
-            _ => &[],
-        };
         let mut outbound = Outbound::default();
         for (id, partition) in [(1, P), (2, P), (3, TAKER), (4, OTHER)] {
             let packet_id = PacketId::new(id).unwrap();

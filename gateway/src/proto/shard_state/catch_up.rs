@@ -50,11 +50,15 @@ impl ShardState {
         if !stored.steps.is_empty() {
             // Steps are stored by packet id, which says nothing of their order after ids went round
             // or a session was restored before.
-            // What has taken topics over comes behind those from which it has them.
-            let before = |partition| context.upstream.comes_after(partition).len();
-            record
-                .in_flight
-                .sort_by_key(|sent| (before(sent.partition), sent.partition, sent.sequence));
+            // What came to where topics moved comes behind what was where they had been.
+            let changes = |partition, sequence| {
+                let after = context.upstream.comes_after(partition).iter();
+                let after = after.filter(|after| after.from <= sequence);
+                after.map(|after| after.change).max()
+            };
+            record.in_flight.sort_by_key(|sent| {
+                (changes(sent.partition, sent.sequence), sent.partition, sent.sequence)
+            });
         }
         self.track_outbound(index);
         let inbound = stored.steps.iter().filter_map(|step| match step {
@@ -525,7 +529,7 @@ impl ShardState {
             None => {
                 recent = context.upstream.recent(partition, sequence);
                 let Some(recent) = &recent else {
-                    self.give_up_notes(index, partition, sequence);
+                    self.give_up_notes(index, partition, sequence, context);
                     return;
                 };
                 recent
@@ -601,10 +605,18 @@ impl ShardState {
     }
 
     /// A noted message is no longer at hand: the session is behind from there on.
-    fn give_up_notes(&mut self, index: u32, partition: PartitionId, sequence: Sequence) {
+    fn give_up_notes(
+        &mut self,
+        index: u32,
+        partition: PartitionId,
+        sequence: Sequence,
+        context: &mut Context<'_>,
+    ) {
+        let partitions = self.partitions();
         if let Some(outbound) = self.session_mut(index).and_then(|s| s.outbound.as_mut()) {
             outbound.queue.retain(|queued| queued.partition != partition || queued.body.is_some());
             outbound.fall_behind(partition, sequence);
+            outbound.give_up_early(partitions, |of| context.upstream.comes_after(of));
         }
     }
 

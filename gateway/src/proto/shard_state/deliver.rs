@@ -245,7 +245,7 @@ impl ShardState {
             if outbound.completed.contains(&(partition, sequence)) {
                 return;
             }
-            if outbound.comes_too_early(context.upstream.comes_after(partition)) {
+            if outbound.comes_too_early(context.upstream.comes_after(partition), sequence) {
                 outbound.fall_behind(partition, sequence);
                 return;
             }

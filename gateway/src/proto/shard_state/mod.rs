@@ -51,8 +51,8 @@ pub use connect::home_shard;
 pub use fault::ProtocolError;
 pub use gauges::{Gauges, OutboundGauges, StageCounts, TransportCounts};
 pub use upstream::{
-    AppendToken, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage, RetainedPage,
-    SessionUse, SessionUser, SharedMessage, StoredSession, Upstream,
+    AppendToken, ComesAfter, Due, GroupRequest, Joined, Replayed, Request, RetainedMessage,
+    RetainedPage, SessionUse, SessionUser, SharedMessage, StoredSession, Upstream,
 };
 
 use super::access::Refusal;

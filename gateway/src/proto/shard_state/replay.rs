@@ -67,7 +67,8 @@ impl ShardState {
         };
         let Replayed { partition, end, seen, clamped, alone, .. } = replayed;
         let is_stale = outbound.is_stale(partition);
-        if !outbound.take_replayed(replayed) {
+        let comes_after = context.upstream.comes_after(partition);
+        if !outbound.take_replayed(replayed, comes_after) {
             return;
         }
         if alone {

@@ -112,7 +112,7 @@ impl ShardState {
         self.partitions().map(|partition| context.upstream.feed_start(partition)).collect()
     }
 
-    pub(super) fn partitions(&self) -> impl Iterator<Item = PartitionId> + use<> {
+    pub(super) fn partitions(&self) -> impl Iterator<Item = PartitionId> + Clone + use<> {
         let count = u16::try_from(self.watermarks.len()).expect("partition ids are u16");
         (0..count).map(PartitionId)
     }

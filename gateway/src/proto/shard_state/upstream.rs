@@ -145,9 +145,9 @@ pub trait Upstream {
         false
     }
 
-    /// What a session has to have of other partitions before it takes anything of `partition`, which has
-    /// taken topics over from them: everything before these places.
-    fn comes_after(&self, _partition: PartitionId) -> &[(PartitionId, Sequence)] {
+    /// What a session has to have of other partitions before it takes what `partition` has got in their
+    /// place, in order of the changes.
+    fn comes_after(&self, _partition: PartitionId) -> &[ComesAfter] {
         &[]
     }
 
@@ -165,6 +165,19 @@ pub trait Upstream {
 
     /// The partition of which this shard is fed everything, whatever it is interested in.
     fn own_partition(&self) -> Option<PartitionId>;
+}
+
+/// What of a partition comes behind what of another, which had some of its topics before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComesAfter {
+    /// The number of the change by which it is so, from 1: what is behind a later one is later.
+    pub change: usize,
+    /// From here on.
+    pub from: Sequence,
+    /// Of whom.
+    pub partition: PartitionId,
+    /// Everything before this.
+    pub end: Sequence,
 }
 
 /// A question to the upstream.

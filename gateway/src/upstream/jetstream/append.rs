@@ -133,16 +133,17 @@ impl JetStream {
     /// Where a message of `topic` may be that was recorded when the feed was at `from`: where the topic
     /// was then, and where it came to since. Whose feed that was is not known.
     fn searches_of(&self, topic: &str, from: Sequence) -> Vec<(usize, Start)> {
-        let owner = self.ring.owner(topic);
-        let mut holders: Vec<_> = self.ring.holders(topic).collect();
         // Who is about to have the topic has nothing of it.
-        let owned = holders.iter().position(|holder| *holder == owner).map_or(0, |at| at + 1);
-        holders.truncate(owned);
+        let holders: Vec<_> = self.ring.former_holders(topic).collect();
         let count = holders.len();
+        let owner = self.ring.owner(topic);
         let start = |(number, holder): (usize, &PartitionId)| {
-            let is_known = count == 1 || (count == 2 && number == 0);
+            // Where the topic is back, it may be stored before the place of another feed.
+            let is_known = count == 1 || (count == 2 && number == 0 && *holder != owner);
             let from = if is_known { place::inside(from) } else { Start::At(Sequence(1)) };
-            self.place(*holder).map(|place| (place, from))
+            let place = self.place(*holder)?;
+            // What was stored where nobody looks any more is not found.
+            self.partitions.get(place)?.is_configured.then_some((place, from))
         };
         holders.iter().enumerate().filter_map(start).collect()
     }

@@ -101,7 +101,7 @@ impl JetStream {
                     // Nothing that was there is known.
                     self.lose_tail(place, until, false);
                     if let Some(partition) = self.partitions.get_mut(place) {
-                        partition.feed.stage = FeedStage::Reading { until, again: READ_AGAIN_MAX };
+                        partition.feed.read_to(until, READ_AGAIN_MAX);
                     }
                     self.read_on(place, deliver);
                 }
@@ -122,9 +122,13 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        let FeedStage::Reading { until, again } = partition.feed.stage else {
+        let FeedStage::Reading { until, again, is_cut } = partition.feed.stage else {
             return;
         };
+        if is_cut && partition.feed.fed >= until {
+            partition.expect_mark();
+            return;
+        }
         if partition.feed.fed == Sequence::ZERO {
             let time = StoreTime(wanted_since.0.saturating_mul(1_000_000));
             partition.ask_first(time, None, now);
@@ -143,7 +147,7 @@ impl JetStream {
         // What subscriptions made meanwhile do not bring, as it was stored before them.
         let until = partition.marks.end.next();
         if fed < until && again > 0 {
-            partition.feed.stage = FeedStage::Reading { until, again: again - 1 };
+            partition.feed.read_to(until, again - 1);
             self.read_on(place, deliver);
             return;
         }
@@ -158,6 +162,9 @@ impl JetStream {
         tracing::info!(partition = id.0, at = fed.0, "feed: live");
         for (sequence, body) in later {
             let is_new = self.partitions.get_mut(place).is_some_and(|partition| {
+                if partition.feed.stage == FeedStage::Gated || partition.feed.stop_at(sequence) {
+                    return false;
+                }
                 partition.lives.note(sequence, within(message_of(&body).received_at));
                 partition.feed.fed = sequence.next();
                 partition.is_new(sequence)
@@ -178,10 +185,11 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        let FeedStage::Reading { until, .. } = partition.feed.stage else {
+        let FeedStage::Reading { until, is_cut, .. } = partition.feed.stage else {
             return;
         };
-        partition.feed.fed = first.unwrap_or(until).min(until);
+        let end = if is_cut { partition.marks.end.next().max(until) } else { until };
+        partition.feed.fed = first.unwrap_or(end).min(end);
         partition.feed.confirmed.begin(partition.feed.fed);
         tracing::info!(partition = partition.id.0, at = partition.feed.fed.0, "feed: begins");
         self.read_on(place, deliver);
@@ -246,8 +254,10 @@ impl JetStream {
                 partition.has_gap = true;
                 return;
             }
-            partition.feed.fed = sequence.next();
-            is_new = partition.is_new(sequence);
+            if !partition.feed.stop_at(sequence) {
+                partition.feed.fed = sequence.next();
+                is_new = partition.is_new(sequence);
+            }
         }
         self.with_message(&stored, message.headers, message.payload, |this, message| {
             if !is_delivered(message) || this.ring.is_void(message.topic, id, sequence) {

@@ -6,7 +6,7 @@ use crate::proto::mqtt::QoS;
 use crate::proto::partition::{Anchor, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::session::StoredWill;
-use crate::proto::shard_state::{AppendToken, GroupRequest, Request, Upstream};
+use crate::proto::shard_state::{AppendToken, ComesAfter, GroupRequest, Request, Upstream};
 use crate::upstream::embedded::shard::Embedded;
 use bytes::Bytes;
 
@@ -193,7 +193,7 @@ impl Upstream for Forward<'_> {
         true
     }
 
-    fn comes_after(&self, partition: PartitionId) -> &[(PartitionId, Sequence)] {
+    fn comes_after(&self, partition: PartitionId) -> &[ComesAfter] {
         self.jetstream.comes_after(partition)
     }
 

@@ -272,7 +272,9 @@ impl JetStream {
         let Some(place) = self.place(partition) else {
             return false;
         };
-        let Some(partition) = self.partitions.get_mut(place) else {
+        let found = self.partitions.get_mut(place);
+        // Of one that is not configured nothing is read.
+        let Some(partition) = found.filter(|partition| partition.is_configured) else {
             return false;
         };
         let lives = &mut partition.lives;
@@ -392,7 +394,7 @@ impl JetStream {
         }
         self.lose_tail(place, from, lost_to.is_some());
         if let Some(partition) = self.partitions.get_mut(place) {
-            partition.feed.stage = FeedStage::Reading { until, again: READ_AGAIN_MAX };
+            partition.feed.read_to(until, READ_AGAIN_MAX);
         }
         self.read_on(place, deliver);
     }
@@ -409,6 +411,7 @@ impl JetStream {
         // The tail is that of the new link.
         partition.feed.fed = from.min(partition.feed.fed);
         partition.feed.confirmed.lose_from(from);
+        partition.feed.gates.iter_mut().for_each(|gate| gate.from = from.min(gate.from));
         // What those name that are asked about by themselves may be known elsewhere.
         let Partition { replays, lives, .. } = partition;
         replays.lose_from(from, |session| !lives.is_unchecked(session));

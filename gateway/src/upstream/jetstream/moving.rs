@@ -1,19 +1,23 @@
 //! The ring changes while it is in use: what a shard does at each step.
 //!
 //! ```text
-//! a member is to take over ─▶ its share is held, its feed is gated, what matches is subscribed to there
-//!                             └─ nothing of the share is under way any more ─▶ drained
-//! it has taken over ─▶ what is held goes to it; its feed opens when all that gave were read to the end
-//! called off ─▶ what is held goes where it would have gone; the feed opens
+//! a share is to move ─▶ it is held, and what matches is subscribed to where it goes
+//!                       └─ nothing of it is under way any more ─▶ drained
+//! its ends are known ─▶ feeds of where it goes have a gate each, which opens when all that give were read
+//!                       to the end ─▶ drained
+//! it has moved ─▶ what is held goes there
+//! called off ─▶ what is held goes where it would have gone
 //! ```
 //! The whole is in ARCHITECTURE.md, "Ring change".
 
-use super::partition::{Gate, message_of};
+use super::partition::{Gate, Partition, message_of};
 use super::place::outside;
 use super::shard::JetStream;
 use crate::proto::bridge::ring::Ring;
+use crate::proto::bridge::ring_change::Succession;
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::routing::has_wildcard;
+use crate::proto::shard_state::ComesAfter;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,8 +39,8 @@ impl ShardReport {
         self.seen.store(epoch, Ordering::Release);
     }
 
-    /// The epoch of a ring with a change under way, since it is known that this shard has nothing of
-    /// the share on its way to who gives it; 0 for none.
+    /// The epoch of a ring with a change under way, since it is known that this shard goes by it and has
+    /// nothing of the share on its way to who gives it; 0 for none.
     #[must_use]
     pub fn drained(&self) -> u64 {
         self.drained.load(Ordering::Acquire)
@@ -50,64 +54,62 @@ impl JetStream {
             return;
         }
         let before = mem::replace(&mut self.ring, ring);
-        let known = before.takeovers().count();
-        let taken: Vec<_> = self.ring.takeovers().skip(known).cloned().collect();
-        for place in 0..self.partitions.len() {
-            let Some(partition) = self.partitions.get_mut(place) else {
-                continue;
-            };
-            let id = partition.id;
-            if partition.feed.gate == Gate::Closed {
-                // Sessions asked before it was known what they have to have read first.
-                partition.give_replays_back(&mut self.out.replayed);
-            }
-            if self.ring.taker() == Some(id) {
-                partition.close_gate(Gate::Closed);
-            } else if let Some(takeover) = taken.iter().find(|one| one.partition == id) {
-                partition.close_gate(Gate::Until(takeover.ends.clone()));
-            } else if partition.feed.gate == Gate::Closed {
-                partition.open_gate();
-            }
-        }
-        if !taken.is_empty() {
+        let both = before.takeovers().zip(self.ring.takeovers());
+        let known = both.take_while(|(one, other)| one == other).count();
+        self.note_takeovers();
+        self.close_gates(known);
+        if before.moves(&self.ring).next().is_some() {
             // Where they look there may be nothing any more: they are asked again.
             for place in 0..self.partitions.len() {
                 let lost = self.retained.lose(place);
                 self.out.retained_failed.extend(lost);
             }
         }
-        self.note_takeovers();
         self.widen_interest(&before);
         self.widen_groups();
         self.let_go_held();
-        // Where what was given away ends is looked at, not waited for.
-        for (giver, _) in taken.iter().flat_map(|one| &one.ends) {
-            if let Some(place) = self.place(*giver)
-                && let Some(partition) = self.partitions.get_mut(place)
-            {
-                partition.marks.want();
-            }
-        }
         self.report.see(self.ring.epoch());
     }
 
-    /// What sessions have to read before they read a partition that has taken topics over.
-    pub(super) fn note_takeovers(&mut self) {
-        let after = |partition: &super::partition::Partition| {
-            if self.ring.taker() == Some(partition.id) {
-                // Where that ends is not known here yet, although others may know it.
-                let others = self.partition_ids().filter(|other| *other != partition.id);
-                return others.map(|giver| (giver, Sequence(u64::MAX))).collect();
+    /// What comes by changes behind the first `known` is given only behind what was where topics came from.
+    pub(super) fn close_gates(&mut self, known: usize) {
+        let changes = self.ring.takeovers().skip(known);
+        let successions: Vec<Succession> = changes.flat_map(|one| one.successions()).collect();
+        for Succession { taker, from, giver, end } in successions {
+            let Some(giving) = self.partitions.iter_mut().find(|one| one.id == giver) else {
+                continue;
+            };
+            if giving.is_configured {
+                // Where it ends is looked at, not waited for.
+                giving.marks.want();
+                let taking = self.partitions.iter_mut().find(|one| one.id == taker);
+                taking.into_iter().for_each(|one| one.close_gate(Gate { from, giver, end }));
             }
-            let takeover = self.ring.takeovers().find(|one| one.partition == partition.id);
-            let ends = takeover.map(|one| one.ends.iter()).into_iter().flatten();
-            ends.map(|(giver, end)| (*giver, outside(*end))).collect()
+        }
+    }
+
+    /// What sessions have to read before they read what partitions have got in the place of others.
+    pub(super) fn note_takeovers(&mut self) {
+        let is_here = |of| self.partitions.iter().any(|one| one.id == of && one.is_configured);
+        let after = |partition: &Partition| {
+            let all = (1..).zip(self.ring.takeovers()).flat_map(|(change, takeover)| {
+                takeover.successions().map(move |succession| (change, succession))
+            });
+            let own = all.filter(|(_, one)| one.taker == partition.id && is_here(one.giver));
+            own.map(|(change, Succession { from, giver, end, .. })| ComesAfter {
+                change,
+                // The beginning is before any place, and before any time.
+                from: if from == Sequence::ZERO { from } else { outside(from) },
+                partition: giver,
+                end: outside(end),
+            })
+            .collect()
         };
         self.comes_after = self.partitions.iter().map(after).collect();
     }
 
     /// See [`crate::proto::shard_state::Upstream::comes_after`].
-    pub(super) fn comes_after(&self, partition: PartitionId) -> &[(PartitionId, Sequence)] {
+    pub(super) fn comes_after(&self, partition: PartitionId) -> &[ComesAfter] {
         let place = self.place(partition);
         place.and_then(|place| self.comes_after.get(place)).map_or(&[], Vec::as_slice)
     }
@@ -140,48 +142,45 @@ impl JetStream {
         }
     }
 
-    /// Opens the feeds of partitions that have taken over, where all before was given to this shard.
+    /// Opens the gates of feeds behind which all that comes before was given to this shard.
     pub(super) fn open_gates(&mut self) {
-        for place in 0..self.partitions.len() {
-            let is_read = |(giver, end): &(PartitionId, Sequence)| {
-                let giver = self.place(*giver).and_then(|place| self.partitions.get(place));
-                giver.is_some_and(|giver| giver.complete_below() >= *end)
-            };
-            let opens = self.partitions.get(place).is_some_and(|one| match &one.feed.gate {
-                Gate::Open | Gate::Closed => false,
-                Gate::Until(ends) => ends.iter().all(is_read),
-            });
-            if opens && let Some(partition) = self.partitions.get_mut(place) {
+        if self.partitions.iter().all(|one| one.feed.gates.is_empty()) {
+            return;
+        }
+        let complete = self.partitions.iter().map(|one| (one.id, one.complete_below()));
+        let complete: Vec<_> = complete.collect();
+        let is_open = |gate: &Gate| {
+            complete.iter().any(|(of, below)| *of == gate.giver && *below >= gate.end)
+        };
+        for partition in &mut self.partitions {
+            let count = partition.feed.gates.len();
+            partition.open_gates(is_open);
+            if partition.feed.gates.len() < count {
                 tracing::info!(partition = partition.id.0, "feed: what was taken over begins");
-                partition.open_gate();
             }
         }
     }
 
     /// A stream has lost its end: nobody waits for what is gone.
     pub(super) fn lower_gates(&mut self, giver: PartitionId, to: Sequence) {
-        let gates = self.partitions.iter_mut().filter_map(|one| match &mut one.feed.gate {
-            Gate::Until(ends) => Some(ends),
-            Gate::Open | Gate::Closed => None,
-        });
-        for (_, end) in gates.flatten().filter(|(of, _)| *of == giver) {
-            *end = to.min(*end);
-        }
+        let gates = self.partitions.iter_mut().flat_map(|one| &mut one.feed.gates);
+        gates.filter(|gate| gate.giver == giver).for_each(|gate| gate.end = to.min(gate.end));
     }
 
     /// Says that nothing of the share that is held is on its way any more, once that is so.
     pub(super) fn report_drained(&mut self) {
         let epoch = self.ring.epoch();
-        let Some(taker) = self.ring.taker().filter(|_| self.report.drained() != epoch) else {
+        if !self.ring.is_changing() || self.report.drained() == epoch {
             return;
-        };
+        }
         let is_under_way = self.partitions.iter().any(|partition| {
             partition.lane.appends().any(|one| self.ring.is_held(message_of(&one.body).topic))
         });
-        let taker = self.place(taker).and_then(|place| self.partitions.get(place));
-        let hears = taker
-            .is_some_and(|taker| taker.ready && !taker.has_new_interest && taker.fences.is_empty());
-        if !is_under_way && hears {
+        let hears = |taker: &PartitionId| {
+            let taker = self.place(*taker).and_then(|place| self.partitions.get(place));
+            taker.is_some_and(|one| one.ready && !one.has_new_interest && one.fences.is_empty())
+        };
+        if !is_under_way && self.ring.takers().iter().all(hears) {
             self.report.drained.store(epoch, Ordering::Release);
         }
     }

@@ -62,19 +62,49 @@ pub(super) struct Feed {
     pub(super) whole_from: Option<Sequence>,
     /// The mark that tells `whole_from`.
     pub(super) whole_mark: u64,
-    /// Whether what comes may be given to the shard.
-    pub(super) gate: Gate,
+    /// What keeps it back, from some place on.
+    pub(super) gates: Vec<Gate>,
 }
 
 /// What keeps back the feed of a partition that takes topics over: a topic's messages here come after all
 /// it has where it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Gate {
-    Open,
-    /// The share is held: it is not known yet where it ends in the partitions that give it away.
-    Closed,
-    /// It opens when this shard was fed everything before these.
-    Until(Vec<(PartitionId, Sequence)>),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gate {
+    /// Nothing is given to the shard from here on.
+    pub(super) from: Sequence,
+    /// Before it was fed everything of this partition …
+    pub(super) giver: PartitionId,
+    /// … before this.
+    pub(super) end: Sequence,
+}
+
+impl Feed {
+    /// What comes from here on waits for other partitions.
+    pub(super) fn limit(&self) -> Option<Sequence> {
+        self.gates.iter().map(|gate| gate.from).min()
+    }
+
+    /// What comes at `sequence` waits for other partitions.
+    pub(super) fn is_shut_at(&self, sequence: Sequence) -> bool {
+        self.limit().is_some_and(|limit| sequence >= limit)
+    }
+
+    /// Everything before `sequence` was given to the shard, and this comes now. Stops at the gate before it,
+    /// if there is one.
+    pub(super) fn stop_at(&mut self, sequence: Sequence) -> bool {
+        let limit = self.limit().filter(|limit| sequence >= *limit);
+        if let Some(limit) = limit {
+            (self.fed, self.stage) = (limit.max(self.fed), FeedStage::Gated);
+        }
+        limit.is_some()
+    }
+
+    /// Reads on up to `end`, or up to a gate.
+    pub(super) fn read_to(&mut self, end: Sequence, again: u8) {
+        let limit = self.limit().filter(|limit| *limit < end);
+        let until = limit.map_or(end, |limit| limit.max(self.fed));
+        self.stage = FeedStage::Reading { until, again, is_cut: limit.is_some() };
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,11 +113,12 @@ pub(super) enum FeedStage {
     Detached,
     /// Subscribed; where the stream ends is being asked, by this mark.
     ExpectMark(u64),
-    /// What came before `until` is being read, for the last time or `again` so often.
-    Reading { until: Sequence, again: u8 },
+    /// What came before `until` is being read, for the last time or `again` so often. `is_cut`: there is
+    /// more, behind a gate.
+    Reading { until: Sequence, again: u8, is_cut: bool },
     /// Subscribed; what is still there of what was fed before is being asked.
     Checking { until: Sequence },
-    /// Subscribed; nothing is read or given to the shard until the gate opens.
+    /// Subscribed; the feed is at a gate, and nothing more is read or given to the shard until that opens.
     Gated,
     /// Everything comes by itself.
     Live,
@@ -179,6 +210,8 @@ pub(super) struct Partition {
     pub(super) ready: bool,
     /// Of how the link goes on in TLS, if it does.
     pub(super) tls_number: u16,
+    /// Whose sub-cluster is configured here.
+    pub(super) is_configured: bool,
     /// The number of the last attempt to connect.
     pub(super) dial: u64,
     /// The link is to a server that does not lead.
@@ -325,6 +358,7 @@ impl Partition {
             address: None,
             ready: false,
             tls_number: 0,
+            is_configured: true,
             dial: 0,
             is_misled: false,
             has_gap: false,
@@ -348,7 +382,7 @@ impl Partition {
                 confirmed: Confirmed::default(),
                 whole_from: None,
                 whole_mark: 0,
-                gate: Gate::Open,
+                gates: Vec::new(),
             },
             tail: Tail::new(limits.tail_bytes_max),
             marks: Marks::default(),
@@ -416,28 +450,47 @@ impl Partition {
         if self.is_replicated() {
             self.feed.fed = self.feed.confirmed.go_back(self.feed.fed);
         }
-        self.feed.stage = match self.feed.gate {
-            Gate::Open => FeedStage::ExpectMark(self.marks.want()),
-            Gate::Closed | Gate::Until(_) => FeedStage::Gated,
-        };
+        self.expect_mark();
         self.expect_whole();
         self.tail.restart(Sequence::ZERO);
     }
 
-    /// Nothing is given to the shard from here on.
+    /// Keeps back what comes from some place on. A feed that is live learns of it by what comes.
     pub(super) fn close_gate(&mut self, gate: Gate) {
-        self.feed.gate = gate;
-        if self.feed.stage != FeedStage::Detached {
-            self.feed.stage = FeedStage::Gated;
+        self.feed.gates.push(gate);
+        match self.feed.stage {
+            // What is on its way is taken up to there; then it is seen whether the gate is open.
+            FeedStage::Reading { until, again, is_cut } => {
+                self.feed.read_to(until, again);
+                if let FeedStage::Reading { is_cut: cut, .. } = &mut self.feed.stage {
+                    *cut |= is_cut;
+                }
+            }
+            FeedStage::ExpectMark(_) if self.feed.is_shut_at(self.feed.fed) => {
+                self.feed.stage = FeedStage::Gated;
+            }
+            FeedStage::ExpectMark(_)
+            | FeedStage::Checking { .. }
+            | FeedStage::Detached
+            | FeedStage::Gated
+            | FeedStage::Live => {}
         }
     }
 
-    /// What came meanwhile is read, and then what comes is given again.
-    pub(super) fn open_gate(&mut self) {
-        self.feed.gate = Gate::Open;
+    /// Opens gates; what came meanwhile is read, and then what comes is given again.
+    pub(super) fn open_gates(&mut self, is_open: impl Fn(&Gate) -> bool) {
+        self.feed.gates.retain(|gate| !is_open(gate));
         if self.feed.stage == FeedStage::Gated {
-            self.feed.stage = FeedStage::ExpectMark(self.marks.want());
+            self.expect_mark();
         }
+    }
+
+    /// Asks where the stream ends, to read up to there, unless the feed is at a gate.
+    pub(super) fn expect_mark(&mut self) {
+        self.feed.stage = match self.feed.is_shut_at(self.feed.fed) {
+            true => FeedStage::Gated,
+            false => FeedStage::ExpectMark(self.marks.want()),
+        };
     }
 
     /// Everything before this was given to the shard.

@@ -10,7 +10,7 @@
 
 use super::direct_get::Start;
 use super::partition::{FeedStage, Kept, Partition, RETRY, message_of};
-use super::place::{inside, outside, since};
+use super::place::{inside, outside};
 use super::requests::{Purpose, Scan};
 use super::stored::StoreTime;
 use super::tail::Tail;
@@ -512,9 +512,6 @@ impl Partition {
             return;
         }
         self.advance_fetches(now, fetched);
-        if self.feed.stage == FeedStage::Gated {
-            return;
-        }
         let mut replays = std::mem::take(&mut self.replays.replays);
         // Who is furthest behind first: then all come to a page while it is kept.
         replays.sort_by_key(|replay| replay.next);
@@ -531,27 +528,6 @@ impl Partition {
         });
         replays.append(&mut self.replays.replays);
         self.replays.replays = replays;
-    }
-
-    /// Whoever reads on here has read nothing, and is to ask again.
-    pub(super) fn give_replays_back(&mut self, replayed: &mut Vec<(Ticket, Replayed)>) {
-        for replay in self.replays.replays.drain(..) {
-            let from = match replay.since {
-                Some(time) => since(time.timestamp()),
-                None => outside(replay.first),
-            };
-            let nothing = Replayed {
-                partition: self.id,
-                messages: Vec::new(),
-                next: from,
-                end: false,
-                seen: Sequence::ZERO,
-                read_to: None,
-                alone: true,
-                clamped: false,
-            };
-            replayed.push((replay.ticket, nothing));
-        }
     }
 
     fn advance_fetches(&mut self, now: Timestamp, fetched: &mut Vec<Fetched>) {
@@ -612,6 +588,9 @@ impl Partition {
             if self.replays.pages_left == 0 || self.requests.is_full() {
                 return if self.requests.is_full() { Turn::Waits } else { Turn::Yields };
             }
+            if let Some(limit) = self.feed.limit().filter(|limit| replay.next >= *limit) {
+                return self.stop_replay(replay, limit);
+            }
             if replay.found.len() >= replay.count_max {
                 return Turn::Answers(self.answer(replay));
             }
@@ -639,6 +618,12 @@ impl Partition {
         let Some(end) = replay.end else {
             return Turn::Waits;
         };
+        if self.feed.stage == FeedStage::Gated && !replay.found.is_empty() {
+            // The rest may have to wait for long.
+            replay.found.retain(|(sequence, _)| *sequence <= end);
+            replay.next = end.next();
+            return Turn::Answers(self.answer(replay));
+        }
         if self.feed.stage != FeedStage::Live {
             return Turn::Waits;
         }
@@ -651,6 +636,18 @@ impl Partition {
         replay.next = end.next();
         replay.end = None;
         replay.mark = self.marks.want();
+        Turn::Waits
+    }
+
+    /// What comes from `limit` on waits until the shard was given what comes before it.
+    fn stop_replay(&mut self, replay: &mut Replay, limit: Sequence) -> Turn {
+        if replay.first < limit {
+            replay.next = limit;
+            replay.found.retain(|(sequence, _)| *sequence < limit);
+            if !replay.found.is_empty() {
+                return Turn::Answers(self.answer(replay));
+            }
+        }
         Turn::Waits
     }
 

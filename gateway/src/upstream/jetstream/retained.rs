@@ -315,8 +315,9 @@ impl JetStream {
         if let Some(query) = query.filter(|query| has_wildcard(&query.filter))
             && self.partitions.len() > 1
         {
-            let from = query.cursor.from;
-            self.counters.retained_skipped += 1;
+            let Cursor { place, from, .. } = query.cursor;
+            let is_away = self.partitions.get(place).is_some_and(|one| one.is_configured);
+            self.counters.retained_skipped += u64::from(is_away);
             self.step(id, from);
         } else {
             self.out.retained_failed.extend(self.retained.fail(id));

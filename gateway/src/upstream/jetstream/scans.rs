@@ -141,10 +141,7 @@ impl JetStream {
             Purpose::Check(_) => partition.lives.ask_again(now.after(RETRY)),
             Purpose::Newest => {}
             Purpose::Feed | Purpose::Lost | Purpose::First { replay: None } => {
-                // A gate that was closed meanwhile asks anew when it opens.
-                if partition.feed.stage != FeedStage::Gated {
-                    partition.feed.stage = FeedStage::ExpectMark(partition.marks.want());
-                }
+                partition.expect_mark();
                 partition.marks.fail(now.after(RETRY));
             }
             Purpose::Retained(query) => self.out.retained_failed.extend(self.retained.fail(query)),

@@ -14,8 +14,8 @@ use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
 use super::lost_tail::{Checked, LostTail};
 use super::moving::ShardReport;
 use super::partition::{
-    ACKS_SID, ANSWERS_SID, FeedStage, Gate, MARKS_SID, OpenFence, Partition, PartitionLimits,
-    Prefixes, RETRY,
+    ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Partition, PartitionLimits, Prefixes,
+    RETRY,
 };
 use super::place;
 use super::publish::encode_unacknowledged;
@@ -36,7 +36,9 @@ use crate::proto::partition::{Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::routing::{filter_matches, has_wildcard};
 use crate::proto::session::Ticket;
-use crate::proto::shard_state::{AppendToken, Joined, Replayed, RetainedPage, SharedMessage};
+use crate::proto::shard_state::{
+    AppendToken, ComesAfter, Joined, Replayed, RetainedPage, SharedMessage,
+};
 use crate::proto::time::Timestamp;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -168,7 +170,7 @@ pub struct JetStream {
     pub(super) held: Held,
     pub(super) report: Arc<ShardReport>,
     /// In the order of the partitions: see [`super::forward::Forward`].
-    pub(super) comes_after: Vec<Vec<(PartitionId, Sequence)>>,
+    pub(super) comes_after: Vec<Vec<ComesAfter>>,
     /// Where it is not known yet how a partition is, somebody wants what was stored since then.
     pub(super) wanted_since: Timestamp,
     /// The number of the next fence, and the last of which all are passed.
@@ -210,17 +212,19 @@ impl JetStream {
             ring, links, limits, inbox_prefix, origin, sessions, report, ..
         } = settings;
         let partition = |member: &crate::proto::bridge::ring_table::Member| {
-            // One that is not configured has no topics: nobody says where it is, and nobody goes there.
+            // One that is not configured has no topics: nobody says where it is, and nobody goes there, nor
+            // waits for what it may have.
             let link = links.iter().position(|(link, _)| link.name == member.sub_cluster);
             let number = link.unwrap_or_default();
-            let link = links.get(number);
-            let (settings, servers) = link.expect("the control thread tells no other ring");
+            let (settings, servers) =
+                links.get(number).expect("the control thread tells no other ring");
             let prefix = format!("{inbox_prefix}.{}", member.partition.0);
             let seed = seed ^ u64::from(member.partition.0);
             let settings = Arc::clone(settings);
             let mut partition =
                 Partition::new(member.partition, settings, servers, prefix, limits, seed);
             partition.tls_number = u16::try_from(number).expect("at most SUB_CLUSTERS_MAX");
+            partition.is_configured = link.is_some();
             partition
         };
         let mut jetstream = Self {
@@ -263,11 +267,8 @@ impl JetStream {
             out: JetStreamOut::default(),
         };
         jetstream.note_takeovers();
-        if let Some(place) = jetstream.ring.taker().and_then(|taker| jetstream.place(taker))
-            && let Some(partition) = jetstream.partitions.get_mut(place)
-        {
-            partition.close_gate(Gate::Closed);
-        }
+        // What it has not heard of before may be published from now on.
+        jetstream.close_gates(ring.takeovers().len());
         jetstream.report.see(jetstream.ring.epoch());
         jetstream
     }
@@ -303,7 +304,7 @@ impl JetStream {
     /// The place of the partition beside which the session of a client is kept. What takes topics over
     /// takes no sessions: these stay where they are.
     pub(super) fn home(&self, client_id: &str) -> usize {
-        let home = self.place(self.ring.first_owner(client_id));
+        let home = self.place(self.ring.home(client_id));
         home.expect("the ring's members are the partitions")
     }
 
@@ -958,25 +959,24 @@ impl JetStream {
         filters: Vec<Box<str>>,
         count_max: u32,
     ) {
-        let Some(place) = self.place(partition) else {
-            // The ring has it no more.
-            let (messages, clamped) = (Vec::new(), true);
+        let place = self.place(partition);
+        let Self { partitions, stored, ring, .. } = self;
+        let found = place.and_then(|place| partitions.get_mut(place));
+        let Some(partition) = found.filter(|partition| partition.is_configured) else {
+            // What it has nobody gets any more; if it had something.
+            let clamped = match place::inside(from) {
+                Start::At(from) => ring.has_given(partition, from),
+                Start::Since(_) => false,
+            };
             let (next, seen, end, read_to, alone) = (from, from, true, None, true);
+            let messages = Vec::new();
             let nothing =
                 Replayed { partition, messages, next, end, seen, read_to, clamped, alone };
             self.out.replayed.push((ticket, nothing));
             return;
         };
-        let Self { partitions, stored, .. } = self;
-        if let Some(partition) = partitions.get_mut(place) {
-            partition.start_replay(
-                ticket,
-                place::inside(from),
-                filters,
-                count_max,
-                &stored.messages,
-            );
-        }
+        let from = place::inside(from);
+        partition.start_replay(ticket, from, filters, count_max, &stored.messages);
     }
 
     pub(super) fn start_fetch(
@@ -987,6 +987,7 @@ impl JetStream {
     ) {
         if let Some(place) = self.place(partition)
             && let Some(partition) = self.partitions.get_mut(place)
+            && partition.is_configured
         {
             partition.start_fetch(ticket, sequences);
         } else {
@@ -1037,7 +1038,9 @@ impl JetStream {
             // The feed may be less far where the leader was asked instead.
             FeedStage::Live => partition.marks.end.next().max(fed),
             // It does not read on any more to where the mark of the subscription says.
-            FeedStage::Reading { again: 0, .. } => partition.marks.end.next().max(fed),
+            FeedStage::Reading { again: 0, is_cut: false, .. } => {
+                partition.marks.end.next().max(fed)
+            }
             // What a new link reads once more and was given before does not come again.
             _ => fed.max(partition.feed.confirmed.given_to()),
         };

@@ -1,5 +1,6 @@
-//! A fourth sub-cluster takes its share over while clients rely on the other three.
+//! A fourth sub-cluster takes its share over while clients rely on the other three, and gives it back.
 
+use super::device::Device;
 use super::party::{DURABLE, Party};
 use super::site::{NAMES, Node, Site, flags, lasting_port};
 use crate::nats::server::NatsServer;
@@ -57,21 +58,41 @@ impl Addition {
         party
     }
 
-    fn command(&self, arguments: &[&str]) -> Adding {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = gateway_command();
         command.args(arguments);
         for (name, address) in NAMES.iter().chain(&["d"]).zip(self.addresses()) {
             command.args(["--nats".to_owned(), format!("{name}=nats://{address}")]);
         }
-        Adding::new(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+        Command::new(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    fn add(&self) -> Adding {
+    fn add(&self) -> Command {
         self.command(&["ring", "add", "d"])
+    }
+
+    fn remove(&self) -> Command {
+        self.command(&["ring", "remove", "d"])
     }
 
     fn shown(&self) -> String {
         self.command(&["ring", "show"]).end().1
+    }
+
+    /// The last sequence there.
+    fn last_at_taker(&self) -> u64 {
+        let info = self.taker.connect().api("$JS.API.STREAM.INFO.MQTT_3", "");
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        info["state"]["last_seq"].as_u64().unwrap()
+    }
+
+    /// Changes the ring while clients publish.
+    fn change(&self, party: &mut Party, command: &str) -> String {
+        let mut changing = self.command(&["ring", command, "d"]);
+        party.go_on(command, true, |_| changing.has_ended());
+        let (went_well, said) = changing.end();
+        assert!(went_well, "{said}");
+        said
     }
 
     /// The topics that the fourth sub-cluster has messages of.
@@ -85,14 +106,14 @@ impl Addition {
     }
 }
 
-/// `gateway ring add`, and what it says.
-struct Adding {
+/// `gateway ring ...`, and what it says.
+struct Command {
     child: Child,
     lines: Receiver<String>,
     said: Vec<String>,
 }
 
-impl Adding {
+impl Command {
     fn new(mut child: Child) -> Self {
         let (sender, lines) = channel();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -178,37 +199,142 @@ fn a_share_is_taken_over_under_load_with_shared_sessions() {
     take_over("shared");
 }
 
-/// Who adds it, and a gateway, are killed at each step: nothing is changed by that, and the next attempt
-/// does it.
+/// Who was away when the share went and when it came back gets all of it, in order; then the fourth is not
+/// needed any more.
+fn give_back(sessions: &str, times: usize) {
+    let site = Addition::start();
+    let mut party = site.party(sessions);
+    // One subscriber of each gateway is away for one part of it, and one for another.
+    let subscribers: Vec<usize> = (0..party.peer_count()).filter(|peer| peer % 4 >= 2).collect();
+    for time in 0..times {
+        party.publish_until_acknowledged("before", 100);
+        let said = site.change(&mut party, "add");
+        assert!(
+            said.contains("d has its share: 4181 of 16384 slots, 25.5 % of the topics"),
+            "{said}"
+        );
+        let shown = site.shown();
+        assert!(shown.contains("3  d  MQTT_3  1  25.5 %"), "{shown}");
+        party.send_away(subscribers[time % 2]);
+        party.publish_until_acknowledged("there", 200);
+        party.send_away(subscribers[2 + time % 2]);
+        let said = site.change(&mut party, "remove");
+        let share =
+            "d has given its share to the others: 4181 of 16384 slots, 25.5 % of the topics";
+        assert!(said.contains(share), "{said}");
+        party.publish_until_acknowledged("back", 200);
+        party.call_back();
+        party.publish_until_acknowledged("all are there", 100);
+    }
+    party.all_arrived();
+    let shown = site.shown();
+    assert!(shown.contains("3  d  MQTT_3  0  0.0 %"), "{shown}");
+    assert!(shown.contains("MQTT_3 gave what it had before "), "{shown}");
+    let again = site.remove().end();
+    assert!(!again.0 && again.1.contains("d has no share of the topics"), "{}", again.1);
+    let last = site.last_at_taker();
+    assert!(last > 0);
+    party.publish_until_acknowledged("back for good", 100);
+    party.all_arrived();
+    assert_eq!(site.last_at_taker(), last, "nothing of it is stored there any more");
+
+    // Gateways go on without it, one after the other, and it is switched off.
+    let Addition { site: Site { servers }, taker } = site;
+    let [a, b, c] = [0, 1, 2].map(|place| servers[place].address());
+    for (node, id) in ["g1", "g2"].into_iter().enumerate() {
+        party.nodes[node].stop();
+        party.nodes[node].start_again_with(flags(id, sessions, &[a, b, c]));
+        party.publish_until_acknowledged("without it", 50);
+    }
+    drop(taker);
+    party.publish_until_acknowledged("it is gone", 100);
+    party.all_arrived();
+}
+
+#[test]
+fn a_share_goes_back_under_load() {
+    give_back("local", 2);
+}
+
+#[test]
+fn a_share_goes_back_under_load_with_shared_sessions() {
+    give_back("shared", 1);
+}
+
+/// What is retained where a topic comes back to is of before it left.
+#[test]
+fn what_was_cleared_where_a_topic_was_meanwhile_stays_cleared() {
+    let site = Addition::start();
+    let mut node = Node::start_with(flags("g1", "local", &site.addresses()));
+    node.wait_until_live(4);
+    let address = node.address().unwrap();
+    let (moves, _) = topics();
+    let [cleared, kept, new] = [moves[0], moves[1], moves[2]];
+    let mut device = Device::brief(address, "device");
+    for topic in [cleared, kept] {
+        device.retain(topic, QoS::AtLeastOnce, "first");
+    }
+    let added = site.add().end();
+    assert!(added.0, "{}", added.1);
+    device.retain(cleared, QoS::AtLeastOnce, "");
+    device.retain(kept, QoS::AtLeastOnce, "second");
+    device.retain(new, QoS::AtLeastOnce, "third");
+    let removed = site.remove().end();
+    assert!(removed.0, "{}", removed.1);
+    // This one is asked for behind all others.
+    device.retain("$last", QoS::AtLeastOnce, "last");
+    let mut subscriber = Device::brief(address, "newcomer");
+    subscriber.listen(&["t/#"], QoS::AtLeastOnce);
+    subscriber.listen(&["$last"], QoS::AtLeastOnce);
+    let found = subscriber.messages_before("last");
+    let found: Vec<_> = found.iter().map(|one| (one.topic.as_str(), one.text())).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.contains(&(kept, "second")) && found.contains(&(new, "third")), "{found:?}");
+}
+
+/// Who changes the ring, and a gateway, are killed at each step: nothing is changed by that, and the next
+/// attempt does it.
+fn kill_at_each_step(sessions: &str, commands: &[&str]) {
+    let site = Addition::start();
+    let mut party = site.party(sessions);
+    for command in commands {
+        for lines in 0..=3 {
+            party.publish_until_acknowledged("before", 50);
+            let mut changing = site.command(&["ring", command, "d", "--hold-max-s", "5"]);
+            party.go_on(command, true, |_| changing.line_count() >= lines || changing.has_ended());
+            changing.kill();
+            let node = lines % 2;
+            party.nodes[node].kill();
+            party.nodes[node].start_again();
+            party.publish_until_acknowledged("after a kill", 50);
+        }
+        for attempt in 0.. {
+            let mut changing = site.command(&["ring", command, "d"]);
+            party.go_on(command, true, |_| changing.has_ended());
+            let (went_well, said) = changing.end();
+            let is_done = ["has its share already", "has no share of the topics"];
+            if went_well || is_done.iter().any(|done| said.contains(done)) {
+                break;
+            }
+            assert!(attempt < 5, "{said}");
+        }
+        party.publish_until_acknowledged("changed", 100);
+        party.nodes[0].kill();
+        party.nodes[0].start_again();
+        party.publish_until_acknowledged("after the last kill", 100);
+        party.all_arrived();
+        assert!(!site.stored_at_taker().is_empty());
+    }
+}
+
 #[test]
 fn killed_at_each_step_a_change_is_called_off_and_can_be_made_again() {
-    let site = Addition::start();
-    let mut party = site.party("local");
-    for lines in 0..=2 {
-        party.publish_until_acknowledged("before", 50);
-        let mut adding = site.command(&["ring", "add", "d", "--hold-max-s", "5"]);
-        party.go_on("adding", true, |_| adding.line_count() >= lines || adding.has_ended());
-        adding.kill();
-        let node = lines % 2;
-        party.nodes[node].kill();
-        party.nodes[node].start_again();
-        party.publish_until_acknowledged("after a kill", 50);
-    }
-    for attempt in 0.. {
-        let mut adding = site.add();
-        party.go_on("adding", true, |_| adding.has_ended());
-        let (went_well, said) = adding.end();
-        if went_well || said.contains("has its share already") {
-            break;
-        }
-        assert!(attempt < 5, "{said}");
-    }
-    party.publish_until_acknowledged("taken over", 100);
-    party.nodes[0].kill();
-    party.nodes[0].start_again();
-    party.publish_until_acknowledged("after the last kill", 100);
-    party.all_arrived();
-    assert!(!site.stored_at_taker().is_empty());
+    kill_at_each_step("local", &["add"]);
+}
+
+#[test]
+fn killed_at_each_step_a_share_goes_back_all_the_same() {
+    kill_at_each_step("local", &["add", "remove"]);
 }
 
 #[test]
@@ -229,8 +355,33 @@ fn what_cannot_be_added_is_said() {
     assert!(forgotten.0, "{}", forgotten.1);
     let (went_well, said) = site.add().end();
     assert!(went_well, "{said}");
-    let removed = site.command(&["ring", "remove", "d"]).end();
-    assert!(!removed.0 && removed.1.contains("not supported"), "{}", removed.1);
     let name = site.command(&["ring", "add", "d=nats://127.0.0.1:1"]).end();
     assert!(!name.0 && name.1.contains("only the name"), "{}", name.1);
+}
+
+#[test]
+fn what_cannot_be_removed_is_said() {
+    let site = Addition::start();
+    let mut node = Node::start_with(flags("g1", "shared", &site.addresses()));
+    node.wait_until_live(4);
+    let refused = |arguments: &[&str], why: &str| {
+        let said = site.command(arguments).end();
+        assert!(!said.0 && said.1.contains(why), "{arguments:?}: {}", said.1);
+    };
+    refused(&["ring", "remove", "e"], "e is no member of the ring");
+    refused(&["ring", "remove", "d"], "d has no share of the topics");
+    refused(&["ring", "remove", "a"], "a has the ring itself");
+    refused(&["ring", "remove", "b"], "b has sessions of clients, in the stream MQTT_SESSIONS_1");
+    refused(&["ring", "remove", "b=nats://127.0.0.1:1"], "only the name");
+    node.stop();
+    for server in [1, 2] {
+        let stream = format!("$JS.API.STREAM.DELETE.MQTT_SESSIONS_{server}");
+        site.site.servers[server].connect().api(&stream, "");
+    }
+    let removed = site.command(&["ring", "remove", "b"]).end();
+    assert!(removed.0, "{}", removed.1);
+    let removed = site.command(&["ring", "remove", "c"]).end();
+    assert!(removed.0, "{}", removed.1);
+    let shown = site.shown();
+    assert!(shown.contains("0  a  MQTT_0  1  100.0 %"), "{shown}");
 }

@@ -113,6 +113,12 @@ impl Node {
         self.gateway = Some(Gateway::start_on(self.data.path(), &flags));
     }
 
+    /// The same with other flags.
+    pub(super) fn start_again_with(&mut self, flags: Vec<String>) {
+        self.flags = flags;
+        self.start_again();
+    }
+
     /// Its data directory.
     pub(super) fn data(&self) -> &std::path::Path {
         self.data.path()

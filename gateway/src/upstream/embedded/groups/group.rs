@@ -314,7 +314,7 @@ impl Group {
     /// The answer to [`GroupOut::Replay`].
     pub(super) fn handle_replayed(&mut self, replayed: Replayed) {
         self.clamped += u64::from(replayed.clamped);
-        self.outbound.take_replayed(replayed);
+        self.outbound.take_replayed(replayed, &[]);
         self.dirty = true;
     }
 

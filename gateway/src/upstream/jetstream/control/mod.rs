@@ -9,11 +9,11 @@
 //! ring_key ──table──▶ ring_watch ──one task a member──▶ member: servers, streams, status
 //!                        └──────────── tell(ControlNews) ◀───────┘
 //! ```
-//! [`add_to_ring`] is no part of the thread: a command that changes the ring, which the threads of all
+//! [`change_ring`] is no part of the thread: a command that changes the ring, which the threads of all
 //! gateways follow and say so (`registration`).
 
-mod add;
 mod api;
+mod change;
 mod examine;
 mod fault;
 mod member;
@@ -41,7 +41,7 @@ use crate::proto::time::Timestamp;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub use add::{AddToRing, add_to_ring, forget_gateway};
+pub use change::{ChangeRing, change_ring, forget_gateway};
 pub use examine::{Examined, ServerFacts, ServerFault, StreamFacts, examine};
 pub use names::{
     UPLINK_PREFIX, live_prefix, retained_prefix, retained_stream_name, sessions_prefix,

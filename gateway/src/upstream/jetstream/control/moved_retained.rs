@@ -16,22 +16,27 @@ use crate::upstream::jetstream::publish::{
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Copies what is retained, as often as it is asked to.
 #[derive(Debug)]
 pub(super) struct Copier {
-    to: PartitionId,
-    client: Client,
+    /// Of all who give or take.
+    clients: BTreeMap<PartitionId, Client>,
+    streams: BTreeMap<PartitionId, Stream>,
     /// Up to where each partition was looked through.
     looked_through: BTreeMap<PartitionId, u64>,
     count: u64,
 }
 
+/// What a partition has retained of a topic that is about to come to it: its topic, subject and sequence.
+pub(super) type Stale = (String, String, u64);
+
 impl Copier {
-    pub(super) fn new(to: PartitionId, client: &Client) -> Self {
-        Self { to, client: client.clone(), looked_through: BTreeMap::new(), count: 0 }
+    pub(super) fn new(clients: BTreeMap<PartitionId, Client>) -> Self {
+        Self { clients, streams: BTreeMap::new(), looked_through: BTreeMap::new(), count: 0 }
     }
 
     /// How many were copied.
@@ -39,7 +44,53 @@ impl Copier {
         self.count
     }
 
-    /// Copies what `from` has of the topics that are held by `ring`, as far as that was not done.
+    /// What `taker` has retained of what comes to it, from when it had those topics, or of an attempt that
+    /// was called off: what is retained by who has them is all there is.
+    ///
+    /// # Errors
+    ///
+    /// No answer, or an answer that is not understood.
+    pub(super) async fn stale(
+        &mut self,
+        taker: PartitionId,
+        ring: &Ring,
+    ) -> Result<Vec<Stale>, ControlFault> {
+        let mut stale = Vec::new();
+        self.look_through(taker, 1, async |_, message, topic| {
+            if ring.coming_owner(topic) == Some(taker) && !message.payload.is_empty() {
+                stale.push((topic.to_owned(), message.subject.to_string(), message.sequence));
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(stale)
+    }
+
+    /// Clears what is stale, each unless somebody has put another one there.
+    ///
+    /// # Errors
+    ///
+    /// No answer, or an answer that is not understood.
+    pub(super) async fn clear(
+        &self,
+        taker: PartitionId,
+        stale: &[Stale],
+        ring: &Ring,
+    ) -> Result<(), ControlFault> {
+        for (topic, subject, sequence) in stale {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETAINED_SEQUENCE, "0");
+            // Before all that is copied from there.
+            headers.insert(RETAINED_FROM, format!("{}.0", ring.owner(topic).0));
+            headers.insert(TIME_TO_LIVE, TOMBSTONE_S.to_string());
+            headers.insert(EXPECTED_LAST, sequence.to_string());
+            self.publish(taker, subject, headers, Bytes::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies what `from` has of the topics that are held by `ring` to where each goes, as far as that was
+    /// not done.
     ///
     /// # Errors
     ///
@@ -47,20 +98,41 @@ impl Copier {
     pub(super) async fn copy(
         &mut self,
         from: PartitionId,
-        client: &Client,
         ring: &Ring,
     ) -> Result<(), ControlFault> {
-        let name = retained_stream_name(from);
-        let info = api::request(client, &format!("STREAM.INFO.{name}"), None).await?;
+        let next = self.looked_through.get(&from).map_or(1, |through| through + 1);
+        let last = self
+            .look_through(from, next, async |this, message, topic| {
+                let Some(to) = ring.coming_owner(topic) else { return Ok(()) };
+                let mut subject = Vec::new();
+                if let Ok(subject) = prefix_of(to).subject(topic, &mut subject)
+                    && let Ok(subject) = std::str::from_utf8(subject.as_bytes())
+                {
+                    let order = |place| ring.order(topic, place);
+                    this.put(to, subject, from, message, order).await?;
+                }
+                Ok(())
+            })
+            .await?;
+        self.looked_through.insert(from, last);
+        Ok(())
+    }
+
+    /// Gives `take` each retained message of `partition` from `next` on, with its topic. Returns where its
+    /// stream ended when that began.
+    async fn look_through(
+        &mut self,
+        partition: PartitionId,
+        mut next: u64,
+        mut take: impl AsyncFnMut(&mut Self, &StreamMessage, &str) -> Result<(), ControlFault>,
+    ) -> Result<u64, ControlFault> {
+        let name = retained_stream_name(partition);
+        let info =
+            api::request(self.client(partition), &format!("STREAM.INFO.{name}"), None).await?;
         let last = info.get("state").and_then(|state| state.get("last_seq")?.as_u64());
         let last = last.ok_or_else(|| ControlFault::Answer { subject: name.clone() })?;
-        let stream = stream(client, &name).await?;
-        let target = stream_of(&self.client, self.to).await?;
-        let [old, new] = [from, self.to].map(|partition| {
-            let prefix = format!("{}.{STORED}", retained_prefix(partition));
-            TopicPrefix::new(&prefix).expect("made of letters and digits")
-        });
-        let mut next = self.looked_through.get(&from).map_or(1, |through| through + 1);
+        let stream = self.stream(partition).await?;
+        let prefix = prefix_of(partition);
         while next <= last {
             let found =
                 stream.raw_message_builder().sequence(next).next_by_subject(ALL).send().await;
@@ -70,30 +142,66 @@ impl Copier {
                 Err(error) => return Err(error.into()),
             };
             next = message.sequence + 1;
-            let (mut topic, mut subject) = (Vec::new(), Vec::new());
-            if let Ok(topic) = old.topic(message.subject.as_bytes(), &mut topic)
-                && ring.is_held(topic)
-                && let Ok(subject) = new.subject(topic, &mut subject)
-                && let Ok(subject) = std::str::from_utf8(subject.as_bytes())
-            {
-                let order = |place| ring.order(topic, place);
-                self.put(&target, subject, from, &message, order).await?;
+            let mut topic = Vec::new();
+            if let Ok(topic) = prefix.topic(message.subject.as_bytes(), &mut topic) {
+                take(self, &message, topic).await?;
             }
         }
-        self.looked_through.insert(from, last);
-        Ok(())
+        Ok(last)
+    }
+
+    fn client(&self, partition: PartitionId) -> &Client {
+        self.clients.get(&partition).expect("connected to when it was planned")
+    }
+
+    async fn stream(&mut self, partition: PartitionId) -> Result<Stream, ControlFault> {
+        if let Some(stream) = self.streams.get(&partition) {
+            return Ok(stream.clone());
+        }
+        let name = retained_stream_name(partition);
+        let context = async_nats::jetstream::new(self.client(partition).clone());
+        let stream = context.get_stream(&name).await;
+        let stream = stream.map_err(|_| ControlFault::Answer { subject: name })?;
+        self.streams.insert(partition, stream.clone());
+        Ok(stream)
+    }
+
+    /// Publishes a retained message; false where another one was the last.
+    async fn publish(
+        &self,
+        to: PartitionId,
+        subject: &str,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<bool, ControlFault> {
+        let request = async_nats::Request::new().headers(headers).payload(payload);
+        let answer = self.client(to).send_request(subject.to_owned(), request).await;
+        let answer =
+            answer.map_err(|error| ControlFault::Request { subject: subject.to_owned(), error })?;
+        let answer: Option<Value> = serde_json::from_slice(&answer.payload).ok();
+        let error = answer.as_ref().map(|answer| answer.get("error"));
+        match error {
+            Some(None) => Ok(true),
+            Some(Some(error))
+                if error.get("err_code").and_then(Value::as_u64) == Some(WRONG_LAST) =>
+            {
+                Ok(false)
+            }
+            _ => Err(ControlFault::Answer { subject: subject.to_owned() }),
+        }
     }
 
     /// Writes a copy, unless what is there is as late or later.
     async fn put(
         &mut self,
-        target: &Stream,
+        to: PartitionId,
         subject: &str,
         from: PartitionId,
         message: &StreamMessage,
         order: impl Fn(Place) -> (usize, Sequence),
     ) -> Result<(), ControlFault> {
         let Some((headers, place)) = copied_headers(from, message) else { return Ok(()) };
+        let target = self.stream(to).await?;
         loop {
             let there = match target.get_last_raw_message_by_subject(subject).await {
                 Ok(there) => Some(there),
@@ -105,21 +213,9 @@ impl Copier {
             }
             let mut headers = headers.clone();
             headers.insert(EXPECTED_LAST, there.map_or(0, |there| there.sequence).to_string());
-            let request = async_nats::Request::new().headers(headers);
-            let request = request.payload(message.payload.clone());
-            let answer = self.client.send_request(subject.to_owned(), request).await;
-            let answer = answer
-                .map_err(|error| ControlFault::Request { subject: subject.to_owned(), error })?;
-            let answer: Option<Value> = serde_json::from_slice(&answer.payload).ok();
-            let error = answer.as_ref().map(|answer| answer.get("error"));
-            match error {
-                Some(None) => {
-                    self.count += 1;
-                    return Ok(());
-                }
-                Some(Some(error))
-                    if error.get("err_code").and_then(Value::as_u64) == Some(WRONG_LAST) => {}
-                _ => return Err(ControlFault::Answer { subject: subject.to_owned() }),
+            if self.publish(to, subject, headers, message.payload.clone()).await? {
+                self.count += 1;
+                return Ok(());
             }
         }
     }
@@ -164,14 +260,9 @@ fn is_older(there: &HeaderMap, place: Place, order: impl Fn(Place) -> (usize, Se
         && place_of(place.0, there).is_some_and(|there| order(there) < order(place))
 }
 
-async fn stream(client: &Client, name: &str) -> Result<Stream, ControlFault> {
-    let context = async_nats::jetstream::new(client.clone());
-    let stream = context.get_stream(name).await;
-    stream.map_err(|_| ControlFault::Answer { subject: name.to_owned() })
-}
-
-async fn stream_of(client: &Client, partition: PartitionId) -> Result<Stream, ControlFault> {
-    stream(client, &retained_stream_name(partition)).await
+fn prefix_of(partition: PartitionId) -> TopicPrefix {
+    let prefix = format!("{}.{STORED}", retained_prefix(partition));
+    TopicPrefix::new(&prefix).expect("made of letters and digits")
 }
 
 const STORED: &str = "mqtt";

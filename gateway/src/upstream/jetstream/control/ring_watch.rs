@@ -294,7 +294,15 @@ impl RingWatch {
                 tokio::task::spawn_local(member.run());
             }
         }
-        (self.in_force, self.changed_at) = (Some(table), Instant::now());
+        // Its time does not begin anew when its ends are known.
+        let goes_on = self.in_force.as_ref().is_some_and(|before| {
+            table.coming().is_some()
+                && (before.epoch() + 1, before.change()) == (table.epoch(), table.change())
+        });
+        if !goes_on {
+            self.changed_at = Instant::now();
+        }
+        self.in_force = Some(table);
     }
 }
 

@@ -83,15 +83,22 @@ fn written(table: &RingTable) -> String {
         .expect("writing to a string cannot fail");
     }
     for takeover in table.takeovers() {
-        let ends = takeover.ends.iter();
-        let ends = ends.map(|(giver, end)| format!("{} before {}", stream_name(*giver), end.0));
-        let ends = ends.collect::<Vec<_>>().join(", ");
-        writeln!(text, "{} took over from {ends}", stream_name(takeover.partition))
-            .expect("writing to a string cannot fail");
+        let own = stream_name(takeover.partition);
+        let others = takeover.ends.iter().filter(|(of, _)| *of != takeover.partition);
+        let is_removal = takeover.weight_before > 0;
+        let word = if is_removal { "from" } else { "before" };
+        let others = others.map(|(of, end)| format!("{} {word} {}", stream_name(*of), end.0));
+        let others = others.collect::<Vec<_>>().join(", ");
+        match takeover.end_in(takeover.partition).filter(|_| is_removal) {
+            Some(end) => writeln!(text, "{own} gave what it had before {} to {others}", end.0),
+            None => writeln!(text, "{own} took over from {others}"),
+        }
+        .expect("writing to a string cannot fail");
     }
     if let Some(change) = table.change() {
         let (taker, hold_s) = (stream_name(change.partition), change.hold_s);
-        writeln!(text, "{taker} is about to take over: its share is held, for {hold_s} s at most")
+        let what = if change.weight > 0 { "take its share over" } else { "give its share away" };
+        writeln!(text, "{taker} is about to {what}: that is held, for {hold_s} s at most")
             .expect("writing to a string cannot fail");
     }
     text
@@ -100,8 +107,9 @@ fn written(table: &RingTable) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::bridge::ring_change::Change;
     use crate::proto::bridge::ring_table::Member;
-    use crate::proto::partition::PartitionId;
+    use crate::proto::partition::{PartitionId, Sequence};
 
     #[test]
     fn a_ring_is_a_line_a_partition() {
@@ -116,5 +124,30 @@ mod tests {
         assert_eq!(lines.first(), Some(&"epoch 4"));
         assert!(lines.get(2).is_some_and(|line| line.starts_with("0  a  MQTT_0  1  2")), "{text}");
         assert!(lines.get(3).is_some_and(|line| line.starts_with("7  b  MQTT_7  3  7")), "{text}");
+    }
+
+    #[test]
+    fn what_was_changed_and_is_being_changed_is_told() {
+        let member = |partition, sub_cluster: &str| Member {
+            partition: PartitionId(partition),
+            weight: 1,
+            sub_cluster: sub_cluster.to_owned(),
+        };
+        let table = RingTable::new(4, vec![member(0, "a"), member(1, "b")]).unwrap();
+        let change = |weight| Change { partition: PartitionId(1), weight, hold_s: 9 };
+        let cut = |table: &RingTable| table.cut(|of| Some(Sequence(5 + u64::from(of.0)))).unwrap();
+        let changing = table.changing(change(0)).unwrap();
+        let text = written(&changing);
+        let last = "MQTT_1 is about to give its share away: that is held, for 9 s at most\n";
+        assert!(text.ends_with(last), "{text}");
+        let removed = cut(&changing).taken_over().unwrap();
+        let text = written(&removed);
+        assert!(text.ends_with("MQTT_1 gave what it had before 6 to MQTT_0 from 5\n"), "{text}");
+        let changing = removed.changing(change(1)).unwrap();
+        let text = written(&changing);
+        let last = "MQTT_1 is about to take its share over: that is held, for 9 s at most\n";
+        assert!(text.ends_with(last), "{text}");
+        let text = written(&cut(&changing).taken_over().unwrap());
+        assert!(text.ends_with("MQTT_1 took over from MQTT_0 before 5\n"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use super::super::world::Broken;
 use super::directed::Reads;
 use super::ring_change::{begin_with_three_members, end};
-use super::world::{HELD_BYTES_MAX, World, ring};
+use super::world::{HELD_BYTES_MAX, TOPICS, World, ring};
 use gateway::proto::bridge::ring::Ring;
 use gateway::proto::mqtt::QoS;
 use std::time::Duration;
@@ -19,16 +19,27 @@ impl World {
         Self::calm(1, has_sessions)
     }
 
-    /// The share is taken over; nobody connects who is not.
+    /// The next change of the ring is made; nobody connects who is not.
     fn change_ring(&mut self) {
+        let count = ring().takeovers().len();
         for _ in 0..10 {
-            self.coordinate(false);
+            if ring().takeovers().len() == count {
+                self.coordinate(false);
+            }
             self.tell_all();
             self.run(Reads::Answered);
         }
-        assert!(!ring().takeovers().is_empty(), "it is taken over");
+        assert_eq!(ring().takeovers().len(), count + 1, "it is taken over");
+        let at = if count.is_multiple_of(2) { 2 } else { 1 };
         let moved = [MOVES, RETAINED_MOVES].map(|topic| Ring::new(&ring()).owner(topic).0);
-        assert_eq!(moved, [2, 2]);
+        assert_eq!(moved, [at, at]);
+    }
+
+    /// The change under way goes on, while only these servers answer what they are asked.
+    fn step_change(&mut self, gateways: &[usize], servers: &[usize]) {
+        self.coordinate(false);
+        gateways.iter().for_each(|gateway| self.tell_ring(*gateway));
+        self.run_answered_by(servers);
     }
 
     fn check(result: Result<(), Broken>) {
@@ -135,9 +146,10 @@ fn what_is_read_before_a_takeover_is_known_keeps_its_order() {
             world.connect(sub);
             world.run_answered_by(&[FIRST, TAKER]);
         }
-        world.coordinate(false);
+        world.step_change(&[0, 1], &[FIRST, TAKER]);
+        assert!(ring().coming().is_some(), "its ends are known");
+        world.step_change(&[0], &[FIRST, TAKER]);
         assert!(!ring().takeovers().is_empty(), "it is taken over");
-        world.tell_ring(0);
         let second = world.publish(publisher, MOVES, QoS::AtLeastOnce);
         world.run_answered_by(&[FIRST, TAKER]);
         assert!([first, second].iter().all(|one| world.ledger.is_acknowledged(*one)));
@@ -150,6 +162,102 @@ fn what_is_read_before_a_takeover_is_known_keeps_its_order() {
         world.finish();
         end();
     }
+}
+
+/// A topic is where it was at first again. A session that comes back reads there what comes before that, and
+/// what came since only behind what it has where the topic was meanwhile.
+#[test]
+fn what_went_back_is_read_behind_what_is_where_it_was() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut world = World::before_a_change(false);
+        world.coordinator.plan = &[(2, 1), (2, 0)];
+        let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+        let sub = world.add("sub".to_owned(), true, vec![("#", qos)], false);
+        world.actors[publisher].client.profile.window = 8;
+        world.actors[sub].client.profile.receive_maximum = 8;
+        world.seconds(4);
+        let earlier = world.publish(publisher, MOVES, qos);
+        world.run(Reads::Answered);
+        world.change_ring();
+        world.cut(sub);
+        world.run(Reads::Answered);
+        let is_of_1 = |topic: &&str| Ring::new(&ring()).owner(topic).0 == 1;
+        let stays = TOPICS.into_iter().find(is_of_1).unwrap();
+        let [before, first] = [stays, MOVES].map(|topic| world.publish(publisher, topic, qos));
+        world.run(Reads::Answered);
+        world.change_ring();
+        let [after, second] = [stays, MOVES].map(|topic| world.publish(publisher, topic, qos));
+        world.run(Reads::Answered);
+        let all = [before, first, after, second];
+        assert!(all.iter().all(|one| world.ledger.is_acknowledged(*one)));
+        assert_eq!(world.stored_on(MOVES), [earlier, second]);
+        let missing = |world: &World| all.map(|one| world.ledger.is_missing(one));
+        world.connect(sub);
+        world.run_answered_by(&[0, 1]);
+        assert_eq!(missing(&world), [false, true, true, true], "{qos:?}");
+        world.run(Reads::Answered);
+        assert_eq!(missing(&world), [false; 4], "{qos:?}");
+        world.finish();
+        end();
+    }
+}
+
+/// A link to who gives its share away is dead when that happens, and what came there last has not come to a
+/// gateway. What is published where the topic went waits there for that.
+#[test]
+fn what_went_back_comes_live_behind_what_is_where_it_was() {
+    const GIVER: usize = 2;
+    let mut world = {
+        begin_with_three_members();
+        World::with(2, 7, false)
+    };
+    world.servers.iter_mut().for_each(|server| server.replicas = 1);
+    world.coordinator.plan = &[(2, 1), (2, 0)];
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    let sub = world.add("sub".to_owned(), true, vec![("#", QoS::AtLeastOnce)], false);
+    assert_eq!((world.actors[publisher].gateway, world.actors[sub].gateway), (0, 1));
+    let all = [0, 1, GIVER];
+    world.seconds(4);
+    for _ in 0..3 {
+        world.step_change(&[0, 1], &all);
+    }
+    assert_eq!(ring().takeovers().len(), 1);
+    world.seconds(1);
+    let of_link = |pipe: &&mut super::world::Pipe| (pipe.gateway, pipe.server) == (1, GIVER);
+    world.pipes.iter_mut().filter(of_link).for_each(|pipe| pipe.is_dead = true);
+    let first = world.publish(publisher, MOVES, QoS::AtLeastOnce);
+    world.run_answered_by(&all);
+    for _ in 0..3 {
+        world.step_change(&[0, 1], &all);
+    }
+    assert_eq!(ring().takeovers().len(), 2);
+    let second = world.publish(publisher, MOVES, QoS::AtLeastOnce);
+    world.run_answered_by(&all);
+    assert!([first, second].iter().all(|one| world.ledger.is_acknowledged(*one)));
+    assert!([first, second].iter().all(|one| world.ledger.is_missing(*one)));
+    world.seconds(20);
+    assert!([first, second].iter().all(|one| !world.ledger.is_missing(*one)));
+    world.finish();
+    end();
+}
+
+/// What is retained where a topic comes back to is of before: it was cleared since, or it is another one.
+#[test]
+fn what_was_retained_before_a_topic_left_is_not_when_it_is_back() {
+    let mut world = World::before_a_change(false);
+    world.coordinator.plan = &[(2, 1), (2, 0), (2, 1), (2, 0)];
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.seconds(4);
+    for _ in 0..4 {
+        let last = world.publish(publisher, RETAINED_MOVES, QoS::AtLeastOnce);
+        world.run(Reads::Answered);
+        assert!(world.ledger.is_acknowledged(last));
+        World::check(world.check_retained());
+        world.change_ring();
+        World::check(world.check_retained());
+    }
+    world.finish();
+    end();
 }
 
 /// So many bytes are held and no more: publishers to what moves wait with their PUBLISH, and others do not.

@@ -146,18 +146,18 @@ impl Stream {
         records.filter(|subject| subject.contains(".client")).collect()
     }
 
-    /// Whoever changes the ring writes a copy of a retained message, unless there is one that is as
-    /// late. What it is of is told by `from`.
-    pub(crate) fn copy(&mut self, subject: &[u8], from: &str, message: &StoredMessage) {
-        let number = |one: &StoredMessage| {
-            let from =
-                one.header("Gateway-From").map(|from| String::from_utf8_lossy(from).into_owned());
-            from.and_then(|from| from.split_once('.')?.1.parse::<u64>().ok())
-        };
+    /// Whoever changes the ring writes a copy of a retained message in the place of one that `is_earlier`, or
+    /// of none. What it is of is told by `from`.
+    pub(crate) fn copy(
+        &mut self,
+        subject: &[u8],
+        from: &str,
+        message: &StoredMessage,
+        is_earlier: impl Fn(&StoredMessage) -> bool,
+    ) {
         let there = self.kept.iter().find(|(_, one)| one.subject == subject);
         let place = there.map(|(sequence, _)| *sequence);
-        let later = from.split_once('.').and_then(|(_, place)| place.parse().ok());
-        if there.is_some_and(|(_, one)| number(one).is_none() || number(one) >= later) {
+        if there.is_some_and(|(_, one)| !is_earlier(one)) {
             return;
         }
         place.and_then(|place| self.kept.remove(&place));
@@ -172,6 +172,14 @@ impl Stream {
             ..message.clone()
         };
         self.kept.insert(self.last, copy);
+    }
+
+    /// And clears one that it knows to be stale.
+    pub(crate) fn clear(&mut self, sequence: u64, from: &str) {
+        if let Some(stale) = self.kept.get(&sequence).cloned() {
+            let cleared = StoredMessage { payload: Vec::new(), ..stale.clone() };
+            self.copy(&stale.subject, from, &cleared, |_| true);
+        }
     }
 
     /// What was written so far is on the disk.

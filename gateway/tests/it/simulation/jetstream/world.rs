@@ -1084,35 +1084,36 @@ impl World {
     fn check_streams(&mut self) -> Result<(), Broken> {
         let mut newest = BTreeMap::new();
         let mut seen = BTreeSet::new();
-        for server in 0..self.servers.len() {
-            let stored = self.servers[server].model.messages.kept.iter();
-            let stored: Vec<_> = stored.map(|(at, message)| (*at, message.clone())).collect();
-            for (at, message) in stored {
-                let Some(head) = message.payload.first_chunk() else { continue };
-                if self.is_void(server, at, &message.subject) {
-                    continue;
-                }
-                let id = u64::from_le_bytes(*head);
-                let qos = message.header("Mqtt-QoS").map(<[u8]>::to_vec);
-                let is_first = seen.insert(id);
-                if !is_first && qos.as_deref() == Some(b"2") {
-                    return Err(self.broken(&format!("message {id} is stored twice")));
-                }
-                let is_unordered = qos.as_deref() == Some(b"0") || self.ledger.is_abandoned(id);
-                if self.has_sessions && is_unordered {
-                    continue;
-                }
-                // It may be stored once more than the server had it.
-                if self.lost.contains(&id) {
-                    continue;
-                }
-                let publisher = message.header("Mqtt-Client-Id").map(<[u8]>::to_vec);
-                let newest = newest.entry((publisher, message.subject, qos)).or_insert(id);
-                if is_first && id < *newest {
-                    return Err(self.broken(&format!("message {id} is stored behind {newest}")));
-                }
-                *newest = id.max(*newest);
+        let stored = self.servers.iter().enumerate().flat_map(|(server, one)| {
+            one.model.messages.kept.iter().map(move |(at, message)| (server, *at, message.clone()))
+        });
+        let mut stored: Vec<_> = stored.collect();
+        stored.sort_by_key(|(server, at, message)| self.order(*server, *at, &message.subject));
+        for (server, at, message) in stored {
+            let Some(head) = message.payload.first_chunk() else { continue };
+            if self.is_void(server, at, &message.subject) {
+                continue;
             }
+            let id = u64::from_le_bytes(*head);
+            let qos = message.header("Mqtt-QoS").map(<[u8]>::to_vec);
+            let is_first = seen.insert(id);
+            if !is_first && qos.as_deref() == Some(b"2") {
+                return Err(self.broken(&format!("message {id} is stored twice")));
+            }
+            let is_unordered = qos.as_deref() == Some(b"0") || self.ledger.is_abandoned(id);
+            if self.has_sessions && is_unordered {
+                continue;
+            }
+            // It may be stored once more than the server had it.
+            if self.lost.contains(&id) {
+                continue;
+            }
+            let publisher = message.header("Mqtt-Client-Id").map(<[u8]>::to_vec);
+            let newest = newest.entry((publisher, message.subject, qos)).or_insert(id);
+            if is_first && id < *newest {
+                return Err(self.broken(&format!("message {id} is stored behind {newest}")));
+            }
+            *newest = id.max(*newest);
         }
         Ok(())
     }
@@ -1152,7 +1153,9 @@ impl World {
                 .map(|(at, one)| (*at, u64::from_le_bytes(*one.payload.first_chunk().unwrap())));
             let with_id = with_id.filter(|(at, _)| !world.is_void(server, *at, subject.as_bytes()));
             // Where the topic went, it is later.
-            with_id.map(|(at, id)| ((server, at), id)).collect::<Vec<_>>()
+            with_id
+                .map(|(at, id)| (world.order(server, at, subject.as_bytes()), id))
+                .collect::<Vec<_>>()
         };
         let all = |world: &Self| {
             (0..world.servers.len()).flat_map(|server| ids(world, server)).collect::<Vec<_>>()
