@@ -484,11 +484,14 @@ impl Entry {
             state.is_online() || state.has_will_to_come() && self.waiters.is_empty()
         };
         let has_wills = !self.wills.is_empty();
+        // Whoever waits gets the session when such a will is stored: from a record that is let go of nobody would take
+        // it, and a client that comes back much later would publish it again.
+        let is_storing = self.wills.iter().any(|(_, is_on_its_way)| *is_on_its_way);
         // A session that stays may have lost its connection meanwhile.
         let question = self.question.as_ref();
         let claims = question.is_some_and(|question| !question.stays())
             || self.state.as_ref().is_some_and(is_needed)
-            || has_wills && self.waiters.is_empty();
+            || has_wills && (self.waiters.is_empty() || is_storing);
         let (bytes, time_to_live_s) = match &self.state {
             None if !claims && !has_wills => (Vec::new(), Some(TOMBSTONE_S)),
             state => {

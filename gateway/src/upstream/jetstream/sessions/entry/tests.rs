@@ -1,4 +1,5 @@
 use super::*;
+use crate::proto::mqtt::QoS;
 use crate::proto::record::SessionPut;
 
 const NOW: Timestamp = Timestamp(1_000);
@@ -124,6 +125,40 @@ fn kept_for_its_will() -> Entry {
     entry.handle_written(3, Written::Stored(Sequence(9)), NOW);
     assert!(entry.is_idle() && entry.is_claimed);
     entry
+}
+
+/// Let go of before, its record would say for as long as nobody takes it that the will is to be published.
+#[test]
+fn a_session_is_let_go_of_when_the_will_on_its_way_is_stored() {
+    let mut entry = kept_for_its_will();
+    let id = MessageId { origin: 1, number: 2 };
+    let will = StoredWill {
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        expiry_interval_s: None,
+        delay_s: 0,
+        id,
+        topic: "t".into(),
+        properties: Box::default(),
+        payload: Box::default(),
+    };
+    entry.note_will(&will);
+    entry.waiters.push(Box::default());
+    entry.give_up(NOW);
+    let written = |entry: &mut Entry, nonce: u64| match act(entry, nonce) {
+        Some(Action::Write { bytes, .. }) => {
+            entry.handle_written(nonce, Written::Stored(Sequence(nonce + 10)), NOW);
+            SessionValue::decode(&bytes).unwrap()
+        }
+        action => panic!("{action:?}"),
+    };
+    let value = written(&mut entry, 4);
+    assert_eq!((value.owner, value.wills.len()), (Some(owner("me")), 1));
+    assert!(act(&mut entry, 5).is_none() && !entry.is_over());
+    entry.forget_will(id);
+    let value = written(&mut entry, 6);
+    assert_eq!((value.owner, value.wills.len()), (None, 0));
+    assert!(entry.is_over());
 }
 
 /// Another gateway may have claimed it and not been heard.
