@@ -558,7 +558,11 @@ impl Outbound {
         let is_around = |part: &&ReadBack| {
             part.partition == partition && (part.from..part.to).contains(&watermark)
         };
-        self.read_back.iter().find(is_around).map_or(watermark, |part| part.to)
+        let read = self.read_back.iter().find(is_around).map_or(watermark, |part| part.to);
+        let is_had = |behind: &&Behind| {
+            behind.partition == partition && (behind.since..behind.lowest()).contains(&read)
+        };
+        self.behind.iter().find(is_had).map_or(read, Behind::lowest)
     }
 
     /// Everything of `partition` from `from` up to `to` was read.
@@ -832,9 +836,13 @@ mod tests {
         assert!(passed(&mut outbound, 19) && !passed(&mut outbound, 20), "fed, not read");
         assert_eq!(outbound.has_up_to(P, Sequence(5)), Sequence(20));
         assert_eq!(outbound.has_up_to(P, Sequence(22)), Sequence(22));
+        let mut back = Outbound::default();
+        back.come_back(P, Sequence(8));
+        assert_eq!(back.has_up_to(P, Sequence(5)), Sequence(8));
 
         outbound.fall_behind(P, Sequence(30));
         assert!(!passed(&mut outbound, 28), "it was neither sent nor will be read");
+        assert_eq!(outbound.has_up_to(P, Sequence(28)), Sequence(28));
         assert!(passed(&mut outbound, 30));
         read(&mut outbound, 40, 40, true);
         assert!(!passed(&mut outbound, 28) && passed(&mut outbound, 39));

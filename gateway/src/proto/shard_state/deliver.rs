@@ -152,6 +152,7 @@ impl ShardState {
             Some((partition, sequence)) if qos > QoS::AtMostOnce => {
                 self.offer(index, partition, sequence, message, wanted, is_shared, context);
             }
+            Some((partition, sequence)) if context.upstream.is_late(partition, sequence) => {}
             _ => self.send_unacknowledged(index, message, wanted, is_shared, context),
         }
     }

@@ -73,10 +73,10 @@ impl ShardState {
         for (place, watermark) in self.watermarks.iter().enumerate() {
             let partition = PartitionId(u16::try_from(place).expect("partition ids are u16"));
             let unsent = outbound.and_then(|outbound| lowest_unsent(outbound, partition));
-            let has_up_to = || {
-                outbound.map_or(*watermark, |outbound| outbound.has_up_to(partition, *watermark))
-            };
-            record.cursors.push((partition, unsent.unwrap_or_else(has_up_to)));
+            // Something may be missing before what is unsent, where the feed may yet go back.
+            let up_to =
+                outbound.map_or(*watermark, |outbound| outbound.has_up_to(partition, *watermark));
+            record.cursors.push((partition, unsent.map_or(up_to, |unsent| unsent.min(up_to))));
             let unchecked = outbound.and_then(|outbound| outbound.unchecked_anchor(partition));
             let anchor = unchecked.or_else(|| upstream.anchor(partition));
             record.anchors.extend(anchor.map(|anchor| (partition, anchor)));

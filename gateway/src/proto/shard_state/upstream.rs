@@ -80,6 +80,12 @@ pub trait Upstream {
     /// Undoes one [`Upstream::add_interest`] of the same filter.
     fn remove_interest(&mut self, filter: &str);
 
+    /// A message that is being given was missed when it was stored, and later ones of its topic may have
+    /// been given before: it is not for who takes it at QoS 0.
+    fn is_late(&self, _partition: PartitionId, _sequence: Sequence) -> bool {
+        false
+    }
+
     /// Everything that [`Upstream::add_interest`] has added is in force when this token is committed;
     /// `None` when it is already. SUBACK waits for it: whoever publishes after that is heard.
     fn interest_in_force(&mut self) -> Option<AppendToken>;

@@ -128,6 +128,10 @@ impl Upstream for Forward<'_> {
         self.jetstream.remove_interest(filter);
     }
 
+    fn is_late(&self, partition: PartitionId, sequence: Sequence) -> bool {
+        self.jetstream.is_late(partition, sequence)
+    }
+
     fn interest_in_force(&mut self) -> Option<AppendToken> {
         self.jetstream.interest_in_force()
     }

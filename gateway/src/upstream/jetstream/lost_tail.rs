@@ -412,6 +412,7 @@ impl JetStream {
         partition.feed.fed = from.min(partition.feed.fed);
         partition.feed.confirmed.lose_from(from);
         partition.feed.gates.iter_mut().for_each(|gate| gate.from = from.min(gate.from));
+        partition.feed.late_below = from.min(partition.feed.late_below);
         // What those name that are asked about by themselves may be known elsewhere.
         let Partition { replays, lives, .. } = partition;
         replays.lose_from(from, |session| !lives.is_unchecked(session));

@@ -60,6 +60,8 @@ pub(super) struct Feed {
     pub(super) confirmed: Confirmed,
     /// From here on everything that the shard subscribes to came by itself, if that is known.
     pub(super) whole_from: Option<Sequence>,
+    /// What is given from before this place was missed, and may come behind later messages of its topic.
+    pub(super) late_below: Sequence,
     /// The mark that tells `whole_from`.
     pub(super) whole_mark: u64,
     /// What keeps it back, from some place on.
@@ -381,6 +383,7 @@ impl Partition {
                 told: Sequence::ZERO,
                 confirmed: Confirmed::default(),
                 whole_from: None,
+                late_below: Sequence::ZERO,
                 whole_mark: 0,
                 gates: Vec::new(),
             },
@@ -448,6 +451,10 @@ impl Partition {
             }
         }
         if self.is_replicated() {
+            // From where on nothing was given before what a leader did not send: see `shows_gap`.
+            let given_to = self.feed.confirmed.given_to();
+            let whole_from = self.feed.whole_from.unwrap_or(given_to);
+            self.feed.late_below = whole_from.min(given_to).max(self.feed.late_below);
             self.feed.fed = self.feed.confirmed.go_back(self.feed.fed);
         }
         self.expect_mark();

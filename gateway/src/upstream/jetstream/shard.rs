@@ -1023,6 +1023,12 @@ impl JetStream {
         let fed = partition.map_or(Sequence::ZERO, |partition| partition.feed.fed);
         name_of(fed, self.wanted_since)
     }
+
+    /// Whether later messages of the topic may have been given before this one.
+    pub(super) fn is_late(&self, partition: PartitionId, sequence: Sequence) -> bool {
+        let partition = self.place(partition).and_then(|place| self.partitions.get(place));
+        partition.is_some_and(|partition| sequence < place::outside(partition.feed.late_below))
+    }
 }
 
 impl JetStream {

@@ -177,6 +177,63 @@ fn the_end_of_a_replay_confirms_nothing_where_leadership_moves() {
     world.finish();
 }
 
+/// The same, and what came behind it waits for room in a session when that goes away.
+#[test]
+fn what_waits_for_room_says_nothing_of_what_came_before_it() {
+    let mut world = World::calm(3, false);
+    let [topic, other] = World::neighbours();
+    let server = World::partition_of(topic);
+    let wanted = [topic, other].map(|filter| (filter, QoS::AtLeastOnce)).to_vec();
+    let sub = world.add("sub".to_owned(), true, wanted, false);
+    world.actors[sub].client.profile.version = ProtocolVersion::V5;
+    world.actors[sub].client.profile.receive_maximum = 1;
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.actors[publisher].client.profile.window = 8;
+    world.seconds(4);
+    let first = world.publish(publisher, other, QoS::AtLeastOnce);
+    world.run_with(Reads::Answered, false);
+    assert!(!world.ledger.is_missing(first), "it has taken the only place");
+    world.publish(publisher, topic, QoS::AtLeastOnce);
+    world.exchange().unwrap_or_else(|Broken(what)| panic!("{what}"));
+    world.node(0).advance(Duration::ZERO);
+    world.collect();
+    for pipe in 0..world.pipes.len() {
+        world.pump_link(pipe, true);
+    }
+    world.servers[server].model.elect();
+    world.publish(publisher, other, QoS::AtLeastOnce);
+    world.run_with(Reads::Withheld, false);
+    world.cut(sub);
+    world.run_with(Reads::Withheld, false);
+    world.seconds(1);
+    world.finish();
+}
+
+/// A new link reads once more what came while nobody subscribed to it.
+#[test]
+fn what_was_stored_before_a_client_came_back_does_not_come_late() {
+    let mut world = World::calm(3, false);
+    let [topic, _] = World::neighbours();
+    let sub = world.add("sub".to_owned(), true, vec![(topic, QoS::AtMostOnce)], false);
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.seconds(4);
+    world.cut(sub);
+    world.run(Reads::Answered);
+    world.publish(publisher, topic, QoS::ExactlyOnce);
+    world.run(Reads::Answered);
+    world.connect(sub);
+    world.run(Reads::Answered);
+    let later = world.publish(publisher, topic, QoS::ExactlyOnce);
+    world.run(Reads::Answered);
+    assert_eq!(world.actors[sub].delivered, [later]);
+    let server = World::partition_of(topic);
+    let pipe = world.pipes.iter().position(|pipe| pipe.server == server);
+    world.cut_link(pipe.expect("there is a link"));
+    world.seconds(2);
+    let world = world.finish();
+    assert_eq!(world.actors[sub].delivered, [later]);
+}
+
 /// A client's only place in its window is taken by a message of a sub-cluster that is away.
 #[test]
 fn a_message_in_flight_of_a_partition_that_is_away_keeps_back_nothing_of_others() {

@@ -101,7 +101,7 @@ pub(crate) struct Actor {
     /// What came because it was retained.
     pub(crate) retained: Vec<u64>,
     /// What came as a message.
-    delivered: Vec<u64>,
+    pub(crate) delivered: Vec<u64>,
     /// It leaves wills to this topic.
     pub(super) will_topic: Option<&'static str>,
     /// Of its connection, and whether it has been answered that this is recorded.
@@ -133,6 +133,8 @@ pub(crate) struct World {
     pub(super) cut_off: Option<usize>,
     /// Who changes the ring, if anyone does.
     pub(super) coordinator: Coordinator,
+    /// Where the streams ended when each gateway started: nobody has looked for it before.
+    looked_at: Vec<Vec<u64>>,
     /// Whose the next clients are.
     pub(super) tenant: &'static str,
 }
@@ -277,6 +279,7 @@ impl World {
             vanished: Vec::new(),
             cut_off: None,
             coordinator: Coordinator::default(),
+            looked_at: vec![Vec::new(); gateways],
             tenant: "",
         };
         world.ledger.clients_move = has_sessions;
@@ -718,6 +721,8 @@ impl World {
 
     /// What a gateway hears before any client connects: where a partition ends, unless it is away.
     fn tell_first(&mut self, gateway: usize) {
+        let ends = self.servers.iter().map(|server| server.model.messages.last);
+        self.looked_at[gateway] = ends.collect();
         for number in 0..self.servers.len() {
             if self.random.below(4) == 0 {
                 self.note(format!("gateway {gateway} starts without server {number}"));
@@ -735,7 +740,11 @@ impl World {
         match self.random.below(20) {
             0 => status.leader = Some(NOWHERE),
             1 => status.leader = None,
-            2 => status.last = Sequence(status.last.0.saturating_sub(self.random.below(5))),
+            2 => {
+                let earlier = status.last.0.saturating_sub(self.random.below(5));
+                let earliest = self.looked_at[gateway][number].min(status.last.0);
+                status.last = Sequence(earlier.max(earliest));
+            }
             _ => {}
         }
         self.tell(gateway, status);
