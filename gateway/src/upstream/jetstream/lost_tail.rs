@@ -221,6 +221,15 @@ impl Partition {
         self.lives.begin(life);
     }
 
+    /// Whether a server that has nothing that was stored later may be behind its leader, which ends at `until`. A full
+    /// stream takes no mark, so there may be nothing.
+    pub(super) fn may_be_behind(&self) -> bool {
+        let FeedStage::Checking { until } = self.feed.stage else {
+            return false;
+        };
+        self.lives.known.is_some_and(|(known, _)| until > known.next())
+    }
+
     /// Asks for the first message that was stored later.
     fn ask_later(&mut self, purpose: Purpose, stored_at: u64, now: Timestamp) {
         let (from, batch) = (Start::Since(StoreTime(stored_at + 1)), NonZeroU16::MIN);

@@ -643,7 +643,8 @@ impl Partition {
     pub(super) fn may_lag(&self, purpose: Purpose) -> bool {
         self.is_replicated()
             && match purpose {
-                Purpose::First { .. } | Purpose::Lost | Purpose::Check(_) => true,
+                Purpose::First { .. } | Purpose::Check(_) => true,
+                Purpose::Lost => self.may_be_behind(),
                 Purpose::Feed => {
                     matches!(self.feed.stage, FeedStage::Reading { until, .. } if self.feed.fed < until)
                 }
