@@ -96,6 +96,16 @@ pub enum InvalidRing {
         /// Of the member.
         partition: PartitionId,
     },
+    /// A stream that ends before where an earlier change cut it: it was made anew, or has lost its end.
+    #[error(
+        "partition {}: its stream ends before a former change of the ring: one that was made anew needs \
+         a sub-cluster of another name",
+        partition.0
+    )]
+    GoesBack {
+        /// Of the stream.
+        partition: PartitionId,
+    },
     /// More than [`RingTable::TAKEOVERS_MAX`].
     #[error("more than {} takeovers", RingTable::TAKEOVERS_MAX)]
     Takeovers,
@@ -183,7 +193,7 @@ impl RingTable {
     ///
     /// # Errors
     ///
-    /// [`InvalidRing`]: nothing is under way, or an end is not known.
+    /// [`InvalidRing`]: nothing is under way, or an end is not known, or is before one of a former change.
     pub fn cut(
         &self,
         end_of: impl Fn(PartitionId) -> Option<Sequence>,
@@ -192,7 +202,16 @@ impl RingTable {
             let end = end_of(partition).ok_or(InvalidRing::Takeover { partition })?;
             Ok((partition, end))
         };
-        let ends = self.concerned().map(end).collect::<Result<_, _>>()?;
+        let ends: Vec<(PartitionId, Sequence)> =
+            self.concerned().map(end).collect::<Result<_, _>>()?;
+        let earlier = || self.takeovers.iter().flat_map(|takeover| &takeover.ends);
+        // What is stored before an end is of before it: one that went back would make that of later.
+        let goes_back = |(of, end): &&(PartitionId, Sequence)| {
+            earlier().any(|(one, was)| one == of && end < was)
+        };
+        if let Some((partition, _)) = ends.iter().find(goes_back) {
+            return Err(InvalidRing::GoesBack { partition: *partition });
+        }
         Self { epoch: self.epoch + 1, ends: Some(ends), ..self.clone() }.checked()
     }
 
@@ -373,7 +392,8 @@ impl RingTable {
     }
 
     fn check_changes(&self) -> Result<(), InvalidRing> {
-        if self.takeovers.len() > Self::TAKEOVERS_MAX {
+        let coming = usize::from(self.change.is_some());
+        if self.takeovers.len() + coming > Self::TAKEOVERS_MAX {
             return Err(InvalidRing::Takeovers);
         }
         // Each has something or nothing, in turn.
@@ -617,6 +637,20 @@ mod tests {
         }
         let old = text.replacen("gateway-ring 3", "gateway-ring 2", 1);
         assert!(matches!(RingTable::decode(&old), Err(InvalidRing::Line { .. })));
+    }
+
+    #[test]
+    fn an_end_does_not_go_back() {
+        let table = RingTable::new(7, vec![member(0, 1, "a"), member(1, 2, "b")]).unwrap();
+        let table = table.joined(["c"].into_iter()).unwrap().unwrap();
+        let change = |weight| Change { partition: PartitionId(2), weight, hold_s: 1 };
+        let cut = |table: &RingTable, weight, end: u64| {
+            table.changing(change(weight)).unwrap().cut(|_| Some(Sequence(end)))
+        };
+        let table = cut(&table, 3, 100).unwrap().taken_over().unwrap();
+        let goes_back = InvalidRing::GoesBack { partition: PartitionId(0) };
+        assert_eq!(cut(&table, 0, 99), Err(goes_back));
+        assert!(cut(&table, 0, 100).is_ok(), "nothing was stored since");
     }
 
     #[test]
