@@ -57,7 +57,10 @@ impl Copier {
     ) -> Result<Vec<Stale>, ControlFault> {
         let mut stale = Vec::new();
         self.look_through(taker, 1, async |_, message, topic| {
-            if ring.coming_owner(topic) == Some(taker) && !message.payload.is_empty() {
+            // Also that something was cleared here: a copy would not come in its place.
+            let is_copy = message.headers.get(RETAINED_FROM).is_some();
+            let is_there = !message.payload.is_empty() || !is_copy;
+            if ring.coming_owner(topic) == Some(taker) && is_there {
                 stale.push((topic.to_owned(), message.subject.to_string(), message.sequence));
             }
             Ok(())

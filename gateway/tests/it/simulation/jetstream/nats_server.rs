@@ -94,7 +94,7 @@ pub(crate) struct Stream {
 pub(crate) struct StoredMessage {
     pub(crate) subject: Vec<u8>,
     /// Without the empty line at the end.
-    headers: Vec<u8>,
+    pub(crate) headers: Vec<u8>,
     pub(crate) payload: Vec<u8>,
     at: Timestamp,
     expires_at: Timestamp,

@@ -150,7 +150,9 @@ impl World {
             let kept = &self.servers[server].model.retained.kept;
             let is_stale = |message: &StoredMessage| {
                 let topic = retained_topic(server, message);
-                (changing.coming_owner(&topic) == Some(*taker) && !message.payload.is_empty())
+                let is_copy = memchr::memmem::find(&message.headers, b"Gateway-From:").is_some();
+                let is_there = !message.payload.is_empty() || !is_copy;
+                (changing.coming_owner(&topic) == Some(*taker) && is_there)
                     .then(|| changing.owner(&topic))
             };
             let stale = kept.iter().filter_map(|(at, one)| Some((*at, is_stale(one)?)));
