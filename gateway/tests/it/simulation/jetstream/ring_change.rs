@@ -4,7 +4,7 @@
 use super::super::{run_all, seeds};
 use super::nats_server::StoredMessage;
 use super::world::{World, ring, ring_that_was_set, set_ring};
-use super::{SEEDS_DEFAULT, STEPS, STORM};
+use super::{STEPS, STORM};
 use crate::simulation::world::Broken;
 use gateway::proto::bridge::ring::Ring;
 use gateway::proto::bridge::ring_change::Change;
@@ -13,6 +13,9 @@ use gateway::proto::bridge::topic_subject::TopicPrefix;
 use gateway::proto::partition::{PartitionId, Sequence};
 use gateway::upstream::jetstream::control::ControlNews;
 use std::sync::Arc;
+
+/// Of each kind of change; one takes several times as long as a run without.
+const SEEDS_DEFAULT: u64 = 24;
 
 /// What is to be changed, one after the other: whose weight, and what it is to be.
 pub(super) type Plan = &'static [(u16, u16)];
