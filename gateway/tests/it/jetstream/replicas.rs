@@ -120,6 +120,7 @@ impl Routes {
 
 /// Devices stay connected to gateways, and those to a leader that nobody follows.
 #[test]
+#[ignore = "three servers that miss each other's heartbeats on busy cores: `make soak` runs it alone"]
 fn a_leader_that_is_cut_off_from_the_others_takes_nothing_with_it() {
     let (mut cluster, mut routes) = Cluster::start_with_routes();
     for cut in 0..parameter("CUTS", 2) {
