@@ -9,7 +9,6 @@ use crate::process::gateway::TempDirectory;
 /// a domain is that of the server's. A gateway is connected to the servers of its sub-cluster, so it
 /// needs no domain.
 #[test]
-#[ignore = "on busy cores a gateway may find that it lacks permissions, and not go live: see CHANGELOG"]
 fn a_leaf_node_with_a_domain_of_its_own_is_a_sub_cluster() {
     let directory = TempDirectory::new();
     let [leaf_port]: [u16; 1] = free_ports();

@@ -16,12 +16,16 @@ use super::{
 use crate::proto::partition::PartitionId;
 use crate::upstream::jetstream::EVENTS_PREFIX;
 use async_nats::Client;
+use futures_lite::StreamExt as _;
 use serde_json::Value;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Where a server tells a user what it may do.
 const USER_INFO: &str = "$SYS.REQ.USER.INFO";
+/// A server that has not answered by then does not tell.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a gateway publishes to and subscribes to, as subjects with wildcards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,8 +96,7 @@ impl Needs {
 
     /// What of it the user of the connection may not do; `None` where the server does not tell.
     pub(super) async fn missing(&self, client: &Client) -> Option<Vec<String>> {
-        let answer = client.request(USER_INFO, "".into()).await.ok()?;
-        self.missing_in(&serde_json::from_slice(&answer.payload).ok()?)
+        self.missing_in(&ask(client).await?)
     }
 
     fn missing_in(&self, said: &Value) -> Option<Vec<String>> {
@@ -124,6 +127,28 @@ impl Needs {
             }
         });
     }
+}
+
+/// What the server of the connection says of its user. At a leaf node the server behind it answers, too, of what
+/// the connection between the two may do.
+async fn ask(client: &Client) -> Option<Value> {
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.ok()?;
+    client.publish_with_reply(USER_INFO, inbox, "".into()).await.ok()?;
+    let of_own = async {
+        while let Some(answer) = answers.next().await {
+            let said: Value = serde_json::from_slice(&answer.payload).ok()?;
+            if is_said_by(&said, &client.server_info().server_id) {
+                return Some(said);
+            }
+        }
+        None
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, of_own).await.ok()?
+}
+
+fn is_said_by(said: &Value, server_id: &str) -> bool {
+    said.pointer("/server/id").and_then(Value::as_str) == Some(server_id)
 }
 
 /// What may be published to, or subscribed to.
@@ -184,6 +209,15 @@ fn overlap(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// As a leaf node and the hub behind it answer.
+    #[test]
+    fn what_another_server_says_is_not_of_this_user() {
+        let said = |id: &str| json!({"server": {"id": id}, "data": {}});
+        assert!(is_said_by(&said("NLEAF"), "NLEAF"));
+        assert!(!is_said_by(&said("NHUB"), "NLEAF"));
+        assert!(!is_said_by(&json!({"data": {}}), "NLEAF"));
+    }
 
     #[test]
     fn subjects_cover_and_overlap() {
