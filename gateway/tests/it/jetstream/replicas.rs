@@ -33,13 +33,19 @@ impl Cluster {
             routes.0.push(([from, to], proxy));
             through
         });
-        (Self::start_on(servers), routes)
+        (Self::start_knowing(1, servers), routes)
     }
 
     pub(super) fn start_on(servers: [NatsServer; 3]) -> Self {
+        Self::start_knowing(3, servers)
+    }
+
+    /// Gateways find the first ones by themselves, and the others as servers announce them.
+    fn start_knowing(count: usize, servers: [NatsServer; 3]) -> Self {
         let directory = TempDirectory::new();
         let file = directory.path().join("gateway.toml");
-        let urls = servers.each_ref().map(|server| format!("\"nats://{}\"", server.address()));
+        let known = servers.iter().take(count);
+        let urls: Vec<_> = known.map(|server| format!("\"nats://{}\"", server.address())).collect();
         let text =
             format!("[[nats]]\nname = \"a\"\nservers = [{}]\nreplicas = 3\n", urls.join(", "));
         std::fs::write(&file, text).unwrap();
@@ -118,13 +124,18 @@ impl Routes {
     }
 }
 
-/// Devices stay connected to gateways, and those to a leader that nobody follows.
+/// Devices stay connected to gateways, and those to a leader that nobody follows, also with what asks who leads.
 #[test]
-#[ignore = "three servers that miss each other's heartbeats on busy cores: `make soak` runs it alone"]
 fn a_leader_that_is_cut_off_from_the_others_takes_nothing_with_it() {
     let (mut cluster, mut routes) = Cluster::start_with_routes();
-    for cut in 0..parameter("CUTS", 2) {
+    for cut in 0..parameter("CUTS", 1) {
         cluster.party.publish_until_acknowledged("all together", 50);
+        // At first all of a gateway is connected to the first server.
+        while cut == 0 && cluster.leader(0) != 0 {
+            let preferred = r#"{"placement":{"preferred":"n0"}}"#;
+            cluster.servers[0].connect().api("$JS.API.STREAM.LEADER.STEPDOWN.MQTT_0", preferred);
+            cluster.party.publish_until_acknowledged("the first is to lead", 20);
+        }
         let leader = cluster.leader(0);
         match cut % 2 {
             0 => routes.of(leader).for_each(Proxy::swallow),

@@ -26,6 +26,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// See the module.
 pub(super) struct Member {
@@ -35,6 +36,8 @@ pub(super) struct Member {
     tell: Tell,
     servers: ServerNames,
     told: Option<PartitionStatus>,
+    /// Since when servers have named no leader.
+    leaderless_since: Option<Instant>,
     faults: Sampled,
     leader_faults: Sampled,
     permission_faults: Rc<RefCell<Sampled>>,
@@ -54,6 +57,7 @@ impl Member {
             tell,
             servers: ServerNames::default(),
             told: None,
+            leaderless_since: None,
             faults: Sampled::default(),
             leader_faults: Sampled::default(),
             permission_faults: Rc::default(),
@@ -74,6 +78,7 @@ impl Member {
                 Err(fault) => {
                     self.lose_leader();
                     sub_cluster::log(&mut self.faults, sub_cluster.name(), &fault);
+                    self.leave_leaderless(client).await;
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
             }
@@ -144,9 +149,21 @@ impl Member {
                 () = tokio::time::sleep(self.interval()) => {}
                 () = next(&mut advisories) => {}
             }
+            self.leave_leaderless(client).await;
             if client.server_info().server_id != server_id {
                 return;
             }
+        }
+    }
+
+    /// Asks another server once this one has named no leader for a while.
+    async fn leave_leaderless(&mut self, client: &Client) {
+        if self.told.as_ref().is_some_and(|told| told.leader.is_some()) {
+            self.leaderless_since = None;
+        } else if self.leaderless_since.get_or_insert_with(Instant::now).elapsed() > LEADERLESS_MAX
+        {
+            self.leaderless_since = None;
+            sub_cluster::leave_leaderless(self.sub_cluster.name(), client).await;
         }
     }
 
@@ -243,6 +260,8 @@ async fn next(advisories: &mut Subscriber) {
 
 /// Source: NATS documentation, "JetStream advisories".
 const LEADER_ELECTED: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED";
+/// As long as an election takes, mostly.
+const LEADERLESS_MAX: Duration = Duration::from_secs(5);
 const INTERVAL_MIN: Duration = Duration::from_millis(950);
 const SPREAD_MS: u64 = 100;
 /// How long names of servers count: an address may have moved.

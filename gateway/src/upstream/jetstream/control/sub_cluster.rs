@@ -166,9 +166,24 @@ async fn log_events(
 async fn leave(sub_cluster: &str, client: Option<&Client>) -> bool {
     let Some(client) = client else { return false };
     let server = client.server_info().server_name;
-    let has_others = client.server_pool().await.is_ok_and(|servers| servers.len() > 1);
+    let has_others = has_others(client).await;
     tracing::info!(sub_cluster, server, leaves = has_others, "the server is in lame duck mode");
     has_others && client.force_reconnect().await.is_ok()
+}
+
+/// Leaves a server that names no leader for another one, if one is known: it may be cut off from the others.
+pub(super) async fn leave_leaderless(sub_cluster: &str, client: &Client) {
+    if has_others(client).await {
+        let server = client.server_info().server_name;
+        tracing::info!(sub_cluster, server, "the server knows of no leader: asking another one");
+        if let Err(error) = client.force_reconnect().await {
+            tracing::debug!(sub_cluster, %error, "cannot connect anew");
+        }
+    }
+}
+
+async fn has_others(client: &Client) -> bool {
+    client.server_pool().await.is_ok_and(|servers| servers.len() > 1)
 }
 
 /// Logs a fault of `sub_cluster`, sampled.
