@@ -22,6 +22,7 @@ use crate::proto::handler::TransportKind;
 use crate::proto::limits::Limits;
 use crate::proto::mqtt::Connect;
 use crate::proto::output::{Action, ConnectionId};
+use crate::proto::tenant::session_name;
 use crate::proto::time::Timestamp;
 use ahash::AHashMap;
 use std::collections::VecDeque;
@@ -210,7 +211,9 @@ impl ShardState {
         identity: &Identity,
         now: Timestamp,
     ) -> bool {
-        self.admission.is_flapping(identity.user_name.as_deref(), client_id, &self.limits, now)
+        // Who shows a token or a certificate may have the user name of a client of another tenant.
+        let name = session_name(identity.mountpoint.as_deref(), client_id);
+        self.admission.is_flapping(identity.user_name.as_deref(), &name, &self.limits, now)
     }
 
     /// Credentials from there were wrong.

@@ -188,6 +188,18 @@ fn who(request: &AuthenticationRequest) -> Authentication {
     }))
 }
 
+/// The password is the mountpoint, as that of a token may be.
+fn who_of_tenant(request: &AuthenticationRequest) -> Authentication {
+    let mountpoint = request.password.as_deref().map(|text| String::from_utf8_lossy(text));
+    Ok(Arc::new(Identity {
+        user_name: request.user_name.clone(),
+        mountpoint: mountpoint.map(|text| text.into_owned().into()),
+        acl: None,
+        proof: Proof::None,
+        expires_at: Timestamp::NEVER,
+    }))
+}
+
 /// The answer to a CONNECT of 5.0 from an address.
 fn login(
     node: &mut SimNode,
@@ -209,6 +221,19 @@ fn login(
 const ANNA: (&str, &str) = ("anna", "anna");
 const OTTO: (&str, &str) = ("otto", "otto");
 const WRONG: (&str, &str) = ("anna", "wrong");
+
+#[test]
+fn a_client_of_the_same_name_in_another_tenant_keeps_nobody_out() {
+    let limits = Limits { authenticate: true, flapping_connects_max: 3, ..Limits::default() };
+    let authenticate = Some(who_of_tenant as _);
+    let mut node = SimNode::with(SimSettings { limits, authenticate, ..SimSettings::default() });
+    for tenant in ["acme", "zen"] {
+        for expected in [0, 0, 0, 0x8A] {
+            let code = login(&mut node, "192.0.2.1", "moth", ("app", tenant));
+            assert_eq!(code, Some(expected), "{tenant}");
+        }
+    }
+}
 
 #[test]
 fn a_stranger_who_names_a_client_id_keeps_nobody_out() {
