@@ -5,7 +5,7 @@
 //! | 2.11 | a time to live for each message (`allow_msg_ttl`) |
 //! | 2.12 | atomic batches (`allow_atomic`), scheduled messages |
 //! | 2.12.2 | with 2.12.0 and 2.12.1 tests with readers that are behind fail; why is not known |
-//! | 2.14 | fast-ingest batches (`allow_batched`); used where it is there |
+//! | 2.14 | fast-ingest batches (`allow_batched`): set where it is there, for applications; gateways publish one by one |
 //!
 //! Source: NATS documentation, "Upgrade to NATS 2.12", "NATS 2.14"; ADR-43, ADR-50, ADR-51.
 
