@@ -212,6 +212,7 @@ fn run(config: &Config, environment: &Environment, directory: Directory) -> anyh
     reload.add(access_hook());
     reload.add(limits_hook());
     reload.add(tls_hook());
+    reload.add(sub_clusters_hook());
     reload.add(token_hook(admin.token_control()));
     let Some(gateway) =
         serve(gateway, &next_event, &mut reload, &admin, (config, environment, &binary))?
@@ -398,6 +399,12 @@ const TLS_KEYS: &[&str] = &[
 fn tls_hook() -> ReloadHook {
     let apply = |gateway: &mut Gateway, config: &Config| gateway.apply_tls(config);
     ReloadHook { keys: TLS_KEYS, apply: Box::new(apply) }
+}
+
+/// Sub-clusters can come while clients stay.
+fn sub_clusters_hook() -> ReloadHook {
+    let apply = |gateway: &mut Gateway, config: &Config| gateway.add_sub_clusters(config);
+    ReloadHook { keys: &["nats"], apply: Box::new(apply) }
 }
 
 /// What the admin server asks for.

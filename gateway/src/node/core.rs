@@ -268,6 +268,11 @@ impl ShardCore {
                     jetstream.handle_news(*news);
                 }
             }
+            NodeMessage::SubCluster(link) => {
+                if let Some(jetstream) = &mut self.jetstream {
+                    jetstream.add_sub_cluster(*link);
+                }
+            }
             NodeMessage::WallClock(ahead_ms) => {
                 self.with(io, |state, context| state.handle_wall_clock(ahead_ms, context));
             }

@@ -14,6 +14,7 @@ use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::thread::Look;
 use crate::upstream::embedded::store::thread::StoreRequest;
 use crate::upstream::inquiry::{Inquiry, ShardReport};
+use arc_swap::ArcSwapOption;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
@@ -31,7 +32,7 @@ pub struct NodeHandle {
     /// Taken while a question is under way that makes a shard or the storage thread look at many
     /// things: one at a time.
     pub(super) walk: Arc<Semaphore>,
-    pub(super) ring: Option<Arc<RingTable>>,
+    pub(super) ring: Option<Arc<ArcSwapOption<RingTable>>>,
 }
 
 /// What the whole node has, beside its shards.
@@ -85,10 +86,10 @@ impl NodeHandle {
         home_shard(client_id, self.shards())
     }
 
-    /// The ring the node started with, if messages are in JetStream.
+    /// The ring in force, if messages are in JetStream.
     #[must_use]
-    pub fn ring(&self) -> Option<&RingTable> {
-        self.ring.as_deref()
+    pub fn ring(&self) -> Option<Arc<RingTable>> {
+        self.ring.as_ref()?.load_full()
     }
 
     /// Asks one shard and waits for its answer; `None` when that does not come in time. One such

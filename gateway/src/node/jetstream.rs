@@ -16,6 +16,7 @@ use crate::upstream::jetstream::link::{
 use crate::upstream::jetstream::sessions::{LeaseLimits, Owner, STATE_BYTES_MAX};
 use crate::upstream::jetstream::shard::{JetStream, JetStreamSettings, SharedSessions};
 use crate::upstream::jetstream::{PartitionLimits, ShardReport, SharedLimits};
+use arc_swap::ArcSwapOption;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -105,7 +106,10 @@ fn restrict_record(limits: Limits) -> Limits {
 /// A control thread that has told the ring.
 pub(super) struct Controlled {
     pub(super) control: ControlThread,
-    pub(super) ring: Arc<RingTable>,
+    /// The ring in force.
+    pub(super) ring: Arc<ArcSwapOption<RingTable>>,
+    /// What shards begin with; news of later ones waits for them.
+    first: Arc<RingTable>,
     /// Of each shard.
     reports: Arc<[Arc<ShardReport>]>,
 }
@@ -164,16 +168,21 @@ impl Controlled {
         let settings = ControlSettings { is_successor, ..ControlSettings::from(config) };
         let reports = Arc::clone(&settings.reports);
         let (sender, receiver) = channel();
+        let ring = Arc::new(ArcSwapOption::empty());
+        let told = Arc::clone(&ring);
         let tell = move |news: ControlNews| {
+            if let ControlNews::Ring(table, _) = &news {
+                told.store(Some(Arc::clone(table)));
+            }
             // Nobody listens any more once the gateway has started.
             let _ = sender.send(news.clone());
             tell_shards(news);
         };
         let control = ControlThread::spawn(settings, tell).map_err(GatewayError::Thread)?;
         match wait_for_ring(&receiver) {
-            Some(ring) => {
-                wait_for_partitions(&receiver, &ring, config);
-                Ok(Self { control, ring, reports })
+            Some(first) => {
+                wait_for_partitions(&receiver, &first, config);
+                Ok(Self { control, ring, first, reports })
             }
             None => {
                 control.stop();
@@ -189,7 +198,7 @@ impl Controlled {
         let report = self.reports.get(usize::from(shard.0)).cloned().unwrap_or_default();
         let settings = JetStreamSettings {
             report,
-            ring: Arc::clone(&self.ring),
+            ring: Arc::clone(&self.first),
             links: config.nats.iter().map(|one| link(config, one, shard)).collect(),
             limits: PartitionLimits {
                 lane: LaneLimits {
@@ -268,7 +277,7 @@ fn wait_for_partitions(receiver: &Receiver<ControlNews>, ring: &RingTable, confi
     }
 }
 
-fn link(
+pub(super) fn link(
     config: &Config,
     sub_cluster: &SubClusterConfig,
     shard: ShardIndex,

@@ -20,7 +20,8 @@ mod tls_reload;
 use self::core::ShardCore;
 use crate::auth::{AuthenticationThreads, Clocks, Directory, FileFault, Shards, ThreadSettings};
 use crate::config::{
-    AuthMethod, ClientEvent, Config, Durability, Listen, NatsTls, Sessions, TlsFault,
+    AuthMethod, ClientEvent, Config, Durability, Listen, NatsTls, Sessions, SubClusterConfig,
+    TlsFault,
 };
 use crate::proto::access;
 use crate::proto::limits::Limits;
@@ -47,6 +48,7 @@ use crate::upstream::embedded::store::groups::StoredGroup;
 use crate::upstream::embedded::store::state::KeyedState;
 use crate::upstream::embedded::store::thread::{StorageThread, ThreadConfig};
 use crate::upstream::jetstream::control::ControlThread;
+use arc_swap::ArcSwap;
 pub use data_format::DATA_FORMAT;
 use data_kind::DataKind;
 use hand_over::HandOver;
@@ -107,8 +109,10 @@ pub struct Gateway {
     authentication: Option<Authentication>,
     handle: NodeHandle,
     tls: Option<TlsReload>,
-    /// By the names of their sub-clusters.
-    link_tls: Vec<(String, NatsTls)>,
+    /// Those with links, in the order of their numbers.
+    sub_clusters: Vec<SubClusterConfig>,
+    /// How these links go on in TLS, as shards know it.
+    link_tls: Arc<ArcSwap<Vec<Option<NatsTls>>>>,
     directory: Arc<Directory>,
     listen: Vec<Listen>,
 }
@@ -152,6 +156,7 @@ impl Gateway {
         let tls = start_tls(config, &mut engine)?;
         let HandOver { listeners, connections } = hand_over;
         let listen = config.listen.clone();
+        let link_tls = Arc::clone(&engine.link_tls);
         let bound = BoundNode::bind_with(engine, listeners)?;
         let (Recovery { logs, state, groups }, files) = recover(config, clock.now())
             .map_err(|error| GatewayError::Data { directory: config.data.clone(), error })?;
@@ -237,9 +242,7 @@ impl Gateway {
             MqttShard::new(core, segments, requests.clone(), questions.clone())
                 .knowing(source.clone())
         })?;
-        let link_tls = config.nats.iter();
-        let link_tls = link_tls.filter_map(|one| Some((one.name.clone(), one.tls.clone()?)));
-        let (link_tls, directory) = (link_tls.collect(), whole);
+        let (sub_clusters, directory) = (config.nats.clone(), whole);
         Ok(Self {
             node,
             storage,
@@ -247,6 +250,7 @@ impl Gateway {
             authentication,
             handle,
             tls,
+            sub_clusters,
             link_tls,
             directory,
             listen,
@@ -268,7 +272,8 @@ impl Gateway {
     /// Loads the authorities and certificates again that connections to servers go by; those that begin
     /// later do. Blocks while files are read.
     pub fn reload_link_tls(&self) {
-        for (sub_cluster, tls) in &self.link_tls {
+        for SubClusterConfig { name: sub_cluster, tls, .. } in &self.sub_clusters {
+            let Some(tls) = tls else { continue };
             match tls.reload() {
                 Ok(()) => tracing::info!(sub_cluster, "TLS files for links loaded"),
                 Err(faults) => {
@@ -331,6 +336,53 @@ impl Gateway {
         authentication.directory = Arc::new(directory);
         self.directory = Arc::clone(&authentication.directory);
         authentication.threads.load(&authentication.directory);
+        Ok(())
+    }
+
+    /// Connects to sub-clusters that have come to the configuration, which makes them members of the ring
+    /// without topics. Nobody is disconnected.
+    ///
+    /// # Errors
+    ///
+    /// What needs a restart: one that was there has gone or is configured otherwise, the first one at all,
+    /// or one whose name sorts before those that have the ring among them. Then nothing has changed.
+    pub fn add_sub_clusters(&mut self, config: &Config) -> Result<(), Vec<String>> {
+        let known = |name: &str| self.sub_clusters.iter().any(|one| one.name == name);
+        let mut faults = Vec::new();
+        for before in &self.sub_clusters {
+            let name = &before.name;
+            match config.nats.iter().find(|one| one.name == *name) {
+                Some(now) if now == before => {}
+                Some(_) => faults.push(format!("sub-cluster {name}: to change it needs a restart")),
+                None => faults.push(format!("sub-cluster {name}: to leave it out needs a restart")),
+            }
+        }
+        let new = config.nats.iter().filter(|one| !known(&one.name));
+        let new: Vec<SubClusterConfig> = new.cloned().collect();
+        let first = self.sub_clusters.iter().map(|one| one.name.as_str()).min();
+        for SubClusterConfig { name, .. } in &new {
+            match first {
+                None => faults.push("the first sub-cluster needs a restart".to_owned()),
+                Some(first) if name.as_str() < first => faults.push(format!(
+                    "sub-cluster {name}: the ring is at {first}, whose name sorts first; a name \
+                     that sorts behind it can be added"
+                )),
+                Some(_) => {}
+            }
+        }
+        let Some(control) = self.control.as_ref().filter(|_| faults.is_empty()) else {
+            return if faults.is_empty() { Ok(()) } else { Err(faults) };
+        };
+        for sub_cluster in new {
+            self.sub_clusters.push(sub_cluster.clone());
+            self.link_tls.store(Arc::new(tls_of(&self.sub_clusters)));
+            for (shard, sender) in (0..).map(ShardIndex).zip(&self.handle.senders) {
+                let link = jetstream::link(config, &sub_cluster, shard);
+                // A shard that has ended needs none.
+                let _ = sender.send(NodeMessage::SubCluster(Box::new(link)));
+            }
+            control.add(sub_cluster);
+        }
         Ok(())
     }
 
@@ -508,9 +560,13 @@ fn engine_config(config: &Config) -> EngineConfig {
         gather_wait: limits.gather_wait(),
         stop_deadline: limits.shutdown_timeout(),
         mesh_slots: usize::from(limits.mesh_batches_max),
-        link_tls: config.nats.iter().map(|sub_cluster| sub_cluster.tls.clone()).collect(),
+        link_tls: Arc::new(ArcSwap::from_pointee(tls_of(&config.nats))),
         ..EngineConfig::default()
     }
+}
+
+fn tls_of(sub_clusters: &[SubClusterConfig]) -> Vec<Option<NatsTls>> {
+    sub_clusters.iter().map(|sub_cluster| sub_cluster.tls.clone()).collect()
 }
 
 /// Loads what TLS listeners need and lets it be watched, if there is such a listener.

@@ -34,10 +34,10 @@ pub struct EngineConfig {
     /// What TLS listeners show and ask for, for connections that begin from now on. Set if there is
     /// such a listener.
     pub tls: Option<Arc<ArcSwap<TlsServer>>>,
-    /// How links go on in TLS, by the number that [`Action::StartTls`] names.
+    /// How links go on in TLS, by the number that [`Action::StartTls`] names; more may come.
     ///
     /// [`Action::StartTls`]: crate::proto::output::Action::StartTls
-    pub link_tls: Vec<Option<NatsTls>>,
+    pub link_tls: Arc<ArcSwap<Vec<Option<NatsTls>>>>,
     /// Who may send a PROXY header, and has to, on the listeners that want one.
     pub balancers: Vec<IpNet>,
     /// What is accepted over WebSocket.
@@ -93,7 +93,7 @@ impl Default for EngineConfig {
             pin: true,
             listen: Vec::new(),
             tls: None,
-            link_tls: Vec::new(),
+            link_tls: Arc::default(),
             balancers: Vec::new(),
             websocket: WebSocketLimits {
                 request_bytes_max: 65_536,

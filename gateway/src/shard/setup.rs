@@ -83,8 +83,9 @@ impl<H: Handler> Shard<H> {
         if connection.state.any(NOT_READING.or(State::LAYERED)) {
             return;
         }
-        let tls = self.config.link_tls.get(usize::from(number));
-        let tls = tls.and_then(Option::as_ref).expect("who asks knows that there are settings");
+        let all = self.config.link_tls.load();
+        let tls = all.get(usize::from(number)).and_then(Option::as_ref);
+        let tls = tls.expect("who asks knows that there are settings");
         let layers = peer_address(connection.socket())
             .ok()
             .and_then(|peer| Layers::secure(tls, peer, &mut self.scratch).ok());

@@ -76,6 +76,12 @@ pub enum InvalidRing {
         /// The second of the two.
         partition: PartitionId,
     },
+    /// A number above [`RingTable::MEMBERS_MAX`] - 1.
+    #[error("partition {}: a ring has at most {} members", partition.0, RingTable::MEMBERS_MAX)]
+    Members {
+        /// Of the member.
+        partition: PartitionId,
+    },
     /// Above [`RingTable::WEIGHT_MAX`], or 0 for a member that is to have a share.
     #[error("partition {}: weight {weight} is not within 1 to {}", partition.0, RingTable::WEIGHT_MAX)]
     Weight {
@@ -122,8 +128,10 @@ impl RingTable {
     pub const VERSION: u16 = 3;
     /// The highest weight of one member.
     pub const WEIGHT_MAX: u16 = 100;
-    /// The highest sum of all weights, and so the most partitions: each unit costs one hash a slot
-    /// when the ring is computed, some 0.4 s in all at the limit.
+    /// Members a ring may have, those included that have given their share away: a number is never used
+    /// again. Each costs a shard some kilobytes.
+    pub const MEMBERS_MAX: usize = 127;
+    /// The highest sum of all weights: each unit costs one hash a slot when the ring is computed, some 0.4 s in all at the limit.
     pub const WEIGHT_SUM_MAX: u32 = 1_024;
     /// The most takeovers a table remembers; each costs a shard 32 KiB and who subscribes without
     /// wildcards to a topic that moved one subscription more.
@@ -370,6 +378,9 @@ impl RingTable {
             }
         }
         for &Member { partition, weight, ref sub_cluster } in members {
+            if usize::from(partition.0) >= Self::MEMBERS_MAX {
+                return Err(InvalidRing::Members { partition });
+            }
             if weight > Self::WEIGHT_MAX {
                 return Err(InvalidRing::Weight { partition, weight });
             }
@@ -528,6 +539,9 @@ mod tests {
         assert!(new(vec![member(3, 100, &"x".repeat(32))]).is_ok());
         assert_eq!(new(vec![]), Err(InvalidRing::Empty));
         assert_eq!(new(vec![member(3, 0, "a")]), Err(InvalidRing::Empty));
+        assert!(new(vec![member(126, 1, "a")]).is_ok());
+        let beyond = Err(InvalidRing::Members { partition: PartitionId(127) });
+        assert_eq!(new(vec![member(127, 1, "a")]), beyond);
         assert_eq!(
             new(vec![member(3, 101, "a")]),
             Err(InvalidRing::Weight { partition, weight: 101 })
@@ -543,9 +557,12 @@ mod tests {
             new(vec![member(3, 1, "a"), member(3, 1, "b")]),
             Err(InvalidRing::Order { partition })
         );
-        let many = |count| (0..count).map(|partition| member(partition, 1, "a")).collect();
-        assert!(new(many(1_024)).is_ok());
-        assert_eq!(new(many(1_025)), Err(InvalidRing::WeightSum { sum: 1_025 }));
+        let heavy = |last| {
+            let others = (0..10).map(|partition| member(partition, 100, "a"));
+            others.chain([member(10, last, "a")]).collect()
+        };
+        assert!(new(heavy(24)).is_ok());
+        assert_eq!(new(heavy(25)), Err(InvalidRing::WeightSum { sum: 1_025 }));
     }
 
     #[test]

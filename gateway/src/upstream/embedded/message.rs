@@ -10,6 +10,7 @@ use crate::proto::session::Ticket;
 use crate::proto::shard_state::{GroupRequest, Replayed};
 use crate::upstream::inquiry::Inquiry;
 use crate::upstream::jetstream::control::ControlNews;
+use crate::upstream::jetstream::members::LinkTo;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -61,6 +62,8 @@ pub enum NodeMessage {
     Store(StoreReply),
     /// From the control thread, with JetStream.
     Control(Box<ControlNews>),
+    /// From the thread that reads the configuration again: links to this sub-cluster can be made, too.
+    SubCluster(Box<LinkTo>),
     /// From an authentication thread: who the client of a connection is.
     Authenticated(ConnectionId, Authentication),
     /// From an authentication thread: what the client of a connection has to prove.
@@ -98,6 +101,7 @@ impl NodeMessage {
             | Self::FromGroup(GroupReply::Joined { .. })
             | Self::Store(_)
             | Self::Control(_)
+            | Self::SubCluster(_)
             | Self::Authenticated(..)
             | Self::Challenged(..)
             | Self::AccessChanged(_)

@@ -20,6 +20,7 @@ pub mod interest;
 pub mod lane;
 pub mod link;
 mod lost_tail;
+pub mod members;
 pub mod publish;
 pub mod report;
 pub mod requests;

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct ShardReport {
     seen: AtomicU64,
     drained: AtomicU64,
+    links: AtomicU64,
 }
 
 impl ShardReport {
@@ -37,6 +38,17 @@ impl ShardReport {
 
     pub(super) fn see(&self, epoch: u64) {
         self.seen.store(epoch, Ordering::Release);
+    }
+
+    /// How many sub-clusters, of those that are configured, the shard has links to: those that were told
+    /// first.
+    #[must_use]
+    pub fn links(&self) -> u64 {
+        self.links.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_links(&self, count: u64) {
+        self.links.store(count, Ordering::Release);
     }
 
     /// The epoch of a ring with a change under way, since it is known that this shard goes by it and has

@@ -10,8 +10,9 @@ use super::inbox::Token;
 use super::intents::Intents;
 use super::interest::{FIRST_SID, Interest};
 use super::lanes::Lanes;
-use super::link::{Fence, LinkEvent, LinkFault, LinkOut, LinkSettings};
+use super::link::{Fence, LinkEvent, LinkFault, LinkOut};
 use super::lost_tail::{Checked, LostTail};
+use super::members::{LinkTo, Members};
 use super::moving::ShardReport;
 use super::partition::{
     ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Partition, PartitionLimits, Prefixes,
@@ -96,7 +97,7 @@ pub struct JetStreamSettings {
     /// In force at start.
     pub ring: Arc<RingTable>,
     /// How links to each sub-cluster behave, by its name, with the servers that were configured.
-    pub links: Vec<(Arc<LinkSettings>, Vec<std::net::SocketAddr>)>,
+    pub links: Vec<LinkTo>,
     /// Of each partition.
     pub limits: PartitionLimits,
     /// Where answers go: one or more tokens, no other shard's.
@@ -163,6 +164,7 @@ pub struct JetStream {
     pub(super) stored: Prefixes,
     /// Filters of topics that are for applications only.
     uplink: Box<[String]>,
+    pub(super) members: Members,
     /// In the order of the ring.
     pub(super) partitions: Vec<Partition>,
     pub(super) interest: Interest,
@@ -211,28 +213,14 @@ impl JetStream {
         let JetStreamSettings {
             ring, links, limits, inbox_prefix, origin, sessions, report, ..
         } = settings;
-        let partition = |member: &crate::proto::bridge::ring_table::Member| {
-            // One that is not configured has no topics: nobody says where it is, and nobody goes there, nor
-            // waits for what it may have.
-            let link = links.iter().position(|(link, _)| link.name == member.sub_cluster);
-            let number = link.unwrap_or_default();
-            let (settings, servers) =
-                links.get(number).expect("the control thread tells no other ring");
-            let prefix = format!("{inbox_prefix}.{}", member.partition.0);
-            let seed = seed ^ u64::from(member.partition.0);
-            let settings = Arc::clone(settings);
-            let mut partition =
-                Partition::new(member.partition, settings, servers, prefix, limits, seed);
-            partition.tls_number = u16::try_from(number).expect("at most SUB_CLUSTERS_MAX");
-            partition.is_configured = link.is_some();
-            partition
-        };
+        let members = Members::new(Arc::clone(ring), links.clone(), inbox_prefix.clone(), seed);
         let mut jetstream = Self {
             now: Timestamp::START,
             ring: Ring::new(ring),
             stored: Prefixes::new(),
             uplink: settings.uplink.clone(),
-            partitions: ring.members().iter().map(partition).collect(),
+            members,
+            partitions: Vec::new(),
             interest: Interest::default(),
             held: Held::new(limits.held_bytes_max),
             report: Arc::clone(report),
@@ -250,13 +238,9 @@ impl JetStream {
             intents: Intents::default(),
             wills: HashMap::default(),
             sessions: sessions.clone().map(|SharedSessions { owner, count_max, lease }| {
-                Sessions::new(owner, ring.members().len(), count_max, lease)
+                Sessions::new(owner, count_max, lease)
             }),
-            session_homes: ring
-                .members()
-                .iter()
-                .map(|member| HomeSubjects::new(member.partition))
-                .collect(),
+            session_homes: Vec::new(),
             stopping: false,
             topic_hashes: ahash::RandomState::new(),
             topic: Vec::new(),
@@ -266,9 +250,11 @@ impl JetStream {
             counters: JetStreamCounters::default(),
             out: JetStreamOut::default(),
         };
+        jetstream.add_members();
         jetstream.note_takeovers();
         // What it has not heard of before may be published from now on.
         jetstream.close_gates(ring.takeovers().len());
+        jetstream.report.note_links(jetstream.members.link_count());
         jetstream.report.see(jetstream.ring.epoch());
         jetstream
     }
@@ -315,7 +301,13 @@ impl JetStream {
     /// The control thread says something.
     pub fn handle_news(&mut self, news: ControlNews) {
         match news {
-            ControlNews::Ring(_, ring) => self.handle_ring(ring),
+            ControlNews::Ring(table, ring) => {
+                if table.epoch() > self.ring.epoch() {
+                    self.members.table = table;
+                    self.add_members();
+                }
+                self.handle_ring(ring);
+            }
             ControlNews::Partition(status) => self.handle_status(status),
         }
     }
@@ -919,10 +911,9 @@ impl JetStream {
         let Some(place) = lane.0.checked_sub(FIRST_LANE).map(usize::from) else {
             return false;
         };
-        let count = self.partitions.len();
-        let (place, number) = match place.checked_sub(2 * count) {
+        let (place, number) = match place.checked_sub(2 * PARTITIONS_MAX) {
             None => (place, 0),
-            Some(recording) => (recording % count, 1 + recording / count),
+            Some(recording) => (recording % PARTITIONS_MAX, 1 + recording / PARTITIONS_MAX),
         };
         let partition = self.partitions.get(place);
         let is_full = |one: &Partition| one.lane.is_full(0) || one.lane.is_full(number as u64);
@@ -945,9 +936,8 @@ impl JetStream {
         if place == HELD_PLACE {
             return AppendToken { lane: HELD_LANE, number: token.0 };
         }
-        let count = self.partitions.len();
         let number = usize::try_from(Lanes::number_of(token)).expect("below 128");
-        let place = if number == 0 { place } else { (1 + number) * count + place };
+        let place = if number == 0 { place } else { (1 + number) * PARTITIONS_MAX + place };
         AppendToken { lane: lane_of(place), number: token.0 }
     }
 
@@ -1069,6 +1059,9 @@ fn place_of_dial(token: u64) -> usize {
 }
 
 const PLACES_MAX: u64 = 1 << 16;
+
+/// So many lanes are there of each kind, so that those of members that come later have their place.
+pub(super) const PARTITIONS_MAX: usize = RingTable::MEMBERS_MAX;
 
 pub(super) fn lane_of(place: usize) -> Lane {
     Lane(FIRST_LANE + u16::try_from(place).expect("partition ids are u16"))

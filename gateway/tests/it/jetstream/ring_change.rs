@@ -4,18 +4,22 @@ use super::device::Device;
 use super::party::{DURABLE, Party};
 use super::site::{NAMES, Node, Site, flags, lasting_port};
 use crate::nats::server::NatsServer;
-use crate::process::gateway::gateway_command;
+use crate::process::gateway::{TempDirectory, gateway_command};
 use gateway::proto::bridge::ring::Ring;
 use gateway::proto::bridge::ring_change::Change;
 use gateway::proto::bridge::ring_table::{Member, RingTable};
 use gateway::proto::mqtt::QoS;
 use gateway::proto::partition::PartitionId;
+use rustix::process::Signal;
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 const TAKER: PartitionId = PartitionId(3);
+/// A gateway says each second what it can use.
+const TRIES: usize = 20;
 /// Topics of each kind: those that move, and those that stay.
 const TOPICS: usize = 4;
 
@@ -39,11 +43,14 @@ impl Addition {
 
     /// Two gateways that know all four: the fourth is a member without topics.
     fn party(&self, sessions: &str) -> Party {
-        let nodes = ["g1", "g2"].map(|id| {
+        self.gather(["g1", "g2"].map(|id| {
             let mut node = Node::start_with(flags(id, sessions, &self.addresses()));
             node.wait_until_live(4);
             node
-        });
+        }))
+    }
+
+    fn gather(&self, nodes: [Node; 2]) -> Party {
         let mut party = Party::new(nodes.into());
         let (moves, stays) = topics();
         let topics: Vec<_> = moves.iter().chain(&stays).copied().collect();
@@ -259,6 +266,62 @@ fn a_share_goes_back_under_load() {
 #[test]
 fn a_share_goes_back_under_load_with_shared_sessions() {
     give_back("shared", 1);
+}
+
+/// A sub-cluster comes to the configuration while gateways run and clients stay connected.
+#[test]
+fn a_sub_cluster_comes_by_a_reload_and_has_its_share() {
+    let site = Addition::start();
+    let all = site.addresses();
+    let files = TempDirectory::new();
+    let configured = |id: &str, count: usize| {
+        let file = files.path().join(format!("{id}.toml"));
+        let mut text = String::new();
+        for (name, address) in NAMES.iter().chain(&["d"]).zip(&all).take(count) {
+            writeln!(text, "[[nats]]\nname = \"{name}\"\nservers = [\"nats://{address}\"]")
+                .unwrap();
+        }
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    let nodes = ["g1", "g2"].map(|id| {
+        let mut flags = flags(id, "local", &[]);
+        flags.extend(["--config".to_owned(), configured(id, 3).display().to_string()]);
+        let mut node = Node::start_with(flags);
+        node.wait_until_live(3);
+        node
+    });
+    let mut device = Device::brief(nodes[0].address().unwrap(), "stays");
+    let mut party = site.gather(nodes);
+    party.publish_until_acknowledged("before", 200);
+    // What needs a restart changes nothing, and is said.
+    configured("g1", 2);
+    party.nodes[0].signal(Signal::HUP);
+    party.nodes[0].wait_for_line("sub-cluster c: to leave it out needs a restart");
+    // One that has not heard of it keeps it from having a share.
+    for (node, id) in ["g1", "g2"].into_iter().enumerate() {
+        let refused = site.add().end();
+        assert!(!refused.0, "{}", refused.1);
+        configured(id, 4);
+        party.nodes[node].signal(Signal::HUP);
+        party.nodes[node].wait_until_live(4);
+    }
+    let mut said = String::new();
+    let is_added = (0..TRIES).any(|_| {
+        let mut adding = site.add();
+        party.go_on("add", true, |_| adding.has_ended());
+        let (went_well, text) = adding.end();
+        // The second may not have said yet that it has it.
+        assert!(went_well || text.contains("these gateways cannot use d: g2"), "{text}");
+        said = text;
+        went_well
+    });
+    assert!(is_added && said.contains("25.5 % of the topics"), "{said}");
+    party.publish_until_acknowledged("after", 300);
+    party.all_arrived();
+    assert!(!site.stored_at_taker().is_empty(), "what moved is published there");
+    assert_eq!(party.disconnected, []);
+    device.ping();
 }
 
 /// What is retained where a topic comes back to is of before it left.

@@ -82,8 +82,9 @@ enum NotChanged {
     )]
     NoRoom { names: String },
     #[error(
-        "these gateways cannot use {name}: {gateways}; restart them with --nats {name}=nats://..., or, \
-         if they are dead, say so with: gateway ring forget GATEWAY"
+        "these gateways cannot use {name}: {gateways}; add it to the configuration of each and send SIGHUP \
+         (or restart those that have it by --nats), or, if they are dead, say so with: gateway ring \
+         forget GATEWAY"
     )]
     Without { name: String, gateways: String },
     #[error(

@@ -5,6 +5,7 @@
 
 use super::ControlNews;
 use super::Extras;
+use super::SubClusterSettings;
 use super::fault::{ControlFault, Sampled};
 use super::member::Member;
 use super::permissions::Needs;
@@ -24,12 +25,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// See the module.
 pub(super) struct RingWatch {
     /// By name; at least one.
     sub_clusters: BTreeMap<String, Rc<SubCluster>>,
+    /// Those that were added since the start, in that order: shards have links to the first of them.
+    added: Vec<String>,
     extras: Extras,
     gateway_id: String,
     boot: u64,
@@ -39,7 +43,7 @@ pub(super) struct RingWatch {
     changed_at: Instant,
     /// What has a task. A member that a ring leaves out keeps it: sessions may still read there.
     started: BTreeMap<PartitionId, String>,
-    /// Those that the shards have been made with.
+    /// Those to which all shards have links.
     partitions: Vec<PartitionId>,
     reports: Arc<[Arc<ShardReport>]>,
     registered: Rc<RefCell<Farewell>>,
@@ -85,6 +89,7 @@ impl RingWatch {
         let RingWatchSettings { reports, is_successor, registered, tell, .. } = settings;
         Self {
             sub_clusters,
+            added: Vec::new(),
             extras,
             boot: ahash::RandomState::new().hash_one(&gateway_id),
             gateway_id,
@@ -100,8 +105,8 @@ impl RingWatch {
         }
     }
 
-    /// Watches for as long as the thread runs.
-    pub(super) async fn run(mut self) {
+    /// Watches for as long as the thread runs. Of what is `added`, [`super::ControlThread::add`] tells.
+    pub(super) async fn run(mut self, mut added: mpsc::UnboundedReceiver<SubClusterSettings>) {
         let Some(first) = self.sub_clusters.values().next().cloned() else { return };
         let client = first.client().await;
         let (mut key, mut faults) = (None, Sampled::default());
@@ -125,7 +130,22 @@ impl RingWatch {
             }
             let is_changing = self.in_force.as_ref().is_some_and(|one| one.change().is_some());
             let interval = if is_changing { CHANGE_INTERVAL } else { LOOK_INTERVAL };
-            tokio::time::sleep(interval).await;
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                Some(settings) = added.recv() => self.add(settings),
+            }
+        }
+    }
+
+    /// A sub-cluster has come: it is looked after from now on, if it is a member already.
+    fn add(&mut self, settings: SubClusterSettings) {
+        let name = settings.name.clone();
+        tracing::info!(sub_cluster = name, "sub-cluster added");
+        let sub_cluster = Rc::new(SubCluster::new(&self.gateway_id, settings));
+        self.sub_clusters.insert(name.clone(), sub_cluster);
+        self.added.push(name);
+        if let Some(table) = self.in_force.clone() {
+            self.start_members(&table);
         }
     }
 
@@ -162,7 +182,8 @@ impl RingWatch {
             (Some(table), None) => return Err(ControlFault::RingGone { epoch: table.epoch() }),
         };
         if self.in_force.as_deref() == Some(&table) {
-            return self.call_off(key, &table).await;
+            self.call_off(key, &table).await?;
+            return self.join(key).await;
         }
         self.check(&table)?;
         self.put_in_force(table);
@@ -195,6 +216,24 @@ impl RingWatch {
         Ok(is_written.then_some(joined))
     }
 
+    /// Sub-clusters that were added become members, if only with nothing; who finds them in the ring puts
+    /// that in force.
+    async fn join(&self, key: &RingKey) -> Result<(), ControlFault> {
+        let is_member = |name: &String| {
+            let in_force = self.in_force.iter();
+            in_force.flat_map(|table| table.members()).any(|one| one.sub_cluster == *name)
+        };
+        if self.added.iter().all(is_member) {
+            return Ok(());
+        }
+        let Some((table, revision)) = key.read_last().await? else { return Ok(()) };
+        if let Some(joined) = table.joined(self.added.iter().map(String::as_str))? {
+            // Written by somebody else meanwhile, it is looked at again.
+            key.replace(&joined, revision).await?;
+        }
+        Ok(())
+    }
+
     /// Ends a change of which nothing has come in time: what is held goes where it would have gone.
     async fn call_off(&self, key: &RingKey, table: &RingTable) -> Result<(), ControlFault> {
         let Some(change) = table.change() else { return Ok(()) };
@@ -219,12 +258,12 @@ impl RingWatch {
         let all = |of: fn(&ShardReport) -> u64| {
             self.reports.iter().map(|report| of(report)).min().unwrap_or_default()
         };
+        let (seen, links) = (all(ShardReport::seen), all(ShardReport::links));
+        if self.in_force.as_ref().is_some_and(|table| table.epoch() <= seen) {
+            self.partitions = self.partitions_with(links);
+        }
         let partitions = self.partitions.clone();
-        let state = GatewayState {
-            seen: all(ShardReport::seen),
-            drained: all(ShardReport::drained),
-            partitions,
-        };
+        let state = GatewayState { seen, drained: all(ShardReport::drained), partitions };
         let Some((.., mut registration)) = self.registered.borrow_mut().said.take() else {
             return Ok(());
         };
@@ -243,6 +282,18 @@ impl RingWatch {
             );
         }
         replaced
+    }
+
+    /// The members of the ring in force that can be used by shards with so many links: those that were
+    /// configured at start came first.
+    fn partitions_with(&self, links: u64) -> Vec<PartitionId> {
+        let at_start = self.sub_clusters.len() - self.added.len();
+        let has_link = |name: &String| match self.added.iter().position(|added| added == name) {
+            Some(place) => ((at_start + place) as u64) < links,
+            None => self.sub_clusters.contains_key(name),
+        };
+        let members = self.in_force.iter().flat_map(|table| table.members());
+        members.filter(|one| has_link(&one.sub_cluster)).map(|one| one.partition).collect()
     }
 
     fn check(&self, table: &RingTable) -> Result<(), ControlFault> {
@@ -279,12 +330,25 @@ impl RingWatch {
             tracing::info!(name, partition, "has no topics until it is added to the ring");
         }
         let table = Arc::new(table);
-        if self.in_force.is_none() {
-            let is_here = |name: &String| self.sub_clusters.contains_key(name);
-            let members = table.members().iter().filter(|one| is_here(&one.sub_cluster));
-            self.partitions = members.map(|member| member.partition).collect();
-        }
         (self.tell)(ControlNews::Ring(table.clone(), Ring::new(&table)));
+        self.start_members(&table);
+        // Its time does not begin anew when its ends are known.
+        let goes_on = self.in_force.as_ref().is_some_and(|before| {
+            table.coming().is_some()
+                && (before.epoch() + 1, before.change()) == (table.epoch(), table.change())
+        });
+        if !goes_on {
+            self.changed_at = Instant::now();
+        }
+        let is_first = self.in_force.replace(table).is_none();
+        if is_first {
+            // Shards are made with it.
+            self.partitions = self.partitions_with(self.sub_clusters.len() as u64);
+        }
+    }
+
+    /// Looks after each member that is configured and was not looked after before.
+    fn start_members(&mut self, table: &RingTable) {
         for member in table.members() {
             let name = &member.sub_cluster;
             let Some(sub_cluster) = self.sub_clusters.get(name) else { continue };
@@ -294,15 +358,6 @@ impl RingWatch {
                 tokio::task::spawn_local(member.run());
             }
         }
-        // Its time does not begin anew when its ends are known.
-        let goes_on = self.in_force.as_ref().is_some_and(|before| {
-            table.coming().is_some()
-                && (before.epoch() + 1, before.change()) == (table.epoch(), table.change())
-        });
-        if !goes_on {
-            self.changed_at = Instant::now();
-        }
-        self.in_force = Some(table);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use super::ring_watch::{Farewell, RingWatch, RingWatchSettings};
 use super::sub_cluster::SubCluster;
-use super::{ControlNews, ControlSettings};
+use super::{ControlNews, ControlSettings, SubClusterSettings};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 /// How the tasks of the thread say something.
@@ -18,6 +18,7 @@ pub(super) type Tell = Rc<dyn Fn(ControlNews)>;
 pub struct ControlThread {
     thread: JoinHandle<()>,
     stop: oneshot::Sender<()>,
+    additions: mpsc::UnboundedSender<SubClusterSettings>,
 }
 
 impl ControlThread {
@@ -36,10 +37,11 @@ impl ControlThread {
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .build()?;
         let (stop, stopped) = oneshot::channel();
+        let (additions, added) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
             let tasks = LocalSet::new();
             let registered = Rc::new(RefCell::new(Farewell::default()));
-            tasks.spawn_local(run(settings, Rc::new(tell), registered.clone()));
+            tasks.spawn_local(run(settings, Rc::new(tell), registered.clone(), added));
             // The sender that is gone means stop, too.
             let _ = tasks.block_on(&runtime, stopped);
             let farewell =
@@ -50,7 +52,14 @@ impl ControlThread {
             // A look-up that hangs is not waited for.
             runtime.shutdown_background();
         })?;
-        Ok(Self { thread, stop })
+        Ok(Self { thread, stop, additions })
+    }
+
+    /// A sub-cluster is configured now, too: it becomes a member of the ring, without topics. Its name is
+    /// not known yet, and sorts behind that of the one with the ring. Shards have been told.
+    pub fn add(&self, sub_cluster: SubClusterSettings) {
+        // A thread that has ended needs none.
+        let _ = self.additions.send(sub_cluster);
     }
 
     /// Ends the thread and waits until it has.
@@ -61,7 +70,12 @@ impl ControlThread {
     }
 }
 
-async fn run(settings: ControlSettings, tell: Tell, registered: Rc<RefCell<Farewell>>) {
+async fn run(
+    settings: ControlSettings,
+    tell: Tell,
+    registered: Rc<RefCell<Farewell>>,
+    added: mpsc::UnboundedReceiver<SubClusterSettings>,
+) {
     let ControlSettings { gateway_id, sub_clusters, extras, reports, is_successor } = settings;
     let sub_clusters = sub_clusters
         .into_iter()
@@ -79,7 +93,7 @@ async fn run(settings: ControlSettings, tell: Tell, registered: Rc<RefCell<Farew
         registered,
         tell,
     };
-    RingWatch::new(settings).run().await;
+    RingWatch::new(settings).run(added).await;
 }
 
 /// How long the end of a gateway may wait for the ring.

@@ -135,6 +135,7 @@ pub struct Sessions {
     timers: BTreeSet<(Timestamp, Arc<str>)>,
     /// By the place of the partition.
     homes: Vec<Home>,
+    lease: LeaseLimits,
     next_nonce: u64,
     next_question: u64,
     /// Owners that were asked to let go, by the number of the question.
@@ -196,23 +197,14 @@ impl Floor {
 }
 
 impl Sessions {
-    /// Of a node with `homes` sub-clusters, for at most `count_max` sessions at a time.
+    /// For at most `count_max` sessions at a time; without homes so far.
     #[must_use]
-    pub fn new(owner: Owner, homes: usize, count_max: u64, lease: LeaseLimits) -> Self {
-        let home = || Home {
-            lease: Lease::new(owner.clone(), lease),
-            adoption: Adoption::default(),
-            adopting: 0,
-            line: Line::default(),
-            queue: VecDeque::new(),
-            under_way: 0,
-            floor: Floor::default(),
-            entry_count: 0,
-        };
+    pub fn new(owner: Owner, count_max: u64, lease: LeaseLimits) -> Self {
         Self {
             entries: HashMap::default(),
             timers: BTreeSet::new(),
-            homes: (0..homes).map(|_| home()).collect(),
+            homes: Vec::new(),
+            lease,
             next_nonce: owner.boot,
             next_question: 0,
             asked: HashMap::default(),
@@ -225,6 +217,20 @@ impl Sessions {
             leases_lost: 0,
             owner,
         }
+    }
+
+    /// Another partition, behind those there are.
+    pub(in crate::upstream::jetstream) fn add_home(&mut self) {
+        self.homes.push(Home {
+            lease: Lease::new(self.owner.clone(), self.lease),
+            adoption: Adoption::default(),
+            adopting: 0,
+            line: Line::default(),
+            queue: VecDeque::new(),
+            under_way: 0,
+            floor: Floor::default(),
+            entry_count: 0,
+        });
     }
 
     /// There are not too many, the one that is asked for included.

@@ -16,7 +16,7 @@ use super::super::publish::{
     ApiError, NO_RESPONDERS, PublishAnswer, Put, mark_sequence, read_publish_answer,
 };
 use super::super::requests::Pending;
-use super::super::shard::{JetStream, lane_of};
+use super::super::shard::{JetStream, PARTITIONS_MAX, lane_of};
 use super::entry::{Action, TOMBSTONE_S, Written};
 use super::lease::{AdoptionAction, LeaseAction, Taken};
 use super::value::{Input, Owner};
@@ -202,7 +202,7 @@ impl JetStream {
 
     /// In the lane of the sessions at home there: those of messages come first.
     fn session_token(&self, place: usize, number: u64) -> AppendToken {
-        AppendToken { lane: lane_of(self.partitions.len() + place), number }
+        AppendToken { lane: lane_of(PARTITIONS_MAX + place), number }
     }
 
     /// A message of a session with a record is on its way: see [`Sessions::note_intent`].

@@ -14,6 +14,9 @@ use gateway::proto::partition::{PartitionId, Sequence};
 use gateway::upstream::jetstream::control::ControlNews;
 use std::sync::Arc;
 
+/// Of the ring with a third member.
+const EPOCH_OF_THREE: u64 = 2;
+
 /// Of each kind of change; one takes several times as long as a run without.
 const SEEDS_DEFAULT: u64 = 24;
 
@@ -85,16 +88,31 @@ impl World {
     /// What is to be done next.
     fn next_change(&self) -> Option<Change> {
         let table = ring();
-        if table.members().len() < 3 {
+        if self.servers.len() < 3 {
             return None;
         }
         let (partition, weight) = *self.coordinator.plan.get(table.takeovers().len())?;
         Some(Change { partition: PartitionId(partition), weight, hold_s: 30 })
     }
 
+    fn all_have_seen(&self, epoch: u64) -> bool {
+        self.gateways.iter().all(|node| {
+            let node = node.as_ref().expect("it is only gone while it crashes");
+            node.shard(0).jetstream().expect("it has links").ring_report().seen() >= epoch
+        })
+    }
+
     /// Whoever changes the ring goes one step further, or dies.
     pub(super) fn coordinate(&mut self, may_die: bool) {
         let table = ring();
+        if table.members().len() < self.servers.len() {
+            let joined = table.joined(["c2"].into_iter()).unwrap().unwrap();
+            self.write_ring(&joined, "a member has come");
+            return;
+        }
+        if !self.all_have_seen(EPOCH_OF_THREE) {
+            return;
+        }
         let Some(change) = self.next_change() else { return };
         // The last step is soon made.
         let one_in = if table.coming().is_some() { 6 } else { 32 };
@@ -226,8 +244,11 @@ fn place_of_retained(server: usize, message: &StoredMessage) -> (PartitionId, Se
 
 /// What starts from now on finds two members, and a third without topics.
 pub(super) fn begin_with_three_members() {
-    let first = RingTable::new(1, super::world::two_members()).unwrap();
-    set_ring(Some(&first.joined(["c2"].into_iter()).unwrap().unwrap()));
+    set_ring(Some(&two().joined(["c2"].into_iter()).unwrap().unwrap()));
+}
+
+fn two() -> RingTable {
+    RingTable::new(EPOCH_OF_THREE - 1, super::world::two_members()).unwrap()
 }
 
 /// What starts from now on finds the ring that everything begins with.
@@ -236,9 +257,18 @@ pub(super) fn end() {
 }
 
 fn run(seed: u64, has_sessions: bool, plan: Plan, seen: &mut Seen) -> Result<usize, Broken> {
-    begin_with_three_members();
+    // The third is a member from the start, or it comes while everything runs.
+    let comes_late = seed % 3 == 2;
+    if comes_late {
+        set_ring(Some(&two()))
+    } else {
+        begin_with_three_members()
+    }
     let gateways = usize::try_from(1 + seed % 2).unwrap();
     let mut world = World::with(if has_sessions { 2 } else { gateways }, seed, has_sessions);
+    if comes_late {
+        world.add_server();
+    }
     world.coordinator.plan = plan;
     world.populate(3, 4);
     for step in 0..STEPS {

@@ -226,6 +226,16 @@ fn jetstream(settings: &SimSettings, boot: u64) -> JetStreamSettings {
     }
 }
 
+fn server(number: u16, random: &mut Random) -> Server {
+    let mut model = NatsServer::new(number);
+    // Not far from where a page of the replay ends, for some seeds.
+    model.messages.last = *random.pick(&[0, 970, 1_995]);
+    model.messages.sync();
+    model.batch_max = *random.pick(&[3, u64::MAX]);
+    let replicas = *random.pick(&[1, 1, 3]);
+    Server { model, is_up: true, is_unreachable: false, replicas }
+}
+
 impl World {
     /// `gateways` of one shard each.
     pub(crate) fn new(gateways: usize, seed: u64) -> Self {
@@ -254,17 +264,9 @@ impl World {
             Some(node)
         };
         let mut random = Random::new(seed);
-        let mut server = |number: u16| {
-            let mut model = NatsServer::new(number);
-            // Not far from where a page of the replay ends, for some seeds.
-            model.messages.last = *random.pick(&[0, 970, 1_995]);
-            model.messages.sync();
-            model.batch_max = *random.pick(&[3, u64::MAX]);
-            let replicas = *random.pick(&[1, 1, 3]);
-            Server { model, is_up: true, is_unreachable: false, replicas }
-        };
+        let numbers = (0..).zip(ring().members().to_vec());
         let mut world = Self {
-            servers: (0..).zip(ring().members()).map(|(number, _)| server(number)).collect(),
+            servers: numbers.map(|(number, _)| server(number, &mut random)).collect(),
             gateways: (0..gateways).map(node).collect(),
             pipes: Vec::new(),
             actors: Vec::new(),
@@ -288,6 +290,14 @@ impl World {
             world.tell_first(gateway);
         }
         world
+    }
+
+    /// One more, of which no gateway has heard.
+    pub(super) fn add_server(&mut self) {
+        let number = u16::try_from(self.servers.len()).unwrap();
+        let server = server(number, &mut self.random);
+        self.looked_at.iter_mut().for_each(|ends| ends.push(server.model.messages.last));
+        self.servers.push(server);
     }
 
     /// Publishers and subscribers of all kinds.
