@@ -415,8 +415,13 @@ impl ShardCore {
         };
         jetstream.set_now(now);
         jetstream.received(id, bytes, &mut |jetstream, place, message| {
+            // What is new in places that are used again is not to be taken for what was there.
+            let lost_tails = std::mem::take(&mut jetstream.out.lost_tails);
             let mut forward = Forward { jetstream, local: upstream };
             let mut context = Context { now, outbox, actions, upstream: &mut forward };
+            for LostTail { partition, from, is_certain } in lost_tails {
+                state.handle_lost_tail(partition, from, is_certain, &mut context);
+            }
             state.handle_message(place, message, &mut context);
         })
     }

@@ -17,9 +17,10 @@ use crate::proto::record::{Message, Record};
 use crate::proto::routing::{FilterId, Subscriber, SubscriberKind, filter_matches};
 use crate::proto::session::record::{Qos2Delta, SessionRecord};
 use crate::proto::session::{
-    InFlight, InFlightStep, Inbound, InboundQos2, InboundStep, Origin, Queued, QueuedFor,
+    InFlight, InFlightStep, Inbound, InboundQos2, InboundStep, Origin, Outbound, Queued, QueuedFor,
     Refetching, Stage, SubscriptionStart, Ticket, Unsent,
 };
+use bytes::Bytes;
 
 /// Sessions with more subscriptions look a topic up in the tree, instead of trying each filter.
 const FILTERS_TRIED_MAX: usize = 8;
@@ -302,8 +303,7 @@ impl ShardState {
             return;
         };
         let is_at_hand = |sent: &InFlight| {
-            outbound.has_content(sent.packet_id)
-                || context.upstream.recent(sent.partition, sent.sequence).is_some()
+            outbound.has_content(sent.packet_id) || recent(outbound, sent, context).is_some()
         };
         let in_flight = outbound.in_flight.iter().filter(|sent| !outbound.is_held(sent.partition));
         // Where only PUBREL is left, the log need not hold the message any more.
@@ -409,7 +409,7 @@ impl ShardState {
         });
         let recent = match known {
             Some(_) => None,
-            None => context.upstream.recent(sent.partition, sent.sequence),
+            None => recent(outbound, sent, context),
         };
         let Some(body) = known.as_deref().or(recent.as_deref()) else {
             return false;
@@ -704,6 +704,15 @@ fn resumed_step(step: InFlightStep) -> InFlightStep {
             InFlightStep::ExpectPubcomp
         }
     }
+}
+
+/// The content of a message in flight, if the upstream has it at hand. As long as it is not known whether
+/// the places of a session are what they were, something else may be there.
+fn recent(outbound: &Outbound, sent: &InFlight, context: &Context<'_>) -> Option<Bytes> {
+    if outbound.unchecked_anchor(sent.partition).is_some() {
+        return None;
+    }
+    context.upstream.recent(sent.partition, sent.sequence)
 }
 
 fn by_partition(wanted: &[&InFlight]) -> Vec<(PartitionId, Vec<Sequence>)> {

@@ -79,7 +79,6 @@ fn what_other_servers_have_goes_on_meanwhile() {
 /// what is stored then arrives, for clients that stay and for those that were away, and other sub-clusters
 /// notice nothing. `KILLS` says how often.
 #[test]
-#[ignore = "all arrives, but after the cut messages of a topic may come out of order"]
 fn what_comes_after_a_power_cut_arrives() {
     let mut site = Site::start();
     let mut party = gather(&site);

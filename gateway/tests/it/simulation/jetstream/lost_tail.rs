@@ -1,9 +1,12 @@
 //! Servers that lose what they had not synced lose what they acknowledged before. What comes after is kept and
 //! delivered, although sequences are used again.
 
-use super::world::{Weather, World};
+use super::directed::Reads;
+use super::world::{TOPICS, Weather, World};
 use super::{SEEDS_DEFAULT, STEPS, STORM, run_all, seeds};
 use crate::simulation::world::Broken;
+use gateway::proto::mqtt::{ProtocolVersion, QoS};
+use std::time::Duration;
 
 const LOSSY: Weather = Weather { loses_tails: true, ..STORM };
 
@@ -34,4 +37,98 @@ fn what_comes_after_a_lost_tail_is_delivered_to_shared_sessions() {
     let seeds = seeds(SEEDS_DEFAULT / 2);
     let acknowledged = run_all(seeds, |seed| run(World::with(2, seed, true)));
     assert!(acknowledged > 0);
+}
+
+const TOPIC: &str = TOPICS[0];
+
+/// A publisher and a subscriber that takes one message after the other, and what is stored so far is safe.
+fn one_after_the_other(qos: QoS) -> (World, usize, usize) {
+    let mut world = World::calm(1, false);
+    let sub = world.add("sub".to_owned(), true, vec![(TOPIC, qos)], false);
+    world.actors[sub].client.profile.version = ProtocolVersion::V5;
+    world.actors[sub].client.profile.receive_maximum = 1;
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.actors[publisher].client.profile.window = 8;
+    world.seconds(4);
+    world.publish(publisher, TOPIC, qos);
+    world.seconds(2);
+    world.servers[World::partition_of(TOPIC)].model.messages.sync();
+    (world, sub, publisher)
+}
+
+/// The server is back without what it had not synced, and is asked what it still has.
+fn lose_tail(world: &mut World) {
+    let server = World::partition_of(TOPIC);
+    world.stop_server(server, true);
+    world.servers[server].is_up = true;
+    while world.servers[server].model.asked_count() == 0 {
+        world.advance(Duration::from_millis(500));
+        world.tell_all();
+        world.run_with(Reads::Withheld, false);
+    }
+}
+
+/// A message was sent and not received, and the one that is stored in its place comes to others before the
+/// client is back.
+#[test]
+fn what_was_in_flight_is_not_taken_for_what_is_in_its_place() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let (mut world, sub, publisher) = one_after_the_other(qos);
+        world.actors[sub].client.profile.receive_maximum = 8;
+        let other = world.add("other".to_owned(), true, vec![(TOPIC, qos)], false);
+        world.seconds(2);
+        world.stall(sub);
+        for _ in 0..2 {
+            world.publish(publisher, TOPIC, qos);
+            world.run(Reads::Answered);
+        }
+        world.cut(sub);
+        world.run(Reads::Answered);
+        lose_tail(&mut world);
+        world.run(Reads::Answered);
+        let new = [(); 2].map(|()| world.publish(publisher, TOPIC, qos));
+        world.run(Reads::Answered);
+        assert!(world.actors[other].delivered.ends_with(&new), "they are at hand");
+        world.connect(sub);
+        world.run(Reads::Withheld);
+        world.run(Reads::Answered);
+        let world = world.finish();
+        assert!(world.actors[sub].delivered.ends_with(&new), "{:?}", world.actors[sub].delivered);
+        assert_eq!(world.actors[sub].delivered.len(), 3, "what was lost did not come");
+    }
+}
+
+/// Of what waits for room nothing is known but its place, where something else comes before it is known that
+/// the end was lost.
+#[test]
+fn what_waits_for_room_is_not_taken_for_what_is_in_its_place() {
+    let (mut world, sub, publisher) = one_after_the_other(QoS::AtLeastOnce);
+    for _ in 0..2 {
+        world.publish(publisher, TOPIC, QoS::AtLeastOnce);
+        world.run_with(Reads::Answered, false);
+    }
+    lose_tail(&mut world);
+    let new = [(); 2].map(|()| world.publish(publisher, TOPIC, QoS::AtLeastOnce));
+    world.run_with(Reads::Withheld, false);
+    // There is room for the second that was lost.
+    world.run(Reads::Withheld);
+    world.run(Reads::Answered);
+    let world = world.finish();
+    assert!(world.actors[sub].delivered.ends_with(&new), "{:?}", world.actors[sub].delivered);
+}
+
+/// Nothing new is there when the server is asked for it, and it has come when the answer does.
+#[test]
+fn what_comes_while_the_server_is_asked_waits_for_room_like_any_other() {
+    let (mut world, sub, publisher) = one_after_the_other(QoS::AtLeastOnce);
+    world.publish(publisher, TOPIC, QoS::AtLeastOnce);
+    world.run(Reads::Answered);
+    lose_tail(&mut world);
+    let model = &mut world.servers[World::partition_of(TOPIC)].model;
+    while model.look_up(0) {}
+    let new = [(); 2].map(|()| world.publish(publisher, TOPIC, QoS::AtLeastOnce));
+    world.run_with(Reads::Withheld, false);
+    world.run_with(Reads::Answered, false);
+    let world = world.finish();
+    assert!(world.actors[sub].delivered.ends_with(&new), "{:?}", world.actors[sub].delivered);
 }
