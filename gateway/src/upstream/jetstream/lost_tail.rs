@@ -18,6 +18,7 @@ use super::stored::StoreTime;
 use crate::proto::nats::Info;
 use crate::proto::partition::{Anchor, PartitionId, Sequence};
 use crate::proto::time::Timestamp;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
 
 /// So far the feed may be ahead of the last message that is known, with its time: so much is read again,
@@ -40,8 +41,7 @@ pub(super) struct Lives {
     /// Up to there a last one was asked for.
     asked_to: Sequence,
     ended: Vec<(u32, Ended)>,
-    checks: Vec<Check>,
-    next_check: u64,
+    checks: Checks,
     /// Sessions are asked for after this.
     retry_at: Timestamp,
 }
@@ -57,10 +57,54 @@ struct Ended {
 #[derive(Clone, Copy, Debug)]
 struct Check {
     number: u64,
-    session: u32,
     /// Its sequence is a name.
     anchor: Anchor,
-    is_asked: bool,
+}
+
+/// The sessions that are asked about. After a restart these may be all that there are, and each is looked up
+/// whenever it reads.
+#[derive(Debug, Default)]
+struct Checks {
+    by_session: BTreeMap<u32, Check>,
+    /// Those that are still to be asked for, by number, in order; some are done with by now.
+    waiting: VecDeque<u64>,
+    count: u64,
+}
+
+impl Checks {
+    /// A session is asked about, and in no other place than this.
+    fn add(&mut self, session: u32, anchor: Anchor) {
+        self.count += 1;
+        let number = (self.count << u32::BITS) | u64::from(session);
+        self.by_session.insert(session, Check { number, anchor });
+        self.waiting.push_back(number);
+    }
+
+    fn session_of(number: u64) -> u32 {
+        u32::try_from(number & u64::from(u32::MAX)).expect("32 bits")
+    }
+
+    fn find(&self, number: u64) -> Option<Check> {
+        let check = self.by_session.get(&Self::session_of(number))?;
+        (check.number == number).then_some(*check)
+    }
+
+    /// The next to be asked for.
+    fn next(&mut self) -> Option<Check> {
+        loop {
+            let number = self.waiting.pop_front()?;
+            if let Some(check) = self.find(number) {
+                return Some(check);
+            }
+        }
+    }
+
+    /// Nothing that was asked is answered.
+    fn lose_answers(&mut self) {
+        let mut all: Vec<u64> = self.by_session.values().map(|check| check.number).collect();
+        all.sort_unstable();
+        self.waiting = all.into();
+    }
 }
 
 /// What has become of the places that a session names.
@@ -116,7 +160,7 @@ impl Lives {
     }
 
     fn lose_answers(&mut self) {
-        self.checks.iter_mut().for_each(|check| check.is_asked = false);
+        self.checks.lose_answers();
         self.asked_to = Sequence::ZERO;
     }
 
@@ -145,19 +189,15 @@ impl Lives {
         Some(Anchor { life: self.now?, sequence: outside(sequence), stored_at })
     }
 
-    fn find(&self, number: u64) -> Option<Check> {
-        self.checks.iter().find(|check| check.number == number).copied()
-    }
-
     /// When sessions may be asked for again.
     pub(super) fn next_timeout(&self) -> Timestamp {
-        let waits = self.retry_at > Timestamp::START && self.checks.iter().any(|one| !one.is_asked);
+        let waits = self.retry_at > Timestamp::START && !self.checks.waiting.is_empty();
         if waits { self.retry_at } else { Timestamp::NEVER }
     }
 
     /// Whether nothing may be read for a session yet.
     pub(super) fn is_unchecked(&self, session: u32) -> bool {
-        self.is_due || self.checks.iter().any(|check| check.session == session)
+        self.is_due || self.checks.by_session.contains_key(&session)
     }
 
     /// What is known of the places behind which an anchor is: from where on they are used again.
@@ -253,14 +293,13 @@ impl Partition {
         self.ask(scan, Kept::Messages, now);
     }
 
-    /// Places of `from` and behind, if it is given, are not what the session of `check` had.
+    /// Places of `from` and behind, if it is given, are not what the session of `check` had. What it reads is
+    /// for the caller to lower.
     fn end_check(&mut self, check: Check, from: Option<Sequence>) -> Checked {
-        self.lives.checks.retain(|one| one.number != check.number);
-        self.lives.note_anchor(check.anchor, from);
-        if let Some(from) = from {
-            self.replays.lose_from(from, |session| session == check.session);
-        }
-        let Check { session, anchor, .. } = check;
+        let Check { number, anchor } = check;
+        let session = Checks::session_of(number);
+        self.lives.checks.by_session.remove(&session);
+        self.lives.note_anchor(anchor, from);
         Checked { session, partition: self.id, anchor, from: from.map(outside) }
     }
 }
@@ -287,14 +326,12 @@ impl JetStream {
             return false;
         };
         let lives = &mut partition.lives;
-        lives.checks.retain(|check| check.session != session);
+        lives.checks.by_session.remove(&session);
         if partition.ready && !lives.is_due && lives.verdict(anchor) == Some(None) {
             lives.note_anchor(anchor, None);
             return false;
         }
-        let (number, is_asked) = (lives.next_check, false);
-        lives.next_check += 1;
-        lives.checks.push(Check { number, session, anchor, is_asked });
+        lives.checks.add(session, anchor);
         true
     }
 
@@ -316,21 +353,23 @@ impl JetStream {
             lives.retry_at = Timestamp::START;
         }
         let waits = lives.is_due || lives.retry_at > now;
-        if partition.lives.checks.is_empty() || waits || !can_ask {
+        if waits || !can_ask {
             return;
         }
-        let checks: Vec<Check> =
-            partition.lives.checks.iter().filter(|check| !check.is_asked).copied().collect();
-        for check in checks {
+        let mut lowered = BTreeMap::new();
+        while !partition.requests.is_full()
+            && let Some(check) = partition.lives.checks.next()
+        {
             let verdict = partition.lives.verdict(check.anchor);
             if let Some(from) = verdict {
+                lowered.extend(from.map(|from| (Checks::session_of(check.number), from)));
                 out.checked.push(partition.end_check(check, from));
-            } else if !partition.requests.is_full() {
+            } else {
                 partition.ask_later(Purpose::Check(check.number), check.anchor.stored_at, now);
-                let asked =
-                    partition.lives.checks.iter_mut().find(|one| one.number == check.number);
-                asked.into_iter().for_each(|one| one.is_asked = true);
             }
+        }
+        if !lowered.is_empty() {
+            partition.replays.lose_from(|session| lowered.get(&session).copied());
         }
     }
 
@@ -340,13 +379,15 @@ impl JetStream {
         let Some(partition) = partitions.get_mut(place) else {
             return;
         };
-        let Some(check) = partition.lives.find(number) else {
+        let Some(check) = partition.lives.checks.find(number) else {
             return;
         };
         // Nothing was stored since the link is there.
         let from = first.unwrap_or_else(|| partition.marks.end.next());
         partition.lives.note_verdict(check.anchor, from);
-        out.checked.push(partition.end_check(check, Some(from)));
+        let checked = partition.end_check(check, Some(from));
+        partition.replays.lose_from(|session| (session == checked.session).then_some(from));
+        out.checked.push(checked);
     }
 
     /// Something shows that the process of the link has lost something.
@@ -424,7 +465,7 @@ impl JetStream {
         partition.feed.late_below = from.min(partition.feed.late_below);
         // What those name that are asked about by themselves may be known elsewhere.
         let Partition { replays, lives, .. } = partition;
-        replays.lose_from(from, |session| !lives.is_unchecked(session));
+        replays.lose_from(|session| (!lives.is_unchecked(session)).then_some(from));
         partition.lane.lose_from(from);
         for search in &mut partition.searches {
             if let Start::At(next) = &mut search.next {
@@ -434,5 +475,38 @@ impl JetStream {
         partition.feed.told = Sequence::ZERO;
         self.lower_gates(id, from);
         self.out.lost_tails.push(LostTail { partition: id, from: outside(from), is_certain });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn anchor(sequence: u64) -> Anchor {
+        Anchor { life: 1, sequence: Sequence(sequence), stored_at: sequence }
+    }
+
+    #[test]
+    fn a_session_is_asked_about_once_and_for_its_last_anchor() {
+        let mut checks = Checks::default();
+        for session in [7, 3, 7, u32::MAX] {
+            checks.add(session, anchor(u64::from(session)));
+        }
+        let asked = |checks: &mut Checks| {
+            let next = std::iter::from_fn(|| checks.next());
+            next.map(|check| check.number).collect::<Vec<_>>()
+        };
+        let numbers = asked(&mut checks);
+        let sessions: Vec<_> = numbers.iter().map(|number| Checks::session_of(*number)).collect();
+        assert_eq!(sessions, [3, 7, u32::MAX], "what 7 had before is asked about no more");
+        assert_eq!(asked(&mut checks), [0; 0]);
+        checks.by_session.remove(&3);
+        assert!(checks.find(numbers[0]).is_none() && checks.find(numbers[1]).is_some());
+        checks.add(7, anchor(9));
+        assert!(checks.find(numbers[1]).is_none(), "the answer is to a former question");
+        checks.lose_answers();
+        let again = asked(&mut checks);
+        assert_eq!(again.len(), 2);
+        assert_eq!(again[0], numbers[2], "in the order in which they came");
     }
 }

@@ -163,10 +163,12 @@ impl Replays {
         self.pages.bytes = 0;
     }
 
-    /// What places from `from` on were is gone for some sessions: none of them begins behind.
-    pub(super) fn lose_from(&mut self, from: Sequence, is_of: impl Fn(u32) -> bool) {
-        let is_of = |ticket: Ticket| is_of(ticket.session);
-        for replay in self.replays.iter_mut().filter(|replay| is_of(replay.ticket)) {
+    /// What places were is gone for some sessions, `from` on: none of them begins behind.
+    pub(super) fn lose_from(&mut self, from: impl Fn(u32) -> Option<Sequence>) {
+        for replay in &mut self.replays {
+            let Some(from) = from(replay.ticket.session) else {
+                continue;
+            };
             replay.first = from.min(replay.first);
             replay.next = from.min(replay.next);
             replay.found.retain(|(sequence, _)| *sequence < from);
@@ -174,7 +176,10 @@ impl Replays {
                 read.found.clear();
             }
         }
-        for fetch in self.fetches.iter_mut().filter(|fetch| is_of(fetch.ticket)) {
+        for fetch in &mut self.fetches {
+            let Some(from) = from(fetch.ticket.session) else {
+                continue;
+            };
             for one in &mut fetch.wanted {
                 let is_lost = one.sequence.is_some_and(|sequence| sequence >= from);
                 one.sequence = one.sequence.filter(|_| !is_lost);
