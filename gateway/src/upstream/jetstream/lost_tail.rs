@@ -21,8 +21,8 @@ use crate::proto::time::Timestamp;
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU16;
 
-/// So far the feed may be ahead of the last message that is known, with its time: so much is read again,
-/// in vain, when the server was restarted.
+/// So far the feed may be ahead of the last message that is known, with its time, before one is asked for
+/// out of turn: so much is read again, in vain, when the server was restarted.
 const UNKNOWN_MAX: u64 = 10_000;
 
 /// What is known of the process that has the stream, and of what earlier ones had.
@@ -40,6 +40,8 @@ pub(super) struct Lives {
     known: Option<(Sequence, StoreTime)>,
     /// Up to there a last one was asked for.
     asked_to: Sequence,
+    /// The stream was looked at since: it is time to ask for one.
+    is_turn: bool,
     ended: Vec<(u32, Ended)>,
     checks: Checks,
     /// Sessions are asked for after this.
@@ -151,6 +153,11 @@ impl Lives {
             self.is_due = true;
         }
         self.lose_answers();
+    }
+
+    /// The stream was looked at, which is done once a second.
+    pub(super) fn look(&mut self) {
+        self.is_turn = true;
     }
 
     /// Nobody could say.
@@ -277,16 +284,18 @@ impl Partition {
         self.ask(scan, Kept::Messages, now);
     }
 
-    /// Asks for a message to know, if the feed has come far without one.
+    /// Asks for a message to know, if the feed has come on without one: on this link, so that what is known
+    /// is of its life.
     fn ask_newest(&mut self, now: Timestamp) {
         let known = self.lives.known.map_or(Sequence::ZERO, |(known, _)| known);
         let known = known.max(self.lives.asked_to);
         let fed = self.feed.fed;
         let is_far = fed.0 > known.0 + UNKNOWN_MAX || (known == Sequence::ZERO && fed.0 > 1);
-        if self.feed.stage != FeedStage::Live || !is_far {
+        let is_due = is_far || (self.lives.is_turn && fed > known.next());
+        if self.feed.stage != FeedStage::Live || !is_due {
             return;
         }
-        self.lives.asked_to = fed;
+        (self.lives.asked_to, self.lives.is_turn) = (fed, false);
         let (from, batch) = (Start::At(Sequence(fed.0 - 1)), NonZeroU16::MIN);
         let purpose = Purpose::Newest;
         let scan = Scan { purpose, from, subject: None, batch, last_only: false };

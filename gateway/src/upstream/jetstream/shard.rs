@@ -355,6 +355,7 @@ impl JetStream {
         }
         let is_linked = partition.ready && status.leader == partition.address;
         partition.feed.confirmed.look(partition.feed.fed, status.last, is_linked);
+        partition.lives.look();
         // More is stored than was fed: nothing of it may concern this shard, which a mark tells.
         if partition.feed.stage == FeedStage::Live && status.last >= partition.feed.fed {
             partition.marks.want();

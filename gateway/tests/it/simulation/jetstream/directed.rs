@@ -108,7 +108,7 @@ impl World {
     }
 
     /// Two topics of one partition.
-    fn neighbours() -> [&'static str; 2] {
+    pub(super) fn neighbours() -> [&'static str; 2] {
         let all = TOPICS.into_iter().filter(|topic| !topic.starts_with("r/"));
         let [mut of_first, mut of_second] = [Vec::new(), Vec::new()];
         for topic in all {

@@ -132,3 +132,23 @@ fn what_comes_while_the_server_is_asked_waits_for_room_like_any_other() {
     let world = world.finish();
     assert!(world.actors[sub].delivered.ends_with(&new), "{:?}", world.actors[sub].delivered);
 }
+
+/// Messages that this shard only heard were stored are not read again for that.
+#[test]
+fn a_server_that_is_back_with_everything_is_asked_one_question() {
+    let mut world = World::calm(1, false);
+    let [topic, other] = World::neighbours();
+    let server = World::partition_of(topic);
+    world.add("sub".to_owned(), true, vec![(topic, QoS::AtLeastOnce)], false);
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.seconds(4);
+    for wanted in [topic, other, other, other] {
+        world.publish(publisher, wanted, QoS::AtLeastOnce);
+        world.seconds(2);
+    }
+    world.stop_server(server, false);
+    world.servers[server].is_up = true;
+    let before = world.servers[server].model.read_count;
+    world.seconds(10);
+    assert_eq!(world.servers[server].model.read_count - before, 1);
+}
