@@ -248,6 +248,10 @@ impl JetStream {
         let mut is_new = false;
         if is_live {
             if sequence < partition.feed.fed {
+                // A copy, as a rule.
+                if partition.lives.shows_loss(&stored) {
+                    self.doubt_life(place);
+                }
                 return;
             }
             if partition.has_gap || partition.shows_gap(&stored) {

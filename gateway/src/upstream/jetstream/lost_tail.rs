@@ -14,7 +14,7 @@ use super::partition::{FeedStage, Kept, Partition};
 use super::place::outside;
 use super::requests::{Purpose, Scan};
 use super::shard::{Deliver, JetStream};
-use super::stored::StoreTime;
+use super::stored::{StoreTime, Stored};
 use crate::proto::nats::Info;
 use crate::proto::partition::{Anchor, PartitionId, Sequence};
 use crate::proto::time::Timestamp;
@@ -43,6 +43,9 @@ pub(super) struct Lives {
     /// The stream was looked at since: it is time to ask for one.
     is_turn: bool,
     ended: Vec<(u32, Ended)>,
+    /// A life in which places were used twice, as a backup was put back under a running server, and the first
+    /// of them: what a place of that life stands for, its time tells.
+    twice: Option<(u32, Sequence)>,
     checks: Checks,
     /// Sessions are asked for after this.
     retry_at: Timestamp,
@@ -160,6 +163,13 @@ impl Lives {
         self.is_turn = true;
     }
 
+    /// Whether a message that came shows that places are used again: it is later than the last one known, and
+    /// not behind it.
+    pub(super) fn shows_loss(&self, stored: &Stored<'_>) -> bool {
+        let is_earlier = |(known, at)| stored.sequence <= known && stored.stored_at > at;
+        !self.is_due && self.known.is_some_and(is_earlier)
+    }
+
     /// Nobody could say.
     pub(super) fn ask_again(&mut self, retry_at: Timestamp) {
         self.lose_answers();
@@ -179,10 +189,13 @@ impl Lives {
         let before = Sequence(from.0.saturating_sub(1)).min(known);
         let ended = Ended { intact_below: before.next(), lost_from: is_lost.then_some(from) };
         self.ended.clear();
-        if let Some(now) = self.now.replace(self.next)
-            && now != self.next
-        {
-            self.ended.push((now, ended));
+        match self.now.replace(self.next) {
+            Some(now) if now != self.next => self.ended.push((now, ended)),
+            Some(now) if is_lost => {
+                let earlier = self.twice.filter(|(life, _)| *life == now);
+                self.twice = Some((now, earlier.map_or(from, |(_, earlier)| earlier.min(from))));
+            }
+            _ => {}
         }
         (self.is_due, self.is_doubted) = (false, false);
         // Nothing at or before that place was stored later, so it will do.
@@ -207,8 +220,17 @@ impl Lives {
         self.is_due || self.checks.by_session.contains_key(&session)
     }
 
+    /// Whether an anchor may be of before or after places were used again in its life.
+    fn is_of_either(&self, anchor: Anchor) -> bool {
+        let sequence = Sequence(anchor.sequence.offset());
+        self.twice.is_some_and(|(life, from)| life == anchor.life && sequence >= from)
+    }
+
     /// What is known of the places behind which an anchor is: from where on they are used again.
     fn verdict(&self, anchor: Anchor) -> Option<Option<Sequence>> {
+        if self.is_of_either(anchor) {
+            return None;
+        }
         if self.now == Some(anchor.life) {
             return Some(None);
         }
@@ -234,6 +256,9 @@ impl Lives {
     fn note_verdict(&mut self, anchor: Anchor, from: Sequence) {
         let sequence = Sequence(anchor.sequence.offset());
         let is_lost = from <= sequence;
+        if self.is_of_either(anchor) {
+            return;
+        }
         if !self.ended.iter().any(|(life, _)| *life == anchor.life) {
             let nothing = Ended { intact_below: Sequence::ZERO, lost_from: None };
             self.ended.push((anchor.life, nothing));

@@ -17,6 +17,7 @@ mod link_cut;
 mod offline;
 mod permissions;
 mod replicas;
+mod restored;
 mod retained;
 mod ring_change;
 mod server_killed;

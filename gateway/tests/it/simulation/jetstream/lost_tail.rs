@@ -133,6 +133,45 @@ fn what_comes_while_the_server_is_asked_waits_for_room_like_any_other() {
     assert!(world.actors[sub].delivered.ends_with(&new), "{:?}", world.actors[sub].delivered);
 }
 
+/// Another copy of the stream is put back under a running server, and the first message that comes shows it,
+/// before anyone says that the stream was made anew. Of what a place of this server stood for, only the time tells.
+#[test]
+fn what_comes_after_a_backup_was_put_back_is_delivered() {
+    for is_told_first in [true, false] {
+        let (mut world, sub, publisher) = one_after_the_other(QoS::ExactlyOnce);
+        let away = world.add("away".to_owned(), true, vec![(TOPIC, QoS::ExactlyOnce)], false);
+        world.seconds(2);
+        let server = World::partition_of(TOPIC);
+        for _ in 0..3 {
+            world.publish(publisher, TOPIC, QoS::ExactlyOnce);
+            world.seconds(1);
+        }
+        world.cut(away);
+        world.run(Reads::Answered);
+        world.advance(Duration::from_millis(10));
+        world.servers[server].model.restore();
+        if is_told_first {
+            world.tell_all();
+        }
+        world.run(Reads::Answered);
+        let mut new = Vec::new();
+        for _ in 0..2 {
+            new.push(world.publish(publisher, TOPIC, QoS::ExactlyOnce));
+            world.advance(Duration::from_millis(300));
+            world.run(Reads::Answered);
+        }
+        assert!(
+            is_told_first || world.actors[sub].delivered.ends_with(&new),
+            "nobody had to say it"
+        );
+        world.tell_all();
+        let world = world.finish();
+        for actor in [sub, away] {
+            assert!(world.actors[actor].delivered.ends_with(&new), "{is_told_first} {actor}");
+        }
+    }
+}
+
 /// Messages that this shard only heard were stored are not read again for that.
 #[test]
 fn a_server_that_is_back_with_everything_is_asked_one_question() {

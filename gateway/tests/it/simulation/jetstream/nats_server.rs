@@ -41,6 +41,8 @@ pub(crate) struct NatsServer {
     pub(crate) read_count: u64,
     pub(crate) elections: u64,
     restart_count: u64,
+    /// When the stream of messages was made.
+    pub(crate) created: u64,
 }
 
 #[derive(Default)]
@@ -393,6 +395,7 @@ impl NatsServer {
             read_count: 0,
             elections: 0,
             restart_count: 0,
+            created: 1,
         }
     }
 
@@ -438,6 +441,13 @@ impl NatsServer {
         self.retained.lose_tail();
         self.sessions.lose_tail();
         self.messages.lose_tail()
+    }
+
+    /// A backup is put back while the server runs: what was not synced is not in it.
+    pub(crate) fn restore(&mut self) {
+        self.created += 1;
+        self.queues = Default::default();
+        self.messages.lose_tail();
     }
 
     /// Another server takes over, and this one again: what the stream had stored and not yet sent,

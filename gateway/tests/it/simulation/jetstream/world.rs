@@ -722,7 +722,7 @@ impl World {
             leader_name: format!("n{number}"),
             leader_since: Some(StoreTime(model.elections)),
             server_time: Some(self.now()),
-            created: StoreTime(1),
+            created: StoreTime(model.created),
             first: Sequence(model.messages.first()),
             last: Sequence(model.messages.last),
             replicas: *replicas,
