@@ -23,6 +23,13 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
+    /// The time `duration` earlier, not before [`Timestamp::START`].
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
     /// The time `seconds` later, saturating at [`Timestamp::NEVER`].
     #[must_use]
     pub fn after_seconds(self, seconds: u32) -> Self {

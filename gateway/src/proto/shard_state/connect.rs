@@ -19,10 +19,10 @@ use crate::proto::mqtt::{
     Connack, Connect, Packet, PacketType, Properties, Property, ProtocolVersion, ReasonCode, Will,
 };
 use crate::proto::output::{Action, ConnectionId, ShardIndex};
-use crate::proto::record::MessageId;
 use crate::proto::session::record::owner_of;
 use crate::proto::session::{Answers, Connected, NEVER_EXPIRES, Stage, StoredWill, Ticket};
 use crate::proto::tenant::client_id_of;
+use crate::proto::time::Timestamp;
 use std::sync::Arc;
 
 /// A CONNECT that was accepted and has no CONNACK yet.
@@ -169,7 +169,7 @@ impl ShardState {
             self.set_stage(id.index, ConnectionStage::ExpectSession);
             return Err(refusal);
         }
-        let mut pending = self.read_connect(id, connect)?;
+        let mut pending = self.read_connect(id, connect, context.now)?;
         let assigned;
         let client_id = if connect.client_id.is_empty() {
             // MQTT 5.0 [MQTT-3.1.3-6]; MQTT 3.1.1 [MQTT-3.1.3-8]; 3.1 asks for 1 to 23 characters.
@@ -206,9 +206,10 @@ impl ShardState {
         &mut self,
         id: ConnectionId,
         connect: &Connect<'_>,
+        now: Timestamp,
     ) -> Result<PendingConnect, ProtocolError> {
         let will = match &connect.will {
-            Some(will) => Some(Box::new(self.read_will(will)?)),
+            Some(will) => Some(Box::new(self.read_will(will, now)?)),
             None => None,
         };
         let limits = &self.limits;
@@ -269,12 +270,12 @@ impl ShardState {
         })
     }
 
-    fn read_will(&mut self, will: &Will<'_>) -> Result<StoredWill, ProtocolError> {
+    fn read_will(&mut self, will: &Will<'_>, now: Timestamp) -> Result<StoredWill, ProtocolError> {
         if !self.is_accepted_topic_name(will.topic) {
             return Err(ProtocolError::TopicNameInvalid);
         }
         let mut stored = StoredWill {
-            id: MessageId { origin: self.next_random(), number: self.next_random() },
+            id: self.will_names.next(now),
             qos: will.qos,
             retain: will.retain,
             delay_s: 0,

@@ -46,6 +46,7 @@ mod talkers;
 mod upstream;
 mod waiting;
 mod wall_clock;
+mod will_names;
 
 pub use connect::home_shard;
 pub use fault::ProtocolError;
@@ -87,6 +88,7 @@ use shared::SharedSubscribes;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use talkers::Talkers;
+use will_names::WillNames;
 
 /// How often the floor of up-to-date sessions is recorded.
 const FLOOR_INTERVAL: Duration = Duration::from_secs(1);
@@ -232,6 +234,7 @@ pub struct ShardState {
     limits: Limits,
     random: RandomState,
     random_counter: u64,
+    will_names: WillNames,
     connections: Vec<Connection>,
     keep_alives: Wheel,
     /// How far the wall clock, by which proofs end, is ahead of the time of events.
@@ -360,6 +363,7 @@ impl ShardState {
             rebalancing: None,
             is_paused: false,
             random_counter: seed,
+            will_names: WillNames::new(random.hash_one((seed, now.0))),
             random,
         }
     }

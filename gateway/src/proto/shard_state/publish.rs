@@ -436,7 +436,8 @@ impl ShardState {
         if will.qos == QoS::AtMostOnce {
             self.publish_unacknowledged(&message, context);
         } else {
-            context.upstream.append_will(&message, will);
+            let named_at = self.will_names.named_elsewhere(will.id);
+            context.upstream.append_will(&message, will, named_at);
         }
     }
 }

@@ -34,8 +34,14 @@ pub trait Upstream {
     fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken;
 
     /// Appends the will of a client, which has a name. Where the session has a record that another gateway
-    /// may come to have, that says so until it is stored.
-    fn append_will(&mut self, message: &Message<'_>, will: &StoredWill) -> AppendToken {
+    /// may come to have, that says so until it is stored. One that may have been appended elsewhere, or before a
+    /// crash, comes with when it was named: wherever it is, it is stored once.
+    fn append_will(
+        &mut self,
+        message: &Message<'_>,
+        will: &StoredWill,
+        _named_at: Option<Timestamp>,
+    ) -> AppendToken {
         self.append_named(message, will.id)
     }
 

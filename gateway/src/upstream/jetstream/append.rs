@@ -17,11 +17,20 @@ use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId};
 use crate::proto::session::StoredWill;
 use crate::proto::shard_state::AppendToken;
+use crate::proto::time::Timestamp;
 use std::mem;
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 /// Messages of a topic looked at at once for one that may have been stored before a crash.
 const SEARCH_BATCH: u16 = 100;
+
+/// So far back a will is looked for that another gateway may have published: its topic may be that of a whole
+/// fleet, and all that is stored of it is read.
+const WILLS_SEARCHED_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// So far clocks of gateways are apart.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(600);
 
 impl JetStream {
     /// Stores a message.
@@ -36,13 +45,24 @@ impl JetStream {
         self.send_pushed(pushed, send)
     }
 
-    /// Stores a will; the record of its client, if there is one, has it until then.
-    pub(super) fn append_will(&mut self, message: &Message<'_>, will: &StoredWill) -> AppendToken {
+    /// Stores a will; the record of its client, if there is one, has it until then. One that was named
+    /// elsewhere may be stored, longer ago than servers remember names, and is looked for.
+    pub(super) fn append_will(
+        &mut self,
+        message: &Message<'_>,
+        will: &StoredWill,
+        named_at: Option<Timestamp>,
+    ) -> AppendToken {
         let client_id = message.publisher;
         let now = self.now;
         let is_noted =
             self.sessions.as_mut().is_some_and(|sessions| sessions.note_will(client_id, will, now));
-        let (pushed, send) = self.push(message, will.id, 0, true, None);
+        let earliest = now.before(WILLS_SEARCHED_MAX);
+        // Those of earlier versions say nothing.
+        let named_at =
+            named_at.map(|at| if at > now { earliest } else { at.before(CLOCKS_APART_MAX) });
+        let from = named_at.map(|at| place::since(at.max(earliest)));
+        let (pushed, send) = self.push(message, will.id, 0, from.is_none(), from);
         if is_noted {
             self.wills.insert(pushed, (client_id.into(), will.id));
         }

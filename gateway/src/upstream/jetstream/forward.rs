@@ -7,6 +7,7 @@ use crate::proto::partition::{Anchor, Lane, PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId, Record};
 use crate::proto::session::StoredWill;
 use crate::proto::shard_state::{AppendToken, ComesAfter, GroupRequest, Request, Upstream};
+use crate::proto::time::Timestamp;
 use crate::upstream::embedded::shard::Embedded;
 use bytes::Bytes;
 
@@ -62,8 +63,13 @@ impl Upstream for Forward<'_> {
         self.jetstream.append_named(message, id)
     }
 
-    fn append_will(&mut self, message: &Message<'_>, will: &StoredWill) -> AppendToken {
-        self.jetstream.append_will(message, will)
+    fn append_will(
+        &mut self,
+        message: &Message<'_>,
+        will: &StoredWill,
+        named_at: Option<Timestamp>,
+    ) -> AppendToken {
+        self.jetstream.append_will(message, will, named_at)
     }
 
     fn append_again(
