@@ -133,6 +133,29 @@ fn a_gateway_with_the_permissions_of_the_example_does_everything() {
     }
 }
 
+/// Who changes the ring does with them, too.
+#[test]
+fn the_ring_is_changed_with_the_permissions_of_the_example() {
+    let directories = [(); 2].map(|()| TempDirectory::new());
+    let servers = directories.each_ref().map(|one| server_as_in(one, "nats-server.conf"));
+    start("g1", "local", servers[0].address()).stop();
+    let urls = [("a", &servers[0]), ("b", &servers[1])];
+    let urls = urls.map(|(name, one)| format!("{name}=nats://gateway:change-me@{}", one.address()));
+    let nats = ["--nats", &urls[0], "--nats", &urls[1]];
+    let mut flags = vec!["--shards", "2", "--gateway-id", "g1"];
+    flags.extend(nats);
+    let mut node = Node::start_with(flags.into_iter().map(str::to_owned).collect());
+    node.wait_until_live(2);
+    let address = node.address().unwrap();
+    let mut member = Device::brief(address, "member");
+    member.listen(&["$share/g/#", "$share/g/a"], QoS::AtLeastOnce);
+    Device::brief(address, "publisher").retain("kept", QoS::AtLeastOnce, "kept");
+    for command in ["add", "remove"] {
+        let said = gateway_command().args(["ring", command, "b"]).args(nats).output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+    }
+}
+
 /// The gateway's user of the example as often as it has permissions, each without one of them.
 fn users_without_one(permissions: &[(&str, String)]) -> String {
     let mut text = "authorization { users: [\n".to_owned();

@@ -82,6 +82,8 @@ impl Needs {
             format!("{}.>", live_prefix(partition)),
             format!("{}.>", retained_prefix(partition)),
             format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+            // Who changes the ring is the same user.
+            format!("$JS.API.CONSUMER.LIST.{stream}"),
             format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.>"),
             format!("$JS.ACK.{stream}.>"),
         ]);
