@@ -57,5 +57,5 @@ check: ## formatting, lints and documentation, warnings refused
 bench: ## all benchmarks; bench-results/README.md says how to keep a run
 	cargo bench --locked --workspace
 
-soak: build ## faults from many seeds and on real servers, then an hour of QoS 1; .ci/soak names SEEDS, KILLS, JETSTREAM_KILLS, ELECTIONS, CUTS, CUT_SECONDS, STILL_SECONDS, SOAK_SECONDS, SOAK_RATE
+soak: build ## faults from many seeds and on real servers, then an hour of QoS 1; .ci/soak names SEEDS, KILLS, JETSTREAM_KILLS, ELECTIONS, RING_KILLS, CUTS, CUT_SECONDS, STILL_SECONDS, SOAK_SECONDS, SOAK_RATE
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_RATE=$(SOAK_RATE) .ci/soak

@@ -4,6 +4,8 @@
 mod device;
 mod party;
 mod proxy;
+mod ring_site;
+mod ring_steps;
 mod site;
 mod upgrade;
 
@@ -20,6 +22,7 @@ mod replicas;
 mod restored;
 mod retained;
 mod ring_change;
+mod ring_killed;
 mod server_killed;
 mod shared_sessions;
 mod tenants;

@@ -285,6 +285,12 @@ impl Party {
         });
     }
 
+    /// Whether somebody waits for the acknowledgement of one that was published to `topics` from the `from`th
+    /// message on.
+    pub(super) fn somebody_waits_for(&self, topics: &[&str], from: usize) -> bool {
+        self.publishers.iter().any(|one| self.ledger.waits_for(one.peer, topics, from))
+    }
+
     fn state(&mut self) -> String {
         let missing = self.ledger.missing();
         let described = missing.iter().take(10).map(|message| self.ledger.describe(*message));

@@ -270,6 +270,18 @@ impl Ledger {
         entries.filter(|entry| entry.acknowledged).count()
     }
 
+    /// Whether one of those that a client published to these topics from the `from`th on is not acknowledged.
+    pub(crate) fn waits_for(&self, publisher: usize, topics: &[&str], from: usize) -> bool {
+        let mut own = self.entries.iter().skip(from).filter(|entry| entry.publisher == publisher);
+        own.any(|entry| !entry.acknowledged && topics.contains(&entry.topic))
+    }
+
+    /// The message that was published last to a topic.
+    pub(crate) fn newest_on(&self, topic: &str) -> Option<MessageId> {
+        let place = self.entries.iter().rposition(|entry| entry.topic == topic)?;
+        Some(place as MessageId)
+    }
+
     /// Acknowledged messages of these topics that did not arrive.
     pub(crate) fn missing_on(&self, topics: &[&str]) -> Vec<MessageId> {
         let mut missing = self.missing();
