@@ -14,7 +14,7 @@ use super::lanes::Lanes;
 use super::link::{Fence, Link, LinkSettings};
 use super::lost_tail::Lives;
 use super::place;
-use super::publish::{encode_append, encode_mark};
+use super::publish::{MARK_SUBJECT, encode_append, encode_mark};
 use super::refusals::Refusals;
 use super::replay::Replays;
 use super::requests::{Pending, Publish, Purpose, Requests, Scan};
@@ -37,8 +37,6 @@ use std::time::Duration;
 const CLOCK_BEHIND_MAX_MS: i64 = -10_000;
 /// The prefix of the subjects under which topics are stored.
 pub(super) const STORED_PREFIX: &str = "mqtt";
-/// A subject of every stream that is no topic's.
-const MARK_SUBJECT: &[u8] = b"mqtt$.%mark";
 /// Subscription ids of answers: to publishes, and to questions.
 pub(super) const ACKS_SID: u64 = 1;
 pub(super) const ANSWERS_SID: u64 = 2;
@@ -442,7 +440,7 @@ impl Partition {
         encode_subscribe(self.answers.filter(), None, ANSWERS_SID, &mut self.out);
         if self.is_replicated() {
             // Those of others say how far the feed is, too.
-            let marks = [live_prefix(self.id).as_bytes(), b".", MARK_SUBJECT].concat();
+            let marks = [live_prefix(self.id).as_bytes(), b".", MARK_SUBJECT.as_bytes()].concat();
             encode_subscribe(Subject::from_checked(&marks), None, MARKS_SID, &mut self.out);
         }
         for (place, filter) in interest.iter() {
@@ -702,7 +700,7 @@ impl Partition {
         self.marks.sent += 1;
         self.marks.is_under_way = true;
         self.ask_with(Pending::Mark(self.marks.sent), now, |reply_to, out| {
-            encode_mark(Subject::from_checked(MARK_SUBJECT), reply_to, stored, out);
+            encode_mark(Subject::from_checked(MARK_SUBJECT.as_bytes()), reply_to, stored, out);
         });
     }
 

@@ -331,8 +331,10 @@ pub(super) const RETAINED_SEQUENCE: &str = "Gateway-Sequence";
 pub(super) const RETAINED_FROM: &str = "Gateway-From";
 /// Above every sequence, below what a server reads as negative.
 const NO_SEQUENCE: u64 = 1 << 62;
+/// A subject of every stream of messages that is no topic's: of marks.
+pub(super) const MARK_SUBJECT: &str = "mqtt$.%mark";
 /// Seconds after which the server removes a mark.
-const MARK_S: u64 = 5;
+pub(super) const MARK_S: u64 = 5;
 /// Seconds for which a retained message that was cleared keeps older ones from coming back.
 pub(super) const TOMBSTONE_S: u64 = 3_600;
 /// Names a message: see [`MessageId`](crate::proto::record::MessageId).

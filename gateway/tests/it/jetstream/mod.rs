@@ -23,6 +23,7 @@ mod restored;
 mod retained;
 mod ring_change;
 mod ring_killed;
+mod ring_replicas;
 mod server_killed;
 mod shared_sessions;
 mod tenants;

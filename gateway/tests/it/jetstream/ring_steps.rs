@@ -106,17 +106,6 @@ impl Stepping {
         None
     }
 
-    /// Publishes until it stops at the next step, or so many more are acknowledged meanwhile.
-    pub(super) fn halt_within(&mut self, party: &mut Party, more: usize) -> Option<Halt> {
-        let wanted = party.ledger.acknowledged_count() + more;
-        let mut halt = None;
-        party.go_on("the next step, or none", true, |party| {
-            halt = self.halts.try_recv().ok();
-            halt.is_some() || party.ledger.acknowledged_count() >= wanted
-        });
-        halt
-    }
-
     /// Goes on from where it is stopped, and stops no more.
     pub(super) fn let_go(&mut self, halt: Halt) {
         self.halts = channel().1;

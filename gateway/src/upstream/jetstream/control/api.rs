@@ -6,8 +6,9 @@
 //! Source: NATS documentation, "JetStream wire API reference"; nats-server 2.15.1.
 
 use super::fault::ControlFault;
-use async_nats::{Client, RequestErrorKind};
+use async_nats::{Client, HeaderMap, RequestErrorKind};
 use serde_json::Value;
+use std::time::Duration;
 
 /// No stream of that name. Source: nats-server 2.15.1, server/errors.json.
 pub(super) const STREAM_NOT_FOUND: u64 = 10_059;
@@ -33,7 +34,29 @@ pub(super) async fn request(
         Ok(answer) => answer,
         Err(error) => return Err(ControlFault::Request { subject, error }),
     };
-    let Ok(value) = serde_json::from_slice::<Value>(&answer.payload) else {
+    read(subject, &answer.payload)
+}
+
+/// Publishes to a stream, and returns what its acknowledgement says.
+///
+/// # Errors
+///
+/// No answer, or one that says no.
+pub(super) async fn publish(
+    client: &Client,
+    subject: &str,
+    headers: HeaderMap,
+) -> Result<Value, ControlFault> {
+    let request = async_nats::Request::new().headers(headers).timeout(Some(PUBLISH_TIMEOUT));
+    let subject = subject.to_owned();
+    match client.send_request(subject.clone(), request).await {
+        Ok(answer) => read(subject, &answer.payload),
+        Err(error) => Err(ControlFault::Request { subject, error }),
+    }
+}
+
+fn read(subject: String, answer: &[u8]) -> Result<Value, ControlFault> {
+    let Ok(value) = serde_json::from_slice::<Value>(answer) else {
         return Err(ControlFault::Answer { subject });
     };
     let Some(error) = value.get("error") else { return Ok(value) };
@@ -71,5 +94,7 @@ pub(super) fn is_error(fault: &ControlFault, wanted: u64) -> bool {
     matches!(fault, ControlFault::Refused { code, .. } if *code == wanted)
 }
 
+/// A stream that takes longer has no leader with a majority.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Of what a server says, for the log.
 const DESCRIPTION_CHARS_MAX: usize = 200;

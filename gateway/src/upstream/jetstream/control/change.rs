@@ -92,6 +92,8 @@ enum NotChanged {
          dead, say so with: gateway ring forget GATEWAY"
     )]
     NotDrained { seconds: u16, gateways: String },
+    #[error("{name}: where its stream ends is not known: {fault}")]
+    NoEnd { name: String, fault: ControlFault },
     #[error(
         "somebody else has written the ring meanwhile: look with gateway ring show, begin again"
     )]
@@ -176,7 +178,8 @@ impl<Say: FnMut(&str)> Changing<'_, Say> {
         if plan.change.weight == 0 {
             self.check_removal(&plan).await?;
         }
-        self.check_gateways(&registration::registered(&client, &key).await?, &plan)?;
+        let registered = registration::registered(&client, &key, plan.revision).await?;
+        self.check_gateways(&registered, &plan)?;
 
         let mut copier = Copier::new(plan.clients.clone());
         self.copy_retained(&key, &plan, &mut copier).await?;
@@ -184,14 +187,15 @@ impl<Say: FnMut(&str)> Changing<'_, Say> {
         (self.say)(&format!("{count} retained messages copied; now the share is held"));
 
         let changing = plan.table.changing(plan.change)?;
-        if !key.replace(&changing, plan.revision).await? {
+        let Some(revision) = key.replace(&changing, plan.revision).await? else {
             return Err(NotChanged::Overtaken);
-        }
-        let mut written = changing;
-        let completed = self.complete(&client, &key, &plan, &mut written, copier).await;
+        };
+        let end = Instant::now() + Duration::from_secs(self.wanted.hold_s.into());
+        let mut written = Written { key: &key, table: changing, revision, end };
+        let completed = self.complete(&client, &plan, &mut written, copier).await;
         if completed.is_err()
             && let Some((last, revision)) = key.read_last().await?
-            && last == written
+            && last == written.table
         {
             key.replace(&last.called_off(), revision).await?;
         }
@@ -320,55 +324,55 @@ impl<Say: FnMut(&str)> Changing<'_, Say> {
         Ok(())
     }
 
-    /// From when the share is held until the takeover is written. `written` is the ring of the change.
+    /// From when the share is held until the takeover is written.
     async fn complete(
         &mut self,
         client: &Client,
-        key: &RingKey,
         plan: &Plan,
-        written: &mut RingTable,
+        written: &mut Written<'_>,
         mut copier: Copier,
     ) -> Result<RingTable, NotChanged> {
-        let begun = Instant::now();
-        self.wait_until_drained(client, key, written.epoch(), begun).await?;
+        self.wait_until_drained(client, written).await?;
         (self.say)("nothing of the share is on its way any more");
         let mut ends = BTreeMap::new();
         for (partition, client) in &plan.clients {
-            ends.insert(*partition, StreamInfo::ask(client, *partition).await?.last.next());
+            let end = insist(written.end, async || StreamInfo::end(client, *partition).await).await;
+            let no_end =
+                |fault| NotChanged::NoEnd { name: name_of(&plan.table, *partition), fault };
+            ends.insert(*partition, end.map_err(no_end)?);
         }
         for giver in plan.givers() {
-            copier.copy(giver, &plan.ring).await?;
+            insist(written.end, async || copier.copy(giver, &plan.ring).await).await?;
         }
         for giver in plan.givers() {
-            copy_groups(plan, giver, &ends).await?;
+            insist(written.end, async || copy_groups(plan, giver, &ends).await).await?;
         }
-        let cut = written.cut(|partition| ends.get(&partition).copied())?;
-        replace(key, written, cut).await?;
-        self.wait_until_drained(client, key, written.epoch(), begun).await?;
+        let cut = written.table.cut(|partition| ends.get(&partition).copied())?;
+        written.replace(cut).await?;
+        self.wait_until_drained(client, written).await?;
         (self.say)("all gateways know where it ends");
-        let taken = written.taken_over()?;
-        replace(key, written, taken.clone()).await?;
-        Ok(taken)
+        written.replace(written.table.taken_over()?).await?;
+        Ok(written.table.clone())
     }
 
     async fn wait_until_drained(
         &self,
         client: &Client,
-        key: &RingKey,
-        epoch: u64,
-        begun: Instant,
+        written: &Written<'_>,
     ) -> Result<(), NotChanged> {
-        // Gateways count from when they hear of it.
-        let patience = Duration::from_secs(self.wanted.hold_s.into());
+        let Written { key, table, revision, end } = written;
         loop {
-            let gateways = registration::registered(client, key).await?;
-            let has_drained =
-                |one: &&Registered| one.state.as_ref().is_some_and(|state| state.drained == epoch);
+            let gateways =
+                insist(*end, async || registration::registered(client, key, *revision).await)
+                    .await?;
+            let has_drained = |one: &&Registered| {
+                one.state.as_ref().is_some_and(|state| state.drained == table.epoch())
+            };
             let missing = names(gateways.iter().filter(|one| !has_drained(one)));
             if missing.is_empty() {
                 return Ok(());
             }
-            if begun.elapsed() >= patience {
+            if Instant::now() >= *end {
                 let seconds = self.wanted.hold_s;
                 return Err(NotChanged::NotDrained { seconds, gateways: missing });
             }
@@ -377,18 +381,55 @@ impl<Say: FnMut(&str)> Changing<'_, Say> {
     }
 }
 
-/// Writes the next ring in the place of `written`.
-async fn replace(
-    key: &RingKey,
-    written: &mut RingTable,
-    next: RingTable,
-) -> Result<(), NotChanged> {
-    let (last, revision) = key.read_last().await?.ok_or(NotChanged::NoRing)?;
-    if last != *written || !key.replace(&next, revision).await? {
-        return Err(NotChanged::Overtaken);
+/// The ring as this change has written it last.
+struct Written<'a> {
+    key: &'a RingKey,
+    table: RingTable,
+    revision: u64,
+    /// Until then it is to be complete. Gateways count from when they hear of it.
+    end: Instant,
+}
+
+impl Written<'_> {
+    /// Writes the next ring in its place.
+    async fn replace(&mut self, next: RingTable) -> Result<(), NotChanged> {
+        loop {
+            let (last, revision) = insist(self.end, async || self.key.read_last().await)
+                .await?
+                .ok_or(NotChanged::NoRing)?;
+            if last == next {
+                // By an attempt that was not answered.
+                (self.table, self.revision) = (next, revision);
+                return Ok(());
+            }
+            if last != self.table {
+                return Err(NotChanged::Overtaken);
+            }
+            match self.key.replace(&next, revision).await {
+                Err(fault) if !fault.may_pass() || Instant::now() >= self.end => {
+                    return Err(fault.into());
+                }
+                // What came of it is looked at.
+                Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
+                Ok(_) => {}
+            }
+        }
     }
-    *written = next;
-    Ok(())
+}
+
+/// Does something until it does not fail for a reason that may pass, as an election, or it is too late.
+async fn insist<T>(
+    end: Instant,
+    mut work: impl AsyncFnMut() -> Result<T, ControlFault>,
+) -> Result<T, ControlFault> {
+    loop {
+        match work().await {
+            Err(fault) if fault.may_pass() && Instant::now() < end => {
+                tokio::time::sleep(POLL_INTERVAL).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn name_of(table: &RingTable, partition: PartitionId) -> String {
@@ -417,7 +458,7 @@ async fn copy_groups(
     plan: &Plan,
     giver: PartitionId,
     ends: &BTreeMap<PartitionId, Sequence>,
-) -> Result<(), NotChanged> {
+) -> Result<(), ControlFault> {
     let mut offset = 0;
     loop {
         let operation = format!("CONSUMER.LIST.{}", stream_name(giver));
@@ -446,13 +487,13 @@ async fn make_group(
     stream: &str,
     name: &str,
     config: &Value,
-) -> Result<(), NotChanged> {
+) -> Result<(), ControlFault> {
     let operation = format!("CONSUMER.CREATE.{stream}.{name}");
     let wanted = json!({ "stream_name": stream, "action": "create", "config": config });
     match api::request(client, &operation, Some(&wanted)).await {
         Ok(_) => Ok(()),
         Err(fault) if THERE.iter().any(|code| api::is_error(&fault, *code)) => Ok(()),
-        Err(fault) => Err(fault.into()),
+        Err(fault) => Err(fault),
     }
 }
 

@@ -19,6 +19,9 @@ pub(super) enum ControlFault {
     /// An answer that is not what it should be.
     #[error("{subject}: an answer that is not understood")]
     Answer { subject: String },
+    /// An answer of a server that has taken the lead and has not got everything yet, or that has lost it.
+    #[error("{subject}: a server that does not know of the last write")]
+    Behind { subject: String },
     /// The server refused.
     #[error("{subject}: {description} (error {code})")]
     Refused { subject: String, code: u64, description: String },
@@ -99,6 +102,7 @@ impl ControlFault {
                 ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io
             ),
             Self::Request { .. }
+            | Self::Behind { .. }
             | Self::Subscribe(_)
             | Self::Bucket(_)
             | Self::BucketCreate(_)

@@ -61,23 +61,38 @@ impl Registered {
     }
 }
 
-/// All that are registered, as the leader has them.
+/// All that are registered, as the leader has them, which knows of the write of revision `since`: all that
+/// were registered before.
 ///
 /// # Errors
 ///
-/// No answer.
+/// No answer, or one of a server that does not know of it.
 pub(super) async fn registered(
     client: &Client,
     key: &RingKey,
+    since: u64,
 ) -> Result<Vec<Registered>, ControlFault> {
-    let mut all = Vec::new();
-    for name in key.keys_below(client, PREFIX).await? {
-        if let Some((value, revision)) = key.last_value(&name).await? {
-            let state = std::str::from_utf8(&value).ok().and_then(GatewayState::decode);
-            all.push(Registered { key: name, state, revision });
+    for _ in 0..LOOKS_MAX {
+        if let Some(all) = look(client, key, since).await? {
+            return Ok(all);
         }
     }
-    Ok(all)
+    Err(ControlFault::Behind { subject: PREFIX.to_owned() })
+}
+
+/// `None` where one was struck off meanwhile, or a server that is behind answers for another one.
+async fn look(
+    client: &Client,
+    key: &RingKey,
+    since: u64,
+) -> Result<Option<Vec<Registered>>, ControlFault> {
+    let mut all = Vec::new();
+    for name in key.keys_below(client, PREFIX, since).await? {
+        let Some((value, revision)) = key.last_value(&name).await? else { return Ok(None) };
+        let state = std::str::from_utf8(&value).ok().and_then(GatewayState::decode);
+        all.push(Registered { key: name, state, revision });
+    }
+    Ok(Some(all))
 }
 
 /// This gateway's.
@@ -152,7 +167,7 @@ impl Registration {
         client: &Client,
         key: &RingKey,
     ) -> Result<(), ControlFault> {
-        for one in registered(client, key).await? {
+        for one in registered(client, key, self.first).await? {
             if one.key.starts_with(&self.own) && one.key != self.name && one.revision < self.first {
                 key.remove(client, &one.key).await?;
             }
@@ -181,7 +196,7 @@ pub(super) async fn forget(
     gateway: &str,
 ) -> Result<usize, ControlFault> {
     let mut count = 0;
-    for one in registered(client, key).await? {
+    for one in registered(client, key, 0).await? {
         if one.gateway() == gateway {
             key.remove(client, &one.key).await?;
             count += 1;
@@ -191,6 +206,8 @@ pub(super) async fn forget(
 }
 
 const PREFIX: &str = "gateway";
+/// Looks at all, while some are struck off.
+const LOOKS_MAX: usize = 5;
 
 #[cfg(test)]
 mod tests {

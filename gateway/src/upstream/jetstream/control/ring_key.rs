@@ -107,7 +107,7 @@ impl RingKey {
         Ok(Some((RingTable::decode(text)?, revision)))
     }
 
-    /// Replaces the ring of `revision`; false if it was another one by then.
+    /// Replaces the ring of `revision`, and returns its own; `None` if it was another one by then.
     ///
     /// # Errors
     ///
@@ -116,10 +116,10 @@ impl RingKey {
         &self,
         table: &RingTable,
         revision: u64,
-    ) -> Result<bool, ControlFault> {
+    ) -> Result<Option<u64>, ControlFault> {
         match self.bucket.update(KEY, table.encode().into(), revision).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
+            Ok(revision) => Ok(Some(revision)),
+            Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -135,15 +135,25 @@ impl RingKey {
         }
     }
 
-    /// The keys below `prefix` that the leader has.
+    /// The keys below `prefix` that the leader has, which knows of the write of `revision`.
+    ///
+    /// # Errors
+    ///
+    /// No answer, or one of a server that does not know of it.
     pub(super) async fn keys_below(
         &self,
         client: &Client,
         prefix: &str,
+        revision: u64,
     ) -> Result<Vec<String>, ControlFault> {
         let bucket = &self.bucket.prefix;
         let filter = json!({ "subjects_filter": format!("{bucket}{prefix}.>") });
-        let info = api::request(client, &format!("STREAM.INFO.KV_{BUCKET}"), Some(&filter)).await?;
+        let operation = format!("STREAM.INFO.KV_{BUCKET}");
+        let info = api::request(client, &operation, Some(&filter)).await?;
+        let last = info.get("state").and_then(|state| state.get("last_seq")?.as_u64());
+        if last.is_none_or(|last| last < revision) {
+            return Err(ControlFault::Behind { subject: operation });
+        }
         let subjects = info.get("state").and_then(|state| state.get("subjects")?.as_object());
         let keys = subjects.into_iter().flat_map(|subjects| subjects.keys());
         Ok(keys.filter_map(|key| key.strip_prefix(bucket)).map(str::to_owned).collect())

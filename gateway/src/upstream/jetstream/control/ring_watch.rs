@@ -213,7 +213,7 @@ impl RingWatch {
         };
         // Written by somebody else meanwhile, it is looked at again.
         let is_written = key.replace(&joined, revision).await?;
-        Ok(is_written.then_some(joined))
+        Ok(is_written.map(|_| joined))
     }
 
     /// Sub-clusters that were added become members, if only with nothing; who finds them in the ring puts
@@ -242,7 +242,7 @@ impl RingWatch {
         }
         if let Some((last, revision)) = key.read_last().await?
             && last == *table
-            && key.replace(&table.called_off(), revision).await?
+            && key.replace(&table.called_off(), revision).await?.is_some()
         {
             tracing::warn!(
                 partition = change.partition.0,

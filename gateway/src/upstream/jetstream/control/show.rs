@@ -32,7 +32,7 @@ pub fn show_ring(settings: &ControlSettings) -> io::Result<String> {
         tokio::time::timeout(PATIENCE, async {
             let client = sub_cluster.connect_once().await?;
             let Some(key) = RingKey::find_bucket(&client).await? else { return Ok(None) };
-            let gateways = registration::registered(&client, &key).await?;
+            let gateways = registration::registered(&client, &key, 0).await?;
             Ok(key.read_last().await?.map(|(table, _)| (table, gateways)))
         })
         .await

@@ -4,8 +4,9 @@ use super::api;
 use super::fault::ControlFault;
 use super::names::stream_name;
 use crate::proto::partition::{PartitionId, Sequence};
+use crate::upstream::jetstream::publish::{MARK_S, MARK_SUBJECT, TIME_TO_LIVE};
 use crate::upstream::jetstream::stored::StoreTime;
-use async_nats::Client;
+use async_nats::{Client, HeaderMap};
 use serde_json::Value;
 
 /// How a stream is.
@@ -33,6 +34,33 @@ impl StreamInfo {
         let operation = format!("STREAM.INFO.{}", stream_name(partition));
         let answer = api::request(client, &operation, None).await?;
         Self::read(&answer).ok_or(ControlFault::Answer { subject: operation })
+    }
+
+    /// Behind which message a stream ends that were acknowledged by now, or a later one.
+    ///
+    /// Who answers a question may have been cut off from the others, or have taken the lead and not everything
+    /// yet that was acknowledged. So with replicas a message is stored, a mark, which a majority has to take.
+    ///
+    /// # Errors
+    ///
+    /// No answer, a refusal, as of a stream that is full, or an answer that is not understood.
+    pub(super) async fn end(
+        client: &Client,
+        partition: PartitionId,
+    ) -> Result<Sequence, ControlFault> {
+        let info = Self::ask(client, partition).await?;
+        if info.replicas < 2 {
+            return Ok(info.last.next());
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(TIME_TO_LIVE, MARK_S.to_string());
+        let mark = api::publish(client, MARK_SUBJECT, headers).await?;
+        let sequence = mark.get("seq").and_then(Value::as_u64);
+        let is_its = mark.get("stream").and_then(Value::as_str) == Some(&stream_name(partition));
+        let sequence = sequence.filter(|_| is_its);
+        let sequence =
+            sequence.ok_or_else(|| ControlFault::Answer { subject: MARK_SUBJECT.to_owned() })?;
+        Ok(Sequence(sequence).next())
     }
 
     fn read(answer: &Value) -> Option<Self> {
