@@ -22,6 +22,7 @@ mod replicas;
 mod restored;
 mod retained;
 mod ring_change;
+mod ring_groups;
 mod ring_killed;
 mod ring_replicas;
 mod server_killed;
