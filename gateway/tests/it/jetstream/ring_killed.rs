@@ -97,8 +97,8 @@ const RETAINED_TOPICS: usize = 4;
 const HOLD_S: u64 = 6;
 /// The same where nobody waits for that.
 const LONG_HOLD_S: u64 = 60;
-/// Kills of a run that nobody asked to be longer.
-const KILLS_DEFAULT: usize = 2;
+/// Kills of a run that nobody asked to be longer: each is of one there and one back.
+const KILLS_DEFAULT: usize = 1;
 /// Kills at one site: a table remembers 32 takeovers, and each kill is of one there and one back.
 const PER_SITE: usize = 14;
 /// A change may be called off before it comes to where it is to be stopped, on busy cores.
@@ -261,7 +261,7 @@ impl Scene {
     }
 }
 
-/// `RING_KILLS` says how many of all kinds with each kind of sessions; without it a few are tried with one.
+/// `RING_KILLS` says how many of all kinds with each kind of sessions; without it one is tried with one.
 /// `SEED` says which.
 #[test]
 fn killed_at_each_moment_a_change_is_made_all_the_same() {
