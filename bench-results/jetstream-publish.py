@@ -7,8 +7,9 @@ Needs `make build` and `make tools`. One nats-server, one stream on disk without
 one connection with up to 256 publishes unacknowledged, over 1,000 topics in turn, 100 bytes each. Cases:
 
   nats     the client speaks NATS and waits for JetStream's acknowledgements
-  headers  the same, with the headers that the gateway gives each message: its id, so that it is not stored twice,
+  headers  the same, with the headers that the gateway gives each message: a name, by which it can be found again,
            and who published it
+  named    the same with Nats-Msg-Id, by which the server stores it once: what the gateway gives QoS 2 and wills
   gateway  the client speaks MQTT 3.1.1 to a gateway with one shard
   mqtt     the same client speaks to nats-server's MQTT listener, which keeps a message only where a session
            wants it: one that is offline does
@@ -41,7 +42,7 @@ MESSAGE_ID = b"@" * 32
 # Messages until topics and packet ids begin anew.
 ROUND = 60_000
 RATES = (0, 50_000)
-CASES = ("nats", "headers", "gateway", "mqtt")
+CASES = ("nats", "headers", "named", "gateway", "mqtt")
 
 
 class Reader:
@@ -99,9 +100,9 @@ def nats_publish(number):
     return b"PUB mqtt.t.%d _I.%d %d\r\n%s\r\n" % (number % TOPICS, number, len(PAYLOAD), PAYLOAD)
 
 
-def nats_publish_with_headers(number):
+def nats_publish_with_headers(number, name=b"Mqtt-Message-Id"):
     """With MESSAGE_ID in place of what is never the same twice."""
-    headers = b"NATS/1.0\r\nNats-Msg-Id: %s\r\nMqtt-Client-Id: publisher\r\n\r\n" % MESSAGE_ID
+    headers = b"NATS/1.0\r\n%s: %s\r\nMqtt-Client-Id: publisher\r\n\r\n" % (name, MESSAGE_ID)
     size = len(headers)
     return b"HPUB mqtt.t.%d _I.%d %d %d\r\n%s%s\r\n" % (
         number % TOPICS, number, size, size + len(PAYLOAD), headers, PAYLOAD)
@@ -112,7 +113,11 @@ def mqtt_publish(number):
     return common.packet(0x32, common.text(f"t/{number % TOPICS}") + packet_id.to_bytes(2, "big") + PAYLOAD)
 
 
-NATS_CASES = {"nats": nats_publish, "headers": nats_publish_with_headers}
+def nats_publish_named(number):
+    return nats_publish_with_headers(number, b"Nats-Msg-Id")
+
+
+NATS_CASES = {"nats": nats_publish, "headers": nats_publish_with_headers, "named": nats_publish_named}
 
 
 def once(encode):

@@ -75,7 +75,7 @@ fn decode_once(wire: &[u8]) -> usize {
 
 /// What a server sends for a QoS 1 message of a device.
 fn republished_headers() -> String {
-    "NATS/1.0\r\nNats-Msg-Id: g1-0-123456\r\nMqtt-Client-Id: sensor-42\r\nNats-Stream: P3\r\n\
+    "NATS/1.0\r\nMqtt-Message-Id: g1-0-123456\r\nMqtt-Client-Id: sensor-42\r\nNats-Stream: P3\r\n\
      Nats-Subject: mqtt.site.7.line.3.temp\r\nNats-Sequence: 123456789\r\n\
      Nats-Time-Stamp: 2026-11-25T19:14:05.624456241Z\r\nNats-Last-Sequence: 123456700\r\n\r\n"
         .to_owned()
@@ -106,7 +106,7 @@ fn encode_message(operations: u32) {
 fn append_once(message: &Message<'_>, out: &mut Vec<u8>) {
     let subject = Subject::from_checked(b"mqtt.site.7.line.3.temp");
     let reply_to = Subject::from_checked(b"_GW.g1.0.123456");
-    encode_append(subject, reply_to, b"g1-0-123456", message, Timestamp(0), out)
+    encode_append(subject, reply_to, b"g1-0-123456", false, message, Timestamp(0), out)
         .expect("nothing has a line end");
 }
 

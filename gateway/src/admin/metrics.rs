@@ -472,6 +472,10 @@ impl Families<'_> {
         self.counter("gateway_links_lost_total", help, move |report| {
             links(report).map_or(0, |counters| counters.links_lost)
         });
+        let help = "Links of which no server said in time that it has read them to their end.";
+        self.counter("gateway_former_links_given_up_total", help, move |report| {
+            links(report).map_or(0, |counters| counters.former_links_given_up)
+        });
         let help = "Streams that were found to have lost their end, a shard each.";
         self.counter("gateway_tails_lost_total", help, move |report| {
             links(report).map_or(0, |counters| counters.tails_lost)

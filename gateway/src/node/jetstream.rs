@@ -68,7 +68,8 @@ const _: () = assert!(
 /// Unacknowledged publishes of a shard to one partition before publishers are held.
 const LANE_COUNT_MAX: usize = 65_536;
 
-/// How long a publish waits for its acknowledgement before it is sent again.
+/// How long a publish waits for its acknowledgement before it is sent again, or looked for on another link.
+/// Slow disks and elections hold a server up for seconds.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes of stored messages each shard keeps of a partition for sessions that are behind.

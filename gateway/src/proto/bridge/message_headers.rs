@@ -13,6 +13,8 @@
 //! | Correlation Data | `Mqtt-Correlation-Data` | escaped bytes | none |
 //! | User Property, each, in order | `Mqtt-User-Property` | escaped `name=value` | none |
 //!
+//! `Mqtt-Message-Id` names a publish for the gateway that made it, and is nothing to MQTT.
+//!
 //! So a message that an application published without any header is a QoS 1 message of nobody.
 //! Escaped is percent-escaped (`%` and two upper-case hex digits): all that is not visible ASCII, a
 //! blank at either end, `%`, and in the name of a User Property `=`. Topic Alias and Subscription
@@ -140,6 +142,7 @@ pub fn read_message<'a>(
             }),
             CLIENT_ID => seen.first(CLIENT_ID).map(|()| publisher_value = Some(text)),
             MOUNTPOINT => seen.first(MOUNTPOINT).map(|()| mountpoint_value = Some(text)),
+            MESSAGE_ID => Some(()),
             name => read_property(name, text, &mut seen, value, properties),
         };
         unreadable_count += u32::from(read.is_none());
@@ -276,6 +279,8 @@ const CONTENT_TYPE: &str = "Mqtt-Content-Type";
 const RESPONSE_TOPIC: &str = "Mqtt-Response-Topic";
 const CORRELATION_DATA: &str = "Mqtt-Correlation-Data";
 const USER_PROPERTY: &str = "Mqtt-User-Property";
+/// Of a publish that its gateway may have to find again.
+pub(crate) const MESSAGE_ID: &str = "Mqtt-Message-Id";
 const ONCE: [&str; 9] = [
     QOS,
     RETAIN,

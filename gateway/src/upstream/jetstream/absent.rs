@@ -33,18 +33,14 @@ impl JetStream {
     /// A server has said that there is no more of what was asked for. Whether the leader is asked
     /// first.
     pub(super) fn confirm_absent(&mut self, place: usize, scan: &Scan) -> bool {
-        let is_uplink = match scan.purpose {
-            Purpose::Stored(publish) => self.searched(publish).is_some_and(|one| one.is_uplink),
-            _ => false,
-        };
         let Self { partitions, retained, now, .. } = self;
         let Some(partition) = partitions.get_mut(place).filter(|one| one.is_replicated()) else {
             return false;
         };
         let (from, kept) = match scan.purpose {
             Purpose::Stored(publish) => {
-                let search = partition.searches.iter().find(|search| search.publish == publish);
-                let kept = if is_uplink { Kept::Uplink } else { Kept::Messages };
+                let search = partition.searches.get(publish);
+                let kept = search.map_or(Kept::Messages, |search| search.kept);
                 (search.map(|search| search.next), kept)
             }
             Purpose::Retained(query) => (retained.reached(query).map(Start::At), Kept::Retained),

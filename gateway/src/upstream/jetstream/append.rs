@@ -2,23 +2,25 @@
 //! what became of them.
 
 use super::direct_get::Start;
+use super::former::FORMER_LINK_WAIT_MAX;
 use super::held::HELD_PLACE;
 use super::inbox::Token;
 use super::lane::Append;
-use super::lanes::LaneNumber;
-use super::partition::{FeedStage, Kept, Search, message_of};
+use super::lanes::{LaneNumber, Lanes};
+use super::partition::{FeedStage, Kept, message_of};
 use super::place;
-use super::publish::{MESSAGE_ID, PublishAnswer, read_publish_answer};
+use super::publish::{PublishAnswer, message_id, read_publish_answer};
 use super::requests::{Publish, Purpose, Scan};
+use super::searches::Search;
 use super::shard::JetStream;
 use super::stored::Stored;
+use crate::proto::mqtt::QoS;
 use crate::proto::nats::{Headers, Message as NatsMessage};
 use crate::proto::partition::{PartitionId, Sequence};
 use crate::proto::record::{Message, MessageId};
 use crate::proto::session::StoredWill;
 use crate::proto::shard_state::AppendToken;
 use crate::proto::time::Timestamp;
-use std::mem;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -33,15 +35,17 @@ const WILLS_SEARCHED_MAX: Duration = Duration::from_secs(24 * 3_600);
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(600);
 
 impl JetStream {
-    /// Stores a message.
+    /// Stores a message. One of QoS 1 may be delivered twice, so the server need not be told its name.
     pub(super) fn append(&mut self, message: &Message<'_>) -> AppendToken {
         let id = self.next_message_id();
-        self.append_named(message, id)
+        let is_named = message.qos != QoS::AtLeastOnce;
+        let (pushed, send) = self.push(message, id, is_named, 0, true, None);
+        self.send_pushed(pushed, send)
     }
 
-    /// Stores a message that has a name.
+    /// Stores a message that has a name, and is stored once.
     pub(super) fn append_named(&mut self, message: &Message<'_>, id: MessageId) -> AppendToken {
-        let (pushed, send) = self.push(message, id, 0, true, None);
+        let (pushed, send) = self.push(message, id, true, 0, true, None);
         self.send_pushed(pushed, send)
     }
 
@@ -62,7 +66,7 @@ impl JetStream {
         let named_at =
             named_at.map(|at| if at > now { earliest } else { at.before(CLOCKS_APART_MAX) });
         let from = named_at.map(|at| place::since(at.max(earliest)));
-        let (pushed, send) = self.push(message, will.id, 0, from.is_none(), from);
+        let (pushed, send) = self.push(message, will.id, true, 0, from.is_none(), from);
         if is_noted {
             self.wills.insert(pushed, (client_id.into(), will.id));
         }
@@ -77,7 +81,7 @@ impl JetStream {
         recorded: AppendToken,
     ) -> AppendToken {
         let number = self.recording_lane(message.publisher);
-        let ((place, token), _) = self.push(message, id, number, false, None);
+        let ((place, token), _) = self.push(message, id, true, number, false, None);
         self.intents.push(recorded, place, token);
         self.note_intent(message, place, token);
         self.append_token(place, token)
@@ -91,7 +95,7 @@ impl JetStream {
         from: Sequence,
     ) -> AppendToken {
         let number = self.recording_lane(message.publisher);
-        let ((place, token), _) = self.push(message, id, number, false, Some(from));
+        let ((place, token), _) = self.push(message, id, true, number, false, Some(from));
         self.note_intent(message, place, token);
         self.append_token(place, token)
     }
@@ -108,6 +112,7 @@ impl JetStream {
         &mut self,
         message: &Message<'_>,
         id: MessageId,
+        named: bool,
         number: LaneNumber,
         ready: bool,
         from: Option<Sequence>,
@@ -117,7 +122,8 @@ impl JetStream {
         let topic_hash = self.topic_hashes.hash_one(message.topic);
         let (sent, stored, pushed_at) = (None, None, self.now);
         let is_uplink = self.is_uplink(message.topic);
-        let append = Append { body, id, topic_hash, is_uplink, ready, sent, stored, pushed_at };
+        let append =
+            Append { body, id, named, topic_hash, is_uplink, ready, sent, stored, pushed_at };
         if self.ring.is_held(message.topic) {
             return ((HELD_PLACE, self.held.push(append, number, from)), false);
         }
@@ -174,20 +180,37 @@ impl JetStream {
             return false;
         }
         let (place, start) = places.remove(0);
+        let is_uplink = self.searched(publish).is_some_and(|append| append.is_uplink);
         let Some(partition) = self.partitions.get_mut(place) else {
             return false;
         };
-        partition.searches.push(Search { later: places, ..Search::new(publish, start) });
+        let kept = if is_uplink { Kept::Uplink } else { Kept::Messages };
+        partition.searches.push(publish, Search { later: places, ..Search::new(start, kept) });
         true
     }
 
     /// Nobody looks for a publish any more.
     pub(super) fn forget_search(&mut self, home: usize, token: Token) {
-        let is_it = |search: &Search| {
-            usize::from(search.publish.home) == home && search.publish.token == token
-        };
+        let home = u16::try_from(home).expect("partition ids are u16");
         for partition in &mut self.partitions {
-            partition.searches.retain(|search| !is_it(search));
+            partition.searches.end(Publish { home, token });
+        }
+    }
+
+    /// Waits for former links, as long as that may be.
+    pub(super) fn drive_former(&mut self, place: usize) {
+        let now = self.now;
+        let partition = self.partitions.get_mut(place).filter(|partition| partition.ready);
+        if let Some(partition) = partition
+            && partition.drive_former(now)
+        {
+            self.counters.former_links_given_up += 1;
+            let (partition, seconds) = (partition.id.0, FORMER_LINK_WAIT_MAX.as_secs());
+            tracing::warn!(
+                partition,
+                seconds,
+                "a server has not read a former link to its end: what it still reads may be stored twice"
+            );
         }
     }
 
@@ -195,36 +218,34 @@ impl JetStream {
         self.partitions.get(usize::from(publish.home))?.lane.get(publish.token)
     }
 
-    /// Looks for what may have been stored before a crash.
+    /// Looks for what may have been stored before a crash, or over a link that was lost.
     pub(super) fn search(&mut self, place: usize) {
         let now = self.now;
-        let Some(partition) = self.partitions.get_mut(place).filter(|one| one.ready) else {
-            return;
-        };
-        let mut searches = mem::take(&mut partition.searches);
-        for search in searches.iter_mut().filter(|one| !one.asked && one.retry_at <= now) {
-            let Some(append) = self.searched(search.publish) else {
+        let batch = NonZeroU16::new(SEARCH_BATCH).expect("not 0");
+        let mut subject = Vec::new();
+        while let Some(partition) = self.partitions.get_mut(place)
+            && partition.ready
+            && !partition.requests.is_full()
+            && let Some((publish, from, kept)) = partition.searches.take_due(now)
+        {
+            let prefix = match kept {
+                Kept::Uplink => &self.stored.uplink,
+                Kept::Messages | Kept::Retained => &self.stored.messages,
+            };
+            let found = self.searched(publish).is_some_and(|append| {
+                prefix.subject(message_of(&append.body).topic, &mut subject).is_ok()
+            });
+            let Some(partition) = self.partitions.get_mut(place) else {
+                return;
+            };
+            if !found {
+                // It has ended.
+                partition.searches.end(publish);
                 continue;
-            };
-            let mut subject = Vec::new();
-            let (prefix, stream) = match append.is_uplink {
-                true => (&self.stored.uplink, Kept::Uplink),
-                false => (&self.stored.messages, Kept::Messages),
-            };
-            if prefix.subject(message_of(&append.body).topic, &mut subject).is_ok()
-                && let Some(partition) = self.partitions.get_mut(place)
-            {
-                search.asked = true;
-                let (purpose, from) = (Purpose::Stored(search.publish), search.next);
-                let batch = NonZeroU16::new(SEARCH_BATCH).expect("not 0");
-                let subject = Some(subject.into_boxed_slice());
-                let scan = Scan { purpose, from, subject, batch, last_only: false };
-                partition.ask(scan, stream, now);
             }
-        }
-        if let Some(partition) = self.partitions.get_mut(place) {
-            searches.append(&mut partition.searches);
-            partition.searches = searches;
+            let (purpose, subject) = (Purpose::Stored(publish), Some(subject.as_slice().into()));
+            let scan = Scan { purpose, from, subject, batch, last_only: false };
+            partition.ask(scan, kept, now);
         }
     }
 
@@ -241,7 +262,7 @@ impl JetStream {
             return false;
         };
         let is_it = self.searched(publish).is_some_and(|append| {
-            headers.get(MESSAGE_ID) == Some(&append.id.text()[..])
+            message_id(headers) == Some(&append.id.text()[..])
                 && (append.is_uplink
                     || !self.ring.is_void(message_of(&append.body).topic, id, stored.sequence))
         });
@@ -249,13 +270,10 @@ impl JetStream {
             return false;
         };
         if !is_it {
-            let search = partition.searches.iter_mut().find(|search| search.publish == publish);
-            if let Some(search) = search {
-                search.next = Start::At(stored.sequence.next());
-            }
+            partition.searches.reach(publish, stored.sequence.next());
             return true;
         }
-        partition.searches.retain(|search| search.publish != publish);
+        partition.searches.end(publish);
         self.handle_stored(usize::from(publish.home), publish.token, (id, stored.sequence));
         false
     }
@@ -265,15 +283,13 @@ impl JetStream {
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        let Some(at) = partition.searches.iter().position(|search| search.publish == publish)
-        else {
-            return;
-        };
         if more {
-            partition.searches.get_mut(at).into_iter().for_each(|search| search.asked = false);
+            partition.searches.ask_again(publish);
             return;
         }
-        let Search { later, .. } = partition.searches.remove(at);
+        let Some(Search { later, .. }) = partition.searches.end(publish) else {
+            return;
+        };
         if self.look_next(publish, later) {
             return;
         }
@@ -300,6 +316,10 @@ impl JetStream {
         let Some(token) = partition.acks.token(message.subject) else {
             return;
         };
+        if token.0 < Lanes::FIRST_TOKEN {
+            partition.handle_former(token, message);
+            return;
+        }
         match read_publish_answer(message.headers, message.payload) {
             Ok(PublishAnswer::Stored(ack)) => {
                 partition.refused = 0;
@@ -315,7 +335,7 @@ impl JetStream {
                 self.counters.refused += 1;
                 tracing::debug!(partition = partition.id.0, ?answer, "publish: refused for now");
                 let again_at = partition.refused_until(now);
-                partition.lane.retry_at(token, again_at);
+                partition.lane.refuse(token, again_at);
             }
             Err(fault) => {
                 tracing::debug!(partition = partition.id.0, %fault, "publish: unreadable answer");

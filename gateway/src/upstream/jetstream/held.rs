@@ -208,7 +208,17 @@ mod tests {
         let id = MessageId { origin: 1, number: 2 };
         let (sent, stored, pushed_at) = (None, None, Timestamp::START);
         let (is_uplink, ready) = (false, false);
-        Append { body: Vec::new(), id, topic_hash: 1, is_uplink, ready, sent, stored, pushed_at }
+        Append {
+            body: Vec::new(),
+            id,
+            named: true,
+            topic_hash: 1,
+            is_uplink,
+            ready,
+            sent,
+            stored,
+            pushed_at,
+        }
     }
 
     #[test]

@@ -17,13 +17,17 @@ pub struct Append {
     pub body: Vec<u8>,
     /// See [`MessageId`].
     pub id: MessageId,
+    /// The server is told this name, and stores what has it once. What is not named is sent once a link, as
+    /// nobody would know a second copy.
+    pub named: bool,
     /// Of its topic.
     pub topic_hash: u64,
     /// It is for applications only, and in a stream of its own.
     pub is_uplink: bool,
     /// It may be sent: what must be recorded before is.
     pub ready: bool,
-    /// It was sent at least once, and is at or behind this if it was stored.
+    /// It was sent at least once, and is at or behind this if it was stored. `None` again once it is known
+    /// that it was not.
     pub sent: Option<Sequence>,
     /// Where it is stored, once that is known and something else is still to be done: the partition, which
     /// is another one if its topic has moved since, and the place there.
@@ -39,7 +43,8 @@ pub struct LaneLimits {
     pub count_max: usize,
     /// Their bytes before publishers are held.
     pub bytes_max: usize,
-    /// How long one waits for its acknowledgement before it is sent again.
+    /// How long one waits for its acknowledgement before it is sent again, or, if it is sent once a link,
+    /// before that is given up.
     pub timeout: Duration,
 }
 
@@ -168,8 +173,17 @@ impl Lane {
         last
     }
 
-    /// `token` is to be sent again at `at`.
+    /// `token` is to be tried again at `at`.
     pub fn retry_at(&mut self, token: Token, at: Timestamp) {
+        self.window.retry_at(token, at);
+    }
+
+    /// The server says that `token` is not stored: it is to be sent again at `at`.
+    pub fn refuse(&mut self, token: Token, at: Timestamp) {
+        if let Some(append) = self.window.get_mut(token) {
+            // One with a name may have been sent twice, and the other copy be stored.
+            append.sent = append.sent.filter(|_| append.named);
+        }
         self.window.retry_at(token, at);
     }
 
@@ -195,19 +209,27 @@ impl Lane {
         self.window.for_each_waiting(|append| append.sent = append.sent.map(|sent| sent.min(from)));
     }
 
-    /// Calls `send` with what is to be sent again, in order; the feed is at `fed`.
+    /// Calls `send` with what is to be sent again, in order; the feed is at `fed`. True when the link is to
+    /// be given up, as something that is sent once was not answered for too long.
+    #[must_use]
     pub fn take_due(
         &mut self,
         now: Timestamp,
         fed: Sequence,
         mut send: impl FnMut(Token, &Append),
-    ) {
+    ) -> bool {
+        let mut is_silent = false;
         self.window.take_due(now, |token, _, append| {
             if append.stored.is_none() {
+                if append.sent.is_some() && !append.named {
+                    is_silent = true;
+                    return;
+                }
                 append.sent.get_or_insert(fed);
             }
             send(token, append);
         });
+        is_silent
     }
 
     /// When [`Lane::take_due`] has something to do.
@@ -255,7 +277,17 @@ mod tests {
         let id = MessageId { origin: 1, number: 2 };
         let (sent, stored, pushed_at) = (None, None, Timestamp::START);
         let body = vec![0; 10];
-        Append { body, id, topic_hash, is_uplink: false, ready, sent, stored, pushed_at }
+        Append {
+            body,
+            id,
+            named: true,
+            topic_hash,
+            is_uplink: false,
+            ready,
+            sent,
+            stored,
+            pushed_at,
+        }
     }
 
     #[test]
@@ -309,7 +341,7 @@ mod tests {
         }
         assert_eq!(lane.doubt(), [(Token(1), Sequence(2)), (Token(3), Sequence(2))]);
         let mut sent = Vec::new();
-        lane.take_due(NOW, Sequence(3), |token, _| sent.push(token));
+        assert!(!lane.take_due(NOW, Sequence(3), |token, _| sent.push(token)));
         assert_eq!(sent, [Token(4)], "it was never sent");
         assert!(lane.make_ready(Token(1), NOW));
         assert_eq!(lane.end(Token(3), Sequence(4), NOW), None);
@@ -327,7 +359,7 @@ mod tests {
         lane.note_stored(Token(2), at(4), NOW);
         assert_eq!(lane.doubt(), []);
         let mut due = Vec::new();
-        lane.take_due(NOW, Sequence(2), |token, append| due.push((token, append.stored)));
+        assert!(!lane.take_due(NOW, Sequence(2), |token, append| due.push((token, append.stored))));
         assert_eq!(due, [(Token(1), Some(at(5))), (Token(2), Some(at(4)))]);
     }
 
@@ -356,11 +388,43 @@ mod tests {
         lane.push(append(8, true), NOW);
         let due = |lane: &mut Lane, now| {
             let mut sent = Vec::new();
-            lane.take_due(now, Sequence(3), |token, _| sent.push(token.0));
+            let _ = lane.take_due(now, Sequence(3), |token, _| sent.push(token.0));
             sent
         };
         assert!(due(&mut lane, NOW).is_empty());
         assert_eq!(due(&mut lane, NOW.after(Duration::from_secs(5))), [1, 3]);
         assert_eq!(lane.doubt(), [(Token(1), Sequence(3)), (Token(3), Sequence(3))]);
+    }
+
+    #[test]
+    fn what_is_not_named_is_sent_once_a_link_unless_it_was_refused() {
+        let mut lane = lane();
+        lane.push(Append { named: false, ..append(7, true) }, NOW);
+        lane.push(Append { named: false, ..append(8, true) }, NOW);
+        let due = |lane: &mut Lane, seconds| {
+            let mut sent = Vec::new();
+            let now = NOW.after(Duration::from_secs(seconds));
+            let is_silent = lane.take_due(now, Sequence(3), |token, _| sent.push(token.0));
+            (sent, is_silent)
+        };
+        for token in [1, 2] {
+            assert!(lane.sent(Token(token), Sequence(2)).is_some());
+        }
+        lane.refuse(Token(2), NOW.after(Duration::from_secs(4)));
+        assert_eq!(due(&mut lane, 4), (vec![2], false), "it is nowhere");
+        assert_eq!(due(&mut lane, 5), (vec![], true), "the first is not answered");
+        assert_eq!(lane.doubt(), [(Token(1), Sequence(2)), (Token(2), Sequence(3))]);
+        assert!(lane.make_ready(Token(2), NOW.after(Duration::from_secs(5))));
+        assert_eq!(due(&mut lane, 9), (vec![], false));
+        assert_eq!(due(&mut lane, 10), (vec![], true));
+    }
+
+    #[test]
+    fn what_is_named_is_doubted_though_it_was_refused() {
+        let mut lane = lane();
+        lane.push(append(7, true), NOW);
+        assert!(lane.sent(Token(1), Sequence(2)).is_some());
+        lane.refuse(Token(1), NOW);
+        assert_eq!(lane.doubt(), [(Token(1), Sequence(2))]);
     }
 }

@@ -24,6 +24,9 @@ pub(super) type LaneNumber = u64;
 const COUNT: u64 = 128;
 
 impl Lanes {
+    /// All tokens are at or above this.
+    pub(super) const FIRST_TOKEN: u64 = COUNT;
+
     pub(super) fn new(limits: LaneLimits) -> Self {
         Self { lanes: vec![Lane::new(limits)], limits }
     }
@@ -95,6 +98,12 @@ impl Lanes {
         }
     }
 
+    pub(super) fn refuse(&mut self, token: Token, at: Timestamp) {
+        if let Some(lane) = self.lane_mut(token) {
+            lane.refuse(inside(token), at);
+        }
+    }
+
     pub(super) fn doubt(&mut self) -> Vec<(Token, Sequence)> {
         let lanes = (0..).zip(&mut self.lanes);
         let of_lane = |(number, lane): (LaneNumber, &mut Lane)| {
@@ -108,15 +117,19 @@ impl Lanes {
         self.lanes.iter_mut().for_each(|lane| lane.lose_from(from));
     }
 
+    #[must_use]
     pub(super) fn take_due(
         &mut self,
         now: Timestamp,
         fed: Sequence,
         mut send: impl FnMut(Token, &Append),
-    ) {
+    ) -> bool {
+        let mut is_silent = false;
         for (number, lane) in (0..).zip(&mut self.lanes) {
-            lane.take_due(now, fed, |token, append| send(outside(token, number), append));
+            is_silent |=
+                lane.take_due(now, fed, |token, append| send(outside(token, number), append));
         }
+        is_silent
     }
 
     pub(super) fn next_timeout(&self) -> Timestamp {
@@ -178,7 +191,17 @@ mod tests {
         let id = MessageId { origin: 1, number: 2 };
         let (sent, stored, pushed_at) = (None, None, Timestamp::START);
         let body = vec![0; 10];
-        Append { body, id, topic_hash: 7, is_uplink: false, ready, sent, stored, pushed_at }
+        Append {
+            body,
+            id,
+            named: true,
+            topic_hash: 7,
+            is_uplink: false,
+            ready,
+            sent,
+            stored,
+            pushed_at,
+        }
     }
 
     #[test]
@@ -191,6 +214,7 @@ mod tests {
         let (token, is_sent) = lanes.push(0, append(true), NOW);
         assert!(is_sent && token != stuck);
         assert_eq!((Lanes::number_of(stuck), Lanes::number_of(token)), (3, 0));
+        assert!(stuck.0 >= Lanes::FIRST_TOKEN && token.0 >= Lanes::FIRST_TOKEN);
         assert_eq!(lanes.end(token, Sequence(1), NOW), None);
         assert_eq!(lanes.release(token), Some(token));
         assert_eq!((lanes.load(), lanes.is_empty()), ((2, 20), false));

@@ -501,11 +501,7 @@ impl JetStream {
         let Partition { replays, lives, .. } = partition;
         replays.lose_from(|session| (!lives.is_unchecked(session)).then_some(from));
         partition.lane.lose_from(from);
-        for search in &mut partition.searches {
-            if let Start::At(next) = &mut search.next {
-                *next = from.min(*next);
-            }
-        }
+        partition.searches.lose_from(from);
         partition.feed.told = Sequence::ZERO;
         self.lower_gates(id, from);
         self.out.lost_tails.push(LostTail { partition: id, from: outside(from), is_certain });

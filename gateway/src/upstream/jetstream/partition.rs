@@ -6,6 +6,7 @@ use super::control::{
     stream_name, uplink_stream_name,
 };
 use super::direct_get::Start;
+use super::former::FormerLinks;
 use super::inbox::{Inbox, Token};
 use super::interest::{FilterPlace, Interest};
 use super::known::Known;
@@ -18,6 +19,7 @@ use super::publish::{MARK_SUBJECT, encode_append, encode_mark};
 use super::refusals::Refusals;
 use super::replay::Replays;
 use super::requests::{Pending, Publish, Purpose, Requests, Scan};
+use super::searches::{Search, Searches};
 use super::shared::SharedLimits;
 use super::stored::{StoreTime, Stored};
 use super::tail::Tail;
@@ -37,6 +39,8 @@ use std::time::Duration;
 const CLOCK_BEHIND_MAX_MS: i64 = -10_000;
 /// The prefix of the subjects under which topics are stored.
 pub(super) const STORED_PREFIX: &str = "mqtt";
+/// A subject of the stream of what is for applications only that is no topic's.
+pub(super) const UPLINK_MARK_SUBJECT: &[u8] = b"mqtt_uplink$.%mark";
 /// Subscription ids of answers: to publishes, and to questions.
 pub(super) const ACKS_SID: u64 = 1;
 pub(super) const ANSWERS_SID: u64 = 2;
@@ -228,7 +232,7 @@ pub(super) struct Partition {
     pub(super) refused: u32,
     /// What its servers have refused.
     pub(super) refusals: Refusals,
-    inbox_prefix: String,
+    pub(super) inbox_prefix: String,
     attempts: u64,
     pub(super) acks: Inbox,
     pub(super) answers: Inbox,
@@ -244,7 +248,8 @@ pub(super) struct Partition {
     pub(super) marks: Marks,
     pub(super) requests: Requests,
     pub(super) replays: Replays,
-    pub(super) searches: Vec<Search>,
+    pub(super) searches: Searches,
+    pub(super) former: FormerLinks,
     pub(super) known: Known,
     pub(super) lives: Lives,
     pub(super) status: Option<PartitionStatus>,
@@ -262,7 +267,7 @@ pub(super) struct Partition {
     /// Where the leader is asked how the stream is.
     pub(super) info: String,
     apis: [Apis; 3],
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
     subject: Vec<u8>,
 }
 
@@ -282,24 +287,6 @@ struct Apis {
     message_get: String,
 }
 
-/// A publish that may have been stored before a crash, and how far it was looked for.
-#[derive(Debug)]
-pub(super) struct Search {
-    pub(super) publish: Publish,
-    pub(super) next: Start,
-    pub(super) asked: bool,
-    /// Not before this.
-    pub(super) retry_at: Timestamp,
-    /// Where to look if it is not here: places of partitions, and from where on.
-    pub(super) later: Vec<(usize, Start)>,
-}
-
-impl Search {
-    pub(super) fn new(publish: Publish, next: Start) -> Self {
-        Self { publish, next, asked: false, retry_at: Timestamp::START, later: Vec::new() }
-    }
-}
-
 /// The subjects under which topics are stored.
 #[derive(Debug)]
 pub(super) struct Prefixes {
@@ -313,6 +300,15 @@ impl Prefixes {
         let prefix = |text| TopicPrefix::new(text).expect("made of letters");
         Self { messages: prefix(STORED_PREFIX), uplink: prefix(UPLINK_PREFIX) }
     }
+}
+
+/// What was not acknowledged in time and is not written again.
+#[derive(Debug)]
+pub(super) struct Overdue {
+    /// It is stored, at this place, and to be retained.
+    pub(super) to_retain: Vec<(Token, (PartitionId, Sequence))>,
+    /// Something is sent once a link, and this one is to be given up.
+    pub(super) is_silent: bool,
 }
 
 /// What the partitions of a shard have in common.
@@ -345,9 +341,7 @@ impl Partition {
         limits: &PartitionLimits,
         seed: u64,
     ) -> Self {
-        let inbox = |kind: &str| {
-            Inbox::new(&format!("{inbox_prefix}.0.{kind}")).expect("made of letters and digits")
-        };
+        let answers = Inbox::new(&format!("{inbox_prefix}.0.q"));
         let prefix = |text: &str| TopicPrefix::new(text).expect("made of letters and digits");
         Self {
             id,
@@ -368,8 +362,8 @@ impl Partition {
             refused: 0,
             refusals: Refusals::default(),
             attempts: 0,
-            acks: inbox("a"),
-            answers: inbox("q"),
+            acks: Self::acks_of(&inbox_prefix, 0),
+            answers: answers.expect("made of letters and digits"),
             inbox_prefix,
             group_prefix: Vec::new(),
             pending_acks: Vec::new(),
@@ -389,7 +383,8 @@ impl Partition {
             marks: Marks::default(),
             requests: Requests::default(),
             replays: Replays::new(limits.page_bytes_max),
-            searches: Vec::new(),
+            searches: Searches::default(),
+            former: FormerLinks::default(),
             known: Known::default(),
             lives: Lives::default(),
             status: None,
@@ -419,22 +414,15 @@ impl Partition {
         home: u16,
         interest: &Interest,
         mut owns: impl FnMut(&str) -> bool,
+        now: Timestamp,
     ) {
         (self.ready, self.was_lost) = (true, false);
-        // The server may have stored what it did not acknowledge, and forgotten its name since.
-        for (token, next) in self.lane.doubt() {
-            // Of the stream of what is for applications only nothing was known but the time.
-            let append = self.lane.get(token).filter(|append| append.is_uplink);
-            let next =
-                append.map_or(Start::At(next), |one| place::inside(place::since(one.pushed_at)));
-            self.searches.push(Search::new(Publish { home, token }, next));
-        }
+        let has_fenced = self.doubt(home);
+        self.begin_former(self.attempts, has_fenced, now);
         self.attempts += 1;
-        let inbox = |kind: &str| {
-            let text = format!("{}.{}.{kind}", self.inbox_prefix, self.attempts);
-            Inbox::new(&text).expect("made of letters and digits")
-        };
-        (self.acks, self.answers) = (inbox("a"), inbox("q"));
+        let answers = Inbox::new(&format!("{}.{}.q", self.inbox_prefix, self.attempts));
+        self.acks = Self::acks_of(&self.inbox_prefix, self.attempts);
+        self.answers = answers.expect("made of letters and digits");
         self.group_prefix = format!("{}.{}.g.", self.inbox_prefix, self.attempts).into_bytes();
         encode_subscribe(self.acks.filter(), None, ACKS_SID, &mut self.out);
         encode_subscribe(self.answers.filter(), None, ANSWERS_SID, &mut self.out);
@@ -458,6 +446,28 @@ impl Partition {
         self.expect_mark();
         self.expect_whole();
         self.tail.restart(Sequence::ZERO);
+    }
+
+    /// The server may have stored what it did not acknowledge, and forgotten its name since, or never have
+    /// known it: it is looked for. Whether something of that may still be on its way.
+    fn doubt(&mut self, home: u16) -> bool {
+        let mut has_fenced = false;
+        for (token, next) in self.lane.doubt() {
+            let Some(append) = self.lane.get(token) else {
+                continue;
+            };
+            // Of the stream of what is for applications only nothing was known but the time; and of one that
+            // may have lost its end, it was sent when too much was believed to be there.
+            let is_by_time = append.is_uplink || self.lives.is_due;
+            let since = place::inside(place::since(append.pushed_at));
+            let next = if is_by_time { since } else { Start::At(next) };
+            let kept = if append.is_uplink { Kept::Uplink } else { Kept::Messages };
+            let is_fenced = !append.named;
+            has_fenced |= is_fenced;
+            let search = Search { is_fenced, ..Search::new(next, kept) };
+            self.searches.push(Publish { home, token }, search);
+        }
+        has_fenced
     }
 
     /// Keeps back what comes from some place on. A feed that is live learns of it by what comes.
@@ -529,7 +539,7 @@ impl Partition {
         self.marks.fail(Timestamp::START);
         self.requests.clear();
         self.replays.lose_answers();
-        self.searches.iter_mut().for_each(|search| search.asked = false);
+        self.searches.lose_answers();
         self.known.forget();
         self.sources.clear();
     }
@@ -571,16 +581,12 @@ impl Partition {
     }
 
     /// Writes again what was not acknowledged in time. What is stored and is to be retained is not
-    /// written again, but returned, with where it is.
-    pub(super) fn send_due(
-        &mut self,
-        stored: &Prefixes,
-        now: Timestamp,
-    ) -> Vec<(Token, (PartitionId, Sequence))> {
+    /// written again, but returned.
+    pub(super) fn send_due(&mut self, stored: &Prefixes, now: Timestamp) -> Overdue {
         let fed = self.known_end();
         let Self { lane, acks, scratch, subject, out, .. } = self;
         let mut to_retain = Vec::new();
-        lane.take_due(now, fed, |token, append| {
+        let is_silent = lane.take_due(now, fed, |token, append| {
             if let Some(at) = append.stored {
                 to_retain.push((token, at));
                 return;
@@ -588,7 +594,7 @@ impl Partition {
             let reply_to = acks.reply_to(token, scratch);
             put_append(append, stored, reply_to, subject, now, out);
         });
-        to_retain
+        Overdue { to_retain, is_silent }
     }
 
     /// Asks for messages of a stream.
@@ -710,8 +716,12 @@ impl Partition {
             return link;
         }
         let lane = self.lane.next_timeout();
-        let searches = self.searches.iter().filter(|search| !search.asked);
-        let searches = searches.map(|search| search.retry_at).min().unwrap_or(Timestamp::NEVER);
+        // What waits for room has it when something is answered.
+        let searches = match self.requests.is_full() {
+            true => Timestamp::NEVER,
+            false => self.searches.next_timeout(),
+        };
+        let searches = searches.min(self.former.next_timeout());
         let replays = self
             .replays
             .next_timeout()
@@ -782,7 +792,7 @@ fn put_append(
     let prefix = if append.is_uplink { &stored.uplink } else { &stored.messages };
     let subject = prefix.subject(message.topic, subject);
     let subject = subject.expect("topics that are too long are refused");
-    encode_append(subject, reply_to, &append.id.text(), &message, now, out)
+    encode_append(subject, reply_to, &append.id.text(), append.named, &message, now, out)
         .expect("a message id has no line end");
 }
 

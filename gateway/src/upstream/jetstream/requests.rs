@@ -16,7 +16,10 @@ use std::time::Duration;
 pub enum Pending {
     /// Where the stream ends, and the question's number: see [`super::publish::encode_mark`].
     Mark(u64),
-    /// The same, of the leader, as the stream does not take that mark: see [`super::stream_end`].
+    /// Whether what was on its way to the stream of what is for applications only is stored: see
+    /// [`super::former`].
+    UplinkMark,
+    /// The same as a mark, of the leader, as the stream does not take that mark: see [`super::stream_end`].
     End(u64),
     /// Stored messages.
     Scan(Scan),
@@ -93,7 +96,7 @@ pub enum Purpose {
 }
 
 /// A publish that is looked for, here or where its topic was before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Publish {
     /// Place of the partition in whose lane it is.
     pub home: u16,

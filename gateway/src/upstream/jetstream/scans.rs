@@ -1,6 +1,6 @@
 //! Answers to questions for stored messages, and who asked.
 
-use super::direct_get::{Answer, InvalidAnswer, Start};
+use super::direct_get::{Answer, InvalidAnswer};
 use super::partition::{FeedStage, Partition, RETRY};
 use super::place::outside;
 use super::requests::{Purpose, Scan};
@@ -113,12 +113,7 @@ impl JetStream {
                     partition.feed.fed = sequence.next().min(until).max(partition.feed.fed);
                 }
             }
-            Purpose::Stored(publish) => {
-                let search = partition.searches.iter_mut().find(|search| search.publish == publish);
-                if let Some(search) = search {
-                    search.next = Start::At(sequence.next());
-                }
-            }
+            Purpose::Stored(publish) => partition.searches.reach(publish, sequence.next()),
             Purpose::Subject { .. }
             | Purpose::Page(_)
             | Purpose::Fetch { .. }
@@ -150,12 +145,7 @@ impl JetStream {
                 self.go_on(place, waited);
             }
             Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
-            Purpose::Stored(publish) => {
-                let search = partition.searches.iter_mut().find(|search| search.publish == publish);
-                if let Some(search) = search {
-                    (search.asked, search.retry_at) = (false, now.after(RETRY));
-                }
-            }
+            Purpose::Stored(publish) => partition.searches.fail(publish, now.after(RETRY)),
             Purpose::Subject { .. }
             | Purpose::Page(_)
             | Purpose::Fetch { .. }

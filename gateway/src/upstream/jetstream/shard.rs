@@ -15,8 +15,8 @@ use super::lost_tail::{Checked, LostTail};
 use super::members::{LinkTo, Members};
 use super::moving::ShardReport;
 use super::partition::{
-    ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Partition, PartitionLimits, Prefixes,
-    RETRY,
+    ACKS_SID, ANSWERS_SID, FeedStage, MARKS_SID, OpenFence, Overdue, Partition, PartitionLimits,
+    Prefixes, RETRY,
 };
 use super::place;
 use super::publish::encode_unacknowledged;
@@ -146,6 +146,8 @@ pub struct JetStreamCounters {
     pub sessions_adopted: u64,
     /// Leases that other gateways have taken.
     pub leases_lost: u64,
+    /// How often a former link was not known to be read to its end in time.
+    pub former_links_given_up: u64,
     /// How often a stream had lost its end.
     pub tails_lost: u64,
     /// Messages that were known to this shard, or in between, and were lost with it.
@@ -536,7 +538,7 @@ impl JetStream {
 
     fn attach(&mut self, place: usize, info: &Info) {
         let server = info.server_name.as_str();
-        let Self { ring, partitions, interest, .. } = self;
+        let Self { ring, partitions, interest, now, .. } = self;
         let Some(partition) = partitions.get_mut(place) else {
             return;
         };
@@ -549,9 +551,9 @@ impl JetStream {
         tracing::info!(partition = id.0, server, address = ?partition.address, "link: ready");
         partition.begin_life(info);
         let home = u16::try_from(place).expect("partition ids are u16");
-        partition.attach(home, interest, |filter| {
-            has_wildcard(filter) || ring.holders(filter).any(|holder| holder == id)
-        });
+        let owns =
+            |filter: &str| has_wildcard(filter) || ring.holders(filter).any(|holder| holder == id);
+        partition.attach(home, interest, owns, *now);
         self.hold_back_wills(place);
         self.send_due(place);
         self.attach_groups(place);
@@ -620,6 +622,7 @@ impl JetStream {
         };
         match pending {
             Pending::Mark(number) => self.handle_mark(place, number, message, deliver),
+            Pending::UplinkMark => partition.handle_uplink_mark(message, self.now),
             Pending::End(number) => self.handle_end(place, number, message, deliver),
             Pending::Consumer(group) => self.handle_consumer(place, group, message),
             Pending::Session(request) => {
@@ -658,6 +661,7 @@ impl JetStream {
         self.open_gates();
         for place in 0..self.partitions.len() {
             self.drive_link(place);
+            self.drive_former(place);
             self.search(place);
             self.look(place);
             let Some(partition) = self.partitions.get_mut(place) else {
@@ -706,8 +710,12 @@ impl JetStream {
         let Some(partition) = partitions.get_mut(place).filter(|partition| partition.ready) else {
             return;
         };
-        for (token, at) in partition.send_due(stored, *now) {
+        let Overdue { to_retain, is_silent } = partition.send_due(stored, *now);
+        for (token, at) in to_retain {
             self.put_retained(place, token, at);
+        }
+        if is_silent {
+            self.restart_link(place, "a publish was not acknowledged in time");
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// The publishes of one link to one stream that wait for their acknowledgement.
 ///
 /// A publish gets a [`Token`], which stands in its reply subject, and keeps it through every
-/// attempt, as it must keep its `Nats-Msg-Id`: then an acknowledgement is one whichever attempt it
+/// attempt, as it keeps its message id: then an acknowledgement is one whichever attempt it
 /// answers, and a second one is nothing. `T` is what the caller keeps of a publish to send it
 /// again and to answer whoever waits for it.
 ///

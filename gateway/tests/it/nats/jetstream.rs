@@ -50,7 +50,7 @@ fn append(connection: &mut Connection, id: &str) -> (Delivered, Vec<Delivered>) 
     let (_, reply_to) = connection.reply_to(&mut reply);
     let message = message(&raw);
     let to = subject("mqtt.a");
-    encode_append(to, reply_to, id.as_bytes(), &message, Timestamp(0), &mut connection.out)
+    encode_append(to, reply_to, id.as_bytes(), true, &message, Timestamp(0), &mut connection.out)
         .unwrap();
     let mut delivered = connection.answers(1);
     delivered.extend(connection.exchange());

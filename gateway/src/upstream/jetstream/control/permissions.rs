@@ -67,7 +67,6 @@ impl Needs {
         if extras.sessions {
             streams.push(sessions_stream_name(partition));
             publish.push(format!("{}.>", sessions_prefix(partition)));
-            publish.push("_GW.>".to_owned());
         }
         for stream in streams {
             for operation in ["INFO", "CREATE", "UPDATE", "MSG.GET"] {
@@ -79,6 +78,7 @@ impl Needs {
         publish.extend([
             "mqtt.>".to_owned(),
             "mqtt$.>".to_owned(),
+            "_GW.>".to_owned(),
             format!("{}.>", live_prefix(partition)),
             format!("{}.>", retained_prefix(partition)),
             format!("$JS.API.CONSUMER.CREATE.{stream}.>"),

@@ -1,6 +1,7 @@
 //! The JetStream upstream under faults: gateways, servers and the network between them, from a seed.
 
 mod directed;
+mod former;
 mod leases;
 mod lost_tail;
 mod moved;

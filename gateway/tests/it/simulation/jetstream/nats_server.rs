@@ -1,8 +1,9 @@
 //! nats-server with the three JetStream streams of one partition, as a value: bytes in, bytes out.
 //!
 //! What a stream republishes and how it answers publishes leaves through one queue, in order;
-//! answers to Direct Get leave by another way, PONG and messages of QoS 0 by a third. Whoever drives
-//! this says by [`NatsServer::step`] what leaves next.
+//! answers to Direct Get leave by another way, PONG and messages of QoS 0 by a third. Publishes may wait in a
+//! queue of their stream, although they are read, before they are stored. Whoever drives this says by
+//! [`NatsServer::step`] what happens next.
 //!
 //! Source: NATS client protocol; nats-server 2.15.1, whose answers `tests/it/nats` reads.
 
@@ -31,6 +32,10 @@ pub(crate) struct NatsServer {
     /// A batch has no more messages than these, however many were asked for.
     pub(crate) batch_max: u64,
     clients: BTreeMap<ClientId, Client>,
+    /// Publishes are stored some time after they were read.
+    pub(crate) stores_late: bool,
+    /// Of each stream: what was read and is not stored yet, in order.
+    inbound: [VecDeque<Inbound>; STREAMS],
     /// Of each stream: what is republished and answered, in order.
     queues: [VecDeque<Delivery>; STREAMS],
     /// Direct Gets that were not looked up yet.
@@ -57,6 +62,14 @@ struct Client {
 /// A message on its way to whoever subscribes to its subject by then.
 struct Delivery {
     subject: Vec<u8>,
+    headers: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+/// A publish that was read.
+struct Inbound {
+    subject: Vec<u8>,
+    reply_to: Option<Vec<u8>>,
     headers: Vec<u8>,
     payload: Vec<u8>,
 }
@@ -389,6 +402,8 @@ impl NatsServer {
             lag: 0,
             batch_max: u64::MAX,
             clients: BTreeMap::new(),
+            stores_late: false,
+            inbound: Default::default(),
             queues: Default::default(),
             asked: Vec::new(),
             answered: Vec::new(),
@@ -432,6 +447,7 @@ impl NatsServer {
     pub(crate) fn restart(&mut self, loses_tail: bool) -> Vec<u64> {
         self.restart_count += 1;
         self.clients.clear();
+        self.inbound = Default::default();
         self.queues = Default::default();
         self.asked.clear();
         self.answered.clear();
@@ -556,22 +572,46 @@ impl NatsServer {
             let (of_leader, is_info, body) = (direct.is_none(), info.is_some(), payload.to_vec());
             self.asked.push(Read { stream, of_leader, is_info, reply_to, body });
         } else if let Some(which) = stream {
-            let now = self.now;
-            let (answer, republished) =
-                self.stream_mut(which).publish(subject, headers, payload, now);
-            let queue = &mut self.queues[which];
-            queue.extend(republished);
-            queue.extend(reply_to.map(|reply_to| Delivery {
-                subject: reply_to.to_vec(),
-                headers: Vec::new(),
-                payload: answer.into_bytes(),
-            }));
+            let (subject, reply_to) = (subject.to_vec(), reply_to.map(<[u8]>::to_vec));
+            let (headers, payload) = (headers.to_vec(), payload.to_vec());
+            self.inbound[which].push_back(Inbound { subject, reply_to, headers, payload });
+            if !self.stores_late {
+                while self.store(which) {}
+            }
         } else {
             let is_heard = self.deliver(Some(from), subject, reply_to, headers, payload);
             if let Some(reply_to) = reply_to.filter(|_| !is_heard) {
                 self.say_nobody_listens(subject, reply_to);
             }
         }
+    }
+
+    /// All that was read is stored.
+    pub(crate) fn store_all(&mut self) {
+        (0..STREAMS).for_each(|which| while self.store(which) {});
+    }
+
+    /// Publishes to all streams that were read and are not stored yet.
+    pub(crate) fn unstored(&self) -> usize {
+        self.inbound.iter().map(VecDeque::len).sum()
+    }
+
+    /// Stores the first of what was read for a stream. False when there is none.
+    fn store(&mut self, which: usize) -> bool {
+        let Some(Inbound { subject, reply_to, headers, payload }) = self.inbound[which].pop_front()
+        else {
+            return false;
+        };
+        let now = self.now;
+        let (answer, republished) =
+            self.stream_mut(which).publish(&subject, &headers, &payload, now);
+        let queue = &mut self.queues[which];
+        queue.extend(republished);
+        queue.extend(reply_to.map(|subject| {
+            let (headers, payload) = (Vec::new(), answer.into_bytes());
+            Delivery { subject, headers, payload }
+        }));
+        true
     }
 
     /// Which stream listens to a subject.
@@ -637,15 +677,19 @@ impl NatsServer {
 
     /// Lets one of the things leave that can. False when there is none.
     pub(crate) fn step(&mut self, random: &mut Random) -> bool {
+        let late = (0..STREAMS).filter(|which| !self.inbound[*which].is_empty());
+        let late: Vec<usize> = late.collect();
         let full = (0..STREAMS).filter(|which| !self.queues[*which].is_empty());
         let full: Vec<usize> = full.collect();
         let queues = full.len();
-        let choices = queues + self.asked.len() + self.answered.len();
+        let choices = queues + self.asked.len() + self.answered.len() + late.len();
         if choices == 0 {
             return false;
         }
         let choice = usize::try_from(random.below(choices as u64)).unwrap();
-        if choice < queues {
+        if let Some(which) = late.get(choices - 1 - choice) {
+            self.store(*which)
+        } else if choice < queues {
             self.step_stream(full[choice])
         } else if choice < queues + self.asked.len() {
             self.look_up(choice - queues)

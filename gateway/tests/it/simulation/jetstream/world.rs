@@ -42,6 +42,9 @@ const ROUNDS_MAX: u32 = 500;
 const TRACE_LINES: usize = 80;
 /// Bytes of publishes that a gateway holds while their topics move.
 pub(crate) const HELD_BYTES_MAX: usize = 512;
+/// A server has read what it had received of a link that is gone after so long, unless it ends: gateways wait
+/// 10 s for that.
+const LINGERING_MAX: Duration = Duration::from_secs(9);
 /// Nobody listens there.
 const NOWHERE: SocketAddr = address(9);
 
@@ -71,6 +74,12 @@ pub(crate) struct Server {
     pub(crate) replicas: u8,
 }
 
+impl Pipe {
+    pub(super) fn id(&self) -> ClientId {
+        self.id
+    }
+}
+
 impl Server {
     fn heal(&mut self) {
         (self.is_up, self.is_unreachable) = (true, false);
@@ -90,6 +99,15 @@ pub(crate) struct Pipe {
     pub(crate) to_gateway: Vec<u8>,
     /// Nothing gets through any more, and nobody hears of it.
     pub(crate) is_dead: bool,
+}
+
+/// The server's end of a link that is gone, with what it has not read yet.
+struct Lingering {
+    server: usize,
+    id: ClientId,
+    bytes: Vec<u8>,
+    /// It reads it then at the latest.
+    until: Timestamp,
 }
 
 pub(crate) struct Actor {
@@ -118,7 +136,7 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) random: Random,
     /// What gateways sent on links that are gone, and servers have not read yet.
-    lingering: Vec<(usize, ClientId, Vec<u8>)>,
+    lingering: Vec<Lingering>,
     /// Messages that a server had stored and lost.
     lost: BTreeSet<u64>,
     next_id: ClientId,
@@ -302,6 +320,9 @@ impl World {
 
     /// Publishers and subscribers of all kinds.
     pub(crate) fn populate(&mut self, publishers: u64, subscribers: u64) {
+        for server in &mut self.servers {
+            server.model.stores_late = *self.random.pick(&[true, false]);
+        }
         for number in 0..publishers {
             let persistent = self.random.below(4) > 0;
             self.add(format!("pub-{number}"), persistent, Vec::new(), true);
@@ -630,11 +651,20 @@ impl World {
         self.node(gateway).drop_connection(socket);
     }
 
+    /// A link is cut while the server has received what was sent on it, and not read it: that it does after so long.
+    pub(super) fn linger(&mut self, pipe: usize, wait: Duration) {
+        let Pipe { gateway, socket, server, id, to_server, .. } = self.pipes.remove(pipe);
+        let until = self.now().after(wait);
+        self.lingering.push(Lingering { server, id, bytes: to_server, until });
+        self.node(gateway).drop_connection(socket);
+    }
+
     /// The server's end of a link closes, at once or when it has read what it had received.
     fn close_at_server(&mut self, pipe: Pipe) {
         let Pipe { server, id, to_server, .. } = pipe;
         if self.servers[server].is_up && !to_server.is_empty() && self.random.below(2) == 0 {
-            self.lingering.push((server, id, to_server));
+            let until = self.now().after(LINGERING_MAX);
+            self.lingering.push(Lingering { server, id, bytes: to_server, until });
         } else {
             self.servers[server].model.close(id);
         }
@@ -704,7 +734,7 @@ impl World {
             let last = self.servers[number].model.messages.last;
             self.note(format!("server {number} has lost what was behind {last}"));
         }
-        self.lingering.retain(|(server, ..)| *server != number);
+        self.lingering.retain(|one| one.server != number);
         for pipe in (0..self.pipes.len()).rev() {
             if self.pipes[pipe].server == number {
                 self.cut_link(pipe);
@@ -783,7 +813,7 @@ impl World {
         self.answer_dials();
         self.collect();
         if !self.lingering.is_empty() && self.random.below(8) == 0 {
-            self.read_lingering();
+            self.read_lingering(0);
             return;
         }
         let choices = self.servers.len() as u64 + 2 * self.pipes.len() as u64;
@@ -883,8 +913,9 @@ impl World {
     }
 
     /// A server reads what was sent on a link that is gone.
-    fn read_lingering(&mut self) {
-        let (server, id, bytes) = self.lingering.remove(0);
+    pub(super) fn read_lingering(&mut self, which: usize) {
+        let Lingering { server, id, bytes, .. } = self.lingering.remove(which);
+        self.note(format!("server {server} reads what was sent on link {id}"));
         self.servers[server].model.receive(id, &bytes);
         self.servers[server].model.close(id);
     }
@@ -898,7 +929,7 @@ impl World {
             self.collect();
             let mut moved = !self.lingering.is_empty();
             while !self.lingering.is_empty() {
-                self.read_lingering();
+                self.read_lingering(0);
             }
             for pipe in (0..self.pipes.len()).rev() {
                 moved |= self.pump_link(pipe, true) | self.pump_link(pipe, false);
@@ -947,6 +978,10 @@ impl World {
             }
         }
         self.set_time();
+        let now = self.now();
+        while let Some(late) = self.lingering.iter().position(|one| one.until <= now) {
+            self.read_lingering(late);
+        }
     }
 
     /// Bytes go both ways between clients and gateways until no more come.
@@ -1102,7 +1137,7 @@ impl World {
     /// The streams hold what was acknowledged, once and in order.
     fn check_streams(&mut self) -> Result<(), Broken> {
         let mut newest = BTreeMap::new();
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
         let stored = self.servers.iter().enumerate().flat_map(|(server, one)| {
             one.model.messages.kept.iter().map(move |(at, message)| (server, *at, message.clone()))
         });
@@ -1115,6 +1150,10 @@ impl World {
             }
             let id = u64::from_le_bytes(*head);
             let qos = message.header("Mqtt-QoS").map(<[u8]>::to_vec);
+            let name = message.header("Mqtt-Message-Id").or_else(|| message.header("Nats-Msg-Id"));
+            if !name.is_none_or(|name| names.insert(name.to_vec())) {
+                return Err(self.broken(&format!("message {id} is stored twice by one gateway")));
+            }
             let is_first = seen.insert(id);
             if !is_first && qos.as_deref() == Some(b"2") {
                 return Err(self.broken(&format!("message {id} is stored twice")));
