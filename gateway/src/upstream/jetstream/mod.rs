@@ -4,14 +4,13 @@
 //! Forward ─▶ shard (JetStream) ─▶ partition: lane, feed, tail, replay, retained, requests ─▶ link ─▶ bytes
 //!                                 control thread ─ ControlNews ─▶ shard
 //! ```
-//! Start with [`shard`]. [`publish`], [`batch`] and [`direct_get`] build requests as bytes and read answers
+//! Start with [`shard`]. [`publish`] and [`direct_get`] build requests as bytes and read answers
 //! from bytes, [`stored`] reads what a server adds to a stored message, [`Window`] keeps publishes that
 //! wait for their acknowledgement, `held` those whose topics move, [`Backoff`] says when to try again. Only [`control`] does I/O, on its
 //! own thread; nothing else here knows the time by itself.
 //!
 //! Source: JetStream as nats-server 2.12.0 and 2.15.1 speak it; ADR-31 (Direct Get).
 
-pub mod batch;
 pub mod consumer;
 pub mod control;
 pub mod direct_get;

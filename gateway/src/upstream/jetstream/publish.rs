@@ -196,8 +196,6 @@ pub struct PublishAck<'a> {
     pub sequence: Sequence,
     /// It had been stored before.
     pub is_duplicate: bool,
-    /// At the end of a batch, how many messages of it are stored.
-    pub batch_count: Option<u64>,
 }
 
 /// The error of a JetStream answer.
@@ -272,7 +270,6 @@ struct Members<'a> {
     stream: Option<Value<'a>>,
     seq: Option<Value<'a>>,
     duplicate: Option<Value<'a>>,
-    count: Option<Value<'a>>,
     twice: Option<&'static str>,
 }
 
@@ -283,7 +280,6 @@ impl<'a> Members<'a> {
             "stream" => ("stream", &mut self.stream),
             "seq" => ("seq", &mut self.seq),
             "duplicate" => ("duplicate", &mut self.duplicate),
-            "count" => ("count", &mut self.count),
             _ => return,
         };
         if place.replace(value).is_some() {
@@ -300,10 +296,6 @@ impl<'a> Members<'a> {
         }
         let sequence = self.seq.and_then(Value::u64).filter(|sequence| *sequence > 0);
         let is_duplicate = self.duplicate.map_or(Some(false), Value::bool);
-        let batch_count = self
-            .count
-            .map(|count| count.u64().ok_or(InvalidAnswer::Member { key: "count" }))
-            .transpose()?;
         Ok(PublishAnswer::Stored(PublishAck {
             stream: self
                 .stream
@@ -311,7 +303,6 @@ impl<'a> Members<'a> {
                 .ok_or(InvalidAnswer::Member { key: "stream" })?,
             sequence: sequence.map(Sequence).ok_or(InvalidAnswer::Member { key: "seq" })?,
             is_duplicate: is_duplicate.ok_or(InvalidAnswer::Member { key: "duplicate" })?,
-            batch_count,
         }))
     }
 }
@@ -419,20 +410,13 @@ mod tests {
     /// As nats-server 2.12.0 and 2.15.1 answer.
     #[test]
     fn reads_answers() {
-        let ack = PublishAck {
-            stream: "P",
-            sequence: Sequence(2),
-            is_duplicate: false,
-            batch_count: None,
-        };
+        let ack = PublishAck { stream: "P", sequence: Sequence(2), is_duplicate: false };
         let stored = |ack| Ok(PublishAnswer::Stored(ack));
         check("", r#"{"stream":"P","seq":2}"#, stored(ack));
         check("", r#"{"stream":"P","seq":2,"duplicate": true}"#, {
             stored(PublishAck { is_duplicate: true, ..ack })
         });
-        check("", r#"{"stream":"P","domain":"hub","seq":2,"batch":"b","count":3}"#, {
-            stored(PublishAck { batch_count: Some(3), ..ack })
-        });
+        check("", r#"{"stream":"P","domain":"hub","seq":2}"#, stored(ack));
         check(
             "",
             r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 2"},"stream":"P","seq":0}"#,

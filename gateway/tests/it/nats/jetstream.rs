@@ -6,7 +6,6 @@ use gateway::proto::nats::{PublishWriter, Subject, encode_publish};
 use gateway::proto::partition::Sequence;
 use gateway::proto::record::Message;
 use gateway::proto::time::Timestamp;
-use gateway::upstream::jetstream::batch::{Batch, BatchAnswer, Step, read_batch_answer};
 use gateway::upstream::jetstream::direct_get::{Answer, DirectGet, Start};
 use gateway::upstream::jetstream::publish::{
     ApiError, PublishAck, PublishAnswer, Put, encode_append, read_publish_answer,
@@ -15,7 +14,7 @@ use gateway::upstream::jetstream::stored::StoreTime;
 use gateway::upstream::jetstream::stored::Stored;
 use std::num::NonZeroU16;
 
-use super::server::{Connection, Delivered, INBOX_SID, NatsServer, has_batches};
+use super::server::{Connection, Delivered, INBOX_SID, NatsServer};
 
 fn subject(text: &str) -> Subject<'_> {
     Subject::filter(text).unwrap()
@@ -76,11 +75,10 @@ fn get(connection: &mut Connection, request: DirectGet<'_>, count: usize) -> Vec
 fn server_with_stream() -> (NatsServer, Connection) {
     let server = NatsServer::start();
     let mut connection = server.connect();
-    let batches = if has_batches() { r#""allow_batched":true,"# } else { "" };
     let config = r#"{"name":"S","subjects":["mqtt.>"],"storage":"memory","allow_direct":true,
-        "allow_msg_ttl":true,BATCHES"discard":"new","max_bytes":20000,
+        "allow_msg_ttl":true,"discard":"new","max_bytes":20000,
         "republish":{"src":">","dest":"live.3.>"}}"#;
-    connection.api("$JS.API.STREAM.CREATE.S", &config.replace("BATCHES", batches));
+    connection.api("$JS.API.STREAM.CREATE.S", config);
     (server, connection)
 }
 
@@ -91,8 +89,7 @@ fn a_message_is_stored_once_and_comes_back_as_it_was() {
     assert!(connection.exchange().is_empty());
 
     let (answer, mut live) = append(&mut connection, "g-1");
-    let first =
-        PublishAck { stream: "S", sequence: Sequence(1), is_duplicate: false, batch_count: None };
+    let first = PublishAck { stream: "S", sequence: Sequence(1), is_duplicate: false };
     let read = read_publish_answer(answer.headers(), &answer.payload);
     assert_eq!(read, Ok(PublishAnswer::Stored(first)));
     let live = live.pop().expect("it is republished");
@@ -262,50 +259,4 @@ fn a_publisher_cannot_pretend_another_place() {
     };
     assert_eq!((stored.stream, stored.sequence), (&b"S"[..], Sequence(1)));
     assert_eq!((stored.pending_count, stored.last_sequence), (None, None));
-}
-
-/// Sends messages of a batch, and returns what is answered until it has ended.
-fn batch(connection: &mut Connection, inbox: &str, messages: &[(u64, Step)]) -> Vec<Delivered> {
-    let (batch, mut reply) = (Batch::new(inbox, 2).unwrap(), Vec::new());
-    for &(sequence, step) in messages {
-        let reply_to = batch.reply_to(sequence, step, &mut reply);
-        encode_publish(subject("mqtt.a"), Some(reply_to), b"x", &mut connection.out);
-    }
-    connection
-        .until(|answers| answers.iter().any(|answer| matches!(read(answer), BatchAnswer::Ended(_))))
-}
-
-fn read(answer: &Delivered) -> BatchAnswer<'_> {
-    read_batch_answer(answer.headers(), &answer.payload).unwrap()
-}
-
-#[test]
-fn a_batch_is_stored_up_to_its_end_or_its_first_gap() {
-    if !has_batches() {
-        eprintln!("SKIPPED: the oldest nats-server has no fast ingest");
-        return;
-    }
-    let (_server, mut connection) = server_with_stream();
-    connection.subscribe(subject("_B.>"), 2);
-    let all = [(1, Step::Start), (2, Step::Add), (3, Step::Add), (4, Step::Add), (5, Step::Commit)];
-    let answers = batch(&mut connection, "_B.1", &all);
-    let answers: Vec<_> = answers.iter().map(read).collect();
-    let stored: Vec<_> = answers
-        .iter()
-        .filter_map(|answer| match answer {
-            BatchAnswer::Stored { up_to, .. } => Some(*up_to),
-            _ => None,
-        })
-        .collect();
-    // How often is for the server to say.
-    assert!(stored.is_sorted() && stored.iter().all(|up_to| *up_to <= 5), "{stored:?}");
-    let Some(BatchAnswer::Ended(ack)) = answers.last() else { panic!("{answers:?}") };
-    assert_eq!((ack.sequence, ack.batch_count), (Sequence(5), Some(5)));
-
-    let with_gap = [(1, Step::Start), (3, Step::Add)];
-    let answers = batch(&mut connection, "_B.2", &with_gap);
-    let answers: Vec<_> = answers.iter().map(read).collect();
-    assert!(answers.contains(&BatchAnswer::Gap { expected: 2, got: 3 }), "{answers:?}");
-    let Some(BatchAnswer::Ended(ack)) = answers.last() else { panic!("{answers:?}") };
-    assert_eq!((ack.sequence, ack.batch_count), (Sequence(6), Some(1)));
 }
