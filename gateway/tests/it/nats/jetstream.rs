@@ -8,10 +8,12 @@ use gateway::proto::record::Message;
 use gateway::proto::time::Timestamp;
 use gateway::upstream::jetstream::direct_get::{Answer, DirectGet, Start};
 use gateway::upstream::jetstream::publish::{
-    ApiError, PublishAck, PublishAnswer, Put, encode_append, read_publish_answer,
+    ApiError, PublishAck, PublishAnswer, Put, encode_append, encode_mark, mark_sequence,
+    read_publish_answer,
 };
 use gateway::upstream::jetstream::stored::StoreTime;
 use gateway::upstream::jetstream::stored::Stored;
+use rustix::process::Signal;
 use std::num::NonZeroU16;
 
 use super::server::{Connection, Delivered, INBOX_SID, NatsServer};
@@ -259,4 +261,54 @@ fn a_publisher_cannot_pretend_another_place() {
     };
     assert_eq!((stored.stream, stored.sequence), (&b"S"[..], Sequence(1)));
     assert_eq!((stored.pending_count, stored.last_sequence), (None, None));
+}
+
+/// Where a stream ends, by a mark.
+fn end_of(connection: &mut Connection) -> Sequence {
+    let mut reply = Vec::new();
+    let (_, reply_to) = connection.reply_to(&mut reply);
+    encode_mark(subject("mqtt.%mark"), reply_to, false, &mut connection.out);
+    let answer = connection.answers(1).pop().unwrap();
+    mark_sequence(&read_publish_answer(answer.headers(), &answer.payload).unwrap()).unwrap()
+}
+
+/// Whether somebody subscribes to what only the former connection of the test below does.
+fn is_former_there(connection: &mut Connection) -> bool {
+    let mut reply = Vec::new();
+    let (_, reply_to) = connection.reply_to(&mut reply);
+    encode_publish(subject("_GW.former.a.0"), Some(reply_to), b"", &mut connection.out);
+    let answers = connection.exchange();
+    let mut statuses = answers.iter().filter_map(|answer| answer.headers().status());
+    !statuses.any(|status| status.code == 503)
+}
+
+/// A server answers so many before it has read what a client sent and gone.
+const QUESTIONS_MAX: u32 = 100_000;
+
+/// A server stands still while a client publishes and goes, and goes on. Another client sees when it has read
+/// what the first one sent, and behind which of it nothing more comes: what `former.rs` rests on.
+#[test]
+fn a_mark_behind_the_end_of_a_former_connection_is_behind_all_that_came_of_it() {
+    let server = NatsServer::start();
+    let mut connection = server.connect();
+    let config = r#"{"name":"S","subjects":["mqtt.>"],"storage":"file","allow_direct":true}"#;
+    connection.api("$JS.API.STREAM.CREATE.S", config);
+    let mut former = server.connect();
+    former.subscribe(subject("_GW.former.a.*"), 7);
+    assert!(former.exchange().is_empty());
+    assert!(is_former_there(&mut connection), "it is delivered, and nobody answers");
+    server.signal(Signal::STOP);
+    let reply_to = Some(subject("_GW.former.a.1"));
+    for _ in 0..5_000 {
+        encode_publish(subject("mqtt.a"), reply_to, b"x", &mut former.out);
+    }
+    former.send_and_leave();
+    server.signal(Signal::CONT);
+    let has_ended = (0..QUESTIONS_MAX).any(|_| !is_former_there(&mut connection));
+    assert!(has_ended, "it never reads to the end");
+    let end = end_of(&mut connection);
+    assert!(end > Sequence(0), "it has read some of it");
+    for _ in 0..500 {
+        assert_eq!(end_of(&mut connection), end, "nothing comes late");
+    }
 }

@@ -290,6 +290,11 @@ impl Connection {
         delivered
     }
 
+    /// Sends what is in `out`, waits for nothing, and is gone.
+    pub(crate) fn send_and_leave(mut self) {
+        self.stream.write_all(&self.out).unwrap();
+    }
+
     /// Sends what is in `out`, and returns what is delivered until `count` answers are there.
     pub(crate) fn answers(&mut self, count: usize) -> Vec<Delivered> {
         self.until(|delivered| {
