@@ -6,8 +6,6 @@ SOAK_RATE ?= 10000
 DATA ?= target/cluster
 PREFIX ?= /usr/local
 DESTDIR ?=
-# More than cores: many tests wait for leases, elections and time-outs.
-export RUST_TEST_THREADS ?= 3
 # What servers of each supported version have to do.
 OLDEST_NATS_TESTS = nats:: jetstream::delivery jetstream::retained jetstream::shared_sessions \
 	jetstream::server_killed jetstream::wills
