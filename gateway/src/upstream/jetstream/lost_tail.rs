@@ -83,6 +83,11 @@ impl Checks {
         let number = (self.count << u32::BITS) | u64::from(session);
         self.by_session.insert(session, Check { number, anchor });
         self.waiting.push_back(number);
+        // Clients may come and go for as long as the partition is away, and each time anew.
+        if self.waiting.len() > 2 * self.by_session.len() + DONE_MAX {
+            let waiting = std::mem::take(&mut self.waiting);
+            self.waiting = waiting.into_iter().filter(|one| self.find(*one).is_some()).collect();
+        }
     }
 
     fn session_of(number: u64) -> u32 {
@@ -277,6 +282,9 @@ impl Lives {
         }
     }
 }
+
+/// Questions kept in line that are done with, beside one for each session that is asked about.
+const DONE_MAX: usize = 64;
 
 /// Processes that are no more of which something is remembered.
 const ENDED_MAX: usize = 64;
@@ -538,5 +546,16 @@ mod tests {
         let again = asked(&mut checks);
         assert_eq!(again.len(), 2);
         assert_eq!(again[0], numbers[2], "in the order in which they came");
+    }
+
+    #[test]
+    fn who_comes_and_goes_while_nobody_can_be_asked_waits_once() {
+        let mut checks = Checks::default();
+        for time in 0..10_000 {
+            checks.add(1 + time % 3, anchor(7));
+            assert!(checks.waiting.len() <= 2 * 3 + DONE_MAX);
+        }
+        let next = std::iter::from_fn(|| checks.next());
+        assert_eq!(next.count(), 3);
     }
 }

@@ -35,6 +35,9 @@ impl Search {
     }
 }
 
+/// Searches kept in line that have ended, beside those there are.
+const ENDED_MAX: usize = 64;
+
 /// Those of one partition; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Searches {
@@ -51,6 +54,11 @@ impl Searches {
             self.due.push_back(publish);
         }
         self.all.insert(publish, search);
+        // Publishes may be given up for as long as the partition is away.
+        if self.due.len() > 2 * self.all.len() + ENDED_MAX {
+            let Self { all, due, .. } = self;
+            due.retain(|publish| all.contains_key(publish));
+        }
     }
 
     pub(super) fn get(&self, publish: Publish) -> Option<&Search> {
@@ -172,6 +180,19 @@ mod tests {
         assert_eq!(due(&mut searches, NOW), [1], "and not what is asked for already");
         searches.unfence(Kept::Uplink);
         assert_eq!(due(&mut searches, NOW), [3]);
+    }
+
+    #[test]
+    fn what_is_given_up_while_nobody_can_be_asked_does_not_stay() {
+        let mut searches = Searches::default();
+        for token in 0..10_000 {
+            searches.push(publish(token), search(1, Kept::Messages, false));
+            assert!(searches.due.len() <= 2 * 2 + ENDED_MAX);
+            if token > 0 {
+                searches.end(publish(token));
+            }
+        }
+        assert_eq!(due(&mut searches, NOW), [0]);
     }
 
     #[test]
