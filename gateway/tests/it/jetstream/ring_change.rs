@@ -1,8 +1,8 @@
 //! A fourth sub-cluster takes its share over while clients rely on the other three, and gives it back.
 
 use super::device::Device;
-use super::party::{DURABLE, Party, parameter};
-use super::ring_site::{RingSite, topics};
+use super::party::{Party, parameter};
+use super::ring_site::{RingSite, join_in, topics};
 use super::site::{NAMES, Node, Site, flags};
 use crate::process::gateway::TempDirectory;
 use gateway::proto::mqtt::QoS;
@@ -21,14 +21,7 @@ fn party(site: &RingSite, sessions: &str) -> Party {
 fn gather(nodes: [Node; 2]) -> Party {
     let mut party = Party::new(nodes.into());
     let (moves, stays) = topics("t/", TOPICS);
-    let topics: Vec<_> = moves.iter().chain(&stays).copied().collect();
-    for node in [0, 1] {
-        party.publisher(node, &topics, &DURABLE);
-        party.publisher(node, &moves, &[QoS::ExactlyOnce]);
-        party.subscriber(node, &[("#", QoS::ExactlyOnce)]);
-        let literal: Vec<_> = moves.iter().map(|topic| (*topic, QoS::ExactlyOnce)).collect();
-        party.subscriber(node, &literal);
-    }
+    join_in(&mut party, &moves, &stays);
     party.all_subscribed();
     party
 }

@@ -1,7 +1,7 @@
 //! Who changes the ring, and a gateway, are killed at each step of a change: alone, and together.
 
-use super::party::{DURABLE, Party, parameter};
-use super::ring_site::{RingSite, TAKER, check_retained, of_giver_in, topics};
+use super::party::{Party, parameter};
+use super::ring_site::{RingSite, TAKER, check_retained, join_in, of_giver_in, retain, topics};
 use super::ring_steps::{Halt, Step, Stepping};
 use super::site::NAMES;
 use crate::simulation::random::Random;
@@ -121,19 +121,9 @@ impl Scene {
             party.roam();
         }
         let (moves, stays) = topics("t/", TOPICS);
-        let all: Vec<_> = moves.iter().chain(&stays).copied().collect();
+        join_in(&mut party, &moves, &stays);
         let (retained_moves, retained_stays) = topics("r/", RETAINED_TOPICS);
-        for node in [0, 1] {
-            party.publisher(node, &all, &DURABLE);
-            party.publisher(node, &moves, &[QoS::ExactlyOnce]);
-            party.subscriber(node, &[("#", QoS::ExactlyOnce)]);
-            let literal: Vec<_> = moves.iter().map(|topic| (*topic, QoS::ExactlyOnce)).collect();
-            party.subscriber(node, &literal);
-        }
-        let retained = retained_moves.iter().chain(&retained_stays);
-        for (number, topic) in retained.enumerate() {
-            party.publisher(number % 2, &[*topic], &[DURABLE[number / 2 % 2]]);
-        }
+        retain(&mut party, &retained_moves, &retained_stays);
         let member = party.peer_count();
         party.subscriber(0, &[("$share/g/t/#", QoS::ExactlyOnce)]);
         party.all_subscribed();

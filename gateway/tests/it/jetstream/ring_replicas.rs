@@ -1,12 +1,11 @@
 //! A sub-cluster of three servers gives topics to another one, and gets them back, while who leads it changes.
 
-use super::party::{DURABLE, Party};
-use super::ring_site::{Command, check_retained, command_of, topics_in};
+use super::party::Party;
+use super::ring_site::{Command, check_retained, command_of, join_in, retain, topics_in};
 use super::ring_steps::{Step, Stepping};
 use super::site::{Node, lasting_port};
 use crate::nats::server::NatsServer;
 use crate::process::gateway::TempDirectory;
-use gateway::proto::mqtt::QoS;
 use gateway::proto::nats::{Subject, encode_publish};
 use std::net::SocketAddr;
 
@@ -48,18 +47,9 @@ impl Scene {
         let three = two + &table("d", &[taker.address()], 1);
         let mut party = Party::new(["g1", "g2"].map(|id| start(id, &three, 3)).into());
         let (moves, stays) = topics_in(&NAMES, "t/", TOPICS);
-        let all: Vec<_> = moves.iter().chain(&stays).copied().collect();
+        join_in(&mut party, &moves, &stays);
         let (retained_moves, retained_stays) = topics_in(&NAMES, "r/", TOPICS);
-        for node in [0, 1] {
-            party.publisher(node, &all, &DURABLE);
-            party.publisher(node, &moves, &[QoS::ExactlyOnce]);
-            party.subscriber(node, &[("#", QoS::ExactlyOnce)]);
-            let literal: Vec<_> = moves.iter().map(|topic| (*topic, QoS::ExactlyOnce)).collect();
-            party.subscriber(node, &literal);
-        }
-        for (number, topic) in retained_moves.iter().chain(&retained_stays).enumerate() {
-            party.publisher(number % 2, &[*topic], &[DURABLE[number / 2 % 2]]);
-        }
+        retain(&mut party, &retained_moves, &retained_stays);
         party.all_subscribed();
         Self { home, giver, taker, party, _configuration: configuration }
     }

@@ -1,7 +1,7 @@
 //! Three sub-clusters with a ring, a fourth that gets a share of it and gives it back, and who changes that.
 
 use super::device::Device;
-use super::party::{Party, now};
+use super::party::{DURABLE, Party, now};
 use super::ring_steps::Stepping;
 use super::site::{NAMES, Node, Site, flags, lasting_port};
 use crate::nats::server::{Connection, NatsServer};
@@ -35,6 +35,25 @@ pub(super) struct Said {
     pub(super) gateway: String,
     pub(super) seen: u64,
     pub(super) drained: u64,
+}
+
+/// At each gateway publishers of what moves and what stays, and subscribers to all of it and to what moves.
+pub(super) fn join_in(party: &mut Party, moves: &[&'static str], stays: &[&'static str]) {
+    let all: Vec<_> = moves.iter().chain(stays).copied().collect();
+    for node in [0, 1] {
+        party.publisher(node, &all, &DURABLE);
+        party.publisher(node, moves, &[QoS::ExactlyOnce]);
+        party.subscriber(node, &[("#", QoS::ExactlyOnce)]);
+        let literal: Vec<_> = moves.iter().map(|topic| (*topic, QoS::ExactlyOnce)).collect();
+        party.subscriber(node, &literal);
+    }
+}
+
+/// A publisher of each topic whose messages are retained.
+pub(super) fn retain(party: &mut Party, moves: &[&'static str], stays: &[&'static str]) {
+    for (number, topic) in moves.iter().chain(stays).enumerate() {
+        party.publisher(number % 2, &[*topic], &[DURABLE[number / 2 % 2]]);
+    }
 }
 
 impl RingSite {
