@@ -45,6 +45,10 @@ impl JetStream {
             }
             Purpose::Retained(query) => (retained.reached(query).map(Start::At), Kept::Retained),
             Purpose::Known => (Some(Start::At(partition.known.next())), Kept::Retained),
+            Purpose::RetainedPlace(claim) => {
+                let kept = if claim.is_uplink { Kept::Uplink } else { Kept::Messages };
+                (Some(Start::At(claim.sequence)), kept)
+            }
             // The put fails where another one is there; the rest is read up to a mark.
             Purpose::RetainedLast(_)
             | Purpose::First { .. }

@@ -217,6 +217,7 @@ impl Replays {
             | Purpose::Retained(_)
             | Purpose::Known
             | Purpose::RetainedLast(_)
+            | Purpose::RetainedPlace(_)
             | Purpose::Lost
             | Purpose::Check(_)
             | Purpose::Newest
@@ -287,6 +288,7 @@ impl Replays {
             | Purpose::Retained(_)
             | Purpose::Known
             | Purpose::RetainedLast(_)
+            | Purpose::RetainedPlace(_)
             | Purpose::Lost
             | Purpose::Check(_)
             | Purpose::Newest
@@ -320,6 +322,7 @@ impl Replays {
             | Purpose::Retained(_)
             | Purpose::Known
             | Purpose::RetainedLast(_)
+            | Purpose::RetainedPlace(_)
             | Purpose::Lost
             | Purpose::Check(_)
             | Purpose::Newest
@@ -375,6 +378,7 @@ impl Replays {
             | Purpose::Retained(_)
             | Purpose::Known
             | Purpose::RetainedLast(_)
+            | Purpose::RetainedPlace(_)
             | Purpose::Lost
             | Purpose::Check(_)
             | Purpose::Newest

@@ -85,6 +85,8 @@ pub enum Purpose {
     Known,
     /// The retained message that the one of this publish is to replace.
     RetainedLast(Token),
+    /// The publish that is not to replace it, as it says that it was stored later: whether it is there still.
+    RetainedPlace(Claim),
     /// Where the message of this publish is, if it was stored before a crash.
     Stored(Publish),
     /// The shard, for what is still there of what it knew: see [`super::lost_tail`].
@@ -93,6 +95,21 @@ pub enum Purpose {
     Check(u64),
     /// The shard, for a message to know that is not far behind its feed.
     Newest,
+}
+
+/// What a retained message says of its place, and of whose publish that is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The publish that it is in the way of.
+    pub token: Token,
+    /// The place, in the stream of messages, or in that of those for applications only.
+    pub sequence: Sequence,
+    /// It is the latter.
+    pub is_uplink: bool,
+    /// Where it is itself, among the retained.
+    pub retained_at: Sequence,
+    /// Of its payload.
+    pub hash: u64,
 }
 
 /// A publish that is looked for, here or where its topic was before.

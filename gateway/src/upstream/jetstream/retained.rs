@@ -4,6 +4,10 @@
 //! message stored at S ─▶ what is retained now? ─▶ later than S: nothing to do
 //!                                               └▶ earlier, or nothing: put, if it is still that ─▶ PUBACK
 //! ```
+//! What says that it was stored later may have been lost since, with the end of the stream, and S been given
+//! again: so it is looked for in its place. That is rare, as otherwise only who publishes to the same topic at the
+//! same time finds it.
+//!
 //! A cleared one stays for an hour as a message without payload, so that an older one cannot come
 //! back. Source: MQTT 5.0 §3.3.1.3.
 
@@ -15,7 +19,7 @@ use super::place::outside;
 use super::publish::{
     ApiError, PublishAnswer, RetainedPut, read_publish_answer, retained_from, retained_sequence,
 };
-use super::requests::{Pending, Purpose, Scan};
+use super::requests::{Claim, Pending, Purpose, Scan};
 use super::shard::JetStream;
 use super::stored::Stored;
 use crate::proto::bridge::message_headers::read_message;
@@ -158,6 +162,11 @@ impl RetainedQueries {
     }
 }
 
+/// By which a payload is known again, within this process.
+pub(super) fn hash_of_payload(payload: &[u8]) -> u64 {
+    ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(payload)
+}
+
 impl JetStream {
     /// A message with the RETAIN flag is stored: looks at what is retained before it is put.
     ///
@@ -189,13 +198,13 @@ impl JetStream {
         &mut self,
         place: usize,
         token: Token,
-        last: Option<(Sequence, Headers<'_>)>,
+        last: Option<(Sequence, Headers<'_>, &[u8])>,
     ) {
         let now = self.now;
         let Some(partition) = self.partitions.get_mut(place) else {
             return;
         };
-        let Partition { id, lane, retained, answers, requests, out, .. } = partition;
+        let Partition { id, lane, .. } = partition;
         let Some(append) = lane.get(token) else {
             return;
         };
@@ -209,17 +218,68 @@ impl JetStream {
                 self.ring.order(message.topic, there) >= self.ring.order(message.topic, at)
             })
         };
-        if last.is_some_and(|(_, headers)| is_later(headers)) {
-            self.end_append(place, token, at.1);
+        let Some((retained_at, headers, payload)) = last else {
+            self.write_retained(place, token, Sequence::ZERO);
+            return;
+        };
+        if !is_later(headers) {
+            self.write_retained(place, token, retained_at);
             return;
         }
-        let (partition, sequence) = at;
+        let here = retained_from(headers).is_none().then(|| retained_sequence(headers)).flatten();
+        let Some(sequence) = here else {
+            self.end_append(place, token, at.1);
+            return;
+        };
+        let is_uplink = append.is_uplink;
+        let (prefix, kept) = match is_uplink {
+            true => (&self.stored.uplink, Kept::Uplink),
+            false => (&self.stored.messages, Kept::Messages),
+        };
+        let mut subject = Vec::new();
+        if prefix.subject(message.topic, &mut subject).is_err() {
+            return;
+        }
+        let hash = hash_of_payload(payload);
+        let claim = Claim { token, sequence, is_uplink, retained_at, hash };
+        let purpose = Purpose::RetainedPlace(claim);
+        let (from, subject) = (Start::At(sequence), Some(subject.into_boxed_slice()));
+        let scan = Scan { purpose, from, subject, batch: NonZeroU16::MIN, last_only: false };
+        partition.ask(scan, kept, now);
+    }
+
+    /// What says that it was stored later is there, or not.
+    pub(super) fn end_claim(&mut self, place: usize, claim: Claim, is_there: bool) {
+        let partition = self.partitions.get(place);
+        let append = partition.and_then(|partition| partition.lane.get(claim.token));
+        let Some((_, sequence)) = append.and_then(|append| append.stored) else {
+            return;
+        };
+        match is_there {
+            true => self.end_append(place, claim.token, sequence),
+            false => self.write_retained(place, claim.token, claim.retained_at),
+        }
+    }
+
+    /// Puts the message in the place of what is retained at `expected_last`.
+    fn write_retained(&mut self, place: usize, token: Token, expected_last: Sequence) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(place) else {
+            return;
+        };
+        let Partition { id, lane, retained, answers, requests, out, .. } = partition;
+        let Some(append) = lane.get(token) else {
+            return;
+        };
+        let Some((partition, sequence)) = append.stored else {
+            return;
+        };
+        let message = message_of(&append.body);
         let from = Some(partition).filter(|partition| partition != id);
         let (mut subject, mut reply) = (Vec::new(), Vec::new());
         let Ok(subject) = retained.subject(message.topic, &mut subject) else {
             return;
         };
-        let expected_last = last.map_or(Sequence::ZERO, |(sequence, _)| sequence);
         let request = requests.ask(Pending::RetainedPut(token), now);
         let reply_to = answers.reply_to(request, &mut reply);
         RetainedPut { subject, message: &message, sequence, from, expected_last }

@@ -3,7 +3,8 @@
 use super::direct_get::{Answer, InvalidAnswer};
 use super::partition::{FeedStage, Partition, RETRY};
 use super::place::outside;
-use super::requests::{Purpose, Scan};
+use super::requests::{Claim, Purpose, Scan};
+use super::retained::hash_of_payload;
 use super::shard::{Deliver, JetStream, encoded, is_delivered};
 use super::stored::Stored;
 use crate::proto::nats::Message as NatsMessage;
@@ -94,6 +95,7 @@ impl JetStream {
             Purpose::Retained(query) => self.end_retained(query, more),
             Purpose::Known => self.end_look(place, more),
             Purpose::RetainedLast(token) => self.replace_retained(place, token, None),
+            Purpose::RetainedPlace(claim) => self.end_claim(place, claim, false),
             Purpose::Stored(publish) => self.end_search(place, publish, more),
             Purpose::Subject { .. } | Purpose::Page(_) | Purpose::Fetch { .. } => {
                 partition.replays.take_end(purpose, more);
@@ -123,7 +125,8 @@ impl JetStream {
             | Purpose::Lost
             | Purpose::Check(_)
             | Purpose::Newest
-            | Purpose::RetainedLast(_) => partition.replays.pass_over(purpose, sequence),
+            | Purpose::RetainedLast(_)
+            | Purpose::RetainedPlace(_) => partition.replays.pass_over(purpose, sequence),
         }
     }
 
@@ -144,7 +147,9 @@ impl JetStream {
                 let waited = partition.known.fail(now.after(RETRY));
                 self.go_on(place, waited);
             }
-            Purpose::RetainedLast(token) => partition.lane.retry_at(token, now.after(RETRY)),
+            Purpose::RetainedLast(token) | Purpose::RetainedPlace(Claim { token, .. }) => {
+                partition.lane.retry_at(token, now.after(RETRY));
+            }
             Purpose::Stored(publish) => partition.searches.fail(publish, now.after(RETRY)),
             Purpose::Subject { .. }
             | Purpose::Page(_)
@@ -168,7 +173,7 @@ impl JetStream {
             Purpose::Stored(publish) => self.searched(publish).is_none_or(|one| !one.is_uplink),
             Purpose::Retained(_) | Purpose::Known | Purpose::RetainedLast(_) => false,
             // What is behind was not there when it was asked.
-            Purpose::Lost | Purpose::Check(_) => false,
+            Purpose::Lost | Purpose::Check(_) | Purpose::RetainedPlace(_) => false,
             _ => true,
         };
         if is_of_topics && let Some(partition) = self.partitions.get_mut(place) {
@@ -185,7 +190,14 @@ impl JetStream {
             }
             Purpose::Newest => return false,
             Purpose::RetainedLast(token) => {
-                self.replace_retained(place, token, Some((stored.sequence, message.headers)));
+                let last = (stored.sequence, message.headers, message.payload);
+                self.replace_retained(place, token, Some(last));
+                return false;
+            }
+            Purpose::RetainedPlace(claim) => {
+                let is_it = stored.sequence == claim.sequence
+                    && hash_of_payload(message.payload) == claim.hash;
+                self.end_claim(place, claim, is_it);
                 return false;
             }
             Purpose::First { replay } => {
