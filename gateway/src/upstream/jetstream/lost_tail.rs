@@ -163,6 +163,11 @@ impl Lives {
         self.lose_answers();
     }
 
+    /// The process to which the link is.
+    pub(super) fn of_link(&self) -> u32 {
+        self.next
+    }
+
     /// The stream was looked at, which is done once a second.
     pub(super) fn look(&mut self) {
         self.is_turn = true;

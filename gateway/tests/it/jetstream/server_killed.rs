@@ -80,8 +80,23 @@ fn what_other_servers_have_goes_on_meanwhile() {
 /// notice nothing. `KILLS` says how often.
 #[test]
 fn what_comes_after_a_power_cut_arrives() {
-    let mut site = Site::start();
-    let mut party = gather(&site);
+    let site = Site::start();
+    let party = gather(&site);
+    cut_power(site, party, |_| {});
+}
+
+/// The records of sessions are lost with the rest: gateways write again what they have, also of those that are
+/// away, which then connect to any.
+#[test]
+fn what_comes_after_a_power_cut_arrives_where_sessions_are_shared() {
+    let site = Site::start();
+    let mut party = Party::new(site.gateways_with_shared_sessions().into());
+    join(&mut party);
+    cut_power(site, party, Party::roam);
+}
+
+/// `before_return` is called before those that were away come back.
+fn cut_power(mut site: Site, mut party: Party, before_return: impl Fn(&mut Party)) {
     let topics = topics_at(VICTIM as u16, 3);
     for kill in 0..parameter("KILLS", 2) {
         party.publish_until_acknowledged(&format!("cut {kill}"), 200);
@@ -104,6 +119,7 @@ fn what_comes_after_a_power_cut_arrives() {
         party.go_on("the server is back", true, |party| {
             party.ledger.acknowledged_on(&topics) > before + 150
         });
+        before_return(&mut party);
         party.call_back();
         party.all_arrived();
     }

@@ -139,7 +139,12 @@ impl Client {
 
     /// Has nothing to finish with the server.
     pub(crate) fn is_idle(&self) -> bool {
-        self.sending.is_empty() && self.answers.is_empty() && self.unreleased.is_empty()
+        self.owes_nothing() && self.unreleased.is_empty()
+    }
+
+    /// It waits for PUBREL at most.
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.sending.is_empty() && self.answers.is_empty()
     }
 
     pub(crate) fn may_publish(&self) -> bool {

@@ -14,6 +14,7 @@
 
 use super::super::inbox::Token;
 use super::lease::Lowest;
+use super::let_go::LetGo;
 use super::value::{Owner, SessionValue, State, fold};
 use crate::proto::mqtt::PacketId;
 use crate::proto::partition::Sequence;
@@ -37,6 +38,10 @@ pub(super) struct Entry {
     /// What is at the key is a value.
     is_stored: bool,
     epoch: u64,
+    /// Of the last write that was acknowledged.
+    nonce: u64,
+    /// The server may have lost that, and have given its place to something else.
+    may_be_lost: bool,
     /// The last write that was acknowledged names this shard.
     is_claimed: bool,
     /// One did.
@@ -60,6 +65,8 @@ pub(super) struct Entry {
     /// Messages of the client with QoS 2 that are not released: where each is to be stored, and under
     /// which token.
     intents: Vec<(PacketId, usize, Token)>,
+    /// The last write that was acknowledged, if it names no owner.
+    let_go: Option<Box<LetGo>>,
     /// Where gateways wait to hear that the session is let go.
     pub(super) waiters: Vec<Box<[u8]>>,
     /// The owner that was asked, and did not let go before.
@@ -249,6 +256,8 @@ impl Entry {
             sequence: Sequence::ZERO,
             is_stored: false,
             epoch: 0,
+            nonce: 0,
+            may_be_lost: false,
             is_claimed: false,
             was_claimed: false,
             check: Check::Done,
@@ -261,6 +270,7 @@ impl Entry {
             write: None,
             wills: Vec::new(),
             intents: Vec::new(),
+            let_go: None,
             waiters: Vec::new(),
             asked: None,
             tries: 0,
@@ -378,8 +388,10 @@ impl Entry {
         }
     }
 
-    pub(super) fn into_intents(self) -> Vec<(usize, Token)> {
-        self.intents.into_iter().map(|(_, place, token)| (place, token)).collect()
+    /// What is left when it is over: messages on their way, and what was written last, unless that is another's.
+    pub(super) fn into_rest(self) -> (Vec<(usize, Token)>, Option<LetGo>) {
+        let intents = self.intents.into_iter().map(|(_, place, token)| (place, token));
+        (intents.collect(), self.let_go.map(|let_go| *let_go))
     }
 
     /// The answer was given to the shard. If nothing was appended since, nobody wanted it.
@@ -452,8 +464,10 @@ impl Entry {
 
     fn next_write(&mut self, owner: &Owner, nonce: u64, now: Timestamp) -> Option<Action> {
         if self.write.is_none() {
-            if !self.is_dirty {
-                let is_due = self.check == Check::Due && self.is_claimed;
+            // Where a write would have its place, something else may be by now.
+            let is_read_first = self.may_be_lost && self.check != Check::Done;
+            if !self.is_dirty || is_read_first {
+                let is_due = self.check == Check::Due && (self.is_claimed || is_read_first);
                 self.check = if is_due { Check::Reading } else { self.check };
                 return is_due.then_some(Action::Read);
             }
@@ -659,8 +673,8 @@ impl Entry {
         };
         match written {
             Written::Stored(sequence) => self.written(sequence),
-            Written::Refused(_) if !write.is_doubted => self.lose(),
-            Written::Refused(Sequence::ZERO) => self.lose(),
+            Written::Refused(_) if !write.is_doubted && !self.may_be_lost => self.lose(),
+            Written::Refused(Sequence::ZERO) if !self.may_be_lost => self.lose(),
             Written::Refused(sequence) => {
                 (write.refused, write.step) = (Some(sequence), WriteStep::ToRead);
                 Outcome::default()
@@ -676,9 +690,13 @@ impl Entry {
         let Some(write) = self.write.take() else {
             return Outcome::default();
         };
-        self.sequence = sequence;
-        self.check = Check::Done;
+        (self.sequence, self.nonce) = (sequence, write.nonce);
+        (self.check, self.may_be_lost) = (Check::Done, false);
         self.is_stored = !write.bytes.is_empty();
+        self.let_go = (!write.claims).then(|| {
+            let Write { nonce, bytes, time_to_live_s, .. } = write;
+            Box::new(LetGo { sequence, epoch: self.epoch, nonce, bytes, time_to_live_s })
+        });
         self.is_claimed = write.claims;
         self.was_claimed |= write.claims;
         let done = self.open.drain(..write.covers.min(self.open.len())).collect();
@@ -706,8 +724,9 @@ impl Entry {
         value: Option<&SessionValue>,
         now: Timestamp,
     ) -> Outcome {
+        let is_another = self.may_be_lost && value.is_some_and(|value| self.is_later(value));
         let Some(write) = self.write.as_mut().filter(|one| one.step == WriteStep::Reading) else {
-            return self.handle_checked(sequence);
+            return self.handle_checked(sequence, value, is_another);
         };
         let is_it = match value {
             Some(value) => value.nonce == write.nonce,
@@ -723,12 +742,20 @@ impl Entry {
             self.retry_at = now.after(RETRY);
             return Outcome::default();
         }
-        if sequence <= self.sequence {
+        let is_there = if self.may_be_lost { !is_another } else { sequence <= self.sequence };
+        if is_there {
             // Not stored as far as this server knows; if another knows better, it will refuse.
             (write.step, write.refused) = (WriteStep::ToSend, None);
+            self.sequence = if self.may_be_lost { sequence } else { self.sequence };
             return Outcome::default();
         }
         self.lose()
+    }
+
+    /// Whether what is at the key was written by another since this shard has claimed the session: places say
+    /// nothing of that where they were used twice.
+    fn is_later(&self, value: &SessionValue) -> bool {
+        value.epoch > self.epoch
     }
 
     /// Another gateway has claimed the session, or a former one: whether this one still has it is to
@@ -740,11 +767,27 @@ impl Entry {
     }
 
     /// What is at the key after the link was away, or another has claimed the session.
-    fn handle_checked(&mut self, sequence: Sequence) -> Outcome {
+    fn handle_checked(
+        &mut self,
+        sequence: Sequence,
+        value: Option<&SessionValue>,
+        is_another: bool,
+    ) -> Outcome {
+        let is_of_use = self.is_claimed || self.may_be_lost;
         if std::mem::replace(&mut self.check, Check::Done) != Check::Reading
             || self.write.is_some()
-            || !self.is_claimed
+            || !is_of_use
         {
+            return Outcome::default();
+        }
+        if is_another {
+            return self.lose();
+        }
+        if self.may_be_lost {
+            // What the server has lost is written again, in the place of what it has.
+            self.may_be_lost = value.is_none_or(|value| value.nonce != self.nonce);
+            self.is_dirty |= self.may_be_lost && self.is_claimed;
+            (self.sequence, self.is_stored) = (sequence, value.is_some());
             return Outcome::default();
         }
         // A server that knows less may lag; a write tells.
@@ -766,6 +809,59 @@ impl Entry {
                     (write.step, write.is_doubted) = (WriteStep::ToRead, true);
                 }
             }
+        }
+    }
+
+    /// The link is to another process of a server, which may have lost what it acknowledged.
+    pub(super) fn begin_life(&mut self) {
+        match self.stage {
+            // What was read for a claim may have been behind what the server had.
+            Stage::Owned if !self.was_claimed => self.begin_anew(),
+            Stage::Owned => {
+                (self.may_be_lost, self.check) = (true, Check::Due);
+                if let Some(write) = &mut self.write {
+                    (write.step, write.refused) = (WriteStep::ToRead, None);
+                }
+            }
+            // What was found has no place any more.
+            Stage::ReadFloor { .. } => self.stage = Stage::Read { is_asked: false },
+            Stage::Read { .. } | Stage::AskOwner { .. } => {}
+        }
+    }
+
+    /// What was written when it was let go of may be lost: that is looked up, and it is written again.
+    pub(super) fn let_go_again(&mut self, let_go: LetGo) {
+        let value = let_go.value();
+        let LetGo { sequence, epoch, nonce, bytes, time_to_live_s } = let_go;
+        (self.state, self.is_stored) = (value.state, true);
+        self.take_wills(value.wills);
+        (self.stage, self.was_claimed) = (Stage::Owned, true);
+        (self.sequence, self.epoch, self.may_be_lost) = (sequence, epoch, true);
+        self.write = Some(Write {
+            nonce,
+            bytes,
+            time_to_live_s,
+            covers: 0,
+            claims: false,
+            answers: false,
+            step: WriteStep::ToRead,
+            is_doubted: true,
+            refused: None,
+        });
+    }
+
+    /// It was not let go of by this shard while something of it was here.
+    pub(super) fn is_being_read(&self) -> bool {
+        matches!(self.stage, Stage::Read { .. })
+    }
+
+    /// Nobody listens for the owner that was asked, as servers were away: it may be back soon.
+    pub(super) fn ask_owner_again(&mut self, number: u64, now: Timestamp) {
+        if self.is_asking(number)
+            && let Stage::AskOwner { asked, .. } = &mut self.stage
+        {
+            *asked = None;
+            self.retry_at = now.after(RETRY);
         }
     }
 
@@ -802,6 +898,8 @@ impl Entry {
     pub(super) fn lowest(&self) -> Lowest {
         match &self.write {
             Some(write) if write.is_doubted => Lowest::Unknown,
+            // An earlier record of this shard may be there.
+            _ if self.may_be_lost => Lowest::Unknown,
             _ if self.is_claimed => Lowest::At(self.sequence),
             _ => Lowest::Nothing,
         }
@@ -818,8 +916,14 @@ impl Entry {
         if is_ours || self.tries > TRIES_MAX {
             return self.end();
         }
-        // It was not ours yet: once more from the beginning, if anyone still wants it.
+        self.begin_anew();
+        Outcome::default()
+    }
+
+    /// It was not ours yet: once more from the beginning, if anyone still wants it.
+    fn begin_anew(&mut self) {
         self.write = None;
+        (self.may_be_lost, self.let_go) = (false, None);
         self.wills.retain(|(_, is_on_its_way)| *is_on_its_way);
         self.is_dirty = self.is_touched || !self.open.is_empty();
         if !self.is_touched {
@@ -827,7 +931,6 @@ impl Entry {
         }
         (self.is_claimed, self.was_claimed, self.asked) = (false, false, None);
         self.stage = Stage::Read { is_asked: false };
-        Outcome::default()
     }
 
     /// Nothing of this session is ours any more.
@@ -838,6 +941,7 @@ impl Entry {
         let is_lost = answer.is_none();
         (self.is_dirty, self.is_claimed, self.is_touched) = (false, false, false);
         self.write = None;
+        (self.may_be_lost, self.let_go) = (false, None);
         self.wills.clear();
         self.stage = Stage::Owned;
         let done = self.open.drain(..).collect();

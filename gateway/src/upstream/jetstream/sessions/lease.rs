@@ -9,6 +9,9 @@
 //! once the shard is dead: then another shard replaces it, and looks after the sessions. Both are a
 //! compare-and-set of the same key, so a shard whose lease was taken hears of it, whatever it did
 //! meanwhile. It has no time to live: it must not go by itself before somebody has looked.
+//!
+//! A server that has lost its power has an earlier one of the same owner, or none if all of them were
+//! lost: then it is written again.
 
 use super::super::direct_get::Start;
 use super::entry::{RETRY, Written};
@@ -87,6 +90,8 @@ pub(super) struct Lease {
     is_doubted: bool,
     /// What the server said is at the key instead of what the write expected.
     refused: Option<Sequence>,
+    /// The server may have lost what it acknowledged: an earlier one of its own at the key is no other's.
+    may_be_lost: bool,
     held_until: Timestamp,
     /// From then on there was no doubt that it was held.
     held_since: Option<Timestamp>,
@@ -148,6 +153,7 @@ impl Lease {
             sent_at: Timestamp::START,
             is_doubted: false,
             refused: None,
+            may_be_lost: false,
             held_until: Timestamp::START,
             held_since: None,
             due: Timestamp::START,
@@ -214,6 +220,9 @@ impl Lease {
         }
         match written {
             Written::Stored(sequence) => self.stored(sequence),
+            Written::Refused(sequence) if self.may_be_lost => {
+                (self.refused, self.step) = (Some(sequence), Step::ToRead);
+            }
             // Not there any more: another has taken it, and is done with it.
             Written::Refused(sequence) if self.is_doubted && sequence > self.sequence => {
                 (self.refused, self.step) = (Some(sequence), Step::ToRead);
@@ -229,7 +238,7 @@ impl Lease {
             self.first = sequence;
         }
         (self.sequence, self.step, self.is_doubted) = (sequence, Step::Rest, false);
-        self.refused = None;
+        (self.refused, self.may_be_lost) = (None, false);
         if self.held_since.is_none() || self.sent_at >= self.held_until {
             self.held_since = Some(self.sent_at);
         }
@@ -253,15 +262,22 @@ impl Lease {
             (self.step, self.due) = (Step::ToRead, now.after(RETRY));
             return None;
         };
-        let is_ours = |value: LeaseValue| {
-            value.owner == self.owner && value.nonce == self.nonce && !value.is_taken
-        };
-        if LeaseValue::decode(bytes).is_some_and(is_ours) {
+        let value = LeaseValue::decode(bytes);
+        let own = value.filter(|value| value.owner == self.owner && !value.is_taken);
+        if own.as_ref().is_some_and(|own| own.nonce == self.nonce) {
             self.stored(sequence);
         } else if self.refused.is_some_and(|refused| sequence < refused) {
             // A server that lags: what the leader has is not there yet.
             (self.step, self.due) = (Step::ToRead, now.after(RETRY));
-        } else if sequence <= self.sequence {
+        } else if self.may_be_lost && (own.is_some() || sequence == Sequence::ZERO) {
+            // Of what was written since, nothing is there. What was when it was written was before what it
+            // says, or behind it; nothing if it is not there itself.
+            self.first = own.map_or(Sequence::ZERO, |own| own.first);
+            if self.first == Sequence::ZERO {
+                self.first = sequence;
+            }
+            (self.sequence, self.step, self.refused) = (sequence, Step::Rest, None);
+        } else if !self.may_be_lost && sequence <= self.sequence {
             // Not stored as far as this server knows; if another knows better, it will refuse.
             (self.step, self.refused) = (Step::Rest, None);
         } else {
@@ -279,6 +295,15 @@ impl Lease {
         if self.end == End::Wanted {
             // It was tried: if it is not stored, the lease grows old.
             self.end = End::Reached;
+        }
+    }
+
+    /// The link is to another process of a server, which may have lost what it acknowledged: until it is
+    /// known to be there, the lease is not held.
+    pub(super) fn begin_life(&mut self) {
+        if self.end == End::None && (self.sequence, self.step) != (Sequence::ZERO, Step::Rest) {
+            (self.step, self.due, self.may_be_lost) = (Step::ToRead, Timestamp::START, true);
+            (self.refused, self.held_until) = (None, Timestamp::START);
         }
     }
 
@@ -750,6 +775,78 @@ mod tests {
         assert_eq!(lease.handle_read(Some((Sequence::ZERO, b"")), at(90)), None);
         write(&mut lease, 90);
         assert_eq!(lease.handle_written(Written::Refused(Sequence::ZERO), at(90)), Some(Taken));
+    }
+
+    fn read(lease: &mut Lease, found: (u64, &[u8]), seconds: u64) -> Option<Taken> {
+        assert_eq!(lease.action(at(seconds), Lowest::Nothing), Some(LeaseAction::Read));
+        lease.handle_read(Some((Sequence(found.0), found.1)), at(seconds))
+    }
+
+    /// It is written anew behind what is there, and its records are looked for where those were by then.
+    #[test]
+    fn a_lease_that_the_server_has_lost_is_written_again() {
+        let mut lease = held();
+        let first = write(&mut lease, 5).0;
+        lease.handle_written(Written::Stored(Sequence(20)), at(5));
+        lease.action(at(10), Lowest::At(Sequence(20)));
+        lease.handle_written(Written::Stored(Sequence(30)), at(10));
+        lease.begin_life();
+        assert!(!lease.is_held(at(11)), "somebody may have taken it by now");
+        assert_eq!(read(&mut lease, (20, &first), 11), None);
+        let (value, expected) = write(&mut lease, 11);
+        let value = LeaseValue::decode(&value).unwrap();
+        assert_eq!((value.first, expected), (Sequence(20), Sequence(20)));
+        assert!(!lease.is_held(at(11)));
+        lease.handle_written(Written::Stored(Sequence(22)), at(11));
+        assert!(lease.is_held(at(12)));
+        // With all that there was.
+        lease.begin_life();
+        assert_eq!(read(&mut lease, (0, b""), 12), None);
+        let (value, expected) = write(&mut lease, 12);
+        let value = LeaseValue::decode(&value).unwrap();
+        assert_eq!((value.first, expected), (Sequence::ZERO, Sequence::ZERO));
+        lease.handle_written(Written::Stored(Sequence(3)), at(12));
+        // Or nothing is lost.
+        let value = write(&mut lease, 17).0;
+        lease.handle_written(Written::Stored(Sequence(7)), at(17));
+        lease.begin_life();
+        assert_eq!(read(&mut lease, (7, &value), 18), None);
+        assert!(lease.is_held(at(31)) && !lease.is_held(at(32)), "from when it was sent");
+    }
+
+    #[test]
+    fn a_server_that_lags_has_lost_nothing() {
+        let mut lease = held();
+        let first = write(&mut lease, 5).0;
+        lease.handle_written(Written::Stored(Sequence(20)), at(5));
+        let second = write(&mut lease, 10).0;
+        lease.handle_written(Written::Stored(Sequence(30)), at(10));
+        lease.begin_life();
+        assert_eq!(read(&mut lease, (20, &first), 11), None);
+        assert_eq!(write(&mut lease, 11).1, Sequence(20));
+        assert_eq!(lease.handle_written(Written::Refused(Sequence(30)), at(11)), None);
+        assert_eq!(read(&mut lease, (20, &first), 11), None);
+        assert_eq!(read(&mut lease, (30, &second), 12), None);
+        assert!(!lease.is_held(at(12)), "what was refused is not what is there");
+        assert_eq!(write(&mut lease, 12).1, Sequence(30));
+        lease.handle_written(Written::Stored(Sequence(31)), at(12));
+        assert!(lease.is_held(at(26)));
+    }
+
+    #[test]
+    fn a_lease_that_was_lost_may_be_taken_by_now() {
+        let taken = |is_taken| LeaseValue {
+            owner: owner("me"),
+            nonce: 99,
+            first: Sequence(9),
+            is_released: false,
+            is_taken,
+        };
+        for (sequence, value) in [(10, taken(true).encode()), (10, Vec::new())] {
+            let mut lease = held();
+            lease.begin_life();
+            assert_eq!(read(&mut lease, (sequence, &value), 6), Some(Taken));
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@
 
 mod entry;
 mod lease;
+mod let_go;
 mod line;
 mod value;
 pub(super) mod wire;
@@ -47,6 +48,7 @@ use crate::proto::time::Timestamp;
 use ahash::RandomState;
 use entry::{Action, Adopted, Entry, Outcome, Written};
 use lease::{Adoption, AdoptionAction, Lease, LeaseAction, LeaseValue, Lowest, Taken};
+use let_go::Lately;
 use line::Line;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -133,6 +135,7 @@ pub struct Sessions {
     owner: Owner,
     entries: HashMap<Arc<str>, Entry, RandomState>,
     timers: BTreeSet<(Timestamp, Arc<str>)>,
+    lately: Lately,
     /// By the place of the partition.
     homes: Vec<Home>,
     lease: LeaseLimits,
@@ -169,6 +172,10 @@ struct Home {
     under_way: usize,
     floor: Floor,
     entry_count: usize,
+    /// The process of the server to which the link is, or was: see `lost_tail.rs`.
+    life: Option<u32>,
+    /// Since then.
+    attached_at: Timestamp,
 }
 
 /// The floor of this shard, as it is to be kept in one sub-cluster.
@@ -178,12 +185,16 @@ struct Floor {
     next: Option<(u64, Vec<u8>)>,
     /// On its way.
     sent: Option<Vec<u8>>,
+    /// What was written last.
+    last: Option<Vec<u8>>,
 }
 
 /// Reads and writes of one sub-cluster that are not answered; further ones wait.
 const UNDER_WAY_MAX: usize = 1_000;
 /// Sessions of dead owners that are being written at a time, in one sub-cluster.
 const ADOPTING_MAX: usize = 500;
+/// So long after a link to a server is there, others' may not be: an owner that nobody listens for may be on its way.
+const OTHERS_COME: Duration = Duration::from_secs(2);
 /// Questions without answer that are remembered beside those that wait for one.
 const ASKED_SPARE: usize = 64;
 
@@ -192,6 +203,13 @@ impl Floor {
     fn fail(&mut self) {
         if let Some(sent) = self.sent.take() {
             self.next.get_or_insert((0, sent));
+        }
+    }
+
+    /// The server may have lost what was written last.
+    fn begin_life(&mut self) {
+        if let Some(last) = self.last.take() {
+            self.next.get_or_insert((0, last));
         }
     }
 }
@@ -203,6 +221,7 @@ impl Sessions {
         Self {
             entries: HashMap::default(),
             timers: BTreeSet::new(),
+            lately: Lately::default(),
             homes: Vec::new(),
             lease,
             next_nonce: owner.boot,
@@ -230,6 +249,8 @@ impl Sessions {
             under_way: 0,
             floor: Floor::default(),
             entry_count: 0,
+            life: None,
+            attached_at: Timestamp::START,
         });
     }
 
@@ -586,6 +607,36 @@ impl Sessions {
         }
     }
 
+    /// The link to a sub-cluster is there, to process `life` of a server. Another one may have lost what the
+    /// last had acknowledged: what is stored of that is looked up, and written again where it is not.
+    fn attach(&mut self, place: usize, life: u32, now: Timestamp) {
+        let Some(home) = self.homes.get_mut(place) else {
+            return;
+        };
+        if home.life.replace(life) == Some(life) {
+            return;
+        }
+        home.attached_at = now;
+        home.lease.begin_life();
+        home.floor.begin_life();
+        for client_id in self.clients_at(place) {
+            self.with(&client_id, now, |entry, _| {
+                entry.begin_life();
+                Outcome::default()
+            });
+        }
+        for (client_id, let_go) in self.lately.due(place, Some(life), now) {
+            // Of one that is asked for it is known what is earlier.
+            if !self.entries.contains_key(&client_id) {
+                let client_id = self.enter(&client_id, place);
+                self.with(&client_id, now, |entry, _| {
+                    entry.let_go_again(let_go);
+                    Outcome::default()
+                });
+            }
+        }
+    }
+
     /// The next thing to do at a home, and for whom.
     fn next_action(&mut self, place: usize, now: Timestamp) -> Option<(Arc<str>, Action)> {
         loop {
@@ -621,7 +672,7 @@ impl Sessions {
     fn handle_floor_written(&mut self, place: usize, is_stored: bool) {
         if let Some(home) = self.homes.get_mut(place) {
             match is_stored {
-                true => home.floor.sent = None,
+                true => home.floor.last = home.floor.sent.take(),
                 false => home.floor.fail(),
             }
         }
@@ -652,14 +703,21 @@ impl Sessions {
         number
     }
 
-    /// The answer to such a question.
-    fn handle_let_go(&mut self, number: u64, now: Timestamp) {
-        if let Some(client_id) = self.asked.remove(&number) {
-            self.with(&client_id, now, |entry, _| {
-                entry.handle_let_go(number);
-                Outcome::default()
-            });
-        }
+    /// The answer to such a question, `is_nobody` if nobody listens.
+    fn handle_let_go(&mut self, number: u64, is_nobody: bool, now: Timestamp) {
+        let Some(client_id) = self.asked.remove(&number) else {
+            return;
+        };
+        let place = self.entries.get(&client_id).map(|entry| entry.place);
+        let home = place.and_then(|place| self.homes.get(place));
+        let may_come = home.is_some_and(|home| now < home.attached_at.after(OTHERS_COME));
+        self.with(&client_id, now, |entry, _| {
+            match is_nobody && may_come {
+                true => entry.ask_owner_again(number, now),
+                false => entry.handle_let_go(number),
+            }
+            Outcome::default()
+        });
     }
 
     /// What is at the key of a client; empty for nothing. `None` when nobody could say.
@@ -669,20 +727,25 @@ impl Sessions {
         read: Option<(Sequence, &[u8])>,
         now: Timestamp,
     ) {
+        let entry = self.entries.get(client_id).filter(|entry| entry.is_being_read());
+        let home = entry.and_then(|entry| self.homes.get(entry.place));
+        let let_go = home.and_then(|home| self.lately.find(client_id, home.life, now)).cloned();
         let mut is_unreadable = false;
-        self.with(client_id, now, |entry, owner| match read {
-            None => {
+        self.with(client_id, now, |entry, owner| {
+            let Some((sequence, bytes)) = read else {
                 entry.doubt(now.after(entry::RETRY));
-                Outcome::default()
+                return Outcome::default();
+            };
+            let mut value = SessionValue::decode(bytes);
+            if value.is_none() && !bytes.is_empty() {
+                is_unreadable = true;
+                return entry.handle_unreadable(sequence, now);
             }
-            Some((sequence, [])) => entry.handle_read(sequence, None, owner, now),
-            Some((sequence, bytes)) => match SessionValue::decode(bytes) {
-                Some(value) => entry.handle_read(sequence, Some(value), owner, now),
-                None => {
-                    is_unreadable = true;
-                    entry.handle_unreadable(sequence, now)
-                }
-            },
+            if let Some(later) = let_go.filter(|one| one.is_behind(sequence, value.as_ref())) {
+                // The server has lost it.
+                value = Some(later.value());
+            }
+            entry.handle_read(sequence, value, owner, now)
         });
         self.unreadable += u64::from(is_unreadable);
     }
@@ -850,10 +913,14 @@ impl Sessions {
         self.out.due.extend(due.map(|due| (client_id.clone(), due)));
         if is_over {
             self.reply(client_id);
-            let intents = self.entries.remove(client_id).map(Entry::into_intents);
-            self.to_do.abandoned.extend(intents.unwrap_or_default());
+            let rest = self.entries.remove(client_id).map(Entry::into_rest);
+            let (intents, let_go) = rest.unwrap_or_default();
+            self.to_do.abandoned.extend(intents);
             if let Some(home) = self.homes.get_mut(place) {
                 home.entry_count -= 1;
+                if let Some(let_go) = let_go {
+                    self.lately.keep(client_id, let_go, (place, home.life), now);
+                }
             }
         }
     }

@@ -266,12 +266,13 @@ impl JetStream {
 
     /// A link is there: gateways can ask for sessions over it.
     pub(in crate::upstream::jetstream) fn attach_sessions(&mut self, place: usize) {
-        let Self { sessions, session_homes, partitions, .. } = self;
+        let Self { sessions, session_homes, partitions, now, .. } = self;
         let (Some(sessions), Some(home), Some(partition)) =
             (sessions, session_homes.get_mut(place), partitions.get_mut(place))
         else {
             return;
         };
+        sessions.attach(place, partition.lives.of_link(), *now);
         let prefix = [&partition.group_prefix[..], b"s"].concat();
         let prefix = std::str::from_utf8(&prefix).expect("made of letters and digits");
         let let_go = Inbox::new(prefix).expect("made of letters and digits");
@@ -532,7 +533,7 @@ impl JetStream {
                 let status = message.headers.status().map(|status| status.code);
                 debug_assert!(status.is_none_or(|code| code == NO_RESPONDERS), "{status:?}");
                 if let Some(token) = token {
-                    sessions.handle_let_go(token.0, now);
+                    sessions.handle_let_go(token.0, status.is_some(), now);
                 }
             }
             RELEASE_SID => {

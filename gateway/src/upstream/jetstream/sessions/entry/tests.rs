@@ -212,3 +212,168 @@ fn a_session_of_another_user_is_shown_and_not_touched() {
     entry.settle_answer();
     assert!(entry.is_over());
 }
+
+/// Claimed by this shard, with state, under nonce 3 at place 9.
+fn recorded() -> Entry {
+    let entry = kept_for_its_will();
+    assert_eq!((entry.nonce, entry.sequence), (3, Sequence(9)));
+    entry
+}
+
+fn earlier(entry: &Entry) -> SessionValue {
+    SessionValue { owner: Some(owner("me")), epoch: entry.epoch, nonce: 2, ..stored() }
+}
+
+#[test]
+fn a_record_that_the_server_has_lost_is_written_again() {
+    // What is there: nothing, the mark of one that ended, the claim, what was there before.
+    for case in 0..4 {
+        let mut entry = recorded();
+        let (sequence, value) = match case {
+            0 => (Sequence::ZERO, None),
+            1 => (Sequence(4), None),
+            2 => (Sequence(8), Some(earlier(&entry))),
+            _ => (Sequence(7), Some(stored())),
+        };
+        entry.doubt(Timestamp::START);
+        entry.begin_life();
+        assert_eq!(entry.lowest(), Lowest::Unknown);
+        assert_eq!(act(&mut entry, 4), Some(Action::Read));
+        assert_eq!(act(&mut entry, 5), None);
+        assert_eq!(entry.handle_read(sequence, value, &owner("me"), NOW), Outcome::default());
+        let Some(Action::Write { nonce: 6, expected, bytes, .. }) = act(&mut entry, 6) else {
+            panic!("it is to be written");
+        };
+        let written = SessionValue::decode(&bytes).unwrap();
+        assert_eq!((expected, written.epoch), (sequence, entry.epoch));
+        assert_eq!((written.state, written.owner), (entry.state.clone(), Some(owner("me"))));
+        entry.handle_written(6, Written::Stored(Sequence(5)), NOW);
+        assert_eq!(entry.lowest(), Lowest::At(Sequence(5)));
+        assert!(entry.is_idle() && entry.is_claimed);
+    }
+}
+
+#[test]
+fn a_record_that_is_there_is_not_written_again() {
+    let mut entry = recorded();
+    entry.doubt(Timestamp::START);
+    entry.begin_life();
+    // What was appended meanwhile waits for that.
+    let record =
+        Record::Qos2Released { client_id: "c", packet_id: PacketId(std::num::NonZeroU16::MIN) };
+    entry.append(&record, 7);
+    assert_eq!(act(&mut entry, 4), Some(Action::Read));
+    let value = SessionValue { nonce: 3, ..earlier(&entry) };
+    entry.handle_read(Sequence(9), Some(value), &owner("me"), NOW);
+    assert!(matches!(act(&mut entry, 5), Some(Action::Write { expected: Sequence(9), .. })));
+    // Refused where the places are known, it is another's.
+    assert!(entry.handle_written(5, Written::Refused(Sequence(12)), NOW).is_lost);
+}
+
+/// A server with replicas that is behind: what it knows is earlier, and its leader knows better.
+#[test]
+fn a_record_is_not_lost_where_a_server_lags() {
+    let mut entry = recorded();
+    entry.doubt(Timestamp::START);
+    entry.begin_life();
+    act(&mut entry, 4);
+    let value = earlier(&entry);
+    entry.handle_read(Sequence(8), Some(value.clone()), &owner("me"), NOW);
+    assert!(matches!(act(&mut entry, 5), Some(Action::Write { expected: Sequence(8), .. })));
+    let outcome = entry.handle_written(5, Written::Refused(Sequence(9)), NOW);
+    assert_eq!(outcome, Outcome::default());
+    assert_eq!(act(&mut entry, 6), Some(Action::Read));
+    entry.handle_read(Sequence(8), Some(value.clone()), &owner("me"), NOW);
+    let later = NOW.after(RETRY);
+    assert_eq!(entry.action(&owner("me"), 7, later), Some(Action::Read));
+    let value = SessionValue { nonce: 3, ..value };
+    entry.handle_read(Sequence(9), Some(value), &owner("me"), later);
+    let action = entry.action(&owner("me"), 8, later);
+    assert!(matches!(action, Some(Action::Write { nonce: 5, expected: Sequence(9), .. })));
+}
+
+/// By its epoch, as the places are used again: a claim of another is later, wherever it is.
+#[test]
+fn a_record_that_was_lost_may_be_anothers_by_now() {
+    for is_on_its_way in [false, true] {
+        let mut entry = recorded();
+        if is_on_its_way {
+            let record = Record::Qos2Released {
+                client_id: "c",
+                packet_id: PacketId(std::num::NonZeroU16::MIN),
+            };
+            entry.append(&record, 7);
+            assert!(matches!(act(&mut entry, 4), Some(Action::Write { .. })));
+        }
+        entry.doubt(Timestamp::START);
+        entry.begin_life();
+        assert_eq!(act(&mut entry, 5), Some(Action::Read));
+        let other = Some(owner("other"));
+        let value = SessionValue { owner: other, epoch: entry.epoch + 1, ..stored() };
+        let outcome = entry.handle_read(Sequence(6), Some(value), &owner("me"), NOW);
+        assert!(outcome.is_lost && entry.is_over());
+    }
+}
+
+#[test]
+fn what_was_let_go_of_is_written_again_unless_another_has_it() {
+    let let_go = || {
+        let value = SessionValue { epoch: 5, nonce: 9, ..stored() };
+        let (bytes, time_to_live_s) = (value.encode(), Some(30));
+        LetGo { sequence: Sequence(8), epoch: 5, nonce: 9, bytes, time_to_live_s }
+    };
+    let begin = || {
+        let mut entry = Entry::new(0);
+        entry.let_go_again(let_go());
+        assert_eq!(act(&mut entry, 1), Some(Action::Read));
+        entry
+    };
+    let mut entry = begin();
+    entry.handle_read(Sequence(2), Some(SessionValue { epoch: 4, ..stored() }), &owner("me"), NOW);
+    let Some(Action::Write { nonce: 9, bytes, expected: Sequence(2), time_to_live_s: Some(30) }) =
+        act(&mut entry, 2)
+    else {
+        panic!("it is to be written");
+    };
+    assert_eq!(bytes, let_go().bytes);
+    entry.handle_written(9, Written::Stored(Sequence(3)), NOW);
+    assert!(entry.is_over());
+    let (_, kept) = entry.into_rest();
+    assert_eq!(kept, Some(LetGo { sequence: Sequence(3), ..let_go() }));
+    // It is there.
+    let mut entry = begin();
+    let value = SessionValue { epoch: 5, nonce: 9, ..stored() };
+    entry.handle_read(Sequence(8), Some(value), &owner("me"), NOW);
+    assert!(entry.is_over());
+    // Another has it.
+    let mut entry = begin();
+    let value = SessionValue { epoch: 6, ..stored() };
+    entry.handle_read(Sequence(3), Some(value), &owner("me"), NOW);
+    assert!(entry.is_over());
+    assert_eq!(entry.into_rest().1, None);
+    // Its client comes back meanwhile.
+    let mut entry = begin();
+    entry.ask(TICKET, SessionUse::GoesOn { expiry_s: 60 }, SessionUser::default(), NOW);
+    entry.handle_read(Sequence(2), Some(SessionValue { epoch: 4, ..stored() }), &owner("me"), NOW);
+    assert!(matches!(act(&mut entry, 4), Some(Action::Write { nonce: 9, .. })));
+    assert_eq!(entry.handle_written(9, Written::Stored(Sequence(3)), NOW).answer, None);
+    assert!(matches!(act(&mut entry, 5), Some(Action::Write { expected: Sequence(3), .. })));
+    let outcome = entry.handle_written(5, Written::Stored(Sequence(4)), NOW);
+    assert!(matches!(outcome.answer, Some((TICKET, Ok(Some(_))))), "{outcome:?}");
+}
+
+/// A server that lagged had said that nothing is there.
+#[test]
+fn what_a_claim_is_made_of_is_read_again_where_it_may_be_lost() {
+    let mut entry = asked();
+    act(&mut entry, 1);
+    entry.handle_read(Sequence::ZERO, None, &owner("me"), NOW);
+    assert!(matches!(act(&mut entry, 2), Some(Action::Write { .. })));
+    entry.doubt(Timestamp::START);
+    entry.begin_life();
+    assert_eq!(act(&mut entry, 3), Some(Action::Read));
+    entry.handle_read(Sequence(7), Some(stored()), &owner("me"), NOW);
+    assert!(matches!(act(&mut entry, 4), Some(Action::Write { expected: Sequence(7), .. })));
+    let outcome = entry.handle_written(4, Written::Stored(Sequence(8)), NOW);
+    assert!(matches!(outcome.answer, Some((TICKET, Ok(Some(_))))), "{outcome:?}");
+}
