@@ -45,6 +45,8 @@ pub(super) struct Entry {
     nonce: u64,
     /// The server may have lost that, and have given its place to something else.
     may_be_lost: bool,
+    /// If nothing is at the key then, it may be as another has ended the session.
+    may_have_ended: bool,
     /// The last write that was acknowledged names this shard.
     is_claimed: bool,
     /// One did.
@@ -208,7 +210,11 @@ const TRIES_MAX: u32 = 8;
 /// After something failed, when to try again.
 pub(super) const RETRY: Duration = Duration::from_millis(250);
 /// Seconds for which the place of a deleted record stays taken.
-pub(super) const TOMBSTONE_S: u32 = 60;
+pub(super) const TOMBSTONE_S: u32 = 180;
+/// So long after this shard has last known what is at a key, the mark of what another has deleted since is there: if
+/// nothing is, the server has lost it.
+pub(super) const SURE_FOR: Duration = Duration::from_secs(120);
+const _: () = assert!(SURE_FOR.as_secs() < TOMBSTONE_S as u64);
 /// Seconds a record outlives its session, as clocks differ and somebody may be reading it.
 const GRACE_S: u64 = 60;
 
@@ -224,6 +230,7 @@ impl Entry {
             epoch: 0,
             nonce: 0,
             may_be_lost: false,
+            may_have_ended: false,
             is_claimed: false,
             was_claimed: false,
             check: Check::Done,

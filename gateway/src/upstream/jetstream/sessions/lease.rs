@@ -14,7 +14,7 @@
 //! lost: then it is written again.
 
 use super::super::direct_get::Start;
-use super::entry::{RETRY, Written};
+use super::entry::{RETRY, SURE_FOR, Written};
 use super::value::{Input, Owner};
 use crate::proto::partition::Sequence;
 use crate::proto::time::Timestamp;
@@ -92,6 +92,8 @@ pub(super) struct Lease {
     refused: Option<Sequence>,
     /// The server may have lost what it acknowledged: an earlier one of its own at the key is no other's.
     may_be_lost: bool,
+    /// That nothing is at the key does not say that it is lost.
+    may_have_ended: bool,
     held_until: Timestamp,
     /// From then on there was no doubt that it was held.
     held_since: Option<Timestamp>,
@@ -154,6 +156,7 @@ impl Lease {
             is_doubted: false,
             refused: None,
             may_be_lost: false,
+            may_have_ended: false,
             held_until: Timestamp::START,
             held_since: None,
             due: Timestamp::START,
@@ -269,7 +272,9 @@ impl Lease {
         } else if self.refused.is_some_and(|refused| sequence < refused) {
             // A server that lags: what the leader has is not there yet.
             (self.step, self.due) = (Step::ToRead, now.after(RETRY));
-        } else if self.may_be_lost && (own.is_some() || sequence == Sequence::ZERO) {
+        } else if self.may_be_lost
+            && (own.is_some() || sequence == Sequence::ZERO && !self.may_have_ended)
+        {
             // Of what was written since, nothing is there. What was when it was written was before what it
             // says, or behind it; nothing if it is not there itself.
             self.first = own.map_or(Sequence::ZERO, |own| own.first);
@@ -300,7 +305,9 @@ impl Lease {
 
     /// The link is to another process of a server, which may have lost what it acknowledged: until it is
     /// known to be there, the lease is not held.
-    pub(super) fn begin_life(&mut self) {
+    pub(super) fn begin_life(&mut self, now: Timestamp) {
+        // If there is none, another may have taken and ended it.
+        self.may_have_ended = now >= self.sent_at.after(SURE_FOR);
         if self.end == End::None && (self.sequence, self.step) != (Sequence::ZERO, Step::Rest) {
             (self.step, self.due, self.may_be_lost) = (Step::ToRead, Timestamp::START, true);
             (self.refused, self.held_until) = (None, Timestamp::START);
@@ -790,7 +797,7 @@ mod tests {
         lease.handle_written(Written::Stored(Sequence(20)), at(5));
         lease.action(at(10), Lowest::At(Sequence(20)));
         lease.handle_written(Written::Stored(Sequence(30)), at(10));
-        lease.begin_life();
+        lease.begin_life(at(11));
         assert!(!lease.is_held(at(11)), "somebody may have taken it by now");
         assert_eq!(read(&mut lease, (20, &first), 11), None);
         let (value, expected) = write(&mut lease, 11);
@@ -800,7 +807,7 @@ mod tests {
         lease.handle_written(Written::Stored(Sequence(22)), at(11));
         assert!(lease.is_held(at(12)));
         // With all that there was.
-        lease.begin_life();
+        lease.begin_life(at(12));
         assert_eq!(read(&mut lease, (0, b""), 12), None);
         let (value, expected) = write(&mut lease, 12);
         let value = LeaseValue::decode(&value).unwrap();
@@ -809,7 +816,7 @@ mod tests {
         // Or nothing is lost.
         let value = write(&mut lease, 17).0;
         lease.handle_written(Written::Stored(Sequence(7)), at(17));
-        lease.begin_life();
+        lease.begin_life(at(18));
         assert_eq!(read(&mut lease, (7, &value), 18), None);
         assert!(lease.is_held(at(31)) && !lease.is_held(at(32)), "from when it was sent");
     }
@@ -821,7 +828,7 @@ mod tests {
         lease.handle_written(Written::Stored(Sequence(20)), at(5));
         let second = write(&mut lease, 10).0;
         lease.handle_written(Written::Stored(Sequence(30)), at(10));
-        lease.begin_life();
+        lease.begin_life(at(11));
         assert_eq!(read(&mut lease, (20, &first), 11), None);
         assert_eq!(write(&mut lease, 11).1, Sequence(20));
         assert_eq!(lease.handle_written(Written::Refused(Sequence(30)), at(11)), None);
@@ -844,9 +851,13 @@ mod tests {
         };
         for (sequence, value) in [(10, taken(true).encode()), (10, Vec::new())] {
             let mut lease = held();
-            lease.begin_life();
+            lease.begin_life(at(6));
             assert_eq!(read(&mut lease, (sequence, &value), 6), Some(Taken));
         }
+        // So long after it was renewed there is no mark any more.
+        let mut lease = held();
+        lease.begin_life(at(120));
+        assert_eq!(read(&mut lease, (0, b""), 120), Some(Taken));
     }
 
     #[test]

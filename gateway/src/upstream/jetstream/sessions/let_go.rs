@@ -4,6 +4,7 @@
 //! let go of, or of before it ended. Whoever has a session in memory writes it again; this is for those that
 //! nobody has.
 
+use super::entry::SURE_FOR;
 use super::value::SessionValue;
 use crate::proto::partition::Sequence;
 use crate::proto::time::Timestamp;
@@ -68,9 +69,9 @@ struct Kept {
 
 /// Bytes of all that is kept; the oldest go first.
 const BYTES_MAX: usize = 1_024 * 1_024;
-/// How long one is kept: so long a server may take to sync, if nobody tells it otherwise. Source: nats-server,
+/// How long one is kept. So long a server may take to sync, too, if nobody tells it otherwise. Source: nats-server,
 /// `sync_interval`.
-const KEPT_FOR: Duration = Duration::from_secs(120);
+const KEPT_FOR: Duration = SURE_FOR;
 /// Places in line of those that were written anew since, beside one for each that is kept.
 const SPARE: usize = 64;
 /// Bytes of one beside its client id and its value, about.

@@ -176,6 +176,8 @@ struct Home {
     life: Option<u32>,
     /// Since then.
     attached_at: Timestamp,
+    /// It was there until then.
+    lost_at: Timestamp,
 }
 
 /// The floor of this shard, as it is to be kept in one sub-cluster.
@@ -251,6 +253,7 @@ impl Sessions {
             entry_count: 0,
             life: None,
             attached_at: Timestamp::START,
+            lost_at: Timestamp::START,
         });
     }
 
@@ -594,7 +597,7 @@ impl Sessions {
     /// The link to a sub-cluster is lost: what was on its way is to be found out.
     fn lose(&mut self, place: usize, now: Timestamp) {
         if let Some(home) = self.homes.get_mut(place) {
-            home.under_way = 0;
+            (home.under_way, home.lost_at) = (0, now);
             home.floor.fail();
             home.lease.doubt(Timestamp::START);
             home.adoption.give_up();
@@ -617,11 +620,12 @@ impl Sessions {
             return;
         }
         home.attached_at = now;
-        home.lease.begin_life();
+        let may_have_ended = now >= home.lost_at.after(entry::SURE_FOR);
+        home.lease.begin_life(now);
         home.floor.begin_life();
         for client_id in self.clients_at(place) {
             self.with(&client_id, now, |entry, _| {
-                entry.begin_life();
+                entry.begin_life(may_have_ended);
                 Outcome::default()
             });
         }

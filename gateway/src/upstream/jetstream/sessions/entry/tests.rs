@@ -236,7 +236,7 @@ fn a_record_that_the_server_has_lost_is_written_again() {
             _ => (Sequence(7), Some(stored())),
         };
         entry.doubt(Timestamp::START);
-        entry.begin_life();
+        entry.begin_life(false);
         assert_eq!(entry.lowest(), Lowest::Unknown);
         assert_eq!(act(&mut entry, 4), Some(Action::Read));
         assert_eq!(act(&mut entry, 5), None);
@@ -257,7 +257,7 @@ fn a_record_that_the_server_has_lost_is_written_again() {
 fn a_record_that_is_there_is_not_written_again() {
     let mut entry = recorded();
     entry.doubt(Timestamp::START);
-    entry.begin_life();
+    entry.begin_life(false);
     // What was appended meanwhile waits for that.
     let record =
         Record::Qos2Released { client_id: "c", packet_id: PacketId(std::num::NonZeroU16::MIN) };
@@ -275,7 +275,7 @@ fn a_record_that_is_there_is_not_written_again() {
 fn a_record_is_not_lost_where_a_server_lags() {
     let mut entry = recorded();
     entry.doubt(Timestamp::START);
-    entry.begin_life();
+    entry.begin_life(false);
     act(&mut entry, 4);
     let value = earlier(&entry);
     entry.handle_read(Sequence(8), Some(value.clone()), &owner("me"), NOW);
@@ -306,12 +306,32 @@ fn a_record_that_was_lost_may_be_anothers_by_now() {
             assert!(matches!(act(&mut entry, 4), Some(Action::Write { .. })));
         }
         entry.doubt(Timestamp::START);
-        entry.begin_life();
+        entry.begin_life(false);
         assert_eq!(act(&mut entry, 5), Some(Action::Read));
         let other = Some(owner("other"));
         let value = SessionValue { owner: other, epoch: entry.epoch + 1, ..stored() };
         let outcome = entry.handle_read(Sequence(6), Some(value), &owner("me"), NOW);
         assert!(outcome.is_lost && entry.is_over());
+    }
+}
+
+/// Another has ended the session: the mark of that is behind it, or is no more.
+#[test]
+fn a_record_that_another_has_deleted_is_not_written_again() {
+    for (place, may_have_ended) in [(12, false), (0, true)] {
+        let mut entry = recorded();
+        entry.doubt(Timestamp::START);
+        entry.begin_life(may_have_ended);
+        act(&mut entry, 4);
+        let outcome = entry.handle_read(Sequence(place), None, &owner("me"), NOW);
+        assert!(outcome.is_lost && entry.is_over());
+        let mut entry = Entry::new(0);
+        let (sequence, bytes) = (Sequence(8), stored().encode());
+        entry.let_go_again(LetGo { sequence, epoch: 1, nonce: 77, bytes, time_to_live_s: None });
+        entry.may_have_ended = may_have_ended;
+        act(&mut entry, 4);
+        entry.handle_read(Sequence(place), None, &owner("me"), NOW);
+        assert!(entry.is_over());
     }
 }
 
@@ -370,7 +390,7 @@ fn what_a_claim_is_made_of_is_read_again_where_it_may_be_lost() {
     entry.handle_read(Sequence::ZERO, None, &owner("me"), NOW);
     assert!(matches!(act(&mut entry, 2), Some(Action::Write { .. })));
     entry.doubt(Timestamp::START);
-    entry.begin_life();
+    entry.begin_life(false);
     assert_eq!(act(&mut entry, 3), Some(Action::Read));
     entry.handle_read(Sequence(7), Some(stored()), &owner("me"), NOW);
     assert!(matches!(act(&mut entry, 4), Some(Action::Write { expected: Sequence(7), .. })));

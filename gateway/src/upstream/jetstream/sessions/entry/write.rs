@@ -194,7 +194,7 @@ impl Entry {
         value: Option<&SessionValue>,
         now: Timestamp,
     ) -> Outcome {
-        let is_another = self.may_be_lost && value.is_some_and(|value| self.is_later(value));
+        let is_another = self.may_be_lost && self.is_anothers(sequence, value);
         let Some(write) = self.write.as_mut().filter(|one| one.step == WriteStep::Reading) else {
             return self.handle_checked(sequence, value, is_another);
         };
@@ -222,10 +222,15 @@ impl Entry {
         self.lose()
     }
 
-    /// Whether what is at the key was written by another since this shard has claimed the session: places say
-    /// nothing of that where they were used twice.
-    fn is_later(&self, value: &SessionValue) -> bool {
-        value.epoch > self.epoch
+    /// Whether what is at the key was written by another since this shard has claimed the session. Places say
+    /// little of that where they were used twice.
+    fn is_anothers(&self, sequence: Sequence, value: Option<&SessionValue>) -> bool {
+        match value {
+            Some(value) => value.epoch > self.epoch,
+            // It would not be there without all that was before it.
+            None if sequence > Sequence::ZERO => sequence > self.sequence,
+            None => self.may_have_ended,
+        }
     }
 
     /// Another gateway has claimed the session, or a former one: whether this one still has it is to
@@ -282,8 +287,10 @@ impl Entry {
         }
     }
 
-    /// The link is to another process of a server, which may have lost what it acknowledged.
-    pub(in super::super) fn begin_life(&mut self) {
+    /// The link is to another process of a server, which may have lost what it acknowledged. With `may_have_ended`
+    /// the link was away for so long that there may be no mark any more of what another has deleted.
+    pub(in super::super) fn begin_life(&mut self, may_have_ended: bool) {
+        self.may_have_ended = may_have_ended;
         match self.stage {
             // What was read for a claim may have been behind what the server had.
             Stage::Owned if !self.was_claimed => self.begin_anew(),
