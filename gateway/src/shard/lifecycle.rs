@@ -348,6 +348,13 @@ impl<H: Handler> Shard<H> {
         if connection.state.any(State::DEAD) {
             return;
         }
+        // What a layer has closed it for, however the peer then took its leave, or did not.
+        let fault = match connection.state.any(State::LAYERED) {
+            true => self.connections.layers(id.index).and_then(|layers| layers.fault()),
+            false => None,
+        };
+        let reason = fault.unwrap_or(reason);
+        let Some(connection) = self.connections.get_mut(id) else { return };
         connection.state.set(State::DEAD);
         if connection.state.any(State::RECEIVING) {
             // Ends the receive and sends nothing, at a cost that does not grow with the ring: to
@@ -414,11 +421,7 @@ impl<H: Handler> Shard<H> {
         if state.any(State::PEER_DONE) {
             let requested = state.any(State::CLOSE_REQUESTED);
             let reason = if requested { CloseReason::Requested } else { CloseReason::PeerClosed };
-            let fault = match state.any(State::LAYERED) {
-                true => self.connections.layers(id.index).and_then(|layers| layers.fault()),
-                false => None,
-            };
-            self.finish(id, fault.unwrap_or(reason));
+            self.finish(id, reason);
         } else if !state.any(State::OUR_END_SENT)
             && let Some(connection) = self.connections.get_mut(id)
         {

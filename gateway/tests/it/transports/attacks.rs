@@ -1,13 +1,14 @@
 //! Attacks on what is below MQTT that take their time, or try what TLS once allowed; and what the
 //! operator sees of any: a count, and no more lines in the log than a few.
 
-use super::hostile::{Counted, rest_of};
+use super::hostile::{Counted, endless_hello, rest_of};
 use super::proxied::socket_from;
 use super::target::{TIMES, Target, login};
 use super::websocket_client::{REQUEST, frame};
 use super::wire::{Client, Socket, tls_over};
 use crate::packets::framed;
 use crate::process::raw_client::{RawClient, V3_1_1, V5, connect, publish};
+use rustix::net::sockopt::set_socket_linger;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -187,6 +188,46 @@ fn slow_handshakes_are_counted_and_the_log_stays_readable() {
         &[("gateway_closed_total", "reason=\"handshake\"")],
         &["closed before it spoke MQTT"],
     );
+    target.gateway.stop();
+}
+
+/// How a peer takes its leave, or that it does not, is no reason why it was closed.
+#[test]
+fn who_resets_or_stays_is_counted_for_what_it_did() {
+    let mut target = Target::start();
+    let hello = endless_hello(9_000);
+    let broken = b"PROXY TCP4 192.0.2.1\r\n";
+    let text = [REQUEST.as_bytes(), &frame(0x81, b"text")].concat();
+    let attacks: [(SocketAddr, &str, &[u8]); 4] = [
+        (target.tls, "127.0.0.1", b"GET / HTTP/1.1\r\n\r\n"),
+        (target.tls, "127.0.0.1", &hello),
+        (target.proxied, "127.0.0.9", broken),
+        (target.websocket, "127.0.0.1", &text),
+    ];
+    let mut staying = Vec::new();
+    for (address, source, bytes) in attacks {
+        for stays in [false, true] {
+            let mut socket = socket_from(source, address);
+            let _ = socket.write_all(bytes);
+            rest_of(&mut socket);
+            if stays {
+                staying.push(socket);
+            } else {
+                set_socket_linger(socket.stream(), Some(Duration::ZERO)).unwrap();
+            }
+        }
+    }
+    target.check(
+        2,
+        &[
+            ("gateway_closed_total", "reason=\"tls\""),
+            ("gateway_closed_total", "reason=\"handshake\""),
+            ("gateway_closed_total", "reason=\"proxy\""),
+            ("gateway_closed_total", "reason=\"websocket\""),
+        ],
+        &["closed before it spoke MQTT"],
+    );
+    drop(staying);
     target.gateway.stop();
 }
 

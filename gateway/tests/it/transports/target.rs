@@ -5,7 +5,8 @@ use super::websocket_client::{REQUEST, read_answer};
 use super::wire::{Socket, client_config};
 use crate::admin::metrics::Samples;
 use crate::packets::{framed, sized};
-use crate::process::gateway::{Gateway, TempDirectory, free_address, gateway_command};
+use crate::process::gateway::{Gateway, PATIENCE, TempDirectory, free_address, gateway_command};
+use crate::process::hostile::now;
 use crate::process::raw_client::V5;
 use rustls::ClientConfig;
 use std::io::Write as _;
@@ -78,12 +79,19 @@ impl Target {
     /// not many.
     #[track_caller]
     pub(super) fn check(&mut self, times: usize, counted: &[(&str, &str)], lines: &[&str]) {
-        let samples = Samples::scrape(self.gateway.admin_address());
+        let started = now();
         for (name, label) in counted {
             let labels = Some(*label).filter(|label| !label.is_empty());
-            let count = samples.sum(name, labels.as_slice());
-            assert!(count >= times as f64, "{name} {label}: {count}");
+            // A connection counts when its peer has closed it, too, which a shard may hear of behind the
+            // question for its counts.
+            let count =
+                || Samples::scrape(self.gateway.admin_address()).sum(name, labels.as_slice());
+            while count() < times as f64 {
+                assert!(started.elapsed() < PATIENCE, "{name} {label}: {}", count());
+            }
         }
+        // What has been written may not have been read.
+        lines.iter().for_each(|line| self.gateway.wait_for_lines(line, 1));
         let log = self.gateway.log();
         for line in lines {
             let of_kind = |one: &&str| one.contains("WARN") && one.contains(line);
