@@ -35,6 +35,7 @@ mod confirmed;
 mod events;
 mod feed;
 mod former;
+mod group_inbox;
 mod held;
 mod inbox;
 mod intents;

@@ -6,6 +6,7 @@
 mod seam;
 
 use super::control::{ControlNews, PartitionStatus};
+use super::group_inbox::GROUP_SID;
 use super::held::Held;
 use super::inbox::Token;
 use super::intents::Intents;
@@ -23,7 +24,7 @@ use super::requests::Pending;
 use super::retained::RetainedQueries;
 use super::sessions::wire::{CONNECTED_SID, HomeSubjects, LET_GO_SID};
 use super::sessions::{LeaseLimits, Owner, Sessions, SessionsOut};
-use super::shared::{GROUP_SID, SharedGroups};
+use super::shared::SharedGroups;
 use crate::proto::bridge::message_headers::ReadBuffers;
 use crate::proto::bridge::ring::Ring;
 use crate::proto::bridge::ring_table::RingTable;

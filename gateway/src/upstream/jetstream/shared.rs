@@ -4,6 +4,7 @@
 //! Join ─▶ consumer made in each partition, queue subscription for QoS 0 ─▶ Joined
 //! member has room ─▶ pull ─▶ message ─▶ the member whose turn it is ─▶ Settled: +ACK
 //!                                                                  └▶ Part, Return: -NAK, for another
+//! last member leaves ─▶ what still comes for its pulls: -NAK ─▶ they end ─▶ the group is over here
 //! ```
 //! A group is one durable consumer a partition, the same for all shards and gateways: each pulls for
 //! its own members what they have room for, and the servers divide. Source: MQTT 5.0 §4.8.2.
@@ -13,15 +14,14 @@ use super::consumer::{
     read_consumer_answer, read_pulled,
 };
 use super::control::stream_name;
-use super::partition::{Partition, RETRY};
+use super::group_inbox::{Inlet, close_inbox, inlet, join_queue, leave_queue, open_inbox};
+use super::partition::RETRY;
 use super::place::outside;
 use super::requests::Pending;
 use super::shard::{JetStream, encoded, is_delivered};
 use crate::proto::bridge::message_headers::read_message;
 use crate::proto::mqtt::{QoS, ReasonCode};
-use crate::proto::nats::{
-    Message as NatsMessage, Subject, encode_subscribe, encode_unsubscribe, put_decimal,
-};
+use crate::proto::nats::{Message as NatsMessage, Subject};
 use crate::proto::record::Message;
 use crate::proto::routing::filter_matches;
 use crate::proto::session::shared::filter_of;
@@ -53,11 +53,6 @@ const PULL_MAX: u16 = 64;
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
 /// A pull that nobody ended is given up after so long.
 const PULL_GIVEN_UP: Duration = Duration::from_secs(30);
-
-/// Subscription ids of groups: of their pulls, and two for QoS 0.
-pub(super) const GROUP_SID: u64 = 1 << 40;
-const PULL_SID: u64 = GROUP_SID;
-const QUEUE_SID: u64 = 1 << 41;
 
 /// Limits of the groups of one shard.
 #[derive(Clone, Copy, Debug)]
@@ -155,9 +150,15 @@ impl SharedGroups {
 
     /// Groups with members on this shard that get messages of `topic`.
     pub(super) fn matching(&self, topic: &str) -> Vec<GroupView> {
-        let views =
-            self.groups.values().map(|group| GroupView::new(&group.name, group.members.len()));
+        let groups = self.groups.values().filter(|group| !group.members.is_empty());
+        let views = groups.map(|group| GroupView::new(&group.name, group.members.len()));
         views.filter(|view| filter_matches(&view.filter, topic)).collect()
+    }
+
+    /// A group that nobody needs here, although something may still come for it.
+    fn idle(&self) -> Option<GroupId> {
+        let mut groups = self.groups.iter();
+        groups.find(|(_, group)| group.is_idle()).map(|(id, _)| *id)
     }
 
     /// The link of a partition is lost: what it was asked is asked again. Messages given out stay
@@ -185,6 +186,17 @@ impl SharedGroups {
 impl Group {
     fn member(&mut self, ticket: Ticket) -> Option<&mut Member> {
         self.members.iter_mut().find(|member| member.ticket == ticket)
+    }
+
+    /// No members here, and nobody speaks for a message.
+    fn is_idle(&self) -> bool {
+        self.members.is_empty() && self.outstanding.is_empty()
+    }
+
+    /// And nothing is on its way: what comes for a pull whose inbox is gone waits for `ACK_WAIT` before
+    /// another gets it.
+    fn is_over(&self) -> bool {
+        self.is_idle() && self.reads.iter().all(|read| read.pulled == 0)
     }
 
     fn room(&self) -> u16 {
@@ -267,6 +279,14 @@ impl JetStream {
             return;
         } else {
             group.members.push(Member { ticket, qos, window, busy: 0 });
+            if group.members.len() == 1 {
+                for read in &group.reads {
+                    let partition = self.partitions.get_mut(read.place).filter(|one| one.ready);
+                    let Some(partition) = partition else { continue };
+                    join_queue(partition, id, &group.name, &group.consumer);
+                    partition.has_new_interest = true;
+                }
+            }
         }
         joined.group = Ok(id);
         // It is given messages from now on: it must know whose they are.
@@ -277,7 +297,8 @@ impl JetStream {
 
     fn create_group(&mut self, name: &str) -> Option<GroupId> {
         if self.shared.groups.len() >= self.shared.limits.groups_max {
-            return None;
+            let idle = self.shared.idle()?;
+            self.end_group(idle);
         }
         let filter = filter_of(name);
         let read = |place| Read {
@@ -302,7 +323,7 @@ impl JetStream {
         for place in places {
             if let Some(partition) = self.partitions.get_mut(place) {
                 if partition.ready {
-                    subscribe_group(partition, id, &group);
+                    open_inbox(partition, id);
                 }
                 partition.has_new_interest |= partition.is_expected();
             }
@@ -320,7 +341,10 @@ impl JetStream {
         };
         for (id, group) in &shared.groups {
             if group.reads.iter().any(|read| read.place == place) {
-                subscribe_group(partition, *id, group);
+                open_inbox(partition, *id);
+                if !group.members.is_empty() {
+                    join_queue(partition, *id, &group.name, &group.consumer);
+                }
             }
         }
         // Acknowledgements that found no link.
@@ -346,7 +370,10 @@ impl JetStream {
                 let (stage, pulled) = (ReadStage::Absent(Timestamp::START), 0);
                 group.reads.push(Read { place, stage, pulled, expires: Timestamp::NEVER });
                 if partition.ready {
-                    subscribe_group(partition, id, group);
+                    open_inbox(partition, id);
+                    if !group.members.is_empty() {
+                        join_queue(partition, id, &group.name, &group.consumer);
+                    }
                     partition.has_new_interest = true;
                 }
             }
@@ -376,6 +403,7 @@ impl JetStream {
         for place in returned {
             self.acknowledge(id, place, None, Acknowledge::Again);
         }
+        self.leave_queue_if_empty(id);
         self.end_group_if_over(id);
     }
 
@@ -413,24 +441,34 @@ impl JetStream {
         }
     }
 
-    /// A group without members here is over here, once nobody speaks for its messages.
-    fn end_group_if_over(&mut self, id: GroupId) {
-        let is_over = |group: &Group| group.members.is_empty() && group.outstanding.is_empty();
-        if !self.shared.groups.get(&id).is_some_and(is_over) {
+    /// What the queue gives to a group without members here would be nobody's.
+    fn leave_queue_if_empty(&mut self, id: GroupId) {
+        let Self { shared, partitions, .. } = self;
+        let Some(group) = shared.groups.get(&id).filter(|group| group.members.is_empty()) else {
             return;
+        };
+        for read in &group.reads {
+            let partition = partitions.get_mut(read.place).filter(|one| one.ready);
+            partition.into_iter().for_each(|partition| leave_queue(partition, id));
         }
+    }
+
+    /// A group without members here is over here, once nobody speaks for its messages and none is on its
+    /// way.
+    fn end_group_if_over(&mut self, id: GroupId) {
+        if self.shared.groups.get(&id).is_some_and(Group::is_over) {
+            self.end_group(id);
+        }
+    }
+
+    fn end_group(&mut self, id: GroupId) {
         let Some(group) = self.shared.groups.remove(&id) else {
             return;
         };
         self.shared.by_name.remove(&group.name);
         for read in &group.reads {
-            if let Some(partition) = self.partitions.get_mut(read.place)
-                && partition.ready
-            {
-                for sid in sids(id) {
-                    encode_unsubscribe(sid, None, &mut partition.out);
-                }
-            }
+            let partition = self.partitions.get_mut(read.place).filter(|one| one.ready);
+            partition.into_iter().for_each(|partition| close_inbox(partition, id));
         }
     }
 
@@ -449,6 +487,7 @@ impl JetStream {
         for id in ids {
             self.give_waiting(id);
             self.drive_group(id, is_working);
+            self.end_group_if_over(id);
         }
     }
 
@@ -556,22 +595,21 @@ impl JetStream {
             group.members.retain(|member| member.ticket != ticket);
             self.out.joined.push((ticket, joined));
         }
+        self.leave_queue_if_empty(id);
         self.end_group_if_over(id);
     }
 
     /// A message or a status of a pull, or a message of QoS 0.
     pub(super) fn handle_group_message(&mut self, place: usize, message: &NatsMessage<'_>) {
-        let (id, is_queue) = if message.sid >= QUEUE_SID {
-            ((message.sid - QUEUE_SID) / 2, true)
-        } else {
-            (message.sid - PULL_SID, false)
-        };
-        let id = u32::try_from(id).ok().and_then(NonZeroU32::new).map(GroupId);
-        let Some(id) = id.filter(|id| self.shared.groups.contains_key(id)) else {
+        let Some((id, inlet)) = inlet(message.sid) else {
             return;
         };
-        if is_queue {
+        if inlet == Inlet::Queue {
             self.take_unacknowledged(place, id, message);
+            return;
+        }
+        if !self.shared.groups.contains_key(&id) {
+            self.give_back(place, message);
             return;
         }
         let read = self
@@ -594,6 +632,16 @@ impl JetStream {
         };
         read.pulled = read.pulled.saturating_sub(1);
         self.take_pulled(place, id, reply_to, pulled, message);
+    }
+
+    /// A message came for a group that is over here.
+    fn give_back(&mut self, place: usize, message: &NatsMessage<'_>) {
+        let reply_to = message.reply_to.filter(|reply_to| read_pulled(reply_to).is_some());
+        if let Some(reply_to) = reply_to
+            && let Some(partition) = self.partitions.get_mut(place)
+        {
+            encode_acknowledge(reply_to, Acknowledge::Again, &mut partition.out);
+        }
     }
 
     fn take_pulled(
@@ -630,6 +678,11 @@ impl JetStream {
         if let Some(held) = group.outstanding.get_mut(&at) {
             // Given once more because the server waited too long: whoever has it speaks for it.
             held.reply_to = holder.reply_to;
+            return;
+        }
+        if group.members.is_empty() {
+            // Its last member left when it was on its way: it is for another, wherever that is.
+            encode_acknowledge(reply_to, Acknowledge::Again, &mut partition.out);
             return;
         }
         group.outstanding.insert(at, holder);
@@ -702,30 +755,5 @@ impl JetStream {
 /// No such consumer, the server shut down or the consumer was deleted, nobody there.
 const GONE: [u16; 3] = [404, 409, 503];
 
-impl Partition {
-    fn group_inbox(&self, id: GroupId) -> Vec<u8> {
-        let mut inbox = self.group_prefix.clone();
-        put_decimal(id.0.get().into(), &mut inbox);
-        inbox
-    }
-}
-
-fn sids(id: GroupId) -> [u64; 3] {
-    let number = u64::from(id.0.get());
-    [PULL_SID + number, QUEUE_SID + 2 * number, QUEUE_SID + 2 * number + 1]
-}
-
-/// Subscribes to what the group's pulls bring, and as one of its queue to messages of QoS 0.
-fn subscribe_group(partition: &mut Partition, id: GroupId, group: &Group) {
-    let [pull, first, above] = sids(id);
-    let inbox = partition.group_inbox(id);
-    encode_subscribe(Subject::from_checked(&inbox), None, pull, &mut partition.out);
-    let queue = Some(Subject::from_checked(group.consumer.as_bytes()));
-    let mut buffer = Vec::new();
-    if let Ok(subjects) = partition.live.filter_subjects(filter_of(&group.name), &mut buffer) {
-        encode_subscribe(subjects.first, queue, first, &mut partition.out);
-        if let Some(parent) = subjects.parent {
-            encode_subscribe(parent, queue, above, &mut partition.out);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use super::site::{Site, topics_at};
 use crate::process::gateway::PATIENCE;
 use gateway::proto::mqtt::{Property, QoS, SubscriptionOptions};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const ALL_QOS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
 
@@ -294,6 +295,39 @@ fn a_group_of_members_everywhere_gets_each_message_once() {
         assert!(started.elapsed() < PATIENCE, "{} of {count}", seen.len());
     }
 }
+
+/// Each time the last member at a gateway leaves, something is on its way to it: it is for the other at once,
+/// and not when the servers would give it out again.
+#[test]
+fn what_is_on_its_way_when_the_last_member_leaves_is_soon_given_to_another() {
+    let site = Site::start();
+    let mut party = Party::new(vec![site.gateway("g1"), site.gateway("g2")]);
+    let topics = topics_everywhere();
+    for node in [0, 0, 1, 1] {
+        party.publisher(node, &topics, &[QoS::AtLeastOnce]);
+    }
+    let members = [0, 1].map(|node| {
+        party.subscriber(node, &[("$share/g/#", QoS::ExactlyOnce)]);
+        party.peer_count() - 1
+    });
+    party.all_subscribed();
+    for round in 0..ROUNDS {
+        party.publish_until_acknowledged("both are there", 50);
+        party.send_away(members[round % 2]);
+        party.publish_until_acknowledged("one is away", 50);
+        // For a moment nobody is there.
+        party.send_away(members[(round + 1) % 2]);
+        party.publish_until_acknowledged("both are away", 10);
+        party.call_back();
+    }
+    let started = now();
+    party.all_arrived();
+    assert!(started.elapsed() < SOON, "it took {:?}", started.elapsed());
+}
+
+const ROUNDS: usize = 20;
+/// Far less than what servers wait for an acknowledgement.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Many messages on their way at once, each topic in order: the ledger looks.
 #[test]
