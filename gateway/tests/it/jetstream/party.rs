@@ -37,6 +37,8 @@ struct Publisher {
     peer: usize,
     topics: Vec<&'static str>,
     qos: Vec<QoS>,
+    /// It publishes nothing for now.
+    rests: bool,
 }
 
 /// See the module.
@@ -103,7 +105,8 @@ impl Party {
     /// A client of `node` that publishes to `topics` with any of `qos`.
     pub(super) fn publisher(&mut self, node: usize, topics: &[&'static str], qos: &[QoS]) {
         let peer = self.join(node, "pub", &[]);
-        self.publishers.push(Publisher { peer, topics: topics.to_vec(), qos: qos.to_vec() });
+        let (topics, qos) = (topics.to_vec(), qos.to_vec());
+        self.publishers.push(Publisher { peer, topics, qos, rests: false });
     }
 
     fn join(&mut self, node: usize, kind: &str, subscriptions: &[(&'static str, QoS)]) -> usize {
@@ -121,6 +124,17 @@ impl Party {
         let (client, former) = (Client::new(profile), Vec::new());
         self.peers.push(Peer { client, stream: None, node, is_away: false, former });
         self.peers.len() - 1
+    }
+
+    /// Whether a publisher publishes nothing from now on.
+    pub(super) fn set_resting(&mut self, peer: usize, rests: bool) {
+        let publishers = self.publishers.iter_mut().filter(|one| one.peer == peer);
+        publishers.for_each(|one| one.rests = rests);
+    }
+
+    /// Whether all that a client has sent is acknowledged.
+    pub(super) fn is_idle(&self, peer: usize) -> bool {
+        self.peers[peer].client.is_idle()
     }
 
     /// Ends the client's connection, until [`Party::call_back`].
@@ -227,7 +241,7 @@ impl Party {
     }
 
     fn publish(&mut self) {
-        for publisher in &self.publishers {
+        for publisher in self.publishers.iter().filter(|one| !one.rests) {
             let client = &mut self.peers[publisher.peer].client;
             if client.may_publish() {
                 let topic = *self.random.pick(&publisher.topics);
