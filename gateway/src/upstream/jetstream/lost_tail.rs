@@ -8,6 +8,7 @@
 //! it was stored later. So one question by time tells exactly what of all that is known is gone, however
 //! far the stream has grown meanwhile.
 
+use super::control::PartitionStatus;
 use super::direct_get::Start;
 use super::feed::READ_AGAIN_MAX;
 use super::partition::{FeedStage, Kept, Partition};
@@ -168,6 +169,14 @@ impl Lives {
         self.next
     }
 
+    /// The control thread says what the last message is, to a shard that knows of none: its feed begins behind that,
+    /// or behind what an earlier look has told.
+    fn begin_behind(&mut self, life: u32, last: Sequence, stored_at: StoreTime) {
+        if self.known.is_none() && self.now.is_none_or(|now| now == life) {
+            (self.now, self.known) = (Some(life), Some((last, stored_at)));
+        }
+    }
+
     /// The stream was looked at, which is done once a second.
     pub(super) fn look(&mut self) {
         self.is_turn = true;
@@ -288,6 +297,13 @@ impl Lives {
     }
 }
 
+/// Names a process and a stream of it.
+fn life_of(server_id: &str, created: StoreTime) -> u32 {
+    let bytes = created.0.to_le_bytes().into_iter().chain(server_id.bytes());
+    // FNV-1a.
+    bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
 /// Questions kept in line that are done with, beside one for each session that is asked about.
 const DONE_MAX: usize = 64;
 
@@ -298,12 +314,16 @@ impl Partition {
     /// The link is to a process of a server. With replicas one is asked after each election, too: all may
     /// have lost their power.
     pub(super) fn begin_life(&mut self, info: &Info) {
-        let created = self.status.as_ref().map_or(0, |status| status.created.0);
-        let bytes = created.to_le_bytes().into_iter().chain(info.server_id.bytes());
-        // FNV-1a.
-        let life = bytes
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        self.lives.begin(life);
+        let created = self.status.as_ref().map_or(StoreTime(0), |status| status.created);
+        self.lives.begin(life_of(&info.server_id, created));
+    }
+
+    /// The stream was looked at, before a link is there or beside it.
+    pub(super) fn note_last(&mut self, status: &PartitionStatus) {
+        if let (Some(stored_at), Some(server_id)) = (status.last_at, &status.server_id) {
+            let life = life_of(server_id, status.created);
+            self.lives.begin_behind(life, status.last, stored_at);
+        }
     }
 
     /// Whether a server that has nothing that was stored later may be behind its leader, which ends at `until`. A full

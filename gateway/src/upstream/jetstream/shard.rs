@@ -354,6 +354,7 @@ impl JetStream {
             // What is stored already is nobody's that subscribes from here on.
             partition.feed.fed = status.last.next();
         }
+        partition.note_last(&status);
         let is_linked = partition.ready && status.leader == partition.address;
         partition.feed.confirmed.look(partition.feed.fed, status.last, is_linked);
         partition.lives.look();

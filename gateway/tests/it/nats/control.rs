@@ -8,6 +8,7 @@ use gateway::upstream::jetstream::control::{
     ControlNews, ControlSettings, ControlThread, Extras, PartitionStatus, SubClusterSettings,
     show_ring,
 };
+use gateway::upstream::jetstream::stored::StoreTime;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -195,13 +196,18 @@ fn statuses_follow_what_is_stored() {
     let server = NatsServer::start();
     let control = Control::start(vec![sub_cluster("a", &[server.address()])]);
     let empty = control.status(0, has_leader);
-    assert_eq!(empty.last, Sequence(0));
+    assert_eq!((empty.last, empty.last_at), (Sequence(0), None));
     let mut connection = server.connect();
+    assert_eq!(empty.server_id.as_ref(), Some(&connection.info.server_id));
     for _ in 0..3 {
         publish(&mut connection, "mqtt.a", b"x");
     }
     let status = control.status(0, |status| status.last == Sequence(3));
     assert_eq!((status.first, status.created), (Sequence(1), empty.created));
+    let last = connection.api("$JS.API.STREAM.MSG.GET.MQTT_0", r#"{"seq":3}"#);
+    let last = serde_json::from_str::<Value>(&last).unwrap();
+    let stored_at = last["message"]["time"].as_str().unwrap();
+    assert_eq!(status.last_at, StoreTime::parse(stored_at.as_bytes()), "{stored_at}");
     connection.api("$JS.API.STREAM.PURGE.MQTT_0", r#"{"keep":1}"#);
     control.status(0, |status| status.first == Sequence(3));
     connection.api("$JS.API.STREAM.DELETE.MQTT_0", "");
@@ -430,9 +436,13 @@ fn the_leader_of_three_replicas_is_found_and_followed() {
     // The others are announced.
     let mut settings = sub_cluster("a", &addresses[..1]);
     settings.replicas = 3;
-    let control = Control::start(vec![settings]);
+    let control = Control::start(vec![settings.clone()]);
     let mut before = control.status(0, has_leader);
     assert_eq!(before.replicas, 3);
+    // Whichever of them that is, another gateway knows from the beginning which process has answered.
+    let other = Control::start(vec![settings]).status(0, has_leader);
+    let leader = servers[number_of(&other.leader_name)].as_ref().unwrap();
+    assert_eq!(other.server_id, Some(leader.connect().info.server_id));
     assert_eq!(before.leader, Some(addresses[number_of(&before.leader_name)]));
     let step_down = "$JS.API.STREAM.LEADER.STEPDOWN.MQTT_0";
     for change in ["steps down", "is gone"] {

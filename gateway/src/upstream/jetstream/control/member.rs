@@ -20,7 +20,7 @@ use super::{api, streams};
 use crate::proto::nats::Info;
 use crate::proto::partition::PartitionId;
 use crate::upstream::jetstream::stored::StoreTime;
-use async_nats::{Client, Subscriber};
+use async_nats::{Client, ServerInfo, Subscriber};
 use futures_lite::StreamExt as _;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -132,7 +132,7 @@ impl Member {
                 Ok(info) => {
                     self.end_faults(&info);
                     let is_anew = *created.get_or_insert(info.created) != info.created;
-                    self.tell_status(client, info).await;
+                    self.tell_status(client, &server_id, info).await;
                     if is_anew {
                         return;
                     }
@@ -167,11 +167,15 @@ impl Member {
         }
     }
 
-    async fn tell_status(&mut self, client: &Client, info: StreamInfo) {
+    /// `server_id` is of the process to which the question went.
+    async fn tell_status(&mut self, client: &Client, server_id: &str, info: StreamInfo) {
+        let connected = client.server_info();
+        // Before anyone is asked again: that is of before the answer.
+        let server_id = self.answered_by(&connected, server_id, &info).map(str::to_owned);
         let leader_name = match info.leader {
             Some(name) => name,
             // A server outside a cluster leads what it has.
-            None => client.server_info().server_name,
+            None => connected.server_name,
         };
         let status = PartitionStatus {
             partition: self.partition,
@@ -182,10 +186,30 @@ impl Member {
             created: info.created,
             first: info.first,
             last: info.last,
+            last_at: info.last_at,
+            server_id,
             replicas: info.replicas,
         };
         self.told = Some(status.clone());
         (self.tell)(ControlNews::Partition(status));
+    }
+
+    /// INFO's `server_id` of the process that said `info`, where that is certain. The answer names the leader, not
+    /// its process: it is that of the connection if this did not change meanwhile, or else one that has led since before
+    /// it told who it is.
+    fn answered_by<'s>(
+        &'s self,
+        connected: &ServerInfo,
+        asked: &'s str,
+        info: &StreamInfo,
+    ) -> Option<&'s str> {
+        let leader = info.leader.as_ref().filter(|leader| **leader != connected.server_name);
+        let Some(leader) = leader else {
+            return (connected.server_id == asked).then_some(asked);
+        };
+        let (since, at) = (info.leader_since?.0, info.server_time?.0);
+        let led_for = Duration::from_nanos(at.saturating_sub(since));
+        self.servers.process_that_led_for(leader, led_for)
     }
 
     /// Where the leader is; asks the servers for their names if it is a new one.

@@ -80,6 +80,10 @@ pub struct PartitionStatus {
     pub first: Sequence,
     /// The last sequence (`state.last_seq`).
     pub last: Sequence,
+    /// When that was stored (`state.last_ts`); `None` before anything was.
+    pub last_at: Option<StoreTime>,
+    /// INFO's `server_id` of the process that said so; `None` where it is not certain which that was.
+    pub server_id: Option<String>,
     /// How many replicas the stream has (`num_replicas`).
     pub replicas: u8,
 }

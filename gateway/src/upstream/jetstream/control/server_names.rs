@@ -22,6 +22,8 @@ use tokio_rustls::TlsConnector;
 #[derive(Debug, Default)]
 pub(super) struct ServerNames {
     servers: BTreeMap<String, (SocketAddr, Info)>,
+    /// When the last question began, and when it was over.
+    asked_from: Option<Instant>,
     asked_at: Option<Instant>,
 }
 
@@ -34,6 +36,14 @@ impl ServerNames {
     /// What each of them said of itself.
     pub(super) fn infos(&self) -> impl Iterator<Item = &Info> {
         self.servers.values().map(|(_, info)| info)
+    }
+
+    /// INFO's `server_id` of the server of this name, if it is the same now: it has led for so long, and did when it was
+    /// asked.
+    pub(super) fn process_that_led_for(&self, name: &str, duration: Duration) -> Option<&str> {
+        let (_, info) = self.servers.get(name)?;
+        let is_the_same = self.asked_from.is_some_and(|from| from.elapsed() < duration);
+        is_the_same.then_some(info.server_id.as_str())
     }
 
     /// Whether they were asked within `interval`.
@@ -51,6 +61,7 @@ impl ServerNames {
         announced: &[String],
         tls: Option<&NatsTls>,
     ) {
+        self.asked_from = Some(Instant::now());
         // Servers that begin with it say nothing before.
         let tls = tls.filter(|tls| tls.first);
         let names = configured.iter().map(ToString::to_string).chain(announced.iter().cloned());

@@ -21,6 +21,8 @@ pub(super) struct StreamInfo {
     pub(super) created: StoreTime,
     pub(super) first: Sequence,
     pub(super) last: Sequence,
+    /// When the last was stored, if any was.
+    pub(super) last_at: Option<StoreTime>,
     pub(super) replicas: u8,
 }
 
@@ -78,6 +80,8 @@ impl StreamInfo {
             created: StoreTime::parse(answer.get("created")?.as_str()?.as_bytes())?,
             first: sequence("first_seq")?,
             last: sequence("last_seq")?,
+            // That of an empty stream is of the year 1.
+            last_at: state.get("last_ts").and_then(Value::as_str).and_then(time),
             replicas: u8::try_from(answer.get("config")?.get("num_replicas")?.as_u64()?).ok()?,
         })
     }
@@ -94,7 +98,7 @@ mod tests {
             "config": {"num_replicas": 3},
             "created": "1970-01-01T00:00:01.5Z",
             "ts": "1970-01-01T00:00:03Z",
-            "state": {"first_seq": 3, "last_seq": 9},
+            "state": {"first_seq": 3, "last_seq": 9, "last_ts": "1970-01-01T00:00:02.5Z"},
             "cluster": {"name": "c", "leader": "n1", "leader_since": "1970-01-01T00:00:02Z"},
         });
         let info = StreamInfo::read(&answer).unwrap();
@@ -103,6 +107,9 @@ mod tests {
         assert_eq!(info.leader_since, Some(StoreTime(2_000_000_000)));
         assert_eq!((info.created, info.replicas), (StoreTime(1_500_000_000), 3));
         assert_eq!((info.first, info.last), (Sequence(3), Sequence(9)));
+        assert_eq!(info.last_at, Some(StoreTime(2_500_000_000)));
+        answer["state"]["last_ts"] = json!("0001-01-01T00:00:00Z");
+        assert_eq!(StreamInfo::read(&answer).unwrap().last_at, None);
         answer["cluster"] = json!({"name": "c"});
         assert_eq!(StreamInfo::read(&answer).unwrap().leader.as_deref(), Some(""));
         answer.as_object_mut().unwrap().remove("cluster");

@@ -6,6 +6,7 @@ use super::world::{TOPICS, Weather, World};
 use super::{SEEDS_DEFAULT, STEPS, STORM, run_all, seeds};
 use crate::simulation::world::Broken;
 use gateway::proto::mqtt::{ProtocolVersion, QoS};
+use gateway::upstream::jetstream::control::PartitionStatus;
 use std::time::Duration;
 
 const LOSSY: Weather = Weather { loses_tails: true, ..STORM };
@@ -235,6 +236,40 @@ fn what_comes_after_a_backup_was_put_back_is_delivered() {
             assert!(world.actors[actor].delivered.ends_with(&new), "{is_told_first} {actor}");
         }
     }
+}
+
+/// A gateway that has just started knows of no message but that there is a last one, and somebody subscribes there
+/// before its link tells it more.
+#[test]
+fn what_comes_in_the_place_of_what_a_gateway_only_heard_of_is_delivered() {
+    let mut world = World::with(2, 7, false);
+    let server = World::partition_of(TOPIC);
+    world.servers[server].replicas = 1;
+    world.add("other".to_owned(), true, Vec::new(), false);
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    world.seconds(4);
+    world.publish(publisher, TOPIC, QoS::AtLeastOnce);
+    world.seconds(2);
+    world.servers[server].model.messages.sync();
+    for _ in 0..3 {
+        world.publish(publisher, TOPIC, QoS::AtLeastOnce);
+        world.seconds(1);
+    }
+    world.crash(0);
+    let status = PartitionStatus { leader: None, ..world.status(server) };
+    world.tell(0, status);
+    world.cut_off(0);
+    let sub = world.add("sub".to_owned(), true, vec![(TOPIC, QoS::AtLeastOnce)], false);
+    world.seconds(2);
+    world.stop_server(server, true);
+    world.servers[server].is_up = true;
+    let new = [(); 2].map(|()| {
+        let message = world.publish(publisher, TOPIC, QoS::AtLeastOnce);
+        world.seconds(2);
+        message
+    });
+    let world = world.finish();
+    assert_eq!(world.actors[sub].delivered, new);
 }
 
 /// Messages that this shard only heard were stored are not read again for that.

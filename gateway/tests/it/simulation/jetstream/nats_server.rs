@@ -93,8 +93,11 @@ pub(crate) struct Stream {
     is_last_only: bool,
     pub(crate) kept: BTreeMap<u64, StoredMessage>,
     pub(crate) last: u64,
-    /// Everything up to here outlives a crash that loses the tail.
+    /// When that was stored.
+    last_at: Timestamp,
+    /// Everything up to here outlives a crash that loses the tail; and when that was stored.
     synced: u64,
+    synced_at: Timestamp,
     /// Removed since, by later messages of their subjects.
     superseded: Vec<(u64, StoredMessage)>,
     /// `Nats-Msg-Id`, with place and time.
@@ -130,7 +133,9 @@ impl Stream {
             live_prefix,
             kept: BTreeMap::new(),
             last: 0,
+            last_at: Timestamp::START,
             synced: 0,
+            synced_at: Timestamp::START,
             superseded: Vec::new(),
             ids: BTreeMap::new(),
             duplicate_window_ms: 120_000,
@@ -141,6 +146,14 @@ impl Stream {
     /// The first sequence that is still kept.
     pub(crate) fn first(&self) -> u64 {
         self.kept.keys().next().copied().unwrap_or(self.last + 1)
+    }
+
+    /// When a message was stored that is kept, or the last one.
+    pub(crate) fn stored_at(&self, sequence: u64) -> Option<StoreTime> {
+        let kept = self.kept.get(&sequence).map(|message| message.at);
+        let is_last = sequence == self.last && sequence > 0;
+        let at = kept.or_else(|| is_last.then_some(self.last_at))?;
+        Some(StoreTime(at.0 * 1_000_000))
     }
 
     /// What it keeps, to print.
@@ -199,7 +212,7 @@ impl Stream {
 
     /// What was written so far is on the disk.
     pub(crate) fn sync(&mut self) {
-        self.synced = self.last;
+        (self.synced, self.synced_at) = (self.last, self.last_at);
         self.superseded.clear();
     }
 
@@ -212,7 +225,7 @@ impl Stream {
         let back = self.superseded.drain(..).filter(|(sequence, _)| *sequence <= self.synced);
         self.kept.extend(back);
         self.ids.retain(|_, (sequence, _)| *sequence <= self.synced);
-        self.last = self.synced;
+        (self.last, self.last_at) = (self.synced, self.synced_at);
         lost
     }
 
@@ -257,7 +270,7 @@ impl Stream {
         if self.kept.len() as u64 >= self.count_max {
             return refused(503, 10_077, "maximum messages exceeded");
         }
-        self.last += 1;
+        (self.last, self.last_at) = (self.last + 1, now);
         let sequence = self.last;
         if self.is_last_only
             && let Some(earlier) = self.kept.remove(&last_of_subject)
@@ -427,11 +440,17 @@ impl NatsServer {
         time_stamp(self.now)
     }
 
+    /// What INFO says of the process.
+    pub(crate) fn server_id(&self) -> String {
+        format!("N{}B{}", self.number, self.restart_count)
+    }
+
     /// A client connects.
     pub(crate) fn open(&mut self, id: ClientId) {
         let info = format!(
-            r#"INFO {{"server_id":"N{0}B{1}","server_name":"n{0}","version":"2.15.1","headers":true,"max_payload":1048576,"jetstream":true}} "#,
-            self.number, self.restart_count
+            r#"INFO {{"server_id":"{}","server_name":"n{}","version":"2.15.1","headers":true,"max_payload":1048576,"jetstream":true}} "#,
+            self.server_id(),
+            self.number
         );
         let out = format!("{info}\r\n").into_bytes();
         self.clients.insert(id, Client { out, echo: true, ..Client::default() });

@@ -767,6 +767,8 @@ impl World {
             created: StoreTime(model.created),
             first: Sequence(model.messages.first()),
             last: Sequence(model.messages.last),
+            last_at: model.messages.stored_at(model.messages.last),
+            server_id: Some(model.server_id()),
             replicas: *replicas,
         }
     }
@@ -792,10 +794,14 @@ impl World {
         match self.random.below(20) {
             0 => status.leader = Some(NOWHERE),
             1 => status.leader = None,
+            // Some other server's answer.
+            3 => status.server_id = None,
             2 => {
                 let earlier = status.last.0.saturating_sub(self.random.below(5));
                 let earliest = self.looked_at[gateway][number].min(status.last.0);
-                status.last = Sequence(earlier.max(earliest));
+                let earlier = earlier.max(earliest);
+                status.last = Sequence(earlier);
+                status.last_at = self.servers[number].model.messages.stored_at(earlier);
             }
             _ => {}
         }
