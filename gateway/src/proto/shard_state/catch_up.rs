@@ -356,10 +356,12 @@ impl ShardState {
         outbound.hold_behind(partitions, |of| context.upstream.comes_after(of));
         let (mut gone, mut unfinished) = (Vec::new(), Vec::new());
         for (sequence, body) in bodies {
-            // A retained message can be in flight once for each filter that asked for it.
+            // A retained message can be in flight once for each filter that asked for it, and all that are gone have
+            // the same place. What was sent on this connection takes its place in the window until it is acknowledged.
             let same = |sent: &&InFlight| {
                 (sent.partition, sent.sequence) == (partition, sequence)
                     && sent.step.needs_content()
+                    && outbound.is_unsent(sent.packet_id)
             };
             let sent: Vec<InFlight> = outbound.in_flight.iter().filter(same).copied().collect();
             for sent in sent {

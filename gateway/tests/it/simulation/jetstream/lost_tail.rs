@@ -164,6 +164,35 @@ fn what_was_in_flight_is_not_taken_for_what_is_in_its_place() {
     }
 }
 
+/// What was sent and is gone is in flight until the client acknowledges it, also when something else of which
+/// nothing more is known turns out to be gone.
+#[test]
+fn what_is_gone_takes_its_place_in_the_window_if_the_client_has_it() {
+    let (mut world, sub, publisher) = one_after_the_other(QoS::AtLeastOnce);
+    world.cut(sub);
+    world.actors[sub].client.profile.receive_maximum = 3;
+    world.connect(sub);
+    world.run(Reads::Answered);
+    for _ in 0..3 {
+        world.publish(publisher, TOPIC, QoS::AtLeastOnce);
+        world.run_with(Reads::Answered, false);
+    }
+    world.cut(sub);
+    world.run_with(Reads::Answered, false);
+    world.actors[sub].client.profile.receive_maximum = 2;
+    world.connect(sub);
+    world.run_with(Reads::Answered, false);
+    lose_tail(&mut world);
+    world.run_with(Reads::Answered, false);
+    let new = [(); 3].map(|()| world.publish(publisher, TOPIC, QoS::AtLeastOnce));
+    world.run_with(Reads::Answered, false);
+    // There is room for the third.
+    world.actors[sub].client.answer_one();
+    world.run_with(Reads::Answered, false);
+    let world = world.finish();
+    assert!(world.actors[sub].delivered.ends_with(&new), "{:?}", world.actors[sub].delivered);
+}
+
 /// Of what waits for room nothing is known but its place, where something else comes before it is known that
 /// the end was lost.
 #[test]
