@@ -26,8 +26,8 @@ pub struct Append {
     pub is_uplink: bool,
     /// It may be sent: what must be recorded before is.
     pub ready: bool,
-    /// It was sent at least once, and is at or behind this if it was stored. `None` again once it is known
-    /// that it was not.
+    /// It was sent at least once, and is at or behind this if it was stored; 0 where only its time tells. `None`
+    /// again once it is known that it was not.
     pub sent: Option<Sequence>,
     /// Where it is stored, once that is known and something else is still to be done: the partition, which
     /// is another one if its topic has moved since, and the place there.

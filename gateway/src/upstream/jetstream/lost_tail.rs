@@ -182,6 +182,11 @@ impl Lives {
         self.is_turn = true;
     }
 
+    /// No message is known.
+    pub(super) fn knows_nothing(&self) -> bool {
+        self.known.is_none()
+    }
+
     /// Whether a message that came shows that places are used again: it is later than the last one known, and
     /// not behind it.
     pub(super) fn shows_loss(&self, stored: &Stored<'_>) -> bool {

@@ -458,7 +458,7 @@ impl Partition {
             };
             // Of the stream of what is for applications only nothing was known but the time; and of one that
             // may have lost its end, it was sent when too much was believed to be there.
-            let is_by_time = append.is_uplink || self.lives.is_due;
+            let is_by_time = append.is_uplink || self.lives.is_due || next == Sequence::ZERO;
             let since = place::inside(place::since(append.pushed_at));
             let next = if is_by_time { since } else { Start::At(next) };
             let kept = if append.is_uplink { Kept::Uplink } else { Kept::Messages };
@@ -656,8 +656,11 @@ impl Partition {
             }
     }
 
-    /// What is stored from now on is here or later.
-    fn known_end(&self) -> Sequence {
+    /// What is stored from now on is here or later; 0 while nothing would show that places are used again.
+    pub(super) fn known_end(&self) -> Sequence {
+        if self.lives.knows_nothing() {
+            return Sequence::ZERO;
+        }
         let looked_at = || self.status.as_ref().map(|status| status.last.next());
         let fed = Some(self.feed.fed).filter(|fed| *fed > Sequence::ZERO);
         fed.or_else(looked_at).unwrap_or(Sequence(1))

@@ -205,12 +205,14 @@ impl JetStream {
         self.uplink.iter().any(|filter| filter_matches(filter, topic))
     }
 
-    /// Where the feed of the partition that owns a topic is; the time, for a topic that is in no feed.
+    /// Where the feed of the partition that owns a topic is; the time, for a topic that is in no feed, and while
+    /// nothing would show that its places are used again.
     pub(in crate::upstream::jetstream) fn fed_of(&self, topic: &str) -> Sequence {
         if self.is_uplink(topic) {
             return place::since(self.now);
         }
         let partition = self.partitions.get(self.owner(topic));
+        let partition = partition.filter(|partition| !partition.lives.knows_nothing());
         let fed = partition.map_or(Sequence::ZERO, |partition| partition.feed.fed);
         name_of(fed, self.now)
     }

@@ -301,6 +301,53 @@ fn what_comes_in_the_place_of_what_a_gateway_only_heard_of_is_delivered() {
     assert_eq!(world.actors[sub].delivered, new);
 }
 
+/// The same where nobody says which process has told of it: what was stored in such a place, and not acknowledged
+/// before the link was lost, is found.
+#[test]
+fn what_is_stored_in_the_place_of_what_a_gateway_only_heard_of_is_stored_once() {
+    let mut world = World::with(2, 7, false);
+    let server = World::partition_of(TOPIC);
+    world.servers[server].replicas = 1;
+    world.hides_processes = true;
+    let publisher = world.add("pub".to_owned(), true, Vec::new(), true);
+    let other = world.add("other".to_owned(), true, Vec::new(), true);
+    world.seconds(4);
+    for _ in 0..4 {
+        world.publish(other, TOPIC, QoS::AtLeastOnce);
+        world.seconds(1);
+    }
+    world.crash(0);
+    let status = PartitionStatus { leader: None, ..world.status(server) };
+    world.tell(0, status);
+    world.stop_server(server, true);
+    world.servers[server].is_up = true;
+    world.connect(publisher);
+    world.run(Reads::Answered);
+    let message = world.publish(publisher, TOPIC, QoS::AtLeastOnce);
+    world.run(Reads::Answered);
+    world.tell_all();
+    while world.stored_on(TOPIC).is_empty() {
+        world.advance(Duration::from_millis(100));
+        world.answer_dials();
+        for to_server in [false, true] {
+            world.collect();
+            for pipe in 0..world.pipes.len() {
+                world.pump_link(pipe, to_server);
+            }
+        }
+    }
+    assert_eq!(world.stored_on(TOPIC), [message]);
+    let mut of_gateway = world.pipes.iter_mut().filter(|pipe| pipe.gateway == 0);
+    of_gateway.find(|pipe| pipe.server == server).unwrap().is_dead = true;
+    for _ in 0..5 {
+        world.publish(other, TOPIC, QoS::AtLeastOnce);
+        world.run_answered_by(&[0, 1]);
+    }
+    assert_eq!(world.stored_on(TOPIC).len(), 6, "more than was there before");
+    let world = world.finish();
+    assert_eq!(world.stored_on(TOPIC).len(), 6);
+}
+
 /// Messages that this shard only heard were stored are not read again for that.
 #[test]
 fn a_server_that_is_back_with_everything_is_asked_one_question() {

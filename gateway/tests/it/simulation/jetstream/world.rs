@@ -164,6 +164,8 @@ pub(crate) struct World {
     looked_at: Vec<Vec<u64>>,
     /// Whose the next clients are.
     pub(super) tenant: &'static str,
+    /// It is not certain which process of a server says how a stream is.
+    pub(super) hides_processes: bool,
 }
 
 /// The same with sessions in JetStream.
@@ -313,6 +315,7 @@ impl World {
             coordinator: Coordinator::default(),
             looked_at: vec![Vec::new(); gateways],
             tenant: "",
+            hides_processes: false,
         };
         world.ledger.clients_move = has_sessions;
         world.set_time();
@@ -609,7 +612,7 @@ impl World {
             first: Sequence(model.messages.first()),
             last: Sequence(model.messages.last),
             last_at: model.messages.stored_at(model.messages.last),
-            server_id: Some(model.server_id()),
+            server_id: (!self.hides_processes).then(|| model.server_id()),
             replicas: *replicas,
         }
     }
