@@ -267,6 +267,9 @@ impl World {
     pub(crate) fn check_rest(&mut self) -> Result<(), Broken> {
         // A link that is dead is found to be; and so are gateways, and their sessions are looked after.
         let seconds = if self.has_sessions { 90 } else { 15 };
+        // Who subscribed meanwhile looks a second time for what is retained, later.
+        let is_any_dead = self.pipes.iter().any(|pipe| pipe.is_dead);
+        let seconds = seconds + if is_any_dead { 15 } else { 0 };
         // Who was to look a second time for what is retained looks twice where that has moved.
         let seconds = seconds + if ring().takeovers().is_empty() { 0 } else { 15 };
         for _ in 0..seconds {
