@@ -86,7 +86,8 @@ impl JetStream {
         }
         let lost: HashSet<&str> = lost.iter().map(|client_id| &**client_id).collect();
         let of_lost = self.wills.iter().filter(|(_, (client_id, _))| lost.contains(&**client_id));
-        let tokens: Vec<(usize, Token)> = of_lost.map(|(key, _)| *key).collect();
+        let mut tokens: Vec<(usize, Token)> = of_lost.map(|(key, _)| *key).collect();
+        tokens.sort_unstable_by_key(|key| std::cmp::Reverse(*key));
         for (place, token) in tokens {
             self.abandon(place, token);
         }
@@ -109,8 +110,10 @@ impl JetStream {
             is_here && !sessions.is_held(client_id, *now)
         };
         let in_doubt = wills.iter().filter(is_in_doubt);
-        let in_doubt: Vec<_> =
+        let mut in_doubt: Vec<_> =
             in_doubt.map(|(key, (client_id, id))| (*key, client_id.clone(), *id)).collect();
+        // The last first: what ends lets the next of its topic go out, which is not to go out either.
+        in_doubt.sort_unstable_by_key(|(key, ..)| std::cmp::Reverse(*key));
         for ((place, token), client_id, id) in in_doubt {
             if self
                 .sessions
