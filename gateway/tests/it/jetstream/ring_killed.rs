@@ -254,7 +254,8 @@ impl Scene {
         }
         if !victim.has_coordinator() {
             let (went_well, said) = changing.end(party);
-            assert!(went_well, "{said}");
+            // A request that is held here until a gateway is back may be given up before; the next command goes on.
+            assert!(went_well || said.contains("timed out"), "{said}");
         }
         if victim == Victim::GatewayForgotten {
             party.nodes[node].start_again();
