@@ -176,8 +176,8 @@ struct Home {
     life: Option<u32>,
     /// Since then.
     attached_at: Timestamp,
-    /// It was there until then.
-    lost_at: Timestamp,
+    /// It is not there, since then.
+    lost_at: Option<Timestamp>,
 }
 
 /// The floor of this shard, as it is to be kept in one sub-cluster.
@@ -253,7 +253,7 @@ impl Sessions {
             entry_count: 0,
             life: None,
             attached_at: Timestamp::START,
-            lost_at: Timestamp::START,
+            lost_at: None,
         });
     }
 
@@ -597,7 +597,9 @@ impl Sessions {
     /// The link to a sub-cluster is lost: what was on its way is to be found out.
     fn lose(&mut self, place: usize, now: Timestamp) {
         if let Some(home) = self.homes.get_mut(place) {
-            (home.under_way, home.lost_at) = (0, now);
+            home.under_way = 0;
+            // Attempts to connect fail in the same way.
+            home.lost_at.get_or_insert(now);
             home.floor.fail();
             home.lease.doubt(Timestamp::START);
             home.adoption.give_up();
@@ -616,11 +618,12 @@ impl Sessions {
         let Some(home) = self.homes.get_mut(place) else {
             return;
         };
+        let lost_at = home.lost_at.take();
         if home.life.replace(life) == Some(life) {
             return;
         }
         home.attached_at = now;
-        let may_have_ended = now >= home.lost_at.after(entry::SURE_FOR);
+        let may_have_ended = lost_at.is_some_and(|at| now >= at.after(entry::SURE_FOR));
         home.lease.begin_life(now);
         home.floor.begin_life();
         for client_id in self.clients_at(place) {
@@ -929,3 +932,6 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
